@@ -1,0 +1,223 @@
+"""The `gpt4x` command. Each sub-command is one call into the module that does the work, imported when it is needed."""
+
+import argparse
+from collections.abc import Callable, Sequence
+import errno
+import os
+import sys
+from typing import Any, NoReturn
+
+from gpt4x import __version__
+from gpt4x.errors import CommandError, UserError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
+TRAIN_FILE = "runs/train.gin"  # Binds the macros that an experiment sets onto the loop.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command line and returns its exit status: 0 done, 1 failed, 2 wrong command, 75 preempted after saving."""
+  try:
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    _quiet_libraries()
+    # Gin files import their user's own modules from here; last, so that no file in it hides an installed package.
+    if os.getcwd() not in sys.path:
+      sys.path.append(os.getcwd())
+    return arguments.run(arguments) or 0
+  except UserError as error:
+    return _fail(error, status=2 if isinstance(error, CommandError) else 1)
+  except KeyboardInterrupt:
+    print("gpt4x: interrupted", file=sys.stderr)
+    return INTERRUPTED
+  except SystemExit as exit_request:  # argparse, after --help and --version.
+    return exit_request.code or 0
+  except Exception as error:  # pylint: disable=broad-exception-caught
+    if message := _storage_message(error):
+      return _fail(message, status=1)
+    # Not the user's doing: whoever mends it needs the traceback.
+    import traceback
+    traceback.print_exc()
+    return _fail(f"{type(error).__name__}: {error}", status=1)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+  from gpt4x import configuration
+  if arguments.gin_file:
+    configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin)
+  else:
+    configuration.load_run(arguments.model_dir, bindings=arguments.gin)
+  from gpt4x.training import loop
+  return loop.main(arguments.model_dir, arguments.profile_steps)
+
+
+def _eval(arguments: argparse.Namespace) -> int | None:
+  from gpt4x.training import evaluation
+  return evaluation.main(arguments.model_dir, arguments.step, arguments.split, arguments.gin_file, arguments.gin)
+
+
+def _generate(arguments: argparse.Namespace) -> int | None:
+  from gpt4x.inference import generate
+  return generate.main(arguments.model_dir, arguments.prompt, arguments.max_tokens, arguments.temperature,
+                       arguments.top_k, arguments.top_p, arguments.seed, arguments.step)
+
+
+def _vocabulary(arguments: argparse.Namespace) -> int | None:
+  from gpt4x import configuration
+  configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin, partial=True)
+  from gpt4x.data import vocabularies
+  return vocabularies.train_from_task(arguments.task, arguments.size, arguments.output)
+
+
+def _report(arguments: argparse.Namespace) -> int | None:
+  from gpt4x import report
+  return report.main(arguments.model_dir)
+
+
+class _Parser(argparse.ArgumentParser):
+  """Argparse that raises CommandError with one line, and abbreviates no flag."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+  def error(self, message: str) -> NoReturn:
+    raise CommandError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+  gin_flags = [flag for flag in argv if flag.startswith("--gin.")]
+  parser, commands = _parsers()
+  first = next((flag for flag in argv if not flag.startswith("-")), None)
+  if first is not None and first not in commands:
+    raise CommandError(f"unknown command {first}{_nearest(first, commands)} (see gpt4x --help)")
+  arguments, unknown = parser.parse_known_args([flag for flag in argv if flag not in gin_flags])
+  command = commands[arguments.command]
+  known = list(command._option_string_actions)  # pylint: disable=protected-access
+  if hasattr(arguments, "gin_file"):
+    known.append("--gin.NAME=VALUE")
+    arguments.gin = [flag.removeprefix("--gin.") for flag in gin_flags]
+  else:
+    unknown += gin_flags
+  if unknown:
+    raise CommandError(f"unknown flag {unknown[0]}{_nearest(unknown[0].split('=')[0], known)} (see {command.prog} --help)")
+  return arguments
+
+
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+  """The parser of the whole command line, and that of each sub-command."""
+  parser = _Parser(
+      prog="gpt4x", description="Trains Transformer-XL language models from gin files.", epilog=(
+          "example:\n  gpt4x train --gin_file=experiments/stdlib_tiny.gin --model_dir=runs/tiny\n"
+          "  gpt4x generate --model_dir=runs/tiny --prompt='def main('"))
+  parser.add_argument("--version", action="version", version=f"gpt4x {__version__}")
+  commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+  def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str, gin: str | None = None) -> Any:
+    sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    sub.set_defaults(run=run)
+    if name != "vocabulary":
+      sub.add_argument("--model_dir", required=True, metavar="DIR", help="the directory of the run")
+    if gin:
+      sub.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=f"{gin}; may be repeated")
+      sub.add_argument("--gin.NAME", dest="_", metavar="VALUE", default=argparse.SUPPRESS, help=(
+          "sets a macro or parameter, after all files; VALUE is a gin literal, so a string is quoted twice:"
+          " --gin.NAME=\"'text'\"; may be repeated"))
+    return sub
+
+  train = command("train", _train, "train a model, or continue the run in DIR", gin=(
+      "an experiment, below the current directory or the shipped gin_configs/; without any, DIR's own configuration"))
+  train.add_argument("--loop", choices=["gpt4x"], default="gpt4x", help="the train loop (default: %(default)s)")
+  train.add_argument("--profile_steps", type=_steps, metavar="START:STOP", help="write a profiler trace of these steps")
+
+  evaluate = command("eval", _eval, "evaluate a checkpoint of the run in DIR", gin="changes to DIR's own configuration")
+  evaluate.add_argument("--split", default="validation", help="the split to evaluate (default: %(default)s)")
+
+  generate = command("generate", _generate, "continue a prompt with the model in DIR")
+  generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
+  generate.add_argument("--max_tokens", type=_number(int, 1), default=256, metavar="N",
+                        help="tokens to add at most (default: %(default)s)")
+  generate.add_argument("--temperature", type=_number(float, 0), default=1.0, metavar="T",
+                        help="0 always takes the likeliest token (default: %(default)s)")
+  generate.add_argument("--top_k", type=_number(int, 1), metavar="K", help="sample among the K likeliest tokens")
+  generate.add_argument("--top_p", type=_number(float, 0, 1), metavar="P",
+                        help="sample among the likeliest tokens that hold a probability of P together")
+  generate.add_argument("--seed", type=_number(int, 0), default=0, metavar="S", help="(default: %(default)s)")
+  for sub in (evaluate, generate):
+    sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
+
+  vocabulary = command("vocabulary", _vocabulary, "train a SentencePiece vocabulary on the text of a task", gin=(
+      "what the task needs from gin, such as an import of its module"))
+  vocabulary.add_argument("--task", required=True, help="a seqio task, such as stdlib_bytes")
+  vocabulary.add_argument("--size", type=_number(int, 1), required=True, metavar="V", help="number of pieces")
+  vocabulary.add_argument("--output", required=True, metavar="NAME_OR_PATH",
+                          help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or the path of a .model file")
+
+  command("report", _report, "compare the run in DIR with gzip and xz on the same held-out text")
+  return parser, commands.choices
+
+
+def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
+  """An argparse type: a number of this kind from low to high."""
+  def parse(text: str):
+    try:
+      value = kind(text)
+    except ValueError:
+      value = None
+    if value is None or not low <= value <= high:
+      name = "a whole number" if kind is int else "a number"
+      limit = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
+      raise argparse.ArgumentTypeError(f"{text!r} is not {name} {limit}")
+    return value
+  return parse
+
+
+def _steps(text: str) -> tuple[int, int]:
+  start, _, stop = text.partition(":")
+  if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+    raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP with two step numbers, the smaller first")
+  return int(start), int(stop)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+  import difflib
+  near = difflib.get_close_matches(name, known, n=1)
+  return f": did you mean {near[0]}?" if near else f": known are {', '.join(known)}"
+
+
+def _fail(message: object, status: int) -> int:
+  # A message that passed through gin has lines about the call appended.
+  print(f"gpt4x: error: {str(message).splitlines()[0]}", file=sys.stderr)
+  return status
+
+
+_STORAGE_ERRORS = {
+    errno.ENOSPC: "free some space, then run the command again",
+    errno.EDQUOT: "free some space, then run the command again",
+    errno.EROFS: "choose a directory that can be written",
+    errno.EACCES: "change its permissions or choose another directory",
+    errno.EPERM: "change its permissions or choose another directory",
+    errno.ENOTDIR: "choose another directory",
+}
+
+
+def _storage_message(error: BaseException | None) -> str | None:
+  """One line about a directory that cannot be used, if that is what the error, or one that led to it, is about."""
+  while error is not None:
+    for code, remedy in _STORAGE_ERRORS.items():
+      # TensorStore and TensorFlow raise errors of their own, with the system's words in them.
+      if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+        path = f"{error.filename}: " if getattr(error, "filename", None) else ""
+        return f"{path}{os.strerror(code)}: {remedy}"
+    error = error.__cause__ or error.__context__
+  return None
+
+
+def _quiet_libraries() -> None:
+  """Silences what libraries print below errors; a variable that the user has set stays as it is."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+  os.environ.setdefault("GLOG_minloglevel", "2")
+  from absl import logging
+  logging.set_verbosity(logging.ERROR)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

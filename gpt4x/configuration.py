@@ -1,0 +1,286 @@
+"""Gin: finds its files, binds what they say, and says all that is said about a wrong file or name.
+
+Gin by itself ignores a macro that nothing reads, has no suggestion for a misspelt name, and notices a missing argument
+only when the function is called. `load` therefore takes the files statement by statement, remembers where each
+binding stands, and checks the whole before anything is built.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+import contextlib
+import difflib
+import importlib
+import inspect
+import os
+import pathlib
+import re
+import tokenize
+from typing import Any
+
+from etils import epath
+import gin
+from gin import config_parser
+
+from gpt4x.errors import CommandError
+
+# Importing these registers every configurable of the project, so that a gin file can name it without an import.
+MODULES = (
+    "gpt4x.models.config",
+    "gpt4x.models.language_model",
+    "gpt4x.data.pipeline",
+    "gpt4x.data.local_text",
+    "gpt4x.training.loop",
+    "gpt4x.training.optimizers",
+    "gpt4x.partitioning",
+)
+# Beside this package both in a clone and where a wheel is installed.
+SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "gin_configs"
+# What a model directory keeps of `config_text`.
+RUN_FILE = "config.gin"
+
+_MACRO = "gin.macro"
+_REQUIRED = "%gin.REQUIRED"
+_REGISTRY = gin.config._REGISTRY  # Gin has no public way to list the names it knows.  pylint: disable=protected-access
+
+
+def load(
+    gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str | None = None, partial: bool = False
+) -> None:
+  """Replaces the configuration by what a saved text, then files, then single bindings say; the last word counts.
+
+  Args:
+    gin_files: paths as `find` takes them.
+    bindings: `NAME=VALUE` each, as in `--gin.NAME=VALUE`. VALUE is a gin literal, so a string has quotes of its own.
+    text: what `config_text` returned for an earlier run.
+    partial: whether macros and arguments may stay unset, for a command that needs only a part of an experiment.
+
+  Raises:
+    CommandError: for a missing file, a syntax error, an unknown name, a macro that nothing reads or that is not set,
+      or an argument without a value; it names the place and the nearest known name.
+  """
+  for module in MODULES:
+    importlib.import_module(module)
+  gin.clear_config()
+  reader = _Reader()
+  if text is not None:
+    reader.read_text(text, lambda line: f"saved configuration, line {line}")
+    # Overridden bindings are not saved, and they may have been the only readers of a macro.
+    reader.macros_read |= reader.macros_set()
+  for name in gin_files:
+    reader.read_file(find(name))
+  for binding in bindings:
+    reader.read_binding(binding)
+  reader.check_macros_are_read()
+  if not partial:
+    reader.check_macros_are_set()
+    reader.check_arguments_are_set()
+
+
+def load_text(text: str) -> None:
+  """Restores the configuration that `config_text` described, in this process or another."""
+  load(text=text)
+
+
+def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = ()) -> None:
+  """Restores the configuration of a model directory, changed by `gin_files` and `bindings`."""
+  path = epath.Path(model_dir) / RUN_FILE
+  if not path.exists():
+    raise CommandError(f"{model_dir} holds no run, for {RUN_FILE} is missing: check --model_dir, or train first")
+  load(gin_files, bindings, text=path.read_text())
+
+
+def config_text() -> str:
+  """The whole configuration as gin text: imports, macros and bindings, with every include resolved."""
+  return gin.config_str(max_line_length=100)
+
+
+def find(name: str) -> pathlib.Path:
+  """The gin file `name`: an absolute path, or one below the current directory or else the shipped `gin_configs/`."""
+  for folder in (pathlib.Path(), SHIPPED):
+    if (folder / name).is_file():
+      return folder / name
+  shipped = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.rglob("*.gin"))
+  searched = "" if os.path.isabs(name) else f" in {os.getcwd()} or {SHIPPED}"
+  raise CommandError(f"gin file {name} not found{searched}{_nearest(name, shipped)}")
+
+
+class _Reader:
+  """Binds statements as it reads them, and remembers where each stands."""
+
+  def __init__(self):
+    self.bindings: dict[tuple[str, str, str], tuple[Any, str]] = {}  # (scope, selector, parameter): (value, place).
+    self.macros_read: set[str] = set()  # Every macro that a statement refers to, be it overridden later.
+    self._open_files: list[pathlib.Path] = []
+
+  def macros_set(self) -> set[str]:
+    return {scope for scope, selector, _ in self.bindings if selector == _MACRO}
+
+  def read_file(self, path: pathlib.Path) -> None:
+    if path in self._open_files:
+      raise CommandError(f"{path} includes itself: remove one of {', '.join(map(str, self._open_files))}")
+    try:
+      text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+      raise CommandError(f"gin file {path} cannot be read: {error}") from None
+    self._open_files.append(path)
+    self.read_text(text, lambda line: f"{path}:{line}")
+    self._open_files.pop()
+
+  def read_binding(self, binding: str) -> None:
+    name, _, value = binding.partition("=")
+    if not re.fullmatch(r"\w+([./]\w+)*", name) or not value:
+      raise CommandError(f"--gin.{binding}: write --gin.NAME=VALUE")
+    try:
+      self.read_text(f"{name} = {value}", lambda _: f"--gin.{binding}")
+    except _GinSyntaxError:
+      raise CommandError(
+          f"--gin.{binding}: {value} is not a gin value; if it is a string, it needs quotes of its own:"
+          f" --gin.{name}=\"'{value}'\"") from None
+
+  def read_text(self, text: str, place: Callable[[int], str]) -> None:
+    for statement in _statements(text, place):
+      where = place(statement.location.line_num)
+      with _at(where):
+        if isinstance(statement, config_parser.IncludeStatement):
+          included = find(statement.filename)
+        elif isinstance(statement, config_parser.ImportStatement):
+          _import_module(statement)
+        elif isinstance(statement, config_parser.BlockDeclaration):
+          _configurable(statement.selector)
+        else:
+          self._bind(statement, where)
+      if isinstance(statement, config_parser.IncludeStatement):
+        self.read_file(included)
+
+  def _bind(self, statement: config_parser.BindingStatement, where: str) -> None:
+    scope, selector, parameter, value, _ = statement
+    if parameter:
+      configurable = _configurable(selector)
+      known = _parameters(configurable)
+      if parameter not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        raise CommandError(f"{selector} has no parameter {parameter}{_nearest(parameter, known)}")
+      selector = configurable.selector
+    else:
+      scope, selector, parameter = f"{scope}/{selector}" if scope else selector, _MACRO, "value"
+    try:
+      gin.bind_parameter((scope, selector, parameter), value)
+    except ValueError as error:  # A parameter that its configurable withholds from gin.
+      raise CommandError(str(error)) from None
+    self.bindings[scope, selector, parameter] = value, where
+    self.macros_read.update(_macros(value))
+
+  def check_macros_are_read(self) -> None:
+    for (scope, selector, _), (_, where) in self.bindings.items():
+      if selector == _MACRO and scope not in self.macros_read:
+        raise CommandError(f"{where}: nothing reads the macro {scope}{_nearest(scope, self.macros_read)}")
+
+  def check_macros_are_set(self) -> None:
+    unset = {}  # Name: the first place that needs it.
+    for (scope, selector, parameter), (value, where) in self.bindings.items():
+      for macro in _macros(value):
+        if macro not in self.macros_set():
+          unset.setdefault(macro, where)
+      if _REQUIRED in map(repr, _references(value)):
+        path = f"{scope}/" if scope else ""
+        unset[scope if selector == _MACRO else f"{path}{_REGISTRY.minimal_selector(selector)}.{parameter}"] = where
+    if unset:
+      first = next(iter(unset))
+      near = difflib.get_close_matches(first, self.macros_set() - set(unset), n=1)
+      raise CommandError(
+          f"{unset[first]}: {', '.join(unset)} {'is' if len(unset) == 1 else 'are'} not set: give a --gin_file that does"
+          f" so, or --gin.{first}=VALUE" + "".join(f"; or did you mean {name}?" for name in near))
+
+  def check_arguments_are_set(self) -> None:
+    for value, where in self.bindings.values():
+      for reference in _references(value):
+        if not reference.evaluate or reference.configurable.is_method:
+          continue  # Whoever calls it may have the arguments.
+        selector = reference.configurable.selector
+        # Bound in any scope: which scopes are entered around the call is known only when it happens.
+        bound = {parameter for _, bound_selector, parameter in self.bindings if bound_selector == selector}
+        missing = [
+            name for name, parameter in _parameters(reference.configurable).items()
+            if name not in bound and parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        ]
+        if missing and selector != _MACRO:
+          name = reference.configurable.name
+          raise CommandError(f"{where}: {name} needs a value for {', '.join(missing)}: set {name}.{missing[0]}")
+
+
+class _GinSyntaxError(CommandError):
+  """Text that is not gin."""
+
+
+class _Delegate(gin.config.ParserDelegate):
+  """Makes references, having looked up the names that they refer to."""
+
+  def configurable_reference(self, scoped_selector: str, evaluate: bool) -> gin.config.ConfigurableReference:
+    _configurable(scoped_selector.rsplit("/", 1)[-1])
+    return super().configurable_reference(scoped_selector, evaluate)
+
+
+def _statements(text: str, place: Callable[[int], str]) -> Iterator[Any]:
+  """The statements of a gin text, one by one, so that an import can register what the next one names."""
+  parser = None
+  try:
+    parser = config_parser.ConfigParser(text, _Delegate())
+    while statement := parser.parse_statement():
+      yield statement
+  except CommandError as error:  # From the delegate; gin has appended lines of its own.
+    raise CommandError(f"{place(parser.current_token.start[0])}: {str(error).splitlines()[0]}") from None
+  except tokenize.TokenError as error:
+    raise _GinSyntaxError(f"{place(error.args[1][0])}: {error.args[0]}: close the bracket or string") from None
+  except SyntaxError as error:
+    token = re.search("Failed to parse token '(.*)'", error.msg)
+    hint = f": quote a string ('{token[1]}'), refer to a function by @{token[1]} or to a macro by %{token[1]}"
+    message = f"{token[1]} is not a gin value{hint}" if token else error.msg.splitlines()[0].rstrip(".")
+    raise _GinSyntaxError(f"{place(error.lineno)}: {message}") from None
+
+
+@contextlib.contextmanager
+def _at(place: str) -> Iterator[None]:
+  """Puts the place before the message of a CommandError."""
+  try:
+    yield
+  except CommandError as error:
+    raise CommandError(f"{place}: {error}") from None
+
+
+def _import_module(statement: config_parser.ImportStatement) -> None:
+  if statement.module.startswith("__gin__."):
+    raise CommandError("dynamic registration is not used here: remove this line, and name configurables directly")
+  try:
+    importlib.import_module(statement.module)
+  except ImportError as error:
+    raise CommandError(
+        f"import {statement.module} failed ({error}): start from the folder that holds it, or install it") from None
+  gin.parse_config(statement.format())  # So that `config_text` repeats it.
+
+
+def _configurable(selector: str) -> gin.config.Configurable:
+  matches = _REGISTRY.matching_selectors(selector)
+  if len(matches) > 1:
+    raise CommandError(f"{selector} may be any of {', '.join(sorted(matches))}: write more of the name")
+  if not matches:
+    known = {configurable.name for _, configurable in _REGISTRY.items() if configurable.module != "gin"}
+    raise CommandError(f"unknown configurable {selector}{_nearest(selector.rsplit('.', 1)[-1], known)}")
+  return _REGISTRY[matches[0]]
+
+
+def _parameters(configurable: gin.config.Configurable) -> dict[str, inspect.Parameter]:
+  return dict(inspect.signature(configurable.wrapped).parameters)
+
+
+def _references(value: Any) -> Iterator[gin.config.ConfigurableReference]:
+  return gin.config.iterate_references({"": value})
+
+
+def _macros(value: Any) -> list[str]:
+  return ["/".join(ref.scopes) for ref in _references(value) if ref.configurable.selector == _MACRO]
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+  by_lower = {candidate.lower(): candidate for candidate in known}
+  for near in difflib.get_close_matches(name.lower(), by_lower, n=1):
+    return f": did you mean {by_lower[near]}?"
+  return f": known are {', '.join(sorted(known))}" if known else ""

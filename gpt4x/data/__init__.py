@@ -1,0 +1,1 @@
+"""Corpora, vocabularies and the input pipeline."""

@@ -1,0 +1,1 @@
+"""Flax modules and nothing else: pure functions of (params, inputs, memory)."""

@@ -1,0 +1,201 @@
+"""Attention over [memory | segment] with relative positions (arXiv:1901.02860, section 3.3) or rotary ones."""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gpt4x.models.config import TransformerConfig
+from gpt4x.models.layers import constrain, kernel_init, param, residual_scale
+
+MASKED = -1e30  # Not -inf: a row in which all is masked (padding) must stay finite.
+
+
+@flax.struct.dataclass
+class KeyValues:
+  """Projected keys and values of a layer's past, [B, M, G, K] each, rotary positions not yet applied."""
+
+  keys: jax.Array
+  values: jax.Array
+
+
+@flax.struct.dataclass
+class RingKeyValues:
+  """Keys and values of the last W positions for decoding: position p lies in slot p mod W.
+
+  `keys` [B, W, G, K] (rotary: rotated by their slot), `values` [B, W, G, K], and `relative_keys` [W, G, K]: the
+  projected R(distance), which does not change while decoding (relative positions; else width 0).
+  """
+
+  keys: jax.Array
+  values: jax.Array
+  relative_keys: jax.Array
+
+
+def attention_mask(query_segments: jax.Array, key_segments: jax.Array, window: int | None = None,
+                   prefix: jax.Array | None = None) -> jax.Array:
+  """True where query i [B, L] may see key j [B, T]: same document, not later, closer than `window`.
+
+  The L queries are the last of the T keys. Segment id 0 marks padding and empty memory, which only padding sees.
+  `prefix` [B, L] marks positions that see each other in both directions (prefix LM; the keys are the queries).
+  """
+  length, total = query_segments.shape[1], key_segments.shape[1]
+  distance = jnp.arange(total - length, total)[:, None] - jnp.arange(total)
+  allowed = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+  if prefix is not None:
+    allowed = allowed | ((prefix[:, :, None] > 0) & (prefix[:, None, :] > 0))
+  return allowed & (query_segments[:, :, None] == key_segments[:, None, :])
+
+
+def sinusoid(distance: jax.Array, dim: int) -> jax.Array:
+  """R(distance) [..., D]: sines, then cosines, of distance / 10000^(2i / D)."""
+  angles = distance[..., None] * 10_000.0 ** (-jnp.arange(0, dim, 2) / dim)
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+
+
+def rotate(x: jax.Array, position: jax.Array, base: float) -> jax.Array:
+  """Rotary embedding of x [..., P, heads, K] at positions [P], its two halves paired."""
+  dim = x.shape[-1]
+  angles = (position[:, None] * base ** (-jnp.arange(0, dim, 2) / dim))[:, None, :]
+  sin, cos = jnp.sin(angles).astype(x.dtype), jnp.cos(angles).astype(x.dtype)
+  x1, x2 = jnp.split(x, 2, -1)
+  return jnp.concatenate([x1 * cos - x2 * sin, x1 * sin + x2 * cos], -1)
+
+
+def relative_shift(scores: jax.Array, total: int) -> jax.Array:
+  """Turns scores by distance [..., L, S] into scores by key [..., L, T]; column s is distance T - 1 - s, S > T.
+
+  Query i meets key j at column j + L - 1 - i: in the flattened matrix rows then lie S - 1 apart, so one slice and
+  one reshape move every row into place (the paper's appendix B).
+  """
+  *batch, length, columns = scores.shape
+  flat = scores.reshape(*batch, length * columns)[..., length - 1:length * columns - 1]
+  return flat.reshape(*batch, length, columns - 1)[..., :total]
+
+
+class Attention(nn.Module):
+  """Multi-head (or grouped-query) attention; one set of parameters for segments and for single decoded tokens."""
+
+  config: TransformerConfig
+
+  def setup(self):
+    c = self.config
+    query, key = (c.embed_dim, c.num_heads, c.head_dim), (c.embed_dim, c.num_kv_heads, c.head_dim)
+    axes, init = ("embed", "heads", "kv"), kernel_init(0, (1, 2))
+    self.query = param(self, "query", init, query, axes)
+    self.key = param(self, "key", init, key, axes)
+    self.value = param(self, "value", init, key, axes)
+    self.out = param(self, "out", kernel_init((0, 1), 2, residual_scale(c)), query[1:] + query[:1],
+                     ("heads", "kv", "embed"))
+    if c.positions == "relative":
+      self.relative_key = param(self, "relative_key", init, key, axes)
+      if c.untie_biases:
+        self.biases = position_biases(self, c)
+    self.dropout = nn.Dropout(c.attention_dropout_rate)
+
+  def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, mask: jax.Array, relative: jax.Array | None,
+               biases: tuple[jax.Array, jax.Array] | None, deterministic: bool) -> tuple[jax.Array, KeyValues]:
+    """Attends from a segment to its memory and itself.
+
+    Args:
+      x: [B, L, D], the (normed) segment.
+      memory: [B, M, D], the layer's (normed) past inputs, whose projections are trained; or their KeyValues.
+      mask: [B, L, T], T = M + L, True where a query sees a key.
+      relative: [S, D], R for the distances T - 1, T - 2, ..., T - S; None for rotary positions.
+      biases: u and v, [H, K] each, where all layers share them.
+      deterministic: no dropout.
+
+    Returns:
+      [B, L, D] and the KeyValues of all T positions.
+    """
+    c = self.config
+    query = jnp.einsum("bld,dhk->blhk", x, self.query)
+    if isinstance(memory, KeyValues):
+      new = self.key_values(x)
+      past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 1), memory, new)
+    else:
+      past = self.key_values(jnp.concatenate([memory, x], 1))
+    query = constrain(query, ("batch", "length", "heads", "kv"))
+    length, total = x.shape[1], past.keys.shape[1]
+    keys = past.keys
+    if c.positions == "relative":
+      u, v = self.biases if c.untie_biases else biases
+      relative_keys = jnp.einsum("sd,dgk->sgk", relative, self.relative_key)
+      by_distance = jnp.einsum("blgrk,sgk->bgrls", self.group(query + v), relative_keys,
+                               preferred_element_type=jnp.float32)
+      position_scores = relative_shift(by_distance, total)
+      query = query + u
+    else:
+      position_scores = 0.0
+      query = rotate(query, jnp.arange(total - length, total), c.rotary_base)
+      keys = rotate(keys, jnp.arange(total), c.rotary_base)
+    scores = jnp.einsum("blgrk,btgk->bgrlt", self.group(query), keys, preferred_element_type=jnp.float32)
+    scores = (scores + position_scores) * c.head_dim**-0.5
+    probs = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASKED)).astype(x.dtype)
+    probs = self.dropout(probs, deterministic=deterministic)
+    mixed = jnp.einsum("bgrlt,btgk->blgrk", probs, past.values)
+    return self.project_out(mixed), past
+
+  def step(self, x: jax.Array, memory: RingKeyValues, mask: jax.Array, index: jax.Array,
+           biases: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, RingKeyValues]:
+    """Attends from one token x [B, 1, D] at position `index` to the W latest, itself included; mask [B, W] by slot."""
+    c = self.config
+    window = memory.keys.shape[1]
+    slot = index % window
+    query = jnp.einsum("bld,dhk->blhk", x, self.query)
+    new = self.key_values(x)
+    slots = jnp.arange(window)
+    if c.positions == "rotary":
+      new = new.replace(keys=rotate(new.keys, slot[None], c.rotary_base))
+    keys = jax.lax.dynamic_update_slice_in_dim(memory.keys, new.keys, slot, 1)
+    values = jax.lax.dynamic_update_slice_in_dim(memory.values, new.values, slot, 1)
+    content = lambda query: jnp.einsum(
+        "blgrk,btgk->bgrlt", self.group(query), keys, preferred_element_type=jnp.float32)
+    if c.positions == "relative":
+      u, v = self.biases if c.untie_biases else biases
+      by_distance = jnp.einsum("blgrk,sgk->bgrls", self.group(query + v), memory.relative_keys,
+                               preferred_element_type=jnp.float32)
+      scores = content(query + u) + by_distance[..., (slot - slots) % window]
+    else:
+      # A key was rotated by its slot, so one that lies ahead of the query in the ring is a whole turn behind it.
+      here = rotate(query, slot[None], c.rotary_base)
+      turned = rotate(query, slot[None] + window, c.rotary_base)
+      scores = jnp.where(slots <= slot, content(here), content(turned))
+    scores = jnp.where(mask[:, None, None, None], scores * c.head_dim**-0.5, MASKED)
+    mixed = jnp.einsum("bgrlt,btgk->blgrk", jax.nn.softmax(scores).astype(x.dtype), values)
+    return self.project_out(mixed), memory.replace(keys=keys, values=values)
+
+  def ring(self, past: KeyValues) -> RingKeyValues:
+    """Makes the ring from the KeyValues of W positions, the oldest of which comes to lie in slot 0."""
+    window = past.keys.shape[1]
+    if self.config.positions == "rotary":
+      keys = rotate(past.keys, jnp.arange(window), self.config.rotary_base)
+      return RingKeyValues(keys, past.values, jnp.zeros((window, 0, 0), keys.dtype))
+    relative = relative_positions(self.config, jnp.arange(window)).astype(past.keys.dtype)
+    return RingKeyValues(past.keys, past.values, jnp.einsum("sd,dgk->sgk", relative, self.relative_key))
+
+  def key_values(self, x: jax.Array) -> KeyValues:
+    axes = ("batch", "length", "heads", "kv")
+    return KeyValues(constrain(jnp.einsum("btd,dgk->btgk", x, self.key), axes),
+                     constrain(jnp.einsum("btd,dgk->btgk", x, self.value), axes))
+
+  def group(self, query: jax.Array) -> jax.Array:
+    """[B, L, H, K] -> [B, L, G, H / G, K]: head h shares the keys of head h // (H / G)."""
+    return query.reshape(*query.shape[:2], self.config.num_kv_heads, -1, query.shape[-1])
+
+  def project_out(self, mixed: jax.Array) -> jax.Array:
+    mixed = mixed.reshape(*mixed.shape[:2], self.config.num_heads, self.config.head_dim)
+    return jnp.einsum("blhk,hkd->bld", mixed, self.out)
+
+
+def position_biases(module: nn.Module, config: TransformerConfig) -> tuple[jax.Array, jax.Array]:
+  """The paper's u (content) and v (position), [H, K] each."""
+  shape, axes = (config.num_heads, config.head_dim), ("heads", "kv")
+  return tuple(param(module, name, nn.initializers.zeros, shape, axes) for name in ("content_bias", "position_bias"))
+
+
+def relative_positions(config: TransformerConfig, distance: jax.Array) -> jax.Array:
+  """R for each distance, [..., D], with the configuration's clamping."""
+  if config.clamp_length is not None:
+    distance = jnp.minimum(distance, config.clamp_length)
+  return sinusoid(distance, config.embed_dim)

@@ -1,0 +1,170 @@
+"""TransformerConfig: every size and switch of the model, and the parameter and FLOP counts that follow from them."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import gin
+
+from gpt4x.errors import UserError
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Sizes and switches of a Transformer-XL decoder (arXiv:1901.02860).
+
+  Shapes throughout the project use one alphabet: B batch rows, L segment length, M memory length, T = M + L
+  attended positions, D embed, H heads, G key/value heads, K head size, F mlp, V vocabulary, N layers.
+  """
+
+  vocab_size: int
+  num_layers: int
+  embed_dim: int
+  num_heads: int
+  mlp_dim: int
+  head_dim: int | None = None  # None: embed_dim / num_heads.
+  num_kv_heads: int | None = None  # None: num_heads. Fewer is grouped-query attention (arXiv:2305.13245).
+
+  # Recurrence. The evaluation memory may be longer than the training memory; None makes it the same.
+  memory_length: int = 0
+  eval_memory_length: int | None = None
+
+  # Positions. 'relative': sinusoidal R with the biases u and v (paper, section 3.3). 'rotary': arXiv:2104.09864.
+  positions: Literal["relative", "rotary"] = "relative"
+  rotary_base: float = 10_000.0
+  clamp_length: int | None = None  # Distances beyond it share one position ('relative' only).
+  same_length: bool = False  # Every query attends to exactly the latest M positions, itself included.
+  untie_biases: bool = False  # u and v of each layer's own, rather than one pair for all layers.
+
+  # The block.
+  norm: Literal["layer", "rms"] = "layer"
+  norm_position: Literal["pre", "post"] = "post"
+  norm_epsilon: float = 1e-5
+  activation: Literal["relu", "gelu", "swiglu"] = "relu"
+  mlp_bias: bool = True
+  dropout_rate: float = 0.0  # On embeddings, R, attention and MLP outputs and the last hidden state.
+  attention_dropout_rate: float = 0.0  # On attention probabilities.
+
+  # Embedding and output. Cutoffs, e.g. (20_000, 60_000), select the adaptive input embedding
+  # (arXiv:1809.10853) and adaptive softmax (arXiv:1609.04309); cluster i has width embed_dim / divisor**i.
+  tie_embeddings: bool = True
+  output_bias: bool = False
+  adaptive_cutoffs: tuple[int, ...] = ()
+  adaptive_divisor: int = 1
+  tie_projections: bool = False
+
+  # Execution. Parameters are float32 whatever the compute dtype; softmax and loss are float32.
+  dtype: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 on accelerators, float32 on CPU.
+  scan_layers: bool = True
+  remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
+
+  def __post_init__(self):
+    set_field = lambda name, value: object.__setattr__(self, name, value)
+    set_field("adaptive_cutoffs", tuple(self.adaptive_cutoffs))
+    if self.head_dim is None:
+      if self.embed_dim % self.num_heads:
+        raise UserError(
+            f"TransformerConfig.embed_dim = {self.embed_dim} does not divide into num_heads = {self.num_heads}:"
+            " change either, or set head_dim")
+      set_field("head_dim", self.embed_dim // self.num_heads)
+    if self.num_kv_heads is None:
+      set_field("num_kv_heads", self.num_heads)
+    if self.eval_memory_length is None:
+      set_field("eval_memory_length", self.memory_length)
+    for field in dataclasses.fields(self):
+      choices = getattr(field.type, "__args__", ())
+      value = getattr(self, field.name)
+      if getattr(field.type, "__origin__", None) is Literal and value not in choices:
+        raise UserError(f"TransformerConfig.{field.name} = {value!r} is unknown: choose one of {', '.join(choices)}")
+    for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "mlp_dim", "head_dim", "num_kv_heads"):
+      if getattr(self, name) < 1:
+        raise UserError(f"TransformerConfig.{name} = {getattr(self, name)} must be at least 1")
+    for name in ("memory_length", "eval_memory_length"):
+      if getattr(self, name) < 0:
+        raise UserError(f"TransformerConfig.{name} = {getattr(self, name)} must not be negative")
+    if self.num_heads % self.num_kv_heads:
+      raise UserError(
+          f"TransformerConfig.num_heads = {self.num_heads} does not divide over num_kv_heads = {self.num_kv_heads}")
+    if self.positions == "rotary" and self.head_dim % 2:
+      raise UserError(f"TransformerConfig.head_dim = {self.head_dim} must be even for rotary positions")
+    if self.positions == "relative" and self.embed_dim % 2:
+      raise UserError(f"TransformerConfig.embed_dim = {self.embed_dim} must be even for sinusoidal positions")
+    if self.same_length and not (self.memory_length and self.eval_memory_length):
+      raise UserError("TransformerConfig.same_length needs a memory: set memory_length above 0")
+    ends = (0, *self.adaptive_cutoffs, self.vocab_size)
+    if any(low >= high for low, high in zip(ends, ends[1:])):
+      raise UserError(
+          f"TransformerConfig.adaptive_cutoffs = {self.adaptive_cutoffs} must rise and stay between 0 and"
+          f" vocab_size = {self.vocab_size}")
+    if self.adaptive_cutoffs and self.embed_dim // self.adaptive_divisor ** len(self.adaptive_cutoffs) < 1:
+      raise UserError(
+          f"TransformerConfig.adaptive_divisor = {self.adaptive_divisor} leaves the last of"
+          f" {len(self.adaptive_cutoffs) + 1} clusters no width of embed_dim = {self.embed_dim}")
+
+  @property
+  def is_adaptive(self) -> bool:
+    return bool(self.adaptive_cutoffs)
+
+  @property
+  def clusters(self) -> tuple[tuple[int, int, int], ...]:
+    """The adaptive vocabulary's clusters as (first id, end id, width)."""
+    ends = (0, *self.adaptive_cutoffs, self.vocab_size)
+    return tuple((low, high, self.embed_dim // self.adaptive_divisor**i)
+                 for i, (low, high) in enumerate(zip(ends, ends[1:])))
+
+  @property
+  def compute_dtype(self) -> str:
+    if self.dtype != "auto":
+      return self.dtype
+    import jax  # Asks for the backend, which only a run that computes should start.
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+  def num_params(self) -> int:
+    """Parameters of the whole model, embeddings included."""
+    d, hk, gk, f = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim, self.mlp_dim
+    norm = d * (2 if self.norm == "layer" else 1)
+    relative = self.positions == "relative"
+    mlp_inputs = 2 if self.activation == "swiglu" else 1
+    layer = 2 * d * hk + 2 * d * gk + (d * gk if relative else 0)  # query, out; key, value; relative key
+    layer += (mlp_inputs + 1) * d * f + (mlp_inputs * f + d if self.mlp_bias else 0) + 2 * norm
+    biases = 2 * hk * (self.num_layers if self.untie_biases else 1) if relative else 0
+    final_norm = norm if self.norm_position == "pre" else 0
+    return self.num_layers * layer + biases + final_norm + self._vocabulary_params()
+
+  def _vocabulary_params(self) -> int:
+    v, d = self.vocab_size, self.embed_dim
+    if not self.is_adaptive:
+      return v * d * (1 if self.tie_embeddings else 2) + (v if self.output_bias else 0)
+    tables = sum((high - low) * width for low, high, width in self.clusters)
+    projections = sum(width * d for _, _, width in self.clusters)
+    tails = len(self.clusters) - 1
+    return (tables * (1 if self.tie_embeddings else 2) + projections * (1 if self.tie_projections else 2) + tails * d
+            + (v + tails if self.output_bias else 0))
+
+  def flops_per_token(self, segment_length: int, memory_length: int | None = None, training: bool = False,
+                      causal: bool = True) -> float:
+    """Floating-point operations per token, a multiply-add being two.
+
+    Counted: every matrix product of the forward pass, the projection of the memory's keys and values included (each
+    token bears its share, M / L). A query meets M + (L + 1) / 2 keys on average, or all M + L with `causal=False`,
+    which is what a dense implementation executes. Left out: lookups, norms, softmax, the projection of R (shared by
+    the batch), recomputation. `training` adds the backward pass: two more of each product, but one for the
+    memory's projections, whose input takes no gradient.
+    """
+    m = self.memory_length if memory_length is None else memory_length
+    d, hk, gk = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+    mlp = (3 if self.activation == "swiglu" else 2) * d * self.mlp_dim
+    keys = m + (segment_length + 1) / 2 if causal else m + segment_length
+    if causal and self.same_length:
+      keys = m
+    scores = (3 if self.positions == "relative" else 2) * hk * keys
+    segment = self.num_layers * (2 * d * hk + 2 * d * gk + mlp + scores)
+    memory = self.num_layers * 2 * d * gk * m / segment_length
+    if self.is_adaptive:
+      projected = sum(width * d for _, _, width in self.clusters)
+      logits = sum((high - low) * width for low, high, width in self.clusters) + (len(self.clusters) - 1) * d
+      segment += 2 * projected + logits  # In and out; every cluster is computed for every token.
+    else:
+      segment += self.vocab_size * d
+    return 2 * (3 * segment + 2 * memory if training else segment + memory)

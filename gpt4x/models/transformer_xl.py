@@ -1,0 +1,201 @@
+"""The Transformer-XL stack (arXiv:1901.02860): layers scanned over their parameters and over the memory."""
+
+from typing import Any
+
+import flax.linen as nn
+from flax.linen import partitioning as nn_partitioning
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from gpt4x.models import attention
+from gpt4x.models.attention import KeyValues, RingKeyValues
+from gpt4x.models.config import TransformerConfig
+from gpt4x.models.layers import MLP, Norm, Vocabulary, constrain
+
+REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.checkpoint_dots,
+    "dots_no_batch": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+}
+
+
+@flax.struct.dataclass
+class Memory:
+  """What the stack remembers of its past; a fresh one is all zeros.
+
+  layers: each layer's inputs [N, B, M, D]; or, for evaluation, their KeyValues (same logits, less work).
+  segment_ids: [B, M], the document of each position, 0 where there is none.
+  """
+
+  layers: jax.Array | KeyValues
+  segment_ids: jax.Array
+
+  @property
+  def length(self) -> int:
+    return self.segment_ids.shape[1]
+
+
+@flax.struct.dataclass
+class Cache:
+  """The memory while decoding: a ring of the last W positions, the next of which is `index`."""
+
+  layers: RingKeyValues  # Each leaf with a leading axis N.
+  segment_ids: jax.Array  # [B, W]
+  index: jax.Array  # []
+
+
+@flax.struct.dataclass
+class Shared:
+  """What all layers have in common in one call."""
+
+  mask: jax.Array  # [B, L, T], or [B, W] by slot when decoding.
+  biases: tuple[jax.Array, jax.Array] | None = None  # u and v, [H, K].
+  relative: jax.Array | None = None  # R, [S, D].
+  index: jax.Array | None = None
+  deterministic: bool = flax.struct.field(pytree_node=False, default=True)
+
+
+class Layer(nn.Module):
+  """Attention and MLP, each with its norm and residual. Every method maps (x, memory, shared) -> (x, memory)."""
+
+  config: TransformerConfig
+
+  def setup(self):
+    self.attention_norm, self.mlp_norm = Norm(self.config), Norm(self.config)
+    self.attention, self.mlp = attention.Attention(self.config), MLP(self.config)
+    self.dropout = nn.Dropout(self.config.dropout_rate)
+
+  @property
+  def pre(self):
+    return self.config.norm_position == "pre"
+
+  def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, shared: Shared):
+    """x [B, L, D], memory [B, M, D] or KeyValues -> the same, moved on by L positions."""
+    def attend(normed, new_memory):
+      return self.attention(normed, new_memory, shared.mask, shared.relative, shared.biases, shared.deterministic)
+
+    length = (memory.keys if isinstance(memory, KeyValues) else memory).shape[1]
+    latest = lambda past: past[:, past.shape[1] - length:]
+    normed = self.attention_norm(x) if self.pre else x
+    if isinstance(memory, KeyValues):
+      attended, past = attend(normed, memory)
+      new_memory = jax.tree.map(latest, past)
+    else:
+      new_memory = latest(jnp.concatenate([memory, x], 1))
+      attended, _ = attend(normed, self.attention_norm(memory) if self.pre else memory)
+    return self.finish(x, attended, shared.deterministic), new_memory
+
+  def step(self, x: jax.Array, memory: RingKeyValues, shared: Shared):
+    """The same for one token [B, 1, D] and a ring of keys and values."""
+    normed = self.attention_norm(x) if self.pre else x
+    attended, memory = self.attention.step(normed, memory, shared.mask, shared.index, shared.biases)
+    return self.finish(x, attended, True), memory
+
+  def ring(self, x: jax.Array, memory: KeyValues, shared: Shared):
+    return x, self.attention.ring(memory)
+
+  def finish(self, x: jax.Array, attended: jax.Array, deterministic: bool) -> jax.Array:
+    x = x + self.dropout(attended, deterministic=deterministic)
+    if not self.pre:
+      x = self.attention_norm(x)
+    x = constrain(x, ("batch", "length", "embed"))
+    x = x + self.dropout(self.mlp(self.mlp_norm(x) if self.pre else x), deterministic=deterministic)
+    if not self.pre:
+      x = self.mlp_norm(x)
+    return constrain(x, ("batch", "length", "embed"))
+
+
+class TransformerXL(nn.Module):
+  """tokens [B, L] and memory -> hidden [B, L, D] and the memory L positions on; `logits` for the rest."""
+
+  config: TransformerConfig
+
+  def setup(self):
+    c = self.config
+    self.vocabulary = Vocabulary(c)
+    self.dropout = nn.Dropout(c.dropout_rate)
+    if c.positions == "relative" and not c.untie_biases:
+      self.biases = attention.position_biases(self, c)
+    if c.norm_position == "pre":
+      self.final_norm = Norm(c)
+    layer = Layer
+    if c.remat != "none":
+      layer = nn_partitioning.remat(layer, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan_layers,
+                                    methods=["__call__"])
+    if c.scan_layers:
+      layer = nn_partitioning.scan_with_axes(
+          layer, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
+          in_axes=(0, nn.broadcast), length=c.num_layers, axis_name="layers", methods=["__call__", "step", "ring"])
+      self.layers = layer(c)
+    else:
+      self.layers = [layer(c) for _ in range(c.num_layers)]
+
+  def __call__(self, tokens: jax.Array, memory: Memory, segment_ids: jax.Array | None = None,
+               prefix: jax.Array | None = None, window: int | None = None, deterministic: bool = True):
+    """Runs a segment.
+
+    Args:
+      tokens: [B, L] int32.
+      memory: of any length M, zero included; the memory returned has the same length and kind.
+      segment_ids: [B, L], the document each token belongs to, 0 for padding; None: one document, 1.
+      prefix: [B, L], above 0 where tokens of a document see each other in both directions; needs M = 0.
+      window: no token sees further back than this many positions, itself included.
+      deterministic: no dropout.
+
+    Returns:
+      hidden [B, L, D] and the new Memory.
+    """
+    c = self.config
+    length, total = tokens.shape[1], memory.length + tokens.shape[1]
+    segment_ids = jnp.ones_like(tokens) if segment_ids is None else segment_ids
+    key_segments = jnp.concatenate([memory.segment_ids, segment_ids], 1)
+    if window is None and c.same_length and memory.length:
+      window = memory.length
+    relative = None
+    if c.positions == "relative":
+      # One column more than there are keys (see relative_shift); a prefix looks ahead, at negative distances.
+      columns = total + max(1, length - 1 if prefix is not None else 1)
+      relative = attention.relative_positions(c, jnp.arange(total - 1, total - 1 - columns, -1))
+      relative = self.dropout(relative.astype(c.compute_dtype), deterministic=deterministic)
+    shared = Shared(mask=attention.attention_mask(segment_ids, key_segments, window, prefix), relative=relative,
+                    biases=self.shared_biases(), deterministic=deterministic)
+    x = self.dropout(self.vocabulary.embed(tokens), deterministic=deterministic)
+    x, layers = self.run("__call__", x, memory.layers, shared)
+    memory = Memory(jax.lax.stop_gradient(layers), key_segments[:, total - memory.length:])
+    return self.last(x, deterministic), memory
+
+  def step(self, tokens: jax.Array, cache: Cache, segment_ids: jax.Array):
+    """Decodes one position: tokens and segment_ids [B] -> hidden [B, 1, D] and the cache one position on."""
+    window = cache.segment_ids.shape[1]
+    slots = cache.segment_ids.at[:, cache.index % window].set(segment_ids)
+    shared = Shared(mask=slots == segment_ids[:, None], biases=self.shared_biases(), index=cache.index)
+    x, layers = self.run("step", self.vocabulary.embed(tokens[:, None]), cache.layers, shared)
+    return self.last(x, True), Cache(layers, slots, cache.index + 1)
+
+  def ring(self, memory: Memory) -> Cache:
+    """Turns a memory of KeyValues into the decoding cache of the same W positions."""
+    shared = Shared(mask=memory.segment_ids)
+    _, layers = self.run("ring", jnp.zeros((), self.config.compute_dtype), memory.layers, shared)
+    return Cache(layers, memory.segment_ids, jnp.zeros((), jnp.int32))
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """hidden [B, L, D] -> float32 logits [B, L, V]."""
+    return constrain(self.vocabulary.logits(hidden), ("batch", "length", "vocab"))
+
+  def run(self, method: str, x: jax.Array, memory: Any, shared: Shared):
+    """Applies a method of every layer in turn; memory's leaves have a leading axis N."""
+    if self.config.scan_layers:
+      return getattr(self.layers, method)(x, memory, shared)
+    memories = []
+    for i, layer in enumerate(self.layers):
+      x, new = getattr(layer, method)(x, jax.tree.map(lambda leaf: leaf[i], memory), shared)
+      memories.append(new)
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
+
+  def shared_biases(self):
+    return self.biases if self.config.positions == "relative" and not self.config.untie_biases else None
+
+  def last(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    x = self.final_norm(x) if self.config.norm_position == "pre" else x
+    return self.dropout(x, deterministic=deterministic)

@@ -11,6 +11,7 @@ from gpt4x import __version__
 from gpt4x.errors import CommandError, UserError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
+CLOSED_OUTPUT = 141  # 128 + SIGPIPE.
 TRAIN_FILE = "runs/train.gin"  # Binds the macros that an experiment sets onto the loop.
 
 
@@ -22,20 +23,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Gin files import their user's own modules from here; last, so that no file in it hides an installed package.
     if os.getcwd() not in sys.path:
       sys.path.append(os.getcwd())
-    return arguments.run(arguments) or 0
+    status = arguments.run(arguments) or 0
+    sys.stdout.flush()
+    return status
   except UserError as error:
     return _fail(error, status=2 if isinstance(error, CommandError) else 1)
   except KeyboardInterrupt:
     print("gpt4x: interrupted", file=sys.stderr)
     return INTERRUPTED
-  except SystemExit as exit_request:  # argparse, after --help and --version.
-    return exit_request.code or 0
+  except BrokenPipeError:  # Whoever read our output, `head` perhaps, has had enough.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return CLOSED_OUTPUT
   except Exception as error:  # pylint: disable=broad-exception-caught
     if message := _storage_message(error):
       return _fail(message, status=1)
-    # Not the user's doing: whoever mends it needs the traceback.
     import traceback
-    traceback.print_exc()
+    traceback.print_exc()  # Not the user's doing, so whoever mends it needs more than a line.
     return _fail(f"{type(error).__name__}: {error}", status=1)
 
 
@@ -49,27 +52,27 @@ def _train(arguments: argparse.Namespace) -> int:
   return loop.main(arguments.model_dir, arguments.profile_steps)
 
 
-def _eval(arguments: argparse.Namespace) -> int | None:
+def _eval(arguments: argparse.Namespace) -> None:
   from gpt4x.training import evaluation
-  return evaluation.main(arguments.model_dir, arguments.step, arguments.split, arguments.gin_file, arguments.gin)
+  evaluation.main(arguments.model_dir, arguments.step, arguments.split, arguments.gin_file, arguments.gin)
 
 
-def _generate(arguments: argparse.Namespace) -> int | None:
+def _generate(arguments: argparse.Namespace) -> None:
   from gpt4x.inference import generate
-  return generate.main(arguments.model_dir, arguments.prompt, arguments.max_tokens, arguments.temperature,
-                       arguments.top_k, arguments.top_p, arguments.seed, arguments.step)
+  generate.main(arguments.model_dir, arguments.prompt, arguments.max_tokens, arguments.temperature, arguments.top_k,
+                arguments.top_p, arguments.seed, arguments.step)
 
 
-def _vocabulary(arguments: argparse.Namespace) -> int | None:
+def _vocabulary(arguments: argparse.Namespace) -> None:
   from gpt4x import configuration
   configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin, partial=True)
   from gpt4x.data import vocabularies
-  return vocabularies.train_from_task(arguments.task, arguments.size, arguments.output)
+  print(f"wrote {vocabularies.train_from_task(arguments.task, arguments.size, arguments.output)}")
 
 
-def _report(arguments: argparse.Namespace) -> int | None:
+def _report(arguments: argparse.Namespace) -> None:
   from gpt4x import report
-  return report.main(arguments.model_dir)
+  report.main(arguments.model_dir)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,20 +87,26 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
   gin_flags = [flag for flag in argv if flag.startswith("--gin.")]
+  argv = [flag for flag in argv if not flag.startswith("--gin.")]
   parser, commands = _parsers()
-  first = next((flag for flag in argv if not flag.startswith("-")), None)
-  if first is not None and first not in commands:
-    raise CommandError(f"unknown command {first}{_nearest(first, commands)} (see gpt4x --help)")
-  arguments, unknown = parser.parse_known_args([flag for flag in argv if flag not in gin_flags])
-  command = commands[arguments.command]
-  known = list(command._option_string_actions)  # pylint: disable=protected-access
-  if hasattr(arguments, "gin_file"):
-    known.append("--gin.NAME=VALUE")
-    arguments.gin = [flag.removeprefix("--gin.") for flag in gin_flags]
-  else:
-    unknown += gin_flags
-  if unknown:
-    raise CommandError(f"unknown flag {unknown[0]}{_nearest(unknown[0].split('=')[0], known)} (see {command.prog} --help)")
+  if not argv or argv[0] in ("-h", "--help", "--version"):
+    parser.parse_args(argv)
+  if argv[0] not in commands:
+    raise CommandError(f"unknown command {argv[0]}{_nearest(argv[0], commands)} (see gpt4x --help)")
+  command = commands[argv[0]]
+  flags = [flag for flag in command._option_string_actions if flag.startswith("--")]  # pylint: disable=protected-access
+  takes_gin = "--gin_file" in flags
+  # Ahead of argparse, which would sooner miss the flag that was meant.
+  for flag in argv + ([] if takes_gin else gin_flags):
+    if flag.startswith("--") and flag.split("=")[0] not in flags:
+      raise CommandError(f"unknown flag {flag}{_nearest(flag.split('=')[0], flags)} (see {command.prog} --help)")
+  for flag in gin_flags:
+    if "=" not in flag:
+      raise CommandError(f"{flag}: write --gin.NAME=VALUE (see {command.prog} --help)")
+    if flag.startswith("--gin.MODEL_DIR="):
+      raise CommandError(f"{flag}: give the directory as --model_dir=DIR")
+  arguments = parser.parse_args(argv)
+  arguments.gin = [flag.removeprefix("--gin.") for flag in gin_flags]
   return arguments
 
 
@@ -116,10 +125,10 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     if name != "vocabulary":
       sub.add_argument("--model_dir", required=True, metavar="DIR", help="the directory of the run")
     if gin:
-      sub.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=f"{gin}; may be repeated")
-      sub.add_argument("--gin.NAME", dest="_", metavar="VALUE", default=argparse.SUPPRESS, help=(
-          "sets a macro or parameter, after all files; VALUE is a gin literal, so a string is quoted twice:"
-          " --gin.NAME=\"'text'\"; may be repeated"))
+      group = sub.add_argument_group("gin", (
+          "--gin.NAME=VALUE sets a macro or a parameter after all files. VALUE is a gin literal, so a string has\n"
+          "quotes of its own: --gin.MIXTURE_OR_TASK_NAME=\"'my_task'\". Both flags may be repeated."))
+      group.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=gin)
     return sub
 
   train = command("train", _train, "train a model, or continue the run in DIR", gin=(
@@ -202,21 +211,29 @@ def _storage_message(error: BaseException | None) -> str | None:
   """One line about a directory that cannot be used, if that is what the error, or one that led to it, is about."""
   while error is not None:
     for code, remedy in _STORAGE_ERRORS.items():
-      # TensorStore and TensorFlow raise errors of their own, with the system's words in them.
-      if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
-        path = f"{error.filename}: " if getattr(error, "filename", None) else ""
-        return f"{path}{os.strerror(code)}: {remedy}"
+      # By the system's words, which TensorStore and TensorFlow keep in errors of their own, and gin in copies.
+      if os.strerror(code) in str(error):
+        return f"{str(error).splitlines()[0]}: {remedy}"
     error = error.__cause__ or error.__context__
   return None
 
 
 def _quiet_libraries() -> None:
-  """Silences what libraries print below errors; a variable that the user has set stays as it is."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-  os.environ.setdefault("GLOG_minloglevel", "2")
+  """Silences what libraries print below errors, unless the user has set TF_CPP_MIN_LOG_LEVEL to see it."""
+  if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    return
+  os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
   from absl import logging
   logging.set_verbosity(logging.ERROR)
+  # TensorFlow greets from C++ before it reads that level (github.com/tensorflow/tensorflow/issues/100442).
+  stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(null, 2)
+  try:
+    import tensorflow  # noqa: F401
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    os.close(null)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,20 @@ from gpt4x.errors import CommandError
 
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
 MODULES = (
+    "gpt4x.data.local_text",
+    "gpt4x.data.pipeline",
     "gpt4x.models.config",
     "gpt4x.models.language_model",
-    "gpt4x.data.pipeline",
-    "gpt4x.data.local_text",
-    "gpt4x.training.loop",
-    "gpt4x.training.optimizers",
     "gpt4x.partitioning",
+    "gpt4x.training.checkpoints",
+    "gpt4x.training.evaluation",
+    "gpt4x.training.experiment",
+    "gpt4x.training.experiment",
+    "gpt4x.training.evaluation",
+    "gpt4x.training.loop",
+    "gpt4x.inference.generate",
+    "gpt4x.report",
+    "gpt4x.training.optimizers",
 )
 # Beside this package both in a clone and where a wheel is installed.
 SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "gin_configs"
@@ -39,7 +46,7 @@ RUN_FILE = "config.gin"
 
 _MACRO = "gin.macro"
 _REQUIRED = "%gin.REQUIRED"
-_REGISTRY = gin.config._REGISTRY  # Gin has no public way to list the names it knows.  pylint: disable=protected-access
+_REGISTRY = gin.config._REGISTRY  # There is no public way to list the names.  pylint: disable=protected-access
 
 
 def load(
@@ -57,6 +64,7 @@ def load(
     CommandError: for a missing file, a syntax error, an unknown name, a macro that nothing reads or that is not set,
       or an argument without a value; it names the place and the nearest known name.
   """
+  paths = [find(name) for name in gin_files]  # Ahead of the imports, which take seconds.
   for module in MODULES:
     importlib.import_module(module)
   gin.clear_config()
@@ -65,8 +73,8 @@ def load(
     reader.read_text(text, lambda line: f"saved configuration, line {line}")
     # Overridden bindings are not saved, and they may have been the only readers of a macro.
     reader.macros_read |= reader.macros_set()
-  for name in gin_files:
-    reader.read_file(find(name))
+  for path in paths:
+    reader.read_file(path)
   for binding in bindings:
     reader.read_binding(binding)
   reader.check_macros_are_read()
@@ -182,12 +190,14 @@ class _Reader:
       if _REQUIRED in map(repr, _references(value)):
         path = f"{scope}/" if scope else ""
         unset[scope if selector == _MACRO else f"{path}{_REGISTRY.minimal_selector(selector)}.{parameter}"] = where
+    for name, where in unset.items():
+      for near in difflib.get_close_matches(name, self.macros_set() - set(unset), n=1, cutoff=0.9):
+        raise CommandError(f"{where}: {name} is not set: did you mean {near}?")
     if unset:
-      first = next(iter(unset))
-      near = difflib.get_close_matches(first, self.macros_set() - set(unset), n=1)
+      name, where = next(iter(unset.items()))
       raise CommandError(
-          f"{unset[first]}: {', '.join(unset)} {'is' if len(unset) == 1 else 'are'} not set: give a --gin_file that does"
-          f" so, or --gin.{first}=VALUE" + "".join(f"; or did you mean {name}?" for name in near))
+          f"{where}: {', '.join(unset)} {'is' if len(unset) == 1 else 'are'} not set: give a --gin_file that does so,"
+          f" or --gin.{name}=VALUE")
 
   def check_arguments_are_set(self) -> None:
     for value, where in self.bindings.values():
@@ -199,7 +209,7 @@ class _Reader:
         bound = {parameter for _, bound_selector, parameter in self.bindings if bound_selector == selector}
         missing = [
             name for name, parameter in _parameters(reference.configurable).items()
-            if name not in bound and parameter.default is parameter.empty
+            if name not in bound and (parameter.default is parameter.empty or parameter.default is gin.REQUIRED)
             and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         ]
         if missing and selector != _MACRO:
@@ -231,9 +241,9 @@ def _statements(text: str, place: Callable[[int], str]) -> Iterator[Any]:
   except tokenize.TokenError as error:
     raise _GinSyntaxError(f"{place(error.args[1][0])}: {error.args[0]}: close the bracket or string") from None
   except SyntaxError as error:
-    token = re.search("Failed to parse token '(.*)'", error.msg)
-    hint = f": quote a string ('{token[1]}'), refer to a function by @{token[1]} or to a macro by %{token[1]}"
-    message = f"{token[1]} is not a gin value{hint}" if token else error.msg.splitlines()[0].rstrip(".")
+    message = error.msg.splitlines()[0].rstrip(".")
+    if token := re.search("Failed to parse token '(.*)'", error.msg):
+      message = f"{token[1]} is not a value: quote a string ('{token[1]}'), or mark a macro (%) or a function (@)"
     raise _GinSyntaxError(f"{place(error.lineno)}: {message}") from None
 
 

@@ -1,11 +1,11 @@
 """Fingerprints of what a seqio task yields: two that agree stand for the same examples.
 
-They cover the source (files with sizes and times, or the TFDS version), the code of preprocessors and of what they call
-in the user's own modules, the arguments bound to them (partials, closures, gin), and vocabularies. What a function
-reads by itself, such as a file that it opens or a web page, no fingerprint can see.
+They cover the source (files with sizes and times, or the TFDS name and version), the code of preprocessors and of what
+that code calls in modules that are not installed libraries, the arguments bound to it (partials, closures, gin), and
+vocabularies by content. What a function reads by itself, such as a file that it opens, no fingerprint can see.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import functools
 import hashlib
 import json
@@ -18,7 +18,7 @@ from typing import Any
 import gin
 import numpy as np
 
-# Part of each fingerprint: raise it when the token store's format, or what it holds of a task, changes.
+# Raise it whenever the token store's files, or what they hold of a task, change.
 _VERSION = 1
 
 
@@ -26,105 +26,116 @@ def task_fingerprint(task: "seqio.Task", split: str) -> str:
   """Sixteen hexadecimal digits that change whenever the examples of `split` may have changed."""
   import seqio
 
-  features = {
-      name: [feature.add_eos, repr(feature.dtype), _vocabulary(feature.vocabulary)]
+  features = [
+      [name, feature.add_eos, feature.dtype.name, _vocabulary(feature.vocabulary)]
       for name, feature in task.output_features.items()
-  }
-  parts = [_VERSION, seqio.__version__, task.name, split, _source(task.source, split), list(task.preprocessors), features]
-  return fingerprint(parts)
+  ]
+  return fingerprint(
+      [_VERSION, seqio.__version__, task.name, split, _source(task.source, split), list(task.preprocessors), features])
 
 
 def fingerprint(value: Any) -> str:
-  """Sixteen hexadecimal digits that tell `value`, code included, from others; equal in every process."""
-  text = json.dumps(_describe(value, {}), sort_keys=True)
-  return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+  """Sixteen hexadecimal digits that tell `value`, code included, from others; the same in every process."""
+  return hashlib.sha256(json.dumps(_Describer().describe(value)).encode()).hexdigest()[:16]
 
 
-def _source(source: "seqio.DataSource", split: str) -> Any:
+def _source(source: "seqio.DataSource", split: str) -> list[Any]:
   import seqio
   import tensorflow as tf
 
   if hasattr(source, "fingerprint_parts"):
-    return [_name(type(source)), source.fingerprint_parts()]
-  parts = [_name(type(source)), _attributes(source)]
+    return [type(source), source.fingerprint_parts()]
   if isinstance(source, seqio.TfdsDataSource):
     loader = source.tfds_dataset
-    parts = [_name(type(source)), loader.resolved_tfds_name(split) or loader.get_split_params(split)]
-    builder = loader._get_builder(split)  # No public way to the builder of a split.  pylint: disable=protected-access
-    parts += [builder.info.full_name, loader._map_split(split)]  # pylint: disable=protected-access
-    parts += [sorted((name, info.num_examples, info.num_bytes) for name, info in builder.info.splits.items())]
-  elif isinstance(source, seqio.FileDataSource):
-    stats = [(path, tf.io.gfile.stat(path)) for path in sorted(source.list_shards(split))]
-    parts += [[path, stat.length, stat.mtime_nsec] for path, stat in stats]
+    # seqio has no public way to the builder and the slice behind a split.  pylint: disable=protected-access
+    info, tfds_split = loader._get_builder(split).info, loader._map_split(split)
+    sizes = sorted((name, split_info.num_examples, split_info.num_bytes) for name, split_info in info.splits.items())
+    return [type(source), info.full_name, tfds_split, sizes]
+  parts = [type(source), _attributes(source)]
+  if isinstance(source, seqio.FileDataSource):
+    for path in sorted(source.list_shards(split)):
+      stat = tf.io.gfile.stat(path)
+      parts.append([path, stat.length, stat.mtime_nsec])
   return parts
 
 
-def _vocabulary(vocabulary: "seqio.Vocabulary") -> Any:
-  """By content: the same model file elsewhere is the same vocabulary, another file in the same place is not."""
+def _vocabulary(vocabulary: "seqio.Vocabulary") -> list[Any]:
   import tensorflow as tf
 
-  parts = [_name(type(vocabulary)), vocabulary.vocab_size, vocabulary.extra_ids, vocabulary.eos_id, vocabulary.unk_id]
+  parts = [type(vocabulary), vocabulary.vocab_size, vocabulary.extra_ids, vocabulary.eos_id, vocabulary.unk_id]
   path = getattr(vocabulary, "sentencepiece_model_file", None)
-  if path is not None:
-    with tf.io.gfile.GFile(path, "rb") as file:
-      parts.append(hashlib.sha256(file.read()).hexdigest())
-  return parts
+  if path is None:
+    return parts + [_attributes(vocabulary)]
+  with tf.io.gfile.GFile(path, "rb") as file:
+    return parts + [hashlib.sha256(file.read()).hexdigest()]
 
 
-def _describe(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
-  """`value` as JSON. `seen` numbers functions, classes and objects on the way, so that cycles end."""
-  if value is None or isinstance(value, (bool, int, str)):
-    return value
-  if isinstance(value, (float, complex, bytes, range, slice, type(...))):
-    return repr(value)
-  if isinstance(value, (list, tuple)):
-    return [_describe(item, seen) for item in value]
-  if isinstance(value, (set, frozenset)):
-    return ["set", sorted(json.dumps(_describe(item, seen), sort_keys=True) for item in value)]
-  if isinstance(value, Mapping):
-    return ["map", [[_describe(key, seen), _describe(item, seen)] for key, item in value.items()]]
-  if isinstance(value, np.ndarray):
-    return ["array", value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
-  if isinstance(value, re.Pattern):
-    return ["pattern", repr(value.pattern), value.flags]
-  if isinstance(value, types.CodeType):
-    return [value.co_code.hex(), list(value.co_names), _describe(value.co_consts, seen)]
+class _Describer:
+  """Turns values into JSON, as one traversal that goes through functions, classes and objects once each."""
 
-  if id(value) in seen:
-    return ["again", seen[id(value)][0]]
-  seen[id(value)] = len(seen), value  # Holding the value keeps its id from being used again.
-  describe = functools.partial(_describe, seen=seen)
-  if isinstance(value, functools.partial):
-    return ["partial", describe(value.func), describe(value.args), describe(value.keywords)]
-  if isinstance(value, types.MethodType):
-    return ["method", describe(value.__func__), describe(value.__self__)]
-  if isinstance(value, types.FunctionType):
-    return _function(value, describe)
-  if isinstance(value, type):
-    members = sorted(vars(value).items()) if _is_own(value.__module__) else []
-    return [_name(value), *([name, describe(member)] for name, member in members if _is_code(member)), _bindings(value, describe)]
-  if hasattr(type(value), "vocab_size"):
-    return _vocabulary(value)
-  if _is_own(type(value).__module__):
-    return [describe(type(value)), describe(_attributes(value))]
-  # Objects of libraries, such as a dtype or a path: told by their text, unless that is only an address.
-  text = repr(value)
-  return [_name(type(value)), "" if " at 0x" in text else text]
+  def __init__(self):
+    self._seen: dict[int, tuple[int, Any]] = {}  # Holds each object too, lest its id is given to another.
 
+  def describe(self, value: Any) -> Any:
+    """JSON without addresses, line numbers or anything else that differs between two runs of the same code."""
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, type(...))):
+      return repr(value)
+    if isinstance(value, (list, tuple)):
+      return [self.describe(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+      return ["set", *sorted(repr(self.describe(item)) for item in value)]
+    if isinstance(value, Mapping):
+      return ["mapping", *([self.describe(key), self.describe(item)] for key, item in value.items())]
+    if isinstance(value, np.ndarray):
+      return ["array", value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
+    if isinstance(value, re.Pattern):
+      return ["pattern", repr(value.pattern), value.flags]
+    if isinstance(value, types.CodeType):
+      return ["code", value.co_code.hex(), value.co_names, self.describe(value.co_consts)]
+    if id(value) in self._seen:
+      return ["again", self._seen[id(value)][0]]
+    self._seen[id(value)] = len(self._seen), value
+    if isinstance(value, functools.partial):
+      return ["partial", self.describe([value.func, value.args, value.keywords])]
+    if isinstance(value, (types.MethodType, staticmethod, classmethod)):
+      return ["method", self.describe([value.__func__, getattr(value, "__self__", None)])]
+    if isinstance(value, property):
+      return ["property", self.describe(value.fget)]
+    if isinstance(value, types.FunctionType):
+      return self._function(value)
+    if isinstance(value, type):
+      return self._class(value)
+    return self._object(value)
 
-def _function(function: types.FunctionType, describe: Callable[[Any], Any]) -> Any:
-  if function.__globals__["__name__"] == "gin.config":
-    function = function.__wrapped__  # Gin's wrapper has no content but the bindings.
-  cells = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
-  parts = [function.__qualname__, describe(function.__code__), describe(function.__defaults__)]
-  parts += [describe(function.__kwdefaults__), describe(cells), _bindings(function, describe)]
-  if _is_own(function.__globals__["__name__"]):
-    parts += [[name, describe(value)] for name, value in _globals_read(function)]
-  return parts
+  def _function(self, function: types.FunctionType) -> Any:
+    if function.__globals__["__name__"] == "gin.config":
+      function = function.__wrapped__  # The wrapper adds bindings only, and those stand below.
+    cells = [_content(cell) for cell in function.__closure__ or ()]
+    parts = [function.__code__, function.__defaults__, function.__kwdefaults__, cells, _bindings(function)]
+    if _is_own(function.__globals__["__name__"]):
+      parts += _globals_read(function)
+    return ["function", function.__qualname__, self.describe(parts)]
+
+  def _class(self, cls: type) -> Any:
+    parts = [_bindings(cls)]
+    if _is_own(cls.__module__):
+      parts += [cls.__bases__, {name: value for name, value in sorted(vars(cls).items()) if _is_member(name, value)}]
+    return ["class", cls.__module__, cls.__qualname__, self.describe(parts)]
+
+  def _object(self, value: Any) -> Any:
+    cls = self.describe(type(value))
+    if hasattr(type(value), "vocab_size"):
+      return [cls, self.describe(_vocabulary(value))]
+    if hasattr(value, "__wrapped__"):  # functools.cache, tf.function.
+      return [cls, self.describe(value.__wrapped__)]
+    text = repr(value)
+    if _is_own(type(value).__module__) or " at 0x" in text:
+      return [cls, self.describe(_attributes(value))]
+    return [cls, text]
 
 
 def _globals_read(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-  """Global names in the code of `function`, nested functions too, and what own modules among them contribute."""
+  """What the code of `function` finds by global names, and by names in the user's own modules."""
   names = sorted(set(_names(function.__code__)))
   for name in names:
     value = function.__globals__.get(name)
@@ -141,36 +152,40 @@ def _names(code: types.CodeType) -> Iterator[str]:
       yield from _names(constant)
 
 
-def _bindings(configurable: Any, describe: Callable[[Any], Any]) -> Any:
+def _attributes(value: Any) -> dict[str, Any]:
+  """An object's attributes; of a library's object only plain ones and code, since the rest may differ between runs."""
+  return {
+      name: member for name, member in sorted(getattr(value, "__dict__", {}).items())
+      if _is_own(type(value).__module__) or isinstance(member, _PLAIN) or callable(member)
+  }
+
+
+_PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict, set, frozenset)
+
+
+def _is_member(name: str, member: Any) -> bool:
+  if name.startswith("__"):
+    return isinstance(member, types.FunctionType)
+  return isinstance(member, (*_PLAIN, types.FunctionType, staticmethod, classmethod, property))
+
+
+def _bindings(configurable: Any) -> dict[str, Any] | None:
   try:
-    return describe(gin.get_bindings(configurable))
+    return gin.get_bindings(configurable)
   except ValueError:  # Not known to gin.
     return None
 
 
-def _attributes(value: Any) -> dict[str, Any]:
-  return dict(sorted(getattr(value, "__dict__", {}).items()))
-
-
-def _is_code(member: Any) -> bool:
-  return isinstance(member, (types.FunctionType, staticmethod, classmethod, property, int, str, tuple))
-
-
-def _is_empty(cell: types.CellType) -> bool:
+def _content(cell: types.CellType) -> Any:
   try:
-    return cell.cell_contents is None
-  except ValueError:
-    return True
+    return cell.cell_contents
+  except ValueError:  # Empty.
+    return None
 
 
 def _is_own(module_name: str) -> bool:
-  """Whether a module is the user's or this project's; libraries are told by name and version alone."""
+  """Whether a module's code may change without a new version: all but Python's own and installed libraries."""
   package = module_name.partition(".")[0]
-  if package in ("gpt4x", "tasks") or package in sys.stdlib_module_names:
-    return package not in sys.stdlib_module_names
-  path = getattr(sys.modules.get(package), "__file__", None) or ""
-  return not {"site-packages", "dist-packages"} & set(pathlib.Path(path).parts)
-
-
-def _name(value: type) -> str:
-  return f"{value.__module__}.{value.__qualname__}"
+  path = getattr(sys.modules.get(module_name), "__file__", None) or ""
+  installed = {"site-packages", "dist-packages"} & set(pathlib.Path(path).parts)
+  return package in ("gpt4x", "tasks") or package not in sys.stdlib_module_names and not installed

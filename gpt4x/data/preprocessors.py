@@ -8,7 +8,7 @@ import tensorflow as tf
 
 def text_to_targets(dataset: tf.data.Dataset) -> tf.data.Dataset:
   """Maps documents {"text", ...} to {"targets"}, all of it to be predicted."""
-  return dataset.map(lambda document: {'targets': document['text']}, num_parallel_calls=tf.data.AUTOTUNE)
+  return dataset.map(lambda document: {"targets": document["text"]}, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 # Without seqio's copy of the untokenized text, which pre-training never reads.

@@ -37,13 +37,14 @@ def attention_mask(query_segments: jax.Array, key_segments: jax.Array, window: i
   """True where query i [B, L] may see key j [B, T]: same document, not later, closer than `window`.
 
   The L queries are the last of the T keys. Segment id 0 marks padding and empty memory, which only padding sees.
-  `prefix` [B, L] marks positions that see each other in both directions (prefix LM; the keys are the queries).
+  `prefix` [B, L] marks positions of the segment that see each other in both directions (prefix LM).
   """
   length, total = query_segments.shape[1], key_segments.shape[1]
   distance = jnp.arange(total - length, total)[:, None] - jnp.arange(total)
   allowed = distance >= 0 if window is None else (distance >= 0) & (distance < window)
   if prefix is not None:
-    allowed = allowed | ((prefix[:, :, None] > 0) & (prefix[:, None, :] > 0))
+    prefix_keys = jnp.pad(prefix, ((0, 0), (total - length, 0)))
+    allowed = allowed | ((prefix[:, :, None] > 0) & (prefix_keys[:, None, :] > 0))
   return allowed & (query_segments[:, :, None] == key_segments[:, None, :])
 
 

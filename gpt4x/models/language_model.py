@@ -80,13 +80,14 @@ class LanguageModel:
         logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss)
     return sums, memory
 
-  def prefill(self, params: Params, tokens: jax.Array, segment_ids: jax.Array, memory: Memory):
+  def prefill(self, params: Params, tokens: jax.Array, segment_ids: jax.Array, memory: Memory,
+              prefix: jax.Array | None = None) -> tuple[jax.Array, Memory]:
     """One segment of a prompt, its memory projected and of the decoding window's length W.
 
     Returns the logits [B, V] after its last token and the memory; every token sees the W latest, itself included.
     """
     def forward(module):
-      hidden, new_memory = module(tokens, memory, segment_ids, window=memory.length)
+      hidden, new_memory = module(tokens, memory, segment_ids, prefix, window=memory.length)
       return module.logits(hidden[:, -1:])[:, 0], new_memory
 
     return self.module.apply({"params": params}, method=forward)

@@ -24,7 +24,7 @@ def residual_scale(config: TransformerConfig) -> float:
 def param(module: nn.Module, name: str, init, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
   """A float32 parameter with logical axis names, cast to the compute dtype."""
   value = nn_partitioning.param_with_axes(name, init, shape, jnp.float32, axes=axes, module=module)
-  return value.astype(module.config.compute_dtype)
+  return jnp.asarray(value, module.config.compute_dtype)
 
 
 class Norm(nn.Module):

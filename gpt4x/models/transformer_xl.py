@@ -139,7 +139,7 @@ class TransformerXL(nn.Module):
       tokens: [B, L] int32.
       memory: of any length M, zero included; the memory returned has the same length and kind.
       segment_ids: [B, L], the document each token belongs to, 0 for padding; None: one document, 1.
-      prefix: [B, L], above 0 where tokens of a document see each other in both directions; needs M = 0.
+      prefix: [B, L], above 0 where tokens of a document see each other in both directions.
       window: no token sees further back than this many positions, itself included.
       deterministic: no dropout.
 

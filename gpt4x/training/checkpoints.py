@@ -65,7 +65,7 @@ class Checkpoints:
     self._model_dir = epath.Path(model_dir).expanduser().resolve()
     self._directory = self._model_dir / "checkpoints"
     self._config = config
-    self._manager = None  # Made by the first save, so that it lists what restore has left in place.
+    self._manager = None  # Made by the first save.
     self._pending = None  # (step, record) of the latest save.
     if config is not None:
       self._make_directory()
@@ -106,7 +106,8 @@ class Checkpoints:
       return []
     # On object stores Orbax writes in place and ends with a file; elsewhere its rename tells finished from unfinished.
     committed = lambda path: "://" not in str(path) or (path / "commit_success.txt").exists()
-    return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit() and committed(path))
+    return sorted(int(path.name) for path in self._directory.iterdir()
+                  if re.fullmatch(r"0|[1-9]\d*", path.name) and committed(path))
 
   def latest_step(self) -> int | None:
     return max(self.steps(), default=None)
@@ -142,7 +143,7 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Returns when the latest save is on disk; raises UserError if it failed."""
-    if self._pending:
+    if self._pending is not None:
       with self._reporting_errors(self._pending[0]):
         self._manager.wait_until_finished()
         self._pending = None
@@ -203,13 +204,14 @@ class Checkpoints:
     except Exception as error:
       self._pending = None
       raise UserError(
-          f"checkpoint {self._directory / str(step)} was not saved ({_reason(error)}): mend that and start again,"
-          " to continue from the newest checkpoint, which is whole") from error
+          f"checkpoint {self._directory / str(step)} was not saved ({_reason(error)}): mend that and start again;"
+          " earlier checkpoints are untouched") from error
 
   # Reading.
 
   def _read_newest(self, read: Callable[[int], Any], step: int | None) -> Any:
     """`read` of the step asked for, or of the newest whole one; None if there is none."""
+    self.wait()
     steps = self.steps()
     if step is not None:
       if step not in steps:
@@ -249,6 +251,8 @@ class Checkpoints:
         path.rename(aside)
       if jax.process_count() > 1:
         multihost_utils.sync_global_devices("damaged checkpoint set aside")
+      if self._manager is not None:
+        self._manager.reload()
     if jax.process_index() == 0:
       print(f"gpt4x: warning: checkpoint {path} is damaged ({damage}): using step {instead}{note}", file=sys.stderr)
 
@@ -281,7 +285,9 @@ class Checkpoints:
         with ocp.PyTreeCheckpointer() as checkpointer:
           restored[item] = checkpointer.restore(path / item, args=ocp.args.PyTreeRestore(
               tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)))
-    leaves = {}
+    nothing = lambda leaf: jax.make_array_from_callback(
+        leaf.shape, leaf.sharding, np.zeros(leaf.shape, leaf.dtype).__getitem__)
+    leaves = {name: nothing(leaf) for name, leaf in wanted.items() if not leaf.size}
     for tree in restored.values():
       leaves |= _leaves(tree)
     return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in wanted])
@@ -301,6 +307,8 @@ def _items(leaves: Mapping[str, Any]) -> dict[str, PyTree]:
   """The Orbax trees of a checkpoint: nested dicts, so that what is on disk does not depend on our classes."""
   trees = {}
   for name, leaf in leaves.items():
+    if not leaf.size:  # Orbax refuses them, and there is nothing to save.
+      continue
     tree = trees.setdefault(_item(name), {})
     *parents, last = name.split("/")
     for parent in parents:

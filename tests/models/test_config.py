@@ -1,9 +1,12 @@
 """TransformerConfig: each wrong size or switch ends in one line, and defaults follow from one another."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from gpt4x.errors import UserError
 from gpt4x.models.config import TransformerConfig
+from gpt4x.models.language_model import LanguageModel
 
 _SIZES = dict(vocab_size=20, num_layers=2, embed_dim=8, num_heads=2, mlp_dim=16)
 
@@ -56,3 +59,38 @@ def test_equal_configs_hash_alike():
   """jax.jit takes a config as a static argument; gin gives cutoffs as a list."""
   one, other = (TransformerConfig(**_SIZES, adaptive_cutoffs=cutoffs) for cutoffs in ([5, 10], (5, 10)))
   assert one == other and hash(one) == hash(other)
+
+
+_LARGE = dict(vocab_size=4000, num_layers=3, embed_dim=512, num_heads=4, head_dim=256, mlp_dim=1536, dtype="float32",
+              scan_layers=False)  # Large enough for products to be nearly all the work; a loop would be counted once.
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("memory_length", [0, 384])
+@pytest.mark.parametrize("changes", [
+    dict(),
+    dict(positions="rotary", activation="swiglu", num_kv_heads=1, norm_position="pre", norm="rms"),
+    dict(adaptive_cutoffs=(1000, 2000), adaptive_divisor=4),
+], ids=["paper", "modern", "adaptive"])
+def test_flops_per_token_are_those_xla_counts(changes, memory_length, training):
+  lm = LanguageModel(TransformerConfig(**{**_LARGE, **changes}))
+  rows, length = 16, 256
+  params = jax.eval_shape(lm.init, jax.random.key(0))
+  tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+  memory = jax.eval_shape(lambda: lm.initial_memory(rows, memory_length))
+  score = lambda *args: lm.log_probs(*args)[0][..., 0].sum()
+  compute = jax.grad(score) if training else score
+  counted = jax.jit(compute).lower(params, tokens, memory).cost_analysis()["flops"] / (rows * length)
+  expected = lm.config.flops_per_token(length, memory_length, training, causal=False)
+  assert abs(counted / expected - 1) < 0.03  # R, norms and softmax are not in the formula.
+
+
+def test_flops_per_token_by_hand():
+  config = TransformerConfig(**_SIZES)  # D 8, HK 8, F 16, V 20, N 2
+  layer = 4 * 8 * 8 + 2 * 8 * 16  # query, key, value, out; the MLP's two
+  scores = 3 * 8 * (6 + 2.5)  # q k, q r and p v with the six of the memory and 1, 2, 3 or 4 of the segment
+  memory = 2 * 8 * 8 * 6 / 4  # keys and values of six positions, shared by four tokens
+  forward = 2 * (layer + scores) + 2 * memory + 8 * 20
+  assert config.flops_per_token(4, 6) == 2 * forward
+  # Backward: each product again for its input and for its kernel; the memory's for its kernel alone.
+  assert config.flops_per_token(4, 6, training=True) == 2 * (3 * forward - 2 * memory)

@@ -12,14 +12,12 @@ import pytest
 from tests.models import reference, tiny
 from tests.models.tiny import LENGTH, ROWS, STYLES
 
-_TOLERANCE = dict(rtol=0, atol=2e-5)  # Log-probabilities reach -20, where float32 steps by 2e-6.
+_TOLERANCE = dict(rtol=0, atol=5e-5)  # Of log-probabilities down to -10, where float32 steps by 1e-6.
 
 _OPTIONS = [
     [dict(), dict(untie_biases=True), dict(clamp_length=2), dict(positions="rotary")],
-    [dict(memory_length=0), dict(memory_length=3), dict(memory_length=12),
-     dict(memory_length=3, same_length=True), dict(memory_length=12, same_length=True)],
+    [dict(memory_length=0), dict(memory_length=3), dict(memory_length=12), dict(memory_length=3, same_length=True)],
     [dict(), dict(tie_embeddings=False), dict(adaptive_cutoffs=(3, 7)),
-     dict(adaptive_cutoffs=(3, 7), tie_projections=True, tie_embeddings=False),
      dict(adaptive_cutoffs=(3, 7), adaptive_divisor=2, tie_embeddings=False),
      dict(adaptive_cutoffs=(3, 7), adaptive_divisor=2, tie_projections=True)],
     [dict(num_kv_heads=heads) for heads in (4, 2, 1)],
@@ -56,7 +54,6 @@ def _describe(changes):
 
 
 _GRID = pytest.mark.parametrize("changes", _pairwise(_OPTIONS), ids=_describe)
-_STYLES = pytest.mark.parametrize("style", STYLES)
 
 
 def _assert_close(actual, expected, segment_ids):
@@ -92,9 +89,8 @@ def test_num_params(changes):
   assert model.config.num_params() == sum(leaf.size for leaf in jax.tree.leaves(model.params))
 
 
-@_STYLES
-def test_training_and_evaluation_memories_may_differ(style):
-  model = tiny.make(**STYLES[style], memory_length=3, eval_memory_length=8)
+def test_training_and_evaluation_memories_may_differ():
+  model = tiny.make(memory_length=3, eval_memory_length=8)
   tokens, segment_ids = tiny.random_tokens(model.config, LENGTH), tiny.random_documents(LENGTH)
   for memory, length in ((model.lm.initial_memory(ROWS), 3), (None, 8)):
     expected_memory = reference.empty_memory(model.config, ROWS, length)
@@ -108,25 +104,29 @@ def test_training_and_evaluation_memories_may_differ(style):
 
 @pytest.mark.parametrize("style", ["paper", "modern", "clamped"])
 def test_prefix_lm(style):
-  model = tiny.make(**dict(STYLES, clamped=dict(clamp_length=2))[style])
+  """Without a past, and with one, which no prefix reaches into."""
+  model = tiny.make(**dict(STYLES, clamped=dict(clamp_length=2))[style], memory_length=LENGTH)
   tokens, segment_ids = tiny.random_tokens(model.config, 9), tiny.random_documents(9, seed=1)
   position = np.arange(9) - np.argmax(segment_ids[:, :, None] == segment_ids[:, None, :], axis=2)
   prefix = (position < 4).astype(np.int32)  # The first four of each document.
-  memory = model.lm.initial_memory(ROWS, 0)
-  logits, _ = tiny.jit(model.lm.logits)(model.params, tokens, memory, segment_ids, prefix)
-  expected, _ = reference.log_probs(model.params, model.config, tokens, segment_ids, causal_attention=prefix)
-  _assert_close(jax.nn.log_softmax(logits), expected, segment_ids)
-  causal, _ = reference.log_probs(model.params, model.config, tokens, segment_ids)
-  assert np.abs(expected - causal).max() > 0.1
+  run = tiny.jit(model.lm.logits)
+  memory, expected_memory = model.lm.initial_memory(ROWS), None
+  for _ in range(2):
+    logits, memory = run(model.params, tokens, memory, segment_ids, prefix)
+    causal, _ = reference.log_probs(model.params, model.config, tokens, segment_ids, expected_memory)
+    expected, expected_memory = reference.log_probs(
+        model.params, model.config, tokens, segment_ids, expected_memory, causal_attention=prefix)
+    _assert_close(jax.nn.log_softmax(logits), expected, segment_ids)
+    assert np.abs(expected - causal).max() > 0.1
 
 
-@_STYLES
+@pytest.mark.parametrize("style", STYLES)
 def test_gradients(style):
-  """jax.grad against central differences of the reference, along two directions for every parameter.
+  """jax.grad, through each remat policy, against central differences of the reference in two directions a parameter.
 
-  At a step of 1e-5 central differences are exact to about 1e-9, so the error is float32's: some 1e-7 for each of the
-  operations a gradient passes, of a size that goes with the whole gradient rather than with its part along one
-  direction. 1e-4 of the norm stands well clear of it and far below any wrong term.
+  At a step of 1e-5 central differences in float64 are exact to about 1e-10, so the error is float32's: 6e-8 in each
+  operation that a gradient passes, of a size that goes with the whole gradient rather than with its part along one
+  direction. The largest seen is 1e-6 of the norm; a wrong or missing term is a part of the norm itself.
   """
   model = tiny.make(**STYLES[style], memory_length=7)
   tokens, segment_ids = tiny.random_tokens(model.config, LENGTH + 1), tiny.random_documents(LENGTH)
@@ -163,11 +163,11 @@ def test_gradients(style):
         return expected_loss(tree.unflatten(values))
 
       slope = (moved(1e-5) - moved(-1e-5)) / 2e-5
-      np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=0, atol=1e-4 * norm,
+      np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=0, atol=1e-5 * norm,
                                  err_msg=jax.tree_util.keystr(path))
 
 
-@_STYLES
+@pytest.mark.parametrize("style", ["paper", "modern"])
 def test_memory_of_keys_and_values(style):
   model = tiny.make(**STYLES[style], memory_length=7)
   tokens, segment_ids = tiny.random_tokens(model.config, 4 * LENGTH), tiny.random_documents(4 * LENGTH)
@@ -180,14 +180,15 @@ def test_memory_of_keys_and_values(style):
     _assert_close(log_probs, expected, segment_ids[now])
 
 
-@_STYLES
+@pytest.mark.parametrize("style", ["paper", "modern"])
 def test_decoding(style):
   """A prompt and then one token a step, far beyond the window, equal segments of one token of the same window."""
-  model, window = tiny.make(**STYLES[style]), 6
+  window = 6
+  model = tiny.make(**STYLES[style], memory_length=window)
   lm, params = model.lm, model.params
   tokens = tiny.random_tokens(model.config, 20)
   segment_ids = np.sort(tiny.random_documents(20), axis=1)  # Padding before the prompt.
-  config = dataclasses.replace(model.config, same_length=True, memory_length=window, eval_memory_length=window)
+  config = dataclasses.replace(model.config, same_length=True)
   expected, expected_memory = [], None
   for i in range(20):
     log_probs, expected_memory = reference.log_probs(

@@ -1,4 +1,4 @@
-"""The reference itself: a case worked by hand, the paper's shift (appendix B), and what each option must leave alone."""
+"""The reference itself: a case worked by hand, the paper's shift (appendix B), masks and distributions."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Models small enough to compile in about a second, with no parameter left at zero or one, made once per process."""
+"""Models that compile in about a second, with no parameter left at zero or one, each made once per process."""
 
 import dataclasses
 import functools
@@ -12,17 +12,19 @@ from gpt4x.models.language_model import LanguageModel
 
 ROWS, LENGTH = 3, 5
 
-# No two sizes alike, so that a swapped axis cannot go unseen.
-_SIZES = dict(vocab_size=11, num_layers=2, embed_dim=8, num_heads=4, head_dim=6, mlp_dim=14, dtype="float32")
+# No two sizes alike, so that a swapped axis cannot go unseen, and constants at which mistakes show.
+_SIZES = dict(vocab_size=11, num_layers=2, embed_dim=8, num_heads=4, head_dim=6, mlp_dim=14, norm_epsilon=0.01,
+              rotary_base=100.0, dtype="float32")
 
-# Named models, one for each style, that between them use every option.
+# Named models that between them use every option.
 STYLES = {
     "paper": {},
     "modern": dict(positions="rotary", norm="rms", norm_position="pre", activation="swiglu", mlp_bias=False,
-                   num_kv_heads=2, tie_embeddings=False),
+                   num_kv_heads=2, tie_embeddings=False, remat="full"),
     "same_length": dict(same_length=True, clamp_length=4, untie_biases=True, norm_position="pre", activation="gelu",
-                        num_kv_heads=1, output_bias=True, scan_layers=False),
-    "adaptive": dict(adaptive_cutoffs=(3, 7), adaptive_divisor=2, norm="rms", activation="swiglu", output_bias=True),
+                        num_kv_heads=1, output_bias=True, scan_layers=False, remat="dots"),
+    "adaptive": dict(adaptive_cutoffs=(3, 7), adaptive_divisor=2, norm="rms", activation="swiglu", output_bias=True,
+                     remat="dots_no_batch"),
     "tied_projections": dict(adaptive_cutoffs=(3, 7), tie_projections=True, tie_embeddings=False, positions="rotary",
                              activation="gelu"),
 }

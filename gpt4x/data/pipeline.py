@@ -1,0 +1,278 @@
+"""The one entrance to data: from a seqio task or mixture to NumPy batches, for training and for evaluation.
+
+  * `stream`: pre-training. Endless rows of segments for a model with memory (`stream.py`), from token stores.
+  * `lm`, `prefix_lm`: fine-tuning. One example a row, or several packed, through seqio's feature converters.
+
+Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_causal_attention`.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import difflib
+import itertools
+from typing import Any, Literal, Protocol
+
+import gin
+import numpy as np
+
+from gpt4x.data import token_store
+from gpt4x.data.fingerprint import fingerprint
+from gpt4x.data.fingerprint import task_fingerprint
+from gpt4x.data.prefetch import prefetch  # Part of the entrance.  pylint: disable=unused-import
+from gpt4x.data.stream import check_state
+from gpt4x.data.stream import EvaluationSegments
+from gpt4x.data.stream import FEATURES
+from gpt4x.data.stream import SegmentStream
+from gpt4x.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+# The task features that each feature converter reads.
+_TASK_FEATURES = {"stream": ("targets",), "lm": ("targets",), "prefix_lm": ("inputs", "targets")}
+
+
+class DatasetIterator(Protocol):
+  """An endless iterator of batches that knows its position."""
+
+  def __iter__(self) -> Iterator[Batch]: ...
+  def __next__(self) -> Batch: ...
+
+  def get_state(self) -> dict[str, Any]:
+    """The position after the last batch, as JSON; equal on all hosts."""
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a position; a UserError if it is one of other data."""
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+  """What to read, and how to lay it out.
+
+  Attributes:
+    mixture_or_task_name: as registered with seqio.
+    task_feature_lengths: {"targets": L} for `stream` and `lm`; {"inputs": A, "targets": C}, L = A + C, for `prefix_lm`.
+    batch_size: B, the rows of all hosts together.
+    feature_converter: `stream`, `lm` or `prefix_lm`.
+    pack: whether `lm` and `prefix_lm` put several examples into a row.
+    seed: of the order of examples.
+  """
+
+  mixture_or_task_name: str
+  task_feature_lengths: Mapping[str, int]
+  batch_size: int
+  feature_converter: Literal["stream", "lm", "prefix_lm"] = "stream"
+  pack: bool = False
+  seed: int = 0
+
+  def __post_init__(self):
+    known = ", ".join(_TASK_FEATURES)
+    if self.feature_converter not in _TASK_FEATURES:
+      raise UserError(f"DatasetConfig.feature_converter = {self.feature_converter!r} is unknown: use one of {known}")
+    expected, lengths = _TASK_FEATURES[self.feature_converter], self.task_feature_lengths
+    if set(lengths) != set(expected) or min(lengths.values()) < 1:
+      raise UserError(f"task_feature_lengths = {dict(lengths)}, but {self.feature_converter!r} takes a positive length"
+                      f" for {' and '.join(expected)}: change TASK_FEATURE_LENGTHS or DatasetConfig.feature_converter")
+    if self.batch_size < 1:
+      raise UserError(f"batch_size = {self.batch_size}: set BATCH_SIZE to at least 1")
+    if self.pack and self.carries_memory:
+      raise UserError("DatasetConfig.pack = True, but a stream has no padding to fill: unset it, or use 'lm'")
+
+  @property
+  def carries_memory(self) -> bool:
+    """Whether a row continues where it stopped in the last batch; if not, memory is to be reset."""
+    return self.feature_converter == "stream"
+
+  @property
+  def segment_length(self) -> int:
+    """L."""
+    return sum(self.task_feature_lengths.values())
+
+
+def train_iterator(config: DatasetConfig, split: str = "train", rows: range | None = None) -> DatasetIterator:
+  """The endless batches of this host: `rows` of the B rows, see `host_rows`; None for all."""
+  provider = _provider(config, split)
+  if not config.carries_memory:
+    return _Examples(config, provider, split, rows)
+  rates = {task: _rate(provider, task) for task in _tasks(provider, split)}
+  rates = {task: rate for task, rate in rates.items() if rate > 0}
+  if not rates:
+    raise UserError(f"mixture {provider.name}, split {split}: every rate is 0: give a task a rate")
+  return SegmentStream(
+      [token_store.open_or_build(task, split) for task in rates], rates=list(rates.values()),
+      batch_size=config.batch_size, segment_length=config.segment_length, rows=rows, seed=config.seed)
+
+
+def eval_iterator(config: DatasetConfig, split: str, rows: range | None = None) -> Iterator[Batch]:
+  """This host's rows of as many batches as hold each example once; where examples run out, segment ids are 0."""
+  provider = _provider(config, split)
+  tasks = _tasks(provider, split)
+  if config.carries_memory:
+    return EvaluationSegments(
+        [token_store.open_or_build(task, split) for task in tasks],
+        batch_size=config.batch_size, segment_length=config.segment_length, rows=rows)
+  examples = itertools.chain.from_iterable(
+      _converted(config, task, split, shuffle=False, num_epochs=1) for task in tasks)
+  return _in_batches(config, provider, split, rows, examples)
+
+
+def vocabulary(config: DatasetConfig) -> "seqio.Vocabulary":
+  """What the targets' tokens stand for."""
+  return _provider(config).output_features["targets"].vocabulary
+
+
+def documents(config: DatasetConfig, split: str) -> Iterator[np.ndarray]:
+  """The tokens of each document of a split, in the order of the corpus."""
+  for task in _tasks(_provider(config, split), split):
+    yield from token_store.open_or_build(task, split)
+
+
+def has_metrics(config: DatasetConfig) -> bool:
+  """Whether a task has seqio metrics of its own, for infer-evaluation."""
+  import seqio
+
+  return any(task.metric_objs for task in seqio.get_subtasks(_provider(config)))
+
+
+def host_rows(batch_size: int, process_index: int, process_count: int) -> range:
+  """An equal share of the B rows for one of several hosts."""
+  if batch_size % process_count:
+    raise UserError(f"batch_size = {batch_size} does not divide over {process_count} hosts:"
+                    f" set BATCH_SIZE to a multiple of {process_count}")
+  share = batch_size // process_count
+  return range(process_index * share, (process_index + 1) * share)
+
+
+def _provider(config: DatasetConfig, split: str | None = None) -> "seqio.Task | seqio.Mixture":
+  """The task or mixture by its name, checked to have what `config` asks of it."""
+  import seqio
+  import tasks  # The shipped ones; a user's come by an import in a gin file.  pylint: disable=unused-import
+
+  name = config.mixture_or_task_name
+  known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+  if name not in known:
+    near = difflib.get_close_matches(name, known, n=3) or known
+    raise UserError(f"unknown task or mixture {name!r}: use {' or '.join(near)}, or import the module that adds it")
+  provider = seqio.get_mixture_or_task(name)
+  missing = sorted(set(_TASK_FEATURES[config.feature_converter]) - set(provider.output_features))
+  if missing:
+    raise UserError(f"task {name} has no feature {' or '.join(missing)}, which the feature converter"
+                    f" {config.feature_converter!r} needs: choose another task or DatasetConfig.feature_converter")
+  if "inputs" in provider.output_features and config.feature_converter != "prefix_lm":
+    raise UserError(f"task {name} has inputs, which the feature converter {config.feature_converter!r} would drop:"
+                    " set DatasetConfig.feature_converter = 'prefix_lm'")
+  vocabularies = [task.output_features["targets"].vocabulary for task in seqio.get_subtasks(provider)]
+  if any(other != vocabularies[0] for other in vocabularies):
+    raise UserError(f"the tasks of mixture {name} differ in their vocabulary: give all of them one vocabulary")
+  if split is not None and split not in provider.splits:
+    raise UserError(f"task {name} has no split {split!r}: use one of {', '.join(sorted(provider.splits))}")
+  return provider
+
+
+def _tasks(provider: "seqio.Task | seqio.Mixture", split: str) -> list["seqio.Task"]:
+  import seqio
+
+  return [task for task in seqio.get_subtasks(provider) if split in task.splits]
+
+
+def _rate(provider: "seqio.Task | seqio.Mixture", task: "seqio.Task") -> float:
+  if provider is task:
+    return 1.0
+  try:
+    return provider.get_rate(task)
+  except Exception as error:  # Some of seqio's rate functions need statistics that only cached tasks have.
+    raise UserError(f"mixture {provider.name}: the rate of task {task.name} cannot be computed"
+                    f" ({type(error).__name__}): give it a number") from error
+
+
+def _converted(
+    config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str, skip: int = 0, **options: Any
+) -> Iterator[Batch]:
+  """Examples after the feature converter, each of them a row without its B axis."""
+  import seqio
+
+  converters = {"lm": seqio.LMFeatureConverter, "prefix_lm": seqio.PrefixLMFeatureConverter}
+  convert = converters[config.feature_converter](pack=config.pack)
+  lengths = dict(config.task_feature_lengths)
+  return token_store.examples(
+      provider, split, lambda dataset: convert(dataset, lengths).skip(skip), sequence_length=lengths, **options)
+
+
+class _Examples:
+  """Endless batches of examples, in another order each epoch; a batch may end one epoch and begin the next.
+
+  The position is (epoch, examples taken), and continuing runs through those examples again. A mixture, whose tasks end
+  at different times, is a single endless epoch. Every host runs all of it and keeps its rows, so that the order does
+  not depend on the number of hosts: tokenizing is cheap beside training.
+  """
+
+  def __init__(self, config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str, rows: range | None):
+    self._config, self._provider, self._split, self._rows = config, provider, split, rows
+    self._num_epochs = 1 if _tasks(provider, split) == [provider] else None
+    tasks = [[task_fingerprint(task, split), _rate(provider, task)] for task in _tasks(provider, split)]
+    self._identity = {
+        "feature_converter": config.feature_converter,
+        "batch_size": config.batch_size,
+        "task_feature_lengths": dict(config.task_feature_lengths),
+        "pack": config.pack,
+        "seed": config.seed,
+        "fingerprint": fingerprint(tasks),
+    }
+    self._rewind(0, 0)
+
+  def _rewind(self, epoch: int, taken: int) -> None:
+    self._epoch, self._taken = epoch, taken
+    self._examples = _converted(
+        self._config, self._provider, self._split, skip=taken, shuffle=True, num_epochs=self._num_epochs,
+        seed=int(fingerprint([self._config.seed, epoch])[:7], 16))
+
+  def __iter__(self) -> Iterator[Batch]:
+    return self
+
+  def __next__(self) -> Batch:
+    examples = []
+    while len(examples) < self._config.batch_size:
+      example = next(self._examples, None)
+      if example is not None:
+        examples.append(example)
+        self._taken += 1
+      elif self._taken:
+        self._rewind(self._epoch + 1, 0)
+      else:
+        raise _empty(self._provider, self._split)
+    return _stack(self._config, self._rows, examples)
+
+  def get_state(self) -> dict[str, Any]:
+    return {**self._identity, "epoch": self._epoch, "taken": self._taken}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    check_state(state, self._identity)
+    self._rewind(state["epoch"], state["taken"])
+
+
+def _in_batches(
+    config: DatasetConfig, provider: Any, split: str, rows: range | None, examples: Iterator[Batch]) -> Iterator[Batch]:
+  group = list(itertools.islice(examples, config.batch_size))
+  if not group:
+    raise _empty(provider, split)
+  while group:
+    yield _stack(config, rows, group)
+    group = list(itertools.islice(examples, config.batch_size))
+
+
+def _stack(config: DatasetConfig, rows: range | None, examples: list[Batch]) -> Batch:
+  """This host's rows of the batch that up to B examples make; the rest of the rows are padding."""
+  rows = range(config.batch_size) if rows is None else rows
+  padding = {name: np.zeros_like(value) for name, value in examples[0].items()}
+  examples = [examples[row] if row < len(examples) else padding for row in rows]
+  batch = {name: np.stack([example[name] for example in examples]) for name in padding}
+  if not config.pack:
+    # seqio numbers the examples of a row only where there are several; 0 is its padding in any vocabulary.
+    batch["decoder_segment_ids"] = batch["decoder_target_tokens"] != 0
+    batch["decoder_positions"] = np.arange(config.segment_length) * batch["decoder_segment_ids"]
+  return {name: value.astype(FEATURES.get(name, np.int32)) for name, value in batch.items()}
+
+
+def _empty(provider: "seqio.Task | seqio.Mixture", split: str) -> UserError:
+  return UserError(
+      f"task {provider.name}, split {split}: the corpus is empty: check the task's source and preprocessors")

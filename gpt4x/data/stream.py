@@ -1,0 +1,255 @@
+"""Streams of segments: a row of the batch reads documents end to end, and its next segment goes on where this stopped.
+
+A model with memory needs exactly this order. Documents come from token stores by number, so the position in the stream
+is two numbers a row (which document, how far into it), however far the run is. Every host follows all B rows, which
+takes only the documents' lengths, and copies the tokens of its own: positions are the same on all hosts, and a run may
+continue on any number of them.
+"""
+
+import bisect
+from collections.abc import Sequence
+import heapq
+import itertools
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpt4x.data.fingerprint import fingerprint
+from gpt4x.errors import UserError
+
+FEATURES = {
+    "decoder_target_tokens": np.int32,
+    "decoder_input_tokens": np.int32,
+    "decoder_segment_ids": np.int32,
+    "decoder_positions": np.int32,
+    "decoder_loss_weights": np.float32,
+}
+# A document longer than a row's equal share of its corpus is cut, so that a corpus of few long documents (one file of
+# text, say) keeps every row busy with text of its own; but nothing shorter than this many tokens.
+SHORTEST_PIECE = 1024
+# A mixture interleaves its tasks by a fixed pattern, in which the documents i, i + B, ... of a row could all be of one
+# task. Shuffling within windows of so many documents breaks the pattern and keeps the rates.
+MIXTURE_WINDOW = 1024
+
+
+class Store(Protocol):
+  """What a stream needs of a `token_store.TokenStore`."""
+  name: str
+  fingerprint: str
+  num_tokens: int
+  longest: int
+
+  def __len__(self) -> int: ...
+  def __getitem__(self, index: int) -> np.ndarray: ...
+  def lengths(self) -> np.ndarray: ...
+
+
+class _Pieces:
+  """The documents of a store, the longest of them cut, as a sequence of (document, start, stop)."""
+
+  def __init__(self, store: Store, batch_size: int):
+    self._store = store
+    # Piece i is document i, or its first part where it is cut; all further parts follow behind the documents.
+    self._first_stop: dict[int, int] = {}
+    self._further: list[tuple[int, int, int]] = []
+    limit = max(SHORTEST_PIECE, -(-store.num_tokens // batch_size))
+    if store.longest > limit:  # Otherwise the lengths need not be read.
+      lengths = store.lengths()
+      for index in np.flatnonzero(lengths > limit).tolist():  # At most B - 1 of them.
+        length = int(lengths[index])
+        parts = -(-length // limit)
+        stops = [length * (part + 1) // parts for part in range(parts)]
+        self._first_stop[index] = stops[0]
+        self._further += [(index, start, stop) for start, stop in itertools.pairwise(stops)]
+
+  def __len__(self) -> int:
+    return len(self._store) + len(self._further)
+
+  def __getitem__(self, number: int) -> tuple[np.ndarray, int, int]:
+    if number < len(self._store):
+      document = self._store[number]
+      return document, 0, self._first_stop.get(number, len(document))
+    index, start, stop = self._further[number - len(self._store)]
+    return self._store[index], start, stop
+
+  def lengths(self) -> np.ndarray:
+    lengths = np.array(self._store.lengths())
+    lengths[list(self._first_stop)] = list(self._first_stop.values())
+    return np.concatenate([lengths, np.array([stop - start for _, start, stop in self._further], lengths.dtype)])
+
+
+class _Rows:
+  """B rows that read pieces end to end, L tokens at a time. A subclass says which piece is a row's next."""
+
+  def __init__(self, stores: Sequence[Store], batch_size: int, segment_length: int, rows: range | None):
+    self._batch_size, self._segment_length = batch_size, segment_length
+    self._rows = range(batch_size) if rows is None else rows
+    self._pieces = [_Pieces(store, batch_size) for store in stores]
+    # Where each store begins in the numbering of all pieces.
+    self._begins = list(itertools.accumulate(map(len, self._pieces), initial=0))
+    self._rewind([0] * batch_size, [0] * batch_size)
+
+  def _rewind(self, documents: Sequence[int], offsets: Sequence[int]) -> None:
+    """Puts row i at token `offsets[i]` of the row's piece `documents[i]`."""
+    self._documents, self._offsets = list(documents), list(offsets)
+    self._open: list[tuple[np.ndarray, int, int] | None] = [None] * self._batch_size
+
+  def _piece_number(self, row: int, count: int) -> int | None:
+    """The number of the piece that `row` reads after `count` others; None after its last."""
+    raise NotImplementedError
+
+  def _current(self, row: int) -> tuple[np.ndarray, int, int] | None:
+    if self._open[row] is None:
+      number = self._piece_number(row, self._documents[row])
+      if number is not None:
+        store = bisect.bisect_right(self._begins, number) - 1
+        self._open[row] = self._pieces[store][number - self._begins[store]]
+    return self._open[row]
+
+  def _next_batch(self) -> dict[str, np.ndarray]:
+    shape = len(self._rows), self._segment_length
+    batch = {name: np.zeros(shape, dtype) for name, dtype in FEATURES.items()}
+    for row in range(self._batch_size):
+      column = 0
+      while column < self._segment_length and (piece := self._current(row)) is not None:
+        document, start, stop = piece
+        start += self._offsets[row]
+        length = min(stop - start, self._segment_length - column)
+        if row in self._rows:
+          at = self._rows.index(row), slice(column, column + length)
+          _copy(batch, at, document, start, start + length, 1 + self._documents[row] % 2**30)
+        column += length
+        self._offsets[row] += length
+        if start + length == stop:
+          self._documents[row] += 1
+          self._offsets[row], self._open[row] = 0, None
+    return batch
+
+
+def _copy(
+    batch: dict[str, np.ndarray], at: tuple[int, slice], document: np.ndarray, start: int, stop: int, segment: int
+) -> None:
+  """Puts `document[start:stop]` in place; each input is the token before, and 0 before the first of a document."""
+  row, columns = at
+  batch["decoder_target_tokens"][at] = document[start:stop]
+  if start:
+    batch["decoder_input_tokens"][at] = document[start - 1:stop - 1]
+  elif stop:
+    batch["decoder_input_tokens"][row, columns.start + 1:columns.stop] = document[:stop - 1]
+  batch["decoder_segment_ids"][at] = segment
+  batch["decoder_positions"][at] = np.arange(start, stop)
+  batch["decoder_loss_weights"][at] = 1
+
+
+class SegmentStream(_Rows):
+  """The endless stream for training: row i of B reads the shuffled documents i, i + B, i + 2B, ...
+
+  Each epoch visits every document once, in an order of its own. Several stores are mixed by `rates`, which count
+  documents. The order depends on the stores' names and documents, `rates`, `seed` and B, and on nothing else.
+
+  Args:
+    stores: one for each task.
+    batch_size: B, the rows of all hosts together.
+    segment_length: L.
+    rows: those of the B rows that this host yields; None for all.
+    seed: of the shuffle.
+    rates: one for each store; None for equal ones.
+  """
+
+  def __init__(
+      self,
+      stores: Sequence[Store],
+      *,
+      batch_size: int,
+      segment_length: int,
+      rows: range | None = None,
+      seed: int = 0,
+      rates: Sequence[float] | None = None,
+  ):
+    super().__init__(stores, batch_size, segment_length, rows)
+    rates = [float(rate) for rate in rates or [1] * len(stores)]
+    self._identity = {
+        "feature_converter": "stream",
+        "batch_size": batch_size,
+        "segment_length": segment_length,
+        "seed": seed,
+        "fingerprint": fingerprint([SHORTEST_PIECE, MIXTURE_WINDOW, [store.fingerprint for store in stores], rates]),
+    }
+    self._order = self._shuffled([store.name for store in stores], rates, seed)
+
+  def _shuffled(self, names: Sequence[str], rates: Sequence[float], seed: int) -> "grain.MapDataset[int]":
+    import grain
+    import grain.experimental
+
+    # Hashed, for grain counts up from the seed: seed 1 in its first epoch would be seed 0 in its second.
+    seeds = [int(fingerprint([seed, name])[:7], 16) for name in [*names, list(names)]]
+    shuffled = [
+        grain.MapDataset.range(*bounds).shuffle(seed=seed).repeat()
+        for bounds, seed in zip(itertools.pairwise(self._begins), seeds)
+    ]
+    if len(shuffled) == 1:
+      return shuffled[0]
+    mixed = grain.MapDataset.mix(shuffled, rates)
+    return grain.experimental.WindowShuffleMapDataset(mixed, window_size=MIXTURE_WINDOW, seed=seeds[-1])
+
+  def _piece_number(self, row: int, count: int) -> int:
+    return self._order[count * self._batch_size + row]
+
+  def __iter__(self) -> "SegmentStream":
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    return self._next_batch()
+
+  def get_state(self) -> dict[str, Any]:
+    """The position of all B rows, as JSON: for each, how many documents it has read and how much of the next."""
+    return {**self._identity, "documents": list(self._documents), "offsets": list(self._offsets)}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to the position that `get_state` gave, on any host."""
+    check_state(state, self._identity)
+    self._rewind(state["documents"], state["offsets"])
+
+
+class EvaluationSegments(_Rows):
+  """Each document once, dealt to rows of about equal length; what is left of the shorter rows is padding."""
+
+  def __init__(
+      self, stores: Sequence[Store], *, batch_size: int, segment_length: int, rows: range | None = None):
+    super().__init__(stores, batch_size, segment_length, rows)
+    lengths = np.concatenate([pieces.lengths() for pieces in self._pieces])
+    # The longest first, each to the row that is shortest so far.
+    loads = [(0, row) for row in range(batch_size)]
+    self._dealt: list[list[int]] = [[] for _ in range(batch_size)]
+    for number in np.argsort(-lengths, kind="stable").tolist():
+      load, row = loads[0]
+      heapq.heapreplace(loads, (load + int(lengths[number]), row))
+      self._dealt[row].append(number)
+    for numbers in self._dealt:
+      numbers.sort()
+    self._remaining = -(-max(loads)[0] // segment_length)
+
+  def __len__(self) -> int:
+    """The number of batches still to come."""
+    return self._remaining
+
+  def _piece_number(self, row: int, count: int) -> int | None:
+    return self._dealt[row][count] if count < len(self._dealt[row]) else None
+
+  def __iter__(self) -> "EvaluationSegments":
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    if not self._remaining:
+      raise StopIteration
+    self._remaining -= 1
+    return self._next_batch()
+
+
+def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
+  """Raises a UserError if a saved position belongs to other data than what `identity` describes."""
+  for name, value in identity.items():
+    if state.get(name) != value:
+      what = "fingerprint of corpus, preprocessors, vocabulary and rates" if name == "fingerprint" else name
+      raise UserError(f"the checkpoint's place in the data has {what} {state.get(name)!r}, but this run has {value!r}:"
+                      " change that back, or start in a new model directory")

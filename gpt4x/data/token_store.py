@@ -1,0 +1,157 @@
+"""The documents of a (seqio task, split) as memory-mapped tokens: made once by running the task, then read in place.
+
+A store is a folder: `tokens.bin` with all documents one after another, `offsets.npy` with the N + 1 places where they
+start and end, and `spec.json`. Opening it reads no tokens, so it costs the same at ten documents and at ten million.
+"""
+
+import array
+from collections.abc import Callable, Iterator
+import json
+import mmap
+import os
+import pathlib
+import re
+import shutil
+from typing import Any
+import uuid
+
+from absl import logging
+import numpy as np
+
+from gpt4x.data import directories
+from gpt4x.data import fingerprint as fingerprint_lib
+from gpt4x.errors import UserError
+
+
+class TokenStore:
+  """A sequence of documents, each a read-only array of tokens that lies in the file.
+
+  Attributes:
+    name: the task and split, e.g. "stdlib_bytes/train".
+    fingerprint: of all that the tokens depend on.
+    num_tokens: of all documents together.
+    longest: tokens of the longest document.
+  """
+
+  def __init__(self, path: os.PathLike | str):
+    path = pathlib.Path(path)
+    try:
+      spec = json.loads((path / "spec.json").read_text())
+      tokens = np.memmap(path / "tokens.bin", spec["dtype"], mode="r")
+      offsets = np.load(path / "offsets.npy", mmap_mode="r")
+      if len(tokens) != spec["tokens"] or len(offsets) != spec["documents"] + 1:
+        raise ValueError("a file has the wrong length")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+      raise UserError(f"token store {path} is damaged ({error}): delete it, and the next run makes it again") from error
+    self.name: str = spec["name"]
+    self.fingerprint: str = spec["fingerprint"]
+    self.num_tokens: int = spec["tokens"]
+    self.longest: int = spec["longest"]
+    self._path = path
+    self._tokens, self._offsets = _at_random(tokens), _at_random(offsets)
+
+  def __len__(self) -> int:
+    return len(self._offsets) - 1
+
+  def __getitem__(self, index: int) -> np.ndarray:
+    if not 0 <= index < len(self):
+      raise IndexError(f"document {index} of {len(self)}")
+    return self._tokens[self._offsets[index]:self._offsets[index + 1]]
+
+  def lengths(self) -> np.ndarray:
+    """The number of tokens of each document; reads all offsets."""
+    return np.diff(np.load(self._path / "offsets.npy"))
+
+
+def _at_random(mapped: np.memmap) -> np.ndarray:
+  """A plain array over the same pages, whose slices are cheaper, told not to read ahead into other documents."""
+  if hasattr(mmap, "MADV_RANDOM"):
+    mapped._mmap.madvise(mmap.MADV_RANDOM)  # pylint: disable=protected-access
+  return mapped.view(np.ndarray)
+
+
+def open_or_build(task: "str | seqio.Task", split: str) -> TokenStore:
+  """The store of a task's split, made now unless one with the same fingerprint is there."""
+  import seqio
+
+  task = seqio.TaskRegistry.get(task) if isinstance(task, str) else task
+  fingerprint = fingerprint_lib.task_fingerprint(task, split)
+  folder = re.sub(r"[^\w.-]", "_", f"{task.name}-{split}-{fingerprint}")
+  path = directories.data_dir() / "tokens" / folder
+  if not path.exists():
+    try:
+      _build(task, split, fingerprint, path)
+    except OSError as error:
+      raise UserError(f"cannot write {path} ({error.strerror}): make room, or set GPT4X_DATA_DIR elsewhere") from error
+  return TokenStore(path)
+
+
+def _build(task: "seqio.Task", split: str, fingerprint: str, path: pathlib.Path) -> None:
+  """Writes beside `path` and renames at the end, so that a store is whole or absent, whoever else builds it or dies."""
+  logging.info("Tokenizing %s/%s into %s", task.name, split, path)
+  # Not tempfile, whose folders nobody else could read.
+  temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.building")
+  temporary.mkdir(parents=True)
+  try:
+    spec = _write(task, split, temporary)
+    spec = {"name": f"{task.name}/{split}", "fingerprint": fingerprint, **spec}
+    with open(temporary / "spec.json", "w") as file:
+      json.dump(spec, file, indent=2)
+      _flush(file)
+    try:
+      temporary.rename(path)
+    except OSError:
+      if not path.exists():  # If it exists, another process was first, with the same tokens.
+        raise
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(task: "seqio.Task", split: str, path: pathlib.Path) -> dict[str, Any]:
+  """Writes the tokens and offsets into `path`; returns their part of the spec."""
+  vocab_size = task.output_features["targets"].vocabulary.vocab_size
+  dtype = np.min_scalar_type(vocab_size - 1)
+  offsets, longest = array.array("q", [0]), 0
+  with open(path / "tokens.bin", "wb", buffering=1 << 20) as file:
+    for example in examples(task, split, shuffle=False, num_epochs=1, try_in_mem_cache=False):
+      tokens = example["targets"]
+      if not tokens.size:
+        continue
+      if tokens.min() < 0 or tokens.max() >= vocab_size:
+        outside = tokens[(tokens < 0) | (tokens >= vocab_size)][0]
+        raise UserError(f"task {task.name}, split {split}: token {outside} is outside its vocabulary of {vocab_size}:"
+                        " check the task's preprocessors and vocabulary")
+      file.write(tokens.astype(dtype).tobytes())
+      offsets.append(offsets[-1] + tokens.size)
+      longest = max(longest, tokens.size)
+    _flush(file)
+  if len(offsets) == 1:
+    raise UserError(f"task {task.name}, split {split}: the corpus is empty: check the task's source and preprocessors")
+  with open(path / "offsets.npy", "wb") as file:
+    np.save(file, np.frombuffer(offsets, np.int64))
+    _flush(file)
+  return {"dtype": dtype.name, "documents": len(offsets) - 1, "tokens": offsets[-1], "longest": longest}
+
+
+def _flush(file: Any) -> None:
+  """Puts a file on the disk before the rename that makes it count."""
+  file.flush()
+  os.fsync(file.fileno())
+
+
+def examples(
+    task: "seqio.Task | seqio.Mixture",
+    split: str,
+    convert: "Callable[[tf.data.Dataset], tf.data.Dataset]" = lambda dataset: dataset,
+    **options: Any,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Runs `task.get_dataset(split=split, **options)`; what seqio, TensorFlow or the disk objects to is a UserError."""
+  import tensorflow as tf
+
+  try:
+    yield from convert(task.get_dataset(split=split, **options)).as_numpy_iterator()
+  except (ValueError, OSError, tf.errors.OpError) as error:
+    # TensorFlow puts a node's name before an error in Python code and its traceback behind; autograph puts it before.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    message = re.sub(r"^\{\{.*?\}\} ", "", lines[0 if isinstance(error, tf.errors.OpError) else -1])
+    raise UserError(f"task {task.name}, split {split}: {message.removeprefix('UserError: ')}") from error

@@ -1,0 +1,95 @@
+"""Decoding: prompts are prefilled a segment at a time, then every token costs the same, however long the text grows."""
+
+from typing import Any, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt4x.inference.sampling import Sampling
+from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.transformer_xl import Cache
+
+BOS = 0  # The first input of every document, as in seqio's decoder features.
+
+
+class Decoder:
+  """Continues prompts with a language model.
+
+  Every token attends to the `window` latest positions, itself included: a forward pass over the whole text with that
+  window gives the same logits. Prompts of unequal length are padded on the left, where padding is never seen.
+  """
+
+  def __init__(self, model: LanguageModel, params: Any, window: int, eos_id: int, num_ids: int | None = None,
+               sampling: Sampling = Sampling(), segment_length: int = 128, chunk_length: int = 32):
+    """Prepares to decode.
+
+    Args:
+      model: the language model.
+      params: its parameters.
+      window: positions kept, W.
+      eos_id: the token that ends a continuation.
+      num_ids: ids from here on are never drawn, as the vocabulary has none (None: all may be).
+      sampling: how tokens are drawn.
+      segment_length: tokens of a prompt that are run at once.
+      chunk_length: tokens that are decoded between two looks at whether all rows have ended.
+    """
+    self._model, self._params, self._window, self._eos_id = model, params, window, eos_id
+    self._segment_length, self._chunk_length = segment_length, chunk_length
+    ids = np.arange(model.config.vocab_size)
+    self._allowed = (ids != BOS) & (ids < (num_ids or len(ids)))
+    self._sampling = sampling
+    self._prefill = jax.jit(model.prefill, donate_argnums=3)
+    self._start = jax.jit(model.start_decoding, donate_argnums=1)
+    self._decode = jax.jit(self._decode_chunk, donate_argnums=(1, 2))
+
+  def __call__(self, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
+               bidirectional: bool = False) -> Iterator[np.ndarray]:
+    """Yields continuations in pieces [B, n], n tokens at a time; a row that has ended goes on with EOS.
+
+    Args:
+      prompts: token ids, without BOS, of each of B rows.
+      max_tokens: tokens to add at most.
+      seed: of the sampling.
+      bidirectional: the prompt's tokens see each other in both directions (prefix LM).
+    """
+    logits, cache = self.prefill(prompts, bidirectional)
+    ended = np.zeros(len(prompts), bool)
+    rng = jax.random.key(seed)
+    for start in range(0, max_tokens, self._chunk_length):
+      tokens, logits, cache = self._decode(self._params, logits, cache, jax.random.fold_in(rng, start))
+      tokens = np.asarray(tokens)[:, :max_tokens - start]
+      # From a row's first EOS on, all is EOS.
+      ends = np.cumsum(np.concatenate([ended[:, None], tokens == self._eos_id], 1), 1) > 0
+      tokens = np.where(ends[:, 1:], self._eos_id, tokens)
+      yield tokens
+      ended = ends[:, -1]
+      if ended.all():
+        return
+
+  def prefill(self, prompts: Sequence[Sequence[int]], bidirectional: bool = False) -> tuple[jax.Array, Cache]:
+    """Logits [B, V] of the first new token, and the cache that the prompts leave."""
+    longest = 1 + max(map(len, prompts))
+    total = -(-longest // self._segment_length) * self._segment_length
+    step = total if bidirectional else self._segment_length  # What is seen in both directions must be seen whole.
+    tokens = np.zeros((len(prompts), total), np.int32)
+    segment_ids = np.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+      tokens[row, total - len(prompt):] = prompt
+      segment_ids[row, total - len(prompt) - 1:] = 1
+    memory = self._model.initial_memory(len(prompts), self._window, projected=True)
+    for start in range(0, total, step):
+      piece = slice(start, start + step)
+      logits, memory = self._prefill(self._params, tokens[:, piece], segment_ids[:, piece], memory,
+                                     segment_ids[:, piece] if bidirectional else None)
+    return logits, self._start(self._params, memory)
+
+  def _decode_chunk(self, params: Any, logits: jax.Array, cache: Cache, rng: jax.Array):
+    """Draws `chunk_length` tokens [B, n] in turn; returns them, the logits of the next and the cache."""
+    def one(carry, rng):
+      logits, cache = carry
+      tokens = self._sampling(jnp.where(self._allowed, logits, -jnp.inf), rng)
+      return self._model.decode_step(params, tokens, cache), tokens
+
+    (logits, cache), tokens = jax.lax.scan(one, (logits, cache), jax.random.split(rng, self._chunk_length))
+    return tokens.T, logits, cache

@@ -1,0 +1,47 @@
+"""`gpt4x report`: what a run reached, beside general-purpose compressors on the same held-out text."""
+
+import gzip
+import lzma
+
+import gin
+
+from gpt4x import configuration
+from gpt4x.data import pipeline
+from gpt4x.errors import UserError
+from gpt4x.training.experiment import Experiment
+from gpt4x.training.metrics import read_metrics
+
+
+def main(model_dir: str, split: str = "validation") -> None:
+  """Prints the table of a run; raises UserError if it has no evaluation yet."""
+  from rich.console import Console
+  from rich.table import Table
+  configuration.load_run(model_dir)
+  metrics = read_metrics(model_dir)
+  evaluations = [line for line in metrics if line["split"] == split and "bits_per_byte" in line]
+  if not evaluations:
+    raise UserError(f"{model_dir} has no {split} metrics in bits per byte yet: train with EVAL_PERIOD set")
+  first, last = evaluations[0], evaluations[-1]
+  speeds = sorted((line["tokens_per_second"], line["mfu"]) for line in metrics if "tokens_per_second" in line)
+  table = Table(title=f"{model_dir}: {split} after {last['step']} steps", show_header=False, title_justify="left")
+  row = lambda name, value: table.add_row(name, value)
+  row(f"bits per byte, step {first['step']}", f"{first['bits_per_byte']:.3f}")
+  row(f"bits per byte, step {last['step']}", f"[bold]{last['bits_per_byte']:.3f}[/bold]")
+  text = held_out_text(split)
+  for name, compressed in (("gzip -9", gzip.compress(text, 9)), ("xz -9", lzma.compress(text, preset=9))):
+    row(f"bits per byte, {name}", f"{8 * len(compressed) / len(text):.3f}")
+  if speeds:
+    tokens_per_second, mfu = speeds[len(speeds) // 2]
+    row("tokens/s, median", f"{tokens_per_second:,.0f}")
+    row("MFU, median", f"{mfu:.1%} of this machine's peak")
+  row("the run", f"{model_dir} (loss.png, metrics.jsonl, checkpoints/)")
+  row("sample more", f"gpt4x generate --model_dir={model_dir} --prompt='def '")
+  Console(width=100).print(table)
+
+
+@gin.configurable
+def held_out_text(split: str, experiment: Experiment = gin.REQUIRED) -> bytes:
+  """All documents of a split, one after another, as UTF-8."""
+  vocabulary = pipeline.vocabulary(experiment.dataset)
+  documents = pipeline.documents(experiment.dataset, split)
+  return "".join(vocabulary.decode(document.tolist()) for document in documents).encode()

@@ -1,0 +1,92 @@
+"""Infer-evaluation: a task's own seqio metrics, computed from what the model writes or how it scores the targets."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt4x.data import pipeline
+from gpt4x.inference.decoding import Decoder
+from gpt4x.inference.sampling import Sampling
+from gpt4x.training.experiment import Experiment
+
+
+class InferEvaluator:
+  """Runs `seqio.Evaluator` on the tasks of an experiment that have metrics; without any it does nothing.
+
+  Predictions are decoded greedily from `inputs`; a score is the log-likelihood of `targets` given `inputs`.
+  """
+
+  def __init__(self, experiment: Experiment, split: str):
+    self._experiment = experiment
+    self._evaluator = None
+    dataset = experiment.dataset
+    if dataset.carries_memory or not pipeline.has_metrics(dataset):
+      return
+    import seqio
+    self._evaluator = seqio.Evaluator(
+        dataset.mixture_or_task_name, seqio.PrefixLMFeatureConverter(pack=False), split,
+        sequence_length=dict(dataset.task_feature_lengths), async_compute_metrics=False)
+    model = experiment.model
+    self._score = jax.jit(lambda params, batch: _scores(model, params, batch))
+
+  def __call__(self, params: Any) -> dict[str, float]:
+    """Metrics by name, `task/metric` each."""
+    if self._evaluator is None or not self._evaluator.eval_tasks:
+      return {}
+    metrics, _ = self._evaluator.evaluate(
+        compute_metrics=True, predict_fn=lambda dataset: self._predict(params, dataset),
+        score_fn=lambda dataset: self._score_all(params, dataset))
+    return {f"{task}/{name}": float(value.value if hasattr(value, "value") else value)
+            for task, values in metrics.result().items() for name, value in values.items()}
+
+  def _predict(self, params: Any, dataset: Any) -> list[tuple[int, list[int]]]:
+    config = self._experiment.dataset
+    features = pipeline.vocabulary(config)
+    max_tokens = config.task_feature_lengths["targets"]
+    decoder = Decoder(
+        self._experiment.model, params, window=config.segment_length, eos_id=features.eos_id,
+        num_ids=features.vocab_size, sampling=Sampling(temperature=0.0), segment_length=16)
+    results = []
+    for ids, batch, count in self._batches(dataset):
+      # The converter marks the inputs and the position that predicts the first target, which come first: BOS, inputs.
+      lengths = batch["decoder_causal_attention"].sum(1)
+      prompts = [row[1:length] for row, length in zip(batch["decoder_input_tokens"], lengths)]
+      pieces = list(decoder(prompts, max_tokens, bidirectional=config.feature_converter == "prefix_lm"))
+      for i, row in list(zip(ids, np.concatenate(pieces, 1)))[:count]:
+        results.append((i, _until(row.tolist(), features.eos_id)))
+    return results
+
+  def _score_all(self, params: Any, dataset: Any) -> list[tuple[int, float]]:
+    results = []
+    for ids, batch, count in self._batches(dataset):
+      if self._experiment.dataset.feature_converter != "prefix_lm":
+        batch = {name: value for name, value in batch.items() if name != "decoder_causal_attention"}
+      results += zip(ids[:count], np.asarray(self._score(params, batch)).tolist())
+    return results
+
+  def _batches(self, dataset: Any):
+    """(ids, batch, real rows) of an enumerated dataset; the last batch is filled up with its last row."""
+    size = self._experiment.dataset.batch_size
+    rows = list(dataset.as_numpy_iterator())
+    for start in range(0, len(rows), size):
+      group = rows[start:start + size]
+      count = len(group)
+      group += group[-1:] * (size - count)
+      batch = {name: np.stack([row[name] for _, row in group]).astype(np.int32) for name in group[0][1]}
+      yield [int(i) for i, _ in group], batch, count
+
+
+def _scores(model, params, batch) -> jax.Array:
+  """Log-likelihood [B] of each row's weighted targets."""
+  tokens, targets = batch["decoder_input_tokens"], batch["decoder_target_tokens"]
+  segment_ids = (targets > 0).astype(jnp.int32)
+  logits, _ = model.logits(params, tokens, model.initial_memory(len(tokens), 0), segment_ids,
+                           batch.get("decoder_causal_attention"))
+  log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
+  return jnp.sum(log_probs * batch["decoder_loss_weights"], -1)
+
+
+def _until(tokens: list[int], end: int) -> list[int]:
+  return tokens[:tokens.index(end)] if end in tokens else tokens

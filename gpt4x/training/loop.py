@@ -1,0 +1,239 @@
+"""The train loop: restore or start, then step, evaluate, report and save until all steps are done."""
+
+import functools
+import math
+import pathlib
+import signal
+import threading
+import time
+
+import gin
+import jax
+import optax
+
+from gpt4x import configuration
+from gpt4x.data import pipeline, vocabularies
+from gpt4x.errors import UserError
+from gpt4x.partitioning import Partitioner
+from gpt4x.training import hardware, plots
+from gpt4x.training.checkpoints import CheckpointConfig, Checkpoints
+from gpt4x.training.evaluation import Evaluator
+from gpt4x.training.experiment import Experiment
+from gpt4x.training.infer_evaluation import InferEvaluator
+from gpt4x.training.metrics import MetricsWriter, Progress
+from gpt4x.training.optimizers import with_clipping
+from gpt4x.training.state import init_state, state_shapes
+from gpt4x.training.step import train_step
+
+DONE, PREEMPTED = 0, 75
+
+
+@gin.configurable
+def train(
+    model_dir: str,
+    experiment: Experiment = gin.REQUIRED,
+    optimizer: optax.GradientTransformation = gin.REQUIRED,
+    total_steps: int = gin.REQUIRED,
+    partitioner: Partitioner | None = None,
+    checkpoints: CheckpointConfig = CheckpointConfig(),
+    seed: int = 0,
+    microbatches: int = 1,
+    clip_norm: float | None = 1.0,
+    log_period: int = 10,
+    eval_period: int | None = None,
+    eval_batches: int | None = None,
+    eval_split: str = "validation",
+    profile_steps: tuple[int, int] | None = None,
+) -> int:
+  """Trains an experiment in a model directory, from its newest checkpoint if there is one.
+
+  Args:
+    model_dir: where checkpoints, metrics.jsonl, TensorBoard events and loss.png go.
+    experiment: the model and its data.
+    optimizer: see optimizers.py; schedules are part of it.
+    total_steps: optimizer steps of the whole run.
+    partitioner: the mesh; None: every device splits the batch.
+    checkpoints: when to save, what to keep. The last step is always saved.
+    seed: of parameters and dropout. Step t uses nothing but (seed, t), so a resumed run repeats no draw.
+    microbatches: groups of rows whose gradients are summed in turn.
+    clip_norm: global norm that gradients are scaled down to.
+    log_period: steps between reports, each of the last step's loss.
+    eval_period: steps between evaluations, the first before any step; the last step is always evaluated. None: never.
+    eval_batches: batches of an evaluation; None: the whole split.
+    eval_split: the split to evaluate.
+    profile_steps: (start, stop) steps to write a profiler trace of, into DIR/profile.
+
+  Returns:
+    The exit status: 0, or 75 when SIGTERM stopped the run, which is then saved.
+  """
+  partitioner = partitioner or Partitioner()
+  dataset, model = experiment.dataset, experiment.model
+  partitioner.check_batch(dataset.batch_size, microbatches)
+  experiment.check_vocabulary()
+  directory = Checkpoints(model_dir, checkpoints)
+  preemption = Preemption()
+
+  # The state, the data, and where both stand.
+  stream = pipeline.train_iterator(dataset)
+  optimizer = with_clipping(optimizer, clip_norm)
+  shapes = state_shapes(model, optimizer, dataset.batch_size, experiment.memory_length, partitioner)
+  restored = directory.restore(shapes)
+  if restored:
+    step, state, data_state = restored
+    stream.set_state(data_state)
+  else:
+    step, data_state = 0, stream.get_state()
+    state = init_state(model, optimizer, shapes, seed, partitioner)
+
+  # Who reports.
+  writer = MetricsWriter(model_dir)
+  writer.truncate(step if restored else -1)
+  progress = Progress(total_steps, step)
+  rates, profiler = Rates(experiment), Profiler(model_dir, profile_steps)
+  evaluators = []
+  if eval_period:
+    evaluators = [Evaluator(experiment, partitioner, eval_split, eval_batches), InferEvaluator(experiment, eval_split)]
+  _write_configuration(model_dir, dataset)
+  progress.print(_describe(experiment, partitioner, step, total_steps))
+
+  def evaluate():
+    metrics = {name: value for evaluator in evaluators for name, value in evaluator(state.params).items()}
+    writer.write(step, eval_split, metrics)
+    progress.print(f"step {step}: {eval_split} " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+
+  def report(step: int, metrics: dict[str, jax.Array]):
+    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
+      raise UserError(
+          f"loss {metrics['loss']} and gradient norm {metrics['gradient_norm']} at step {step} are not both finite:"
+          f" lower the learning rate or clip_norm; the newest checkpoint is that of step {directory.latest_step()}")
+    rates.count_step()
+    if step % log_period == 0 or step == total_steps:
+      writer.write(step, "train", metrics | rates.per_second())
+    progress.update(step, metrics["loss"], rates.tokens_per_second)
+
+  step_fn = jax.jit(functools.partial(train_step, model, optimizer, microbatches, seed), donate_argnums=0,
+                    out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
+  compiled, unreported, batches = None, None, pipeline.prefetch(stream)
+  try:
+    with partitioner.activate():
+      if evaluators and not restored:
+        evaluate()
+      while step < total_steps and not preemption.requested:
+        batch, data_state = next(batches)
+        batch = {name: partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
+        if compiled is None:
+          compiled = step_fn.lower(state, batch).compile()
+          rates.restart()
+        profiler.before_step(step)
+        state, metrics = compiled(state, batch)
+        step += 1
+        if unreported:  # The step before: the devices work on this one while its metrics are fetched.
+          report(*unreported)
+        unreported = step, metrics
+        evaluating = evaluators and (step % eval_period == 0 or step == total_steps)
+        saving = step % checkpoints.period == 0 or step == total_steps
+        if evaluating or saving:
+          report(*unreported)  # Nothing is saved before it is known to be finite and its metrics are written.
+          unreported = None
+        if evaluating:
+          evaluate()
+        if saving:
+          directory.save(step, state, data_state, configuration.config_text(), seed)
+        if evaluating:
+          rates.restart()
+      if unreported:
+        report(*unreported)
+      if preemption.requested:
+        directory.save(step, state, data_state, configuration.config_text(), seed)
+  finally:
+    profiler.close()
+    batches.close()
+    progress.close()
+    writer.close()
+    directory.close()
+  plots.plot_losses(model_dir)
+  if step < total_steps:
+    progress.print(f"stopped by SIGTERM, saved at step {step} of {total_steps}: the same command continues")
+    return PREEMPTED
+  return DONE
+
+
+def main(model_dir: str, profile_steps: tuple[int, int] | None = None) -> int:
+  """`gpt4x train`: trains what gin has been told."""
+  return train(model_dir, profile_steps=profile_steps)
+
+
+class Preemption:
+  """Turns SIGTERM into a request to save and stop after the step under way."""
+
+  def __init__(self):
+    self.requested = False
+    if threading.current_thread() is threading.main_thread():  # Else it is its owner's to handle, as in a notebook.
+      signal.signal(signal.SIGTERM, self._request)
+
+  def _request(self, *_):
+    self.requested = True
+
+
+class Rates:
+  """Speed since the last report: evaluation, compilation and their like are kept out by `restart`."""
+
+  def __init__(self, experiment: Experiment):
+    config, dataset = experiment.model.config, experiment.dataset
+    self._tokens = dataset.batch_size * dataset.segment_length
+    self._flops = config.flops_per_token(dataset.segment_length, experiment.memory_length, training=True)
+    self._peak, _ = hardware.peak_flops(config.compute_dtype)
+    self.tokens_per_second = None
+    self.restart()
+
+  def restart(self) -> None:
+    self._since, self._steps = time.monotonic(), 0
+
+  def count_step(self) -> None:
+    self._steps += 1
+
+  def per_second(self) -> dict[str, float]:
+    """Steps and tokens per second, and MFU (see hardware.py)."""
+    steps_per_second = self._steps / (time.monotonic() - self._since)
+    self.tokens_per_second = steps_per_second * self._tokens
+    self.restart()
+    return {"steps_per_second": steps_per_second, "tokens_per_second": self.tokens_per_second,
+            "mfu": self.tokens_per_second * self._flops / self._peak}
+
+
+class Profiler:
+  """Writes a trace of steps START to STOP into DIR/profile, for TensorBoard or Perfetto."""
+
+  def __init__(self, model_dir: str, steps: tuple[int, int] | None):
+    self._directory = str(pathlib.Path(model_dir) / "profile")
+    self._start, self._stop = steps or (None, None)
+    self._running = False
+
+  def before_step(self, step: int) -> None:
+    if step == self._stop:
+      self.close()
+    if step == self._start:
+      jax.profiler.start_trace(self._directory)
+      self._running = True
+
+  def close(self) -> None:
+    if self._running:
+      jax.profiler.stop_trace()
+      self._running = False
+
+
+def _write_configuration(model_dir: str, dataset: pipeline.DatasetConfig) -> None:
+  """Writes what `eval` and `generate` need to work from the directory alone: the gin text and the vocabulary."""
+  if jax.process_index() == 0:
+    (pathlib.Path(model_dir) / configuration.RUN_FILE).write_text(configuration.config_text())
+    vocabularies.save(pipeline.vocabulary(dataset), model_dir)
+
+
+def _describe(experiment: Experiment, partitioner: Partitioner, step: int, total_steps: int) -> str:
+  config, dataset = experiment.model.config, experiment.dataset
+  flops = config.flops_per_token(dataset.segment_length, experiment.memory_length, training=True)
+  mesh = " x ".join(f"{name}={size}" for name, size in partitioner.mesh.shape.items())
+  return (f"{config.num_params():,} parameters, {flops / 1e6:.4g} MFLOP per token trained, {config.compute_dtype};"
+          f" {dataset.batch_size} rows of {dataset.segment_length} tokens, memory {experiment.memory_length};"
+          f" mesh {mesh}; step {step} to {total_steps}")

@@ -1,0 +1,146 @@
+"""What a run reports: metrics.jsonl, TensorBoard events and a progress bar. Only the first process writes."""
+
+import json
+import math
+import pathlib
+import sys
+import time
+from typing import Any, Mapping
+
+import jax
+
+from gpt4x.errors import UserError
+
+_FILE = "metrics.jsonl"
+
+
+class MetricsWriter:
+  """Appends to DIR/metrics.jsonl, one JSON object a line, and to TensorBoard event files beside it."""
+
+  def __init__(self, model_dir: str, tensorboard: bool = True):
+    self._path = pathlib.Path(model_dir) / _FILE
+    self._active = jax.process_index() == 0
+    self._tensorboard = tensorboard
+    self._events = None  # TensorFlow takes seconds to import, so not before the first metrics.
+
+  def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+    """Writes a line {"step": ..., "split": ..., name: value, ...}; it is in the file when this returns.
+
+    A float is written with the digits that give back the same float, so equal values make equal text; one that is
+    not finite becomes null, as JSON has no other name for it.
+    """
+    if not self._active:
+      return
+    values = {name: _number(value) for name, value in metrics.items()}
+    line = {"step": int(step), "split": split} | {
+        name: value if math.isfinite(value) else None for name, value in values.items()}
+    try:
+      with self._path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+      if self._tensorboard and self._events is None:
+        from clu import metric_writers
+        self._events = metric_writers.SummaryWriter(str(self._path.parent))
+      if self._events is not None:
+        self._events.write_scalars(int(step), {f"{split}/{name}": value for name, value in values.items()})
+    except OSError as error:
+      raise _cannot_write(self._path, error) from error
+
+  def truncate(self, step: int) -> None:
+    """Drops what was written after `step`, and a half-written last line: a run restored at `step` writes it anew."""
+    if not self._active or not self._path.exists():
+      return
+    kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
+    rewritten = self._path.with_suffix(".tmp")
+    try:
+      rewritten.write_text("".join(kept))
+      rewritten.replace(self._path)
+    except OSError as error:
+      raise _cannot_write(self._path, error) from error
+
+  def close(self) -> None:
+    if self._events is not None:
+      self._events.close()
+      self._events = None
+
+
+def read_metrics(model_dir: str) -> list[dict[str, Any]]:
+  """The lines of DIR/metrics.jsonl, oldest first; empty if there is none."""
+  path = pathlib.Path(model_dir) / _FILE
+  return [json.loads(line) for line in _whole_lines(path)] if path.exists() else []
+
+
+class Progress:
+  """Steps done, loss, tokens/s and time left on stderr: a bar on a terminal, else a plain line now and then."""
+
+  def __init__(self, total_steps: int, start_step: int = 0, seconds_between_lines: float = 30.0):
+    self._total = total_steps
+    self._start = start_step
+    self._seconds_between_lines = seconds_between_lines
+    self._started = time.monotonic()
+    self._last_line = -math.inf
+    self._active = jax.process_index() == 0
+    self._bar = None
+    if self._active and sys.stderr.isatty():
+      from rich import console, progress
+      self._bar = progress.Progress(
+          progress.TextColumn("step"), progress.MofNCompleteColumn(), progress.BarColumn(),
+          progress.TextColumn("{task.fields[status]}"), progress.TimeElapsedColumn(), progress.TextColumn("left"),
+          progress.TimeRemainingColumn(), console=console.Console(stderr=True))
+      self._task = self._bar.add_task("", total=total_steps, completed=start_step, status="")
+      self._bar.start()
+
+  def update(self, step: int, loss: float | None = None, tokens_per_second: float | None = None) -> None:
+    """Shows that `step` steps are done."""
+    if not self._active:
+      return
+    status = ", ".join([f"loss {value:.4f}" for value in [loss] if value is not None]
+                       + [f"{value:,.0f} tokens/s" for value in [tokens_per_second] if value is not None])
+    if self._bar is not None:
+      self._bar.update(self._task, completed=step, **({"status": status} if status else {}))
+      return
+    now = time.monotonic()
+    if now - self._last_line < self._seconds_between_lines and step < self._total:
+      return
+    self._last_line = now
+    done = step - self._start
+    left = (now - self._started) / done * (self._total - step) if done > 0 else None
+    parts = [f"step {step}/{self._total}", status, f"{_clock(left)} left" if left is not None else ""]
+    print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+  def print(self, text: str) -> None:
+    """Prints a line of its own, above the bar if there is one."""
+    if self._bar is not None:
+      self._bar.console.print(text, markup=False, highlight=False)
+    elif self._active:
+      print(text, file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.stop()
+      self._bar = None
+
+  def __enter__(self) -> "Progress":
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+
+def _number(value: Any) -> int | float:
+  """A Python number, from one or from a scalar array of any kind."""
+  return value if isinstance(value, (int, float)) else jax.device_get(value).item()
+
+
+def _whole_lines(path: pathlib.Path) -> list[str]:
+  lines = path.read_text().splitlines(keepends=True)
+  return lines[:-1] if lines and not lines[-1].endswith("\n") else lines
+
+
+def _clock(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:
+  return UserError(f"{path} cannot be written ({error.strerror}): free or unlock the model directory and start again")

@@ -1,0 +1,85 @@
+"""The train step and the evaluation step: pure functions, top to bottom."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gpt4x import objectives
+from gpt4x.models.language_model import Batch, LanguageModel
+from gpt4x.models.transformer_xl import Memory
+from gpt4x.training.state import TrainState
+
+
+def train_step(model: LanguageModel, optimizer: optax.GradientTransformation, microbatches: int, seed: int,
+               state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One optimizer step on a batch of `decoder_*` features [B, L]; the memory moves on by L.
+
+  With microbatches the rows are cut into as many groups, each with its rows of the memory, and their gradients are
+  summed: the same numbers as in one go, to rounding, in less memory.
+  """
+  rng = jax.random.fold_in(jax.random.key(seed), state.step)
+
+  def loss_fn(params, rows, memory, rng):
+    sums, memory = model.loss(params, rows, memory, dropout_rng=rng)
+    return sums.objective, (sums, memory)
+
+  def accumulate(total, inputs):
+    rows, memory, index = inputs
+    gradients, (sums, memory) = jax.grad(loss_fn, has_aux=True)(
+        state.params, rows, memory, jax.random.fold_in(rng, index))
+    return jax.tree.map(jnp.add, total, (gradients, sums)), memory
+
+  if microbatches == 1:
+    gradients, (sums, memory) = jax.grad(loss_fn, has_aux=True)(
+        state.params, batch, state.memory, jax.random.fold_in(rng, 0))
+  else:
+    zero = (jax.tree.map(jnp.zeros_like, state.params), objectives.Sums(*4 * [jnp.zeros(())]))
+    inputs = (split_rows(batch, 0, microbatches), split_memory(state.memory, microbatches), jnp.arange(microbatches))
+    (gradients, sums), memory = jax.lax.scan(accumulate, zero, inputs)
+    memory = join_memory(memory)
+
+  weight = jnp.maximum(sums.weight, 1.0)
+  gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
+  updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  metrics = {
+      "loss": sums.loss / weight,
+      "z_loss": sums.z_loss / weight,
+      "accuracy": sums.correct / weight,
+      "gradient_norm": optax.tree.norm(gradients),
+  }
+  return TrainState(state.step + 1, params, opt_state, memory), metrics
+
+
+def eval_step(model: LanguageModel, params, token_bytes: jax.Array, batch: Batch,
+              memory: Memory) -> tuple[dict[str, jax.Array], Memory]:
+  """Sums over a batch, among them the bytes of text its targets stand for (token_bytes [V])."""
+  sums, memory = model.loss(params, batch, memory)
+  num_bytes = jnp.sum(batch["decoder_loss_weights"] * token_bytes[batch["decoder_target_tokens"]])
+  return {"loss": sums.loss, "correct": sums.correct, "weight": sums.weight, "bytes": num_bytes}, memory
+
+
+def split_rows(tree, axis: int, parts: int):
+  """[..., B, ...] -> [parts, ..., B / parts, ...] along `axis`; rows i, i + parts, ... stay on their devices."""
+  def split(x):
+    x = x.reshape(*x.shape[:axis], x.shape[axis] // parts, parts, *x.shape[axis + 1:])
+    return jnp.moveaxis(x, axis + 1, 0)
+
+  return jax.tree.map(split, tree)
+
+
+def join_rows(tree, axis: int):
+  """The inverse of split_rows."""
+  def join(x):
+    x = jnp.moveaxis(x, 0, axis + 1)
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2:])
+
+  return jax.tree.map(join, tree)
+
+
+def split_memory(memory: Memory, parts: int) -> Memory:
+  return Memory(split_rows(memory.layers, 1, parts), split_rows(memory.segment_ids, 0, parts))
+
+
+def join_memory(memory: Memory) -> Memory:
+  return Memory(join_rows(memory.layers, 1), join_rows(memory.segment_ids, 0))

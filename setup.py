@@ -1,0 +1,59 @@
+"""Installs gpt4x, its seqio tasks and its gin files. The tests pass with the exact versions of `requirements.lock`."""
+
+import pathlib
+import re
+
+import setuptools
+
+VERSION = re.search(r'__version__ = "(.+)"', pathlib.Path("gpt4x/__init__.py").read_text())[1]
+
+# Upstream t5x and airio are on GitHub only. Their metadata asks for the unpinned heads of clu, flax, optax and seqio,
+# for a second tfds and for another grain, which no resolver can reconcile with the pins below: pip refuses
+# `gpt4x[t5x]`. `make t5x` installs exactly this list with --no-deps, so it also names what these packages need in turn.
+T5X = [
+    "t5x @ git+https://github.com/google-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16",
+    "airio @ git+https://github.com/google/airio@69897df7d9a427b947a9f7bb4164c7782b43e601",
+    # The release on PyPI, 0.3.3, does not import with this JAX.
+    "jestimator @ git+https://github.com/google-research/jestimator@326824a477feef6d92e6f44175000907a72899ca",
+    "cached_property==2.0.1",
+    "fiddle==0.3.1",
+    "graphviz==0.21",
+    "libcst==1.9.0",
+]
+
+setuptools.setup(
+    name="gpt4x",
+    version=VERSION,
+    description="GPT-4-style models on JAX: Transformer-XL, trained from gin on seqio tasks",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_namespace_packages(include=["gpt4x*", "tasks*", "gin_configs*"]),
+    package_data={"": ["*.gin"]},
+    install_requires=[
+        "absl-py>=2.3,<3",
+        "clu>=0.0.12,<0.1",
+        "etils[epath]>=1.13,<2",
+        "flax>=0.12.8,<0.13",
+        "gin-config>=0.5,<0.6",
+        "grain>=0.2.18,<0.3",
+        "jax>=0.10.2,<0.11",
+        "matplotlib>=3.10,<4",
+        "numpy>=2.1,<3",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "rich>=14,<16",
+        "safetensors>=0.7,<1",
+        "sentencepiece>=0.2.1,<0.3",
+        "seqio>=0.0.20,<0.0.21",
+        "tensorboard>=2.21,<2.22",
+        "tensorflow>=2.21,<2.22",  # The one TensorFlow: seqio and tensorflow-datasets run on it, on the CPU.
+        "tensorflow-datasets>=4.9.10,<5",
+    ],
+    extras_require={
+        "test": ["hypothesis>=6.140,<7", "packaging>=25", "pytest>=9,<10", "pytest-xdist>=3.8,<4"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+        "t5x": T5X,
+    },
+    entry_points={"console_scripts": ["gpt4x = gpt4x.cli:main"]},
+)

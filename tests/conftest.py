@@ -1,0 +1,41 @@
+"""What every test stands on: eight simulated CPU devices, a data directory of the session's own, and no gin left."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+
+import pytest
+
+_OWN_DATA_DIR = "GPT4X_TEST_OWNS_DATA_DIR"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Sets the environment before any test module imports JAX or TensorFlow; subprocesses inherit it."""
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+  # Most of the time goes to compilation, and the command-line tests compile the same programs again and again. An
+  # entry that a killed process left half-written does not decompress, and is compiled anew.
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.rootpath / ".cache" / "jax")
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+  if not hasattr(config, "workerinput"):  # The workers of pytest-xdist share the directory of the one that starts them.
+    os.environ["GPT4X_DATA_DIR"] = os.environ[_OWN_DATA_DIR] = tempfile.mkdtemp(prefix="gpt4x-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+  if not hasattr(config, "workerinput"):
+    shutil.rmtree(os.environ.pop(_OWN_DATA_DIR), ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_gin():
+  """Clears what a test bound in gin."""
+  yield
+  import gin
+  gin.clear_config()
+
+
+@pytest.fixture
+def repository(request: pytest.FixtureRequest) -> pathlib.Path:
+  """The root of the source tree."""
+  return request.config.rootpath

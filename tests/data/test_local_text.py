@@ -1,0 +1,143 @@
+import gzip
+import json
+import os
+
+import gin
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+
+from gpt4x.data import local_text
+from gpt4x.data.local_text import LocalText, LocalTextSource
+from gpt4x.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+
+
+def _write(name, text):
+  os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+  with gzip.open(name, "wb") if name.endswith(".gz") else open(name, "wb") as file:
+    file.write(text if isinstance(text, bytes) else text.encode())
+
+
+def _json_lines(texts):
+  return "".join(json.dumps({"text": text}) + "\n" for text in texts)
+
+
+def _read(files, split="train", shuffle=False, seed=None, **kwargs):
+  dataset = LocalTextSource(LocalText(files, **kwargs)).get_dataset(split, shuffle=shuffle, seed=seed)
+  return {example["name"].decode(): example["text"].decode() for example in dataset.as_numpy_iterator()}
+
+
+def test_every_kind_of_file():
+  _write("c/a.txt", "  one\r\n\ttwo \n")
+  _write("c/deep/er/b.md", "Ü\0")
+  _write("c/c.txt.gz", "zipped")
+  _write("c/d.jsonl", _json_lines(["x\ny", "", "z"]).replace("\n", "\n\n"))
+  _write("c/e.jsonl.gz", _json_lines(["\u2028 ü"]))
+  _write("c/blank.txt", " \n")
+  _write("v.txt", "held out")
+  assert _read("c/**/*", validation_files="v.txt") == {
+      "c/a.txt": "  one\r\n\ttwo \n", "c/deep/er/b.md": "Ü\0", "c/c.txt.gz": "zipped",
+      "c/d.jsonl:1": "x\ny", "c/d.jsonl:5": "z", "c/e.jsonl.gz:1": "\u2028 ü"}
+  assert _read("c/**/*", "validation", validation_files="v.txt") == {"v.txt": "held out"}
+  assert _read(["c/a.*", "c/*.txt"], validation_files="v.txt").keys() == {"c/a.txt"}
+
+
+def test_validation_files_are_not_trained_on():
+  for name in "abc":
+    _write(f"{name}.txt", name)
+  assert _read("*.txt", validation_files=[os.path.abspath("b.txt")]).keys() == {"a.txt", "c.txt"}
+
+
+def test_gin_names_the_files():
+  source = LocalTextSource()  # As in a task, registered before gin is read.
+  _write("a.txt", "hello")
+  gin.parse_config("LocalText.files = '*.txt'\nLocalText.validation_files = ['a.txt']")
+  with pytest.raises(UserError, match="leaves no file"):
+    source.documents("train")
+  _write("b.txt", "bye")
+  assert list(source.documents("train")) == [("b.txt", "bye")]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(st.sampled_from("a\né"), max_size=300) | st.text(max_size=50))
+def test_cut_leaves_about_five_percent(text):
+  start = local_text.cut(text)
+  assert 0.90 * len(text) - 1 <= start <= 0.95 * len(text)
+  lines = text[:int(0.95 * len(text))].splitlines(keepends=True)
+  if "\n" in text[len(text) * 90 // 100:len(text) * 95 // 100]:
+    assert lines and text[start - 1] == "\n"
+
+
+def test_few_documents_are_cut_at_a_line_end():
+  texts = {"a.txt": "".join(f"line {i}\n" for i in range(200)), "b.txt": "x" * 1000}
+  for name, text in texts.items():
+    _write(name, text)
+  train, validation = _read("*.txt"), _read("*.txt", "validation")
+  assert {name: train[name] + validation[name] for name in texts} == texts
+  assert train["a.txt"].endswith("\n") and validation["a.txt"].startswith("line 19")
+  assert len(validation["b.txt"]) == 50
+
+
+def test_many_documents_are_held_out_whole():
+  texts = [f"document {i}" for i in range(1000)]
+  _write("a.jsonl", _json_lines(texts[:500]))
+  _write("b.jsonl", _json_lines(texts[500:] + texts))  # All of it twice.
+  train, validation = _read("*.jsonl").values(), _read("*.jsonl", "validation").values()
+  assert sorted([*train, *validation]) == sorted(texts * 2)
+  assert not set(train) & set(validation)
+  assert len(set(validation)) == pytest.approx(50, abs=25)
+
+
+def test_seed_shuffles_files():
+  for i in range(20):
+    _write(f"{i}.txt", "some text here")
+  orders = [list(_read("*.txt", shuffle=shuffle, seed=seed))
+            for shuffle, seed in [(True, 1), (True, 1), (True, 2), (False, 1)]]
+  assert orders[0] == orders[1] != orders[2] and orders[3] == sorted(orders[3])
+
+
+def test_fingerprint_follows_the_files():
+  _write("a.txt", "hello")
+  source = LocalTextSource(LocalText("*.txt"))
+  before = source.fingerprint_parts()
+  assert json.loads(json.dumps(before)) == before == source.fingerprint_parts()
+  os.utime("a.txt", ns=(0, 12345))
+  touched = source.fingerprint_parts()
+  _write("b.txt", "more")
+  assert before != touched != source.fingerprint_parts() != before
+
+
+@pytest.mark.parametrize("files, content, message", [
+    ("*.md", "", r"LocalText.files = '\*.md' matches no file"),
+    ((), "", "LocalText.files is not set"),
+    ("c*", " \n", "corpus is empty: 1 file.*c.txt"),
+    ("c*", b"caf\xe9\n", "c.txt is not UTF-8 at byte 3"),
+    ("c*.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', "c.jsonl is not UTF-8 at byte 24"),
+    ("c*.jsonl", '{"text": "x"}\n\n{"body": "x"}\n', 'c.jsonl:3: not a JSON object with a "text"'),
+    ("c*.jsonl", '{"text": 5}\n', "c.jsonl:1: "),
+    ("c*.jsonl", "[1]\n", "c.jsonl:1: "),
+    ("c*.jsonl", "text\n", "c.jsonl:1: "),
+    ("c*.jsonl", r'{"text": "\ud800"}', "c.jsonl:1: "),
+])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_errors_come_at_once_in_one_line(files, content, message, split):
+  _write("c.jsonl" if "jsonl" in str(files) else "c.txt", content)
+  with pytest.raises(UserError, match=message) as error:
+    LocalTextSource(LocalText(files)).get_dataset(split)
+  assert "\n" not in str(error.value)
+
+
+def test_damaged_archive():
+  _write("a.txt.gz", "hello" * 100)
+  with open("a.txt.gz", "rb") as file:
+    whole = file.read()
+  for damaged in (b"text", whole[:-10], whole[:12] + b"\xff" * 8 + whole[20:]):
+    with open("a.txt.gz", "wb") as file:
+      file.write(damaged)
+    with pytest.raises(UserError, match="cannot read a.txt.gz"):
+      _read("*.gz")

@@ -1,0 +1,328 @@
+import functools
+import itertools
+import json
+import threading
+
+import gin
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from gpt4x.data import pipeline
+from gpt4x.data import token_store
+from gpt4x.errors import UserError
+
+VOCABULARY = seqio.PassThroughVocabulary(100, eos_id=1)
+SPLITS = {"train": range(10, 21), "validation": range(30, 34)}
+
+
+def register(name, features=("targets",), splits=SPLITS, vocabulary=VOCABULARY, length=4):
+  """A task whose example n has `length` times n as each feature, and an end after the targets."""
+  def dataset(split, shuffle_files, seed=None):
+    del shuffle_files, seed
+    return tf.data.Dataset.from_tensor_slices(tf.constant(list(splits[split]), tf.int32)).map(
+        lambda n: {feature: tf.repeat(n, length) for feature in features})
+
+  seqio.TaskRegistry.add(
+      name, source=seqio.FunctionDataSource(dataset, splits=list(splits)),
+      preprocessors=[seqio.preprocessors.append_eos],
+      output_features={feature: seqio.Feature(vocabulary, add_eos=feature == "targets") for feature in features})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def toy_tasks(tmp_path_factory):
+  register("toy")
+  register("toy_other", splits={"train": range(50, 60)})
+  register("toy_pairs", features=("inputs", "targets"))
+  register("toy_tiny", splits={"train": range(10, 12)})
+  register("toy_empty", splits={"train": ()})
+  register("toy_bytes", vocabulary=seqio.ByteVocabulary())
+  mixtures = {"toy_mix": [("toy", 3), ("toy_other", 1)], "toy_half": [("toy", 1), ("toy_other", 0)],
+              "toy_mismatch": [("toy", 1), ("toy_bytes", 1)],
+              "toy_counted": [("toy", 1), ("toy_other", seqio.mixing_rate_num_examples)]}
+  for name, rates in mixtures.items():
+    seqio.MixtureRegistry.add(name, rates)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("GPT4X_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+    yield
+  for registry, names in (seqio.MixtureRegistry, mixtures), (seqio.TaskRegistry, list(seqio.TaskRegistry.names())):
+    for name in names:
+      if name.startswith("toy"):
+        registry.remove(name)
+
+
+def config(name="toy", batch_size=4, lengths=None, **kwargs):
+  prefix = kwargs.get("feature_converter") == "prefix_lm"
+  return pipeline.DatasetConfig(name, lengths or ({"inputs": 4, "targets": 6} if prefix else {"targets": 6}), batch_size, **kwargs)
+
+
+CONFIGS = {
+    "stream": functools.partial(config),
+    "stream_mixture": functools.partial(config, "toy_mix"),
+    "lm": functools.partial(config, feature_converter="lm"),
+    "lm_mixture": functools.partial(config, "toy_mix", feature_converter="lm"),
+    "packed": functools.partial(config, feature_converter="lm", pack=True, lengths={"targets": 11}),
+    "prefix_lm": functools.partial(config, "toy_pairs", feature_converter="prefix_lm"),
+    "packed_prefix_lm": functools.partial(
+        config, "toy_pairs", feature_converter="prefix_lm", pack=True, lengths={"inputs": 9, "targets": 10}),
+}
+each_config = pytest.mark.parametrize("make", CONFIGS.values(), ids=CONFIGS)
+
+
+def assert_equal(left, right):
+  assert left.keys() == right.keys()
+  for name in left:
+    np.testing.assert_array_equal(left[name], right[name], name)
+
+
+def contents(batch):
+  """The first token of each example in a batch."""
+  starts = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0)
+  return batch["decoder_target_tokens"][starts].tolist()
+
+
+@each_config
+def test_batches_have_one_form(make):
+  for batch in (next(pipeline.train_iterator(make())), next(pipeline.eval_iterator(make(), "validation"))):
+    names = [
+        "decoder_input_tokens", "decoder_loss_weights", "decoder_positions", "decoder_segment_ids",
+        "decoder_target_tokens"]
+    if make().feature_converter == "prefix_lm":
+      names.insert(0, "decoder_causal_attention")
+    assert sorted(batch) == names
+    assert {value.shape for value in batch.values()} == {(4, make().segment_length)}
+    assert {name for name in batch if batch[name].dtype != np.int32} == {"decoder_loss_weights"}
+    assert batch["decoder_loss_weights"].dtype == np.float32
+
+
+@each_config
+def test_restored_iterator_continues_identically(make):
+  whole = pipeline.train_iterator(make())
+  states = [whole.get_state()]
+  batches = []
+  for batch in itertools.islice(whole, 8):  # Several epochs.
+    batches.append(batch)
+    states.append(whole.get_state())
+  for stop in (0, 3, 5):
+    restored = pipeline.train_iterator(make())
+    restored.set_state(json.loads(json.dumps(states[stop])))
+    for batch in batches[stop:]:
+      assert_equal(next(restored), batch)
+
+
+@each_config
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_rows_of_hosts_are_one_hosts_batches(make, split):
+  def iterate(rows):
+    if split == "train":
+      return itertools.islice(pipeline.train_iterator(make(), rows=rows), 3)
+    return pipeline.eval_iterator(make(), split, rows=rows)
+
+  hosts = [iterate(pipeline.host_rows(4, host, 2)) for host in range(2)]
+  for batch, shares in zip(iterate(None), zip(*hosts, strict=True), strict=True):
+    assert_equal({name: np.concatenate([share[name] for share in shares]) for name in batch}, batch)
+
+
+@each_config
+def test_evaluation_has_each_example_once(make):
+  batches = list(pipeline.eval_iterator(make(), "validation"))
+  assert sorted(sum(map(contents, batches), [])) == list(SPLITS["validation"])
+  # Four times each, and the end; of pairs the inputs go before, and have no weight.
+  assert sum(batch["decoder_loss_weights"].sum() for batch in batches) == 4 * 5
+  for batch in batches:
+    padding = batch["decoder_segment_ids"] == 0
+    assert not any(value[padding].any() for name, value in batch.items() if name != "decoder_causal_attention")
+
+
+@pytest.mark.parametrize("make", [CONFIGS["lm"], CONFIGS["prefix_lm"], CONFIGS["stream"]])
+def test_last_batch_of_evaluation_is_padded(make):
+  batches = list(pipeline.eval_iterator(make(batch_size=3), "validation"))
+  assert sorted(sum(map(contents, batches), [])) == list(SPLITS["validation"])
+  assert {batch["decoder_target_tokens"].shape[0] for batch in batches} == {3}
+
+
+@pytest.mark.parametrize("make", [CONFIGS["lm"], CONFIGS["prefix_lm"]])
+def test_examples_are_reshuffled_each_epoch_and_none_is_dropped(make):
+  size = len(SPLITS["train"])
+  order = sum(map(contents, itertools.islice(pipeline.train_iterator(make()), size)), [])  # Four epochs.
+  epochs = [tuple(order[i:i + size]) for i in range(0, 4 * size, size)]
+  assert all(sorted(epoch) == list(SPLITS["train"]) for epoch in epochs)
+  assert len(set(epochs)) == 4
+  other_seed = sum(map(contents, itertools.islice(pipeline.train_iterator(make(seed=1)), size)), [])
+  assert other_seed != order
+
+
+def test_fewer_examples_than_rows():
+  batch = next(pipeline.train_iterator(config("toy_tiny", feature_converter="lm", batch_size=5)))
+  assert sorted(contents(batch))[:2] == [10, 10] and len(contents(batch)) == 5
+
+
+def test_lm_rows():
+  batch = next(pipeline.eval_iterator(config(feature_converter="lm"), "validation"))
+  assert {name: value[0].tolist() for name, value in batch.items()} == {
+      "decoder_target_tokens": [30, 30, 30, 30, 1, 0],
+      "decoder_input_tokens": [0, 30, 30, 30, 30, 1],
+      "decoder_segment_ids": [1, 1, 1, 1, 1, 0],
+      "decoder_positions": [0, 1, 2, 3, 4, 0],
+      "decoder_loss_weights": [1, 1, 1, 1, 1, 0],
+  }
+
+
+def test_prefix_lm_rows():
+  batch = next(pipeline.eval_iterator(CONFIGS["prefix_lm"](), "validation"))
+  assert {name: value[0].tolist() for name, value in batch.items()} == {
+      "decoder_target_tokens": [30] * 8 + [1, 0],
+      "decoder_input_tokens": [0] + [30] * 8 + [1],
+      "decoder_segment_ids": [1] * 9 + [0],
+      "decoder_positions": [*range(9), 0],
+      "decoder_loss_weights": [0] * 4 + [1] * 5 + [0],
+      "decoder_causal_attention": [1] * 5 + [0] * 5,
+  }
+
+
+def test_packed_rows():
+  batch = next(pipeline.eval_iterator(CONFIGS["packed"](), "validation"))
+  assert batch["decoder_target_tokens"][0].tolist() == [30, 30, 30, 30, 1, 31, 31, 31, 31, 1, 0]
+  assert batch["decoder_segment_ids"][0].tolist() == [1] * 5 + [2] * 5 + [0]
+  assert batch["decoder_positions"][0].tolist() == [*range(5), *range(5), 0]
+
+
+@pytest.mark.parametrize("converter", ["stream", "lm"])
+def test_mixture_by_rate(converter):
+  iterator = pipeline.train_iterator(config("toy_mix", feature_converter=converter, batch_size=16))
+  examples = sum((contents(batch) for batch in itertools.islice(iterator, 20)), [])
+  assert abs(np.mean(np.array(examples) >= 50) - 1 / 4) < 0.1
+
+
+def test_task_of_rate_zero_is_left_out():
+  batches = itertools.islice(pipeline.train_iterator(config("toy_half")), 10)
+  assert max(batch["decoder_target_tokens"].max() for batch in batches) <= 20
+
+
+def test_evaluation_of_a_mixture_takes_the_tasks_that_have_the_split():
+  assert len(list(pipeline.eval_iterator(config("toy_mix"), "validation"))) == 1
+  # toy: 11 examples; toy_other: 10.
+  batches = list(pipeline.eval_iterator(config("toy_mix"), "train"))
+  assert sum(batch["decoder_loss_weights"].sum() for batch in batches) == 21 * 5
+
+
+def test_config_by_gin():
+  gin.parse_config("""
+      DatasetConfig.mixture_or_task_name = "toy"
+      DatasetConfig.task_feature_lengths = {"targets": 32}
+      DatasetConfig.batch_size = 8
+      """)
+  made = pipeline.DatasetConfig()
+  assert (made.segment_length, made.batch_size, made.carries_memory) == (32, 8, True)
+  assert not config(feature_converter="lm").carries_memory
+  assert CONFIGS["prefix_lm"]().segment_length == 10
+
+
+def test_vocabulary():
+  assert pipeline.vocabulary(config("toy_mix")) == VOCABULARY
+
+
+def test_shipped_tasks_are_known():
+  assert isinstance(pipeline.vocabulary(config("stdlib_bytes")), seqio.ByteVocabulary)
+
+
+def test_host_rows():
+  assert [pipeline.host_rows(6, host, 3) for host in range(3)] == [range(0, 2), range(2, 4), range(4, 6)]
+
+
+def wrong(match, make, *args, **kwargs):
+  with pytest.raises(UserError, match=match) as error:
+    made = make(*args, **kwargs)
+    if hasattr(made, "__next__"):
+      next(made)
+  assert "\n" not in str(error.value)
+
+
+def test_errors_say_what_to_do():
+  train = lambda *args, **kwargs: pipeline.train_iterator(config(*args, **kwargs))
+  wrong("unknown task or mixture 'stdlib_byte': use stdlib_bytes", train, "stdlib_byte")
+  wrong("task toy has no split 'test': use one of train, validation", pipeline.eval_iterator, config(), "test")
+  wrong("task toy_pairs has inputs.*set DatasetConfig.feature_converter = 'prefix_lm'", train, "toy_pairs")
+  wrong("task toy_pairs has inputs", train, "toy_pairs", feature_converter="lm")
+  wrong("task toy has no feature inputs", train, "toy", feature_converter="prefix_lm")
+  wrong("task toy_empty, split train: the corpus is empty", train, "toy_empty")
+  wrong("task toy_empty, split train: the corpus is empty", train, "toy_empty", feature_converter="lm")
+  wrong("the corpus is empty", pipeline.eval_iterator, config("toy_empty", feature_converter="lm"), "train")
+  wrong("the tasks of mixture toy_mismatch differ in their vocabulary", train, "toy_mismatch")
+  wrong("the rate of task toy_other cannot be computed", train, "toy_counted")
+  wrong("batch_size = 6 does not divide over 4 hosts", pipeline.host_rows, 6, 0, 4)
+  wrong("feature_converter = 'lmm' is unknown: use one of stream, lm, prefix_lm", config, feature_converter="lmm")
+  wrong("takes a positive length for inputs and targets", config, feature_converter="prefix_lm", lengths={"targets": 3})
+  wrong("takes a positive length for targets", config, lengths={"targets": 0})
+  wrong("batch_size = 0", config, batch_size=0)
+  wrong("pack = True", config, pack=True)
+
+
+def test_state_of_other_data_is_refused():
+  stream, lm = pipeline.train_iterator(config()), pipeline.train_iterator(config(feature_converter="lm"))
+  wrong("feature_converter 'stream', but this run has 'lm'", lm.set_state, stream.get_state())
+  wrong("feature_converter 'lm', but this run has 'stream'", stream.set_state, lm.get_state())
+  other = pipeline.train_iterator(config("toy_other", feature_converter="lm"))
+  wrong("fingerprint of corpus", other.set_state, lm.get_state())
+
+
+class Numbers:
+  """Counts; the state is how far."""
+
+  def __init__(self, stop=1000, error=StopIteration):
+    self.count, self.stop, self.error = 0, stop, error
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    if self.count == self.stop:
+      raise self.error
+    self.count += 1
+    return self.count
+
+  def get_state(self):
+    return {"count": self.count}
+
+
+def test_prefetch_gives_each_batch_its_state():
+  numbers = Numbers()
+  with pipeline.prefetch(numbers, size=3) as batches:
+    for expected in range(1, 20):
+      assert next(batches) == (expected, {"count": expected})
+      assert numbers.count <= expected + 4
+  assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+def test_prefetch_ends_with_the_iterator():
+  batches = pipeline.prefetch(Numbers(stop=5))
+  assert [batch for batch, _ in batches] == [1, 2, 3, 4, 5]
+  assert next(batches, None) is None
+  assert list(pipeline.prefetch(iter([7, 8]))) == [(7, None), (8, None)]
+
+
+def test_prefetch_raises_where_the_batch_is_awaited():
+  batches = pipeline.prefetch(Numbers(stop=2, error=UserError("disk on fire")))
+  assert [next(batches)[0], next(batches)[0]] == [1, 2]
+  for _ in range(2):
+    with pytest.raises(UserError, match="disk on fire"):
+      next(batches)
+  batches.close()
+
+
+def test_prefetch_closed_early():
+  batches = pipeline.prefetch(Numbers(), size=2)
+  batches.close()
+  assert next(batches, None) is None
+
+
+def test_prefetched_state_continues_after_the_batch_consumed():
+  whole = pipeline.train_iterator(config())
+  with pipeline.prefetch(whole, size=4) as batches:
+    for _ in range(3):
+      _, state = next(batches)
+    after, _ = next(batches)
+  restored = pipeline.train_iterator(config())
+  restored.set_state(state)
+  assert_equal(next(restored), after)

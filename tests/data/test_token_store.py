@@ -1,0 +1,316 @@
+from concurrent import futures
+import functools
+import importlib
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+
+import gin
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from gpt4x.data import fingerprint
+from gpt4x.data import token_store
+from gpt4x.errors import UserError
+
+VOCABULARY = seqio.PassThroughVocabulary(300, eos_id=1)
+DOCUMENTS = [[5, 6, 7], [], [299], [8] * 2000]
+
+
+def source(documents, splits=("train",)):
+  def dataset(split, shuffle_files, seed=None):
+    del split, shuffle_files, seed
+    return tf.data.Dataset.from_tensor_slices(tf.ragged.constant(documents, tf.int32)).map(
+        lambda tokens: {"targets": tokens})
+  return seqio.FunctionDataSource(dataset, splits=splits)
+
+
+def task(documents=(), preprocessors=(), vocabulary=VOCABULARY, data=None, name="toy"):
+  feature = seqio.Feature(vocabulary, add_eos=True)
+  return seqio.Task(
+      name, source=data or source(documents), preprocessors=list(preprocessors), output_features={"targets": feature})
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path, monkeypatch):
+  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path / "data"))
+  return tmp_path / "data"
+
+
+def stores(data_dir):
+  return sorted(path.name for path in (data_dir / "tokens").iterdir())
+
+
+def test_documents_are_what_the_task_yields(data_dir):
+  store = token_store.open_or_build(task(DOCUMENTS, [seqio.preprocessors.append_eos]), "train")
+  # The empty one holds its end alone.
+  assert [document.tolist() for document in store] == [[5, 6, 7, 1], [1], [299, 1], [8] * 2000 + [1]]
+  assert len(store) == 4 and store.num_tokens == 4 + 1 + 2 + 2001 and store.longest == 2001
+  assert store.lengths().tolist() == [4, 1, 2, 2001]
+  assert store.name == "toy/train"
+  assert store[0].dtype == np.uint16 and store[0].base is not None and not store[0].flags.writeable
+  path, = (data_dir / "tokens").iterdir()
+  assert path.name == f"toy-train-{store.fingerprint}"
+  assert {file.name for file in path.iterdir()} == {"tokens.bin", "offsets.npy", "spec.json"}
+  assert (path / "tokens.bin").stat().st_size == 2 * store.num_tokens
+
+
+def test_empty_documents_are_left_out():
+  assert [len(document) for document in token_store.open_or_build(task(DOCUMENTS), "train")] == [3, 1, 2000]
+
+
+@pytest.mark.parametrize("size,dtype", [(256, np.uint8), (257, np.uint16), (65537, np.uint32)])
+def test_smallest_type_that_holds_the_vocabulary(size, dtype):
+  store = token_store.open_or_build(task([[size - 1]], vocabulary=seqio.PassThroughVocabulary(size)), "train")
+  assert store[0].dtype == dtype and store[0].tolist() == [size - 1]
+
+
+def test_index_outside():
+  store = token_store.open_or_build(task([[3], [4]]), "train")
+  for index in (-1, 2):
+    with pytest.raises(IndexError):
+      store[index]
+
+
+def test_second_use_does_not_run_the_task(monkeypatch):
+  first = token_store.open_or_build(task([[3], [4]]), "train")
+  monkeypatch.setattr(token_store, "examples", lambda *args, **kwargs: pytest.fail("ran the task"))
+  assert token_store.open_or_build(task([[3], [4]]), "train").fingerprint == first.fingerprint
+
+
+def test_task_by_registered_name():
+  seqio.TaskRegistry.add_provider("toy_registered", task([[3]], name="toy_registered"))
+  try:
+    assert token_store.open_or_build("toy_registered", "train")[0].tolist() == [3]
+  finally:
+    seqio.TaskRegistry.remove("toy_registered")
+
+
+# What a store depends on. Each changes something, and never may the old store be used.
+
+
+def add(dataset, amount=1):
+  return dataset.map(lambda example: {"targets": example["targets"] + amount})
+
+
+@gin.configurable
+def add_configured(dataset, amount=1):
+  return add(dataset, amount)
+
+
+STEP = 1
+
+
+def add_global(dataset):
+  return dataset.map(lambda example: {"targets": example["targets"] + STEP})
+
+
+class Adder:
+  """A preprocessor that is an object."""
+
+  def __init__(self, amount):
+    self.amount = amount
+
+  def __call__(self, dataset):
+    return add(dataset, self.amount)
+
+
+@seqio.map_over_dataset
+def add_mapped(example):
+  return {"targets": example["targets"] + STEP}
+
+
+def closure(amount):
+  return lambda dataset: add(dataset, amount)
+
+
+def first_token(preprocessors):
+  return token_store.open_or_build(task([[5]], preprocessors), "train")[0].tolist()
+
+
+def test_changed_documents_or_preprocessors_make_a_new_store(monkeypatch, data_dir):
+  assert token_store.open_or_build(task([[5]]), "train")[0].tolist() == [5]
+  assert token_store.open_or_build(task([[6]]), "train")[0].tolist() == [6]
+  assert first_token([add]) == [6]
+  assert first_token([functools.partial(add, amount=2)]) == [7]
+  assert first_token([closure(3)]) == [8]
+  assert first_token([closure(4)]) == [9]
+  assert first_token([Adder(5)]) == [10]
+  assert first_token([Adder(6)]) == [11]
+  assert first_token([add_configured]) == [6]
+  gin.bind_parameter("add_configured.amount", 7)
+  assert first_token([add_configured]) == [12]
+  assert first_token([add_global]) == first_token([add_mapped]) == [6]
+  monkeypatch.setitem(globals(), "STEP", 8)
+  assert first_token([add_global]) == first_token([add_mapped]) == [13]
+  assert len(stores(data_dir)) == 14
+  # A function that another one calls.
+  changed = lambda dataset, amount: dataset.map(lambda example: {"targets": example["targets"] * amount})
+  before = first_token([Adder(6)])
+  monkeypatch.setitem(globals(), "add", changed)
+  assert before == [11] and first_token([Adder(6)]) == [30]
+
+
+def test_fingerprint_is_the_same_in_another_process(tmp_path, monkeypatch):
+  (tmp_path / "my_tasks.py").write_text(textwrap.dedent("""
+      import functools, re, gin, numpy as np, seqio, tensorflow as tf
+      WORDS, PATTERN, TABLE = {"a", "b", "c", "d"}, re.compile("x+"), np.arange(5)
+      @gin.configurable
+      def clean(text, words=("a",)):
+        return PATTERN.sub("", text) if text in WORDS else TABLE
+      class Step:
+        def __init__(self): self.parent = self
+        def __call__(self, dataset): return dataset.map(lambda x: clean(x))
+      @tf.function
+      def compiled(x): return clean(x)
+      parts = [Step(), functools.partial(clean, words={"u", "v", "w"}), compiled, seqio.preprocessors.append_eos,
+               seqio.map_over_dataset(clean), seqio.ByteVocabulary(), tf.int32, lambda x: compiled(x)]
+      """))
+  monkeypatch.syspath_prepend(tmp_path)
+  parts = importlib.import_module("my_tasks").parts
+  here = fingerprint.fingerprint(parts)
+  assert re.fullmatch("[0-9a-f]{16}", here) and fingerprint.fingerprint(parts[:-1]) != here
+  code = "import my_tasks; from gpt4x.data import fingerprint; print(fingerprint.fingerprint(my_tasks.parts))"
+  environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+  there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+  assert there.strip() == here
+
+
+def test_fingerprint_does_not_change_by_use():
+  used = task([[3]], [closure(1), Adder(2), add_mapped])
+  before = fingerprint.task_fingerprint(used, "train")
+  token_store.open_or_build(used, "train")
+  assert fingerprint.task_fingerprint(used, "train") == before
+
+
+def text_task(pattern):
+  return task(data=seqio.TextLineDataSource({"train": pattern}), preprocessors=[
+      lambda dataset: dataset.map(lambda line: {"targets": tf.strings.to_number(tf.strings.split([line]).values, tf.int32)})])
+
+
+def test_changed_files_make_a_new_store(tmp_path):
+  read = lambda: [document.tolist() for document in token_store.open_or_build(text_task(f"{tmp_path}/*.txt"), "train")]
+  (tmp_path / "a.txt").write_text("3 4\n5\n")
+  assert read() == [[3, 4], [5]]
+  (tmp_path / "a.txt").write_text("3 4\n5\n6\n")
+  assert read() == [[3, 4], [5], [6]]
+  (tmp_path / "b.txt").write_text("7\n")
+  seqio.utils._list_files_for_glob.cache_clear()  # As in a new process.
+  assert sorted(read()) == [[3, 4], [5], [6], [7]]
+  os.utime(tmp_path / "a.txt", (1, 1))
+  (tmp_path / "a.txt").write_text("3 4\n5\n9\n")  # Same size.
+  assert sorted(read()) == [[3, 4], [5], [7], [9]]
+
+
+def test_source_may_speak_for_itself():
+  class Source(seqio.FunctionDataSource):
+    revision = 1
+
+    def fingerprint_parts(self):
+      return {"revision": self.revision}
+
+  data = Source(source([[5]])._dataset_fn, splits=["train"])
+  first = fingerprint.task_fingerprint(task(data=data), "train")
+  assert fingerprint.task_fingerprint(task(data=data), "train") == first
+  data.revision = 2
+  assert fingerprint.task_fingerprint(task(data=data), "train") != first
+
+
+def test_vocabulary_counts():
+  prints = {
+      fingerprint.task_fingerprint(task([[5]], vocabulary=vocabulary), "train")
+      for vocabulary in (seqio.ByteVocabulary(), seqio.ByteVocabulary(extra_ids=3), VOCABULARY)
+  }
+  assert len(prints) == 3
+
+
+# What goes wrong.
+
+
+def fails(broken, match, split="train"):
+  with pytest.raises(UserError, match=match) as error:
+    token_store.open_or_build(broken, split)
+  assert "\n" not in str(error.value)
+
+
+def test_empty_corpus(data_dir):
+  fails(task([[], []]), "task toy, split train: the corpus is empty")
+  assert not stores(data_dir)
+
+
+@pytest.mark.parametrize("token", [300, -1])
+def test_token_outside_the_vocabulary(token, data_dir):
+  fails(task([[3, token]]), f"token {token} is outside its vocabulary of 300")
+  assert not stores(data_dir)
+
+
+def test_what_seqio_objects_to():
+  fails(task([[3]], [lambda dataset: dataset.map(lambda example: {"other": example["targets"]})]),
+        "task toy, split train: .* missing expected output feature after preprocessing: targets")
+
+
+def test_error_inside_the_source():
+  def documents():
+    yield [3]
+    raise UserError("notes.txt is not UTF-8")
+
+  def dataset(split, shuffle_files):
+    del split, shuffle_files
+    spec = {"targets": tf.TensorSpec([None], tf.int32)}
+    return tf.data.Dataset.from_generator(lambda: ({"targets": d} for d in documents()), output_signature=spec)
+
+  fails(task(data=seqio.FunctionDataSource(dataset, splits=["train"])),
+        "^task toy, split train: notes.txt is not UTF-8$")
+
+
+def test_bug_in_a_preprocessor_keeps_its_traceback():
+  def broken(dataset):
+    return dataset.nothing()
+
+  with pytest.raises(AttributeError, match="nothing"):
+    token_store.open_or_build(task([[3]], [broken]), "train")
+
+
+def test_place_that_cannot_be_written(data_dir):
+  data_dir.write_text("a file, not a folder")
+  fails(task([[3]]), r"cannot write .*make room, or set GPT4X_DATA_DIR")
+
+
+def test_damaged_store(data_dir):
+  token_store.open_or_build(task([[3, 4]]), "train")
+  path, = (data_dir / "tokens").iterdir()
+  (path / "tokens.bin").write_bytes(b"\x03\x00")
+  fails(task([[3, 4]]), "is damaged .*: delete it")
+
+
+# Who else builds, and who died building.
+
+
+def test_killed_build_is_no_store(monkeypatch, data_dir):
+  with monkeypatch.context() as patch:
+    # As a kill would: at the last moment, with nobody to clean up.
+    patch.setattr(token_store.shutil, "rmtree", lambda *args, **kwargs: None)
+    patch.setattr(token_store.pathlib.Path, "rename", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+      token_store.open_or_build(task([[3, 4]]), "train")
+  assert [name.endswith(".building") for name in stores(data_dir)] == [True]
+  assert token_store.open_or_build(task([[3, 4]]), "train")[0].tolist() == [3, 4]
+
+
+def test_several_build_at_once(monkeypatch, data_dir):
+  builders, run = threading.Barrier(3), token_store.examples
+
+  def together(*args, **kwargs):
+    builders.wait(timeout=60)  # All have seen that there is no store.
+    return run(*args, **kwargs)
+
+  monkeypatch.setattr(token_store, "examples", together)
+  with futures.ThreadPoolExecutor() as pool:
+    built = list(pool.map(lambda _: token_store.open_or_build(task([[3, 4]]), "train"), range(3)))
+  assert [store[0].tolist() for store in built] == [[3, 4]] * 3
+  assert stores(data_dir) == [f"toy-train-{built[0].fingerprint}"]

@@ -1,0 +1,129 @@
+import inspect
+import pathlib
+import pydoc
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+import seqio
+
+from gpt4x.data import vocabularies
+from gpt4x.errors import UserError
+
+# Spellings of SentencePiece's own tokens, its stand-ins for a space and for the unknown, and all kinds of blanks.
+AWKWARD = ["\u2581", "\u2585", "<0x41>", "</s>", "<unk>", "<pad>", "<extra_id_0>", " ", "  ", "\t", "\n", "\r\n", "\0",
+           "\u00a0", "\u2028", "\u3000", "\ufeff", "\ufffd", "e\u0301", "ﬁ", "🏳️‍🌈", "１２３", "        return x\n\n"]
+TEXT = st.lists(st.sampled_from(AWKWARD) | st.text(max_size=8)).map("".join)
+
+
+@pytest.fixture(name="trained", scope="module")
+def _trained(tmp_path_factory):
+  path = tmp_path_factory.mktemp("vocabularies") / "code.model"
+  vocabularies.train_sentencepiece([inspect.getsource(pydoc), "tabs\tand ünicode"], 600, path)
+  return vocabularies.LosslessSentencePieceVocabulary(path)
+
+
+@pytest.fixture(name="vocabulary", scope="module", params=["bytes", "sentencepiece"])
+def _vocabulary(request, trained):
+  return trained if request.param == "sentencepiece" else seqio.ByteVocabulary()
+
+
+@settings(deadline=None)
+@given(text=TEXT)
+@example(text="".join(AWKWARD))
+@example(text="")
+def test_every_text_survives_and_its_bytes_are_counted(vocabulary, text):
+  ids = vocabulary.encode(text)
+  assert vocabulary.decode(ids) == text
+  assert vocabularies.token_bytes(vocabulary)[ids].sum() == len(text.encode())
+
+
+@settings(max_examples=30, deadline=None)
+@given(text=TEXT)
+@example(text="".join(AWKWARD))
+@example(text="\u2581")
+@example(text="")
+def test_tensorflow_agrees(vocabulary, text):
+  ids = vocabulary.encode_tf(text)
+  assert ids.numpy().tolist() == vocabulary.encode(text)
+  assert vocabulary.decode(ids) == text
+
+
+@settings(deadline=None)
+@given(text=TEXT)
+def test_seqio_s_own_class_loses_only_u2581(trained, text):
+  plain = seqio.SentencePieceVocabulary(trained.sentencepiece_model_file)
+  assert plain.decode(plain.encode(text)) == text.replace("\u2581", " ")
+
+
+def test_trained_model(trained):
+  assert trained.vocab_size == 600
+  assert (trained.pad_id, trained.eos_id, trained.unk_id) == (0, 1, 2)
+  text = inspect.getsource(pydoc)
+  ids = trained.encode(text)
+  assert len(ids) < 0.6 * len(text)
+  assert any("\n" in trained.tokenizer.IdToPiece(i) for i in ids)  # Pieces may hold line ends.
+  assert len(trained.encode("2023" * 5)) == 20
+
+
+def test_specials_stand_for_no_text(trained):
+  assert vocabularies.token_bytes(seqio.ByteVocabulary(extra_ids=5)).tolist() == [0] * 3 + [1] * 256 + [0] * 5
+  assert vocabularies.token_bytes(trained)[:3].tolist() == [0, 0, 0]
+  with_extras = seqio.SentencePieceVocabulary(trained.sentencepiece_model_file, extra_ids=5)
+  expected = np.append(vocabularies.token_bytes(trained), [0] * 5)
+  assert vocabularies.token_bytes(with_extras).tolist() == expected.tolist()
+
+
+def test_saved_vocabulary_needs_nothing_else(trained, tmp_path):
+  copy = tmp_path / "mine.model"
+  copy.write_bytes(pathlib.Path(trained.sentencepiece_model_file).read_bytes())
+  for i, original in enumerate([seqio.ByteVocabulary(extra_ids=2),
+                                vocabularies.LosslessSentencePieceVocabulary(copy),
+                                seqio.SentencePieceVocabulary(str(copy), extra_ids=3)]):
+    vocabularies.save(original, tmp_path / f"model_{i}")
+  copy.unlink()
+  for i, original in enumerate([seqio.ByteVocabulary(extra_ids=2), trained,
+                                seqio.SentencePieceVocabulary(trained.sentencepiece_model_file, extra_ids=3)]):
+    loaded = vocabularies.load(tmp_path / f"model_{i}")
+    assert (type(loaded), loaded.vocab_size) == (type(original), original.vocab_size)
+    assert loaded.encode("a\u2581 b") == original.encode("a\u2581 b")
+    assert vocabularies.spec(loaded) == vocabularies.spec(original)
+
+
+def test_load_errors(trained, tmp_path):
+  with pytest.raises(UserError, match=vocabularies.SPEC_FILE):
+    vocabularies.load(tmp_path)
+  vocabularies.save(trained, tmp_path)
+  model = tmp_path / vocabularies.MODEL_FILE
+  model.write_bytes(model.read_bytes()[:-1])
+  with pytest.raises(UserError, match="damaged"):
+    vocabularies.load(tmp_path)
+  with pytest.raises(UserError, match="PassThroughVocabulary"):
+    vocabularies.save(seqio.PassThroughVocabulary(10), tmp_path)
+
+
+def test_names_and_paths(tmp_path, monkeypatch):
+  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path))
+  assert vocabularies.model_path("code") == tmp_path / "vocabularies" / "code.model"
+  assert vocabularies.model_path("here/code") == pathlib.Path("here/code")
+  assert vocabularies.model_path("code.model") == pathlib.Path("code.model")
+
+
+def test_missing_model_says_how_to_make_it(tmp_path, monkeypatch):
+  vocabulary = vocabularies.LosslessSentencePieceVocabulary("code", "my_task")
+  assert vocabulary == vocabularies.LosslessSentencePieceVocabulary("code", "my_task")
+  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path))
+  command = "gpt4x vocabulary --task=my_task --size=4096 --output=code"
+  with pytest.raises(UserError, match=f"{tmp_path}/vocabularies/code.model; make it with: {command}$"):
+    vocabulary.encode("x")
+
+
+@pytest.mark.parametrize("texts, size, message", [([], 300, "empty"), (["", ""], 300, "empty"),
+                                                  (["abc"] * 50, 5000, "5000"), (["abc"] * 50, 100, "100")])
+def test_training_errors_are_one_line(tmp_path, capfd, texts, size, message):
+  with pytest.raises(UserError, match=message) as error:
+    vocabularies.train_sentencepiece(texts, size, tmp_path / "x.model")
+  assert "\n" not in str(error.value)
+  assert not list(tmp_path.iterdir())
+  assert capfd.readouterr() == ("", "")

@@ -1,0 +1,122 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpt4x.inference.decoding import BOS, Decoder
+from gpt4x.inference.sampling import Sampling
+from gpt4x.models.config import TransformerConfig
+from gpt4x.models.language_model import LanguageModel
+from tests.models import tiny
+
+VOCAB, WINDOW, EOS = 24, 7, 1
+GREEDY = Sampling(temperature=0.0)
+
+
+def make_model(**options):
+  config = TransformerConfig(vocab_size=VOCAB, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=16, memory_length=6,
+                             tie_embeddings=False,  # Tied, greedy text soon repeats one token.
+                             **options)
+  model = LanguageModel(config)
+  return model, jax.tree.map(jnp.asarray, tiny.random_params(model))
+
+
+def decoder(model, params, **options):
+  defaults = {"eos_id": -1, "sampling": GREEDY, "segment_length": 4, "chunk_length": 8}
+  return Decoder(model, params, WINDOW, **defaults | options)
+
+
+def decode(decoder, prompts, max_tokens, **options):
+  return np.concatenate(list(decoder(prompts, max_tokens, **options)), 1)
+
+
+def reference(model, params, prompt, num_tokens, prefix=False):
+  """Greedy decoding without a cache: the whole text anew for every token, each position seeing WINDOW positions."""
+  total = 1 + len(prompt) + num_tokens
+  tokens = np.zeros((1, total), np.int32)
+  tokens[0, 1:len(prompt) + 1] = prompt
+  segment_ids = np.ones_like(tokens)
+  marks = np.zeros_like(tokens)
+  marks[0, :len(prompt) + 1] = 1
+  forward = jax.jit(lambda tokens: model.logits(
+      params, tokens, model.initial_memory(1, 0), segment_ids, marks if prefix else None, window=WINDOW)[0])
+  for position in range(len(prompt), total - 1):
+    logits = np.array(forward(tokens)[0, position])
+    logits[BOS] = -np.inf
+    tokens[0, position + 1] = logits.argmax()
+  return tokens[0, len(prompt) + 1:]
+
+
+options = pytest.mark.parametrize("options", [
+    {}, {"positions": "rotary", "norm_position": "pre"},
+    {"num_kv_heads": 2, "untie_biases": True, "scan_layers": False},
+    {"clamp_length": 4, "adaptive_cutoffs": (8,), "adaptive_divisor": 2},
+], ids=["paper", "rotary", "grouped", "adaptive"])
+
+
+@options
+def test_logits_equal_those_of_one_forward_pass_far_beyond_the_window(options):
+  model, params = make_model(**options)
+  text = np.random.default_rng(0).integers(2, VOCAB, (3, 5 * WINDOW), dtype=np.int32)
+  text[:, 0] = BOS
+  expected, _ = model.logits(params, text, model.initial_memory(3, 0), window=WINDOW)
+  logits, cache = decoder(model, params).prefill(text[:, 1:10])
+  step = jax.jit(model.decode_step)
+  for position in range(9, 5 * WINDOW):
+    np.testing.assert_allclose(logits, expected[:, position], atol=1e-4)
+    if position + 1 < 5 * WINDOW:
+      logits, cache = step(params, text[:, position + 1], cache)
+
+
+@options
+def test_greedy_text_equals_that_of_the_uncached_forward_pass(options):
+  model, params = make_model(**options)
+  prompts = [[5, 9, 3, 7, 2, 11, 13, 4, 6, 8], [3], []]
+  for prompt, row in zip(prompts, decode(decoder(model, params), prompts, 30)):
+    np.testing.assert_array_equal(row, reference(model, params, prompt, 30))
+
+
+def test_a_prefix_seen_in_both_directions():
+  model, params = make_model()
+  prompts = [[5, 9, 3, 7], [3, 8]]
+  tokens = decode(decoder(model, params), prompts, 8, bidirectional=True)
+  for prompt, row in zip(prompts, tokens):
+    np.testing.assert_array_equal(row, reference(model, params, prompt, 8, prefix=True))
+  assert (tokens != decode(decoder(model, params), prompts, 8)).any()
+
+
+def test_a_row_ends_at_eos_and_the_others_go_on():
+  model, params = make_model()
+  prompts = [[5, 9], [3]]
+  free = decode(decoder(model, params), prompts, 24)
+  eos = int(free[0, 5])
+  ended = decode(decoder(model, params, eos_id=eos), prompts, 24)
+  first = free[0].tolist().index(eos)
+  np.testing.assert_array_equal(ended[0, :first + 1], free[0, :first + 1])
+  assert (ended[0, first:] == eos).all()
+  until = free[1].tolist().index(eos) if eos in free[1] else 24
+  np.testing.assert_array_equal(ended[1, :until], free[1, :until])
+
+
+def test_ids_without_a_meaning_are_never_drawn():
+  model, params = make_model()
+  tokens = decode(decoder(model, params, num_ids=6, sampling=Sampling(temperature=5.0)), [[2]] * 4, 32)
+  assert set(np.unique(tokens)) == {1, 2, 3, 4, 5}
+
+
+def test_sampling_depends_on_the_seed_alone():
+  model, params = make_model()
+  draw = lambda seed: decode(decoder(model, params, sampling=Sampling()), [[2, 3]], 16, seed=seed)
+  np.testing.assert_array_equal(draw(1), draw(1))
+  assert (draw(1) != draw(2)).any()
+
+
+def test_a_step_costs_the_same_wherever_it_is():
+  model, params = make_model()
+  _, cache = decoder(model, params).prefill([[2, 3]])
+  shapes = jax.tree.map(jnp.shape, cache)
+  step = jax.jit(model.decode_step)
+  for _ in range(3 * WINDOW):
+    _, cache = step(params, jnp.array([4]), cache)
+  assert jax.tree.map(jnp.shape, cache) == shapes
+  assert step._cache_size() == 1  # Compiled once.

@@ -1,0 +1,228 @@
+"""Gin files: where they are found, what a wrong one is answered, and that the saved text says all of it."""
+
+import dataclasses
+import pathlib
+import string
+import subprocess
+import sys
+
+import gin
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+
+from gpt4x import configuration
+from gpt4x.errors import CommandError
+
+MODULES = configuration.MODULES
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class ToyModel:
+  num_layers: int
+  width: int = 8
+  extra: object = None
+
+
+@gin.configurable(denylist=["model_dir"])
+def toy_loop(model_dir=None, model=None, steps=1, task=None):
+  return model_dir, model, steps, task
+
+
+@gin.configurable
+def toy_open(**anything):
+  return anything
+
+
+RUN = """
+toy_loop.model = %MODEL
+toy_loop.steps = %TRAIN_STEPS
+toy_loop.task = %MIXTURE_OR_TASK_NAME
+"""
+EXPERIMENT = """
+include 'models/tiny.gin'
+MIXTURE_OR_TASK_NAME = 'toy'
+TRAIN_STEPS = 20
+"""
+TINY = """
+MODEL = @ToyModel()
+ToyModel:
+  num_layers = 2
+  width = 16
+"""
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+  """A current directory and a shipped directory in which `write(path, text)` makes files."""
+  here, shipped = tmp_path / "here", tmp_path / "shipped"
+
+  def write(path: str, text: str):
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text(text)
+
+  write("shipped/runs/run.gin", RUN)
+  write("shipped/models/tiny.gin", TINY)
+  write("here/mine.gin", EXPERIMENT)
+  monkeypatch.chdir(here)
+  monkeypatch.syspath_prepend(str(here))
+  monkeypatch.setattr(configuration, "SHIPPED", shipped)
+  monkeypatch.setattr(configuration, "MODULES", ())
+  return write
+
+
+def load(*bindings: str, **kwargs):
+  configuration.load(("runs/run.gin", "mine.gin"), bindings, **kwargs)
+
+
+def refusal(*bindings: str) -> str:
+  with pytest.raises(CommandError) as error:
+    load(*bindings)
+  assert len(str(error.value).splitlines()) == 1
+  return str(error.value)
+
+
+def test_files_come_from_here_and_from_the_shipped_ones_and_flags_come_last(files):
+  load("TRAIN_STEPS=30", "ToyModel.width=4")
+  assert toy_loop() == (None, ToyModel(num_layers=2, width=4), 30, "toy")
+  files("here/models/tiny.gin", TINY.replace("16", "32"))
+  load()
+  assert toy_loop()[1].width == 32, "a file of the same name here goes before the shipped one"
+
+
+def test_loading_replaces_what_was_there():
+  load("ToyModel.width=4")
+  load()
+  assert toy_loop()[1].width == 16
+
+
+def test_an_absolute_path_is_found(tmp_path, files):
+  files("elsewhere/a.gin", "TRAIN_STEPS = 7")
+  configuration.load(("runs/run.gin", "mine.gin", str(tmp_path / "elsewhere/a.gin")))
+  assert toy_loop()[2] == 7
+
+
+@pytest.mark.parametrize("text, place, words", [
+    ("TRAIN_STPES = 3", "mine.gin:1: ", ["TRAIN_STPES", "did you mean TRAIN_STEPS?"]),
+    ("\nToyModle.width = 3", "mine.gin:2: ", ["ToyModle", "did you mean ToyModel?"]),
+    ("# A remark.\nToyModel.widht = 3", "mine.gin:2: ", ["ToyModel", "widht", "did you mean width?"]),
+    ("MODEL = @ToyModl()", "mine.gin:1: ", ["ToyModl", "did you mean ToyModel?"]),
+    ("MODEL = [\n  1,\n  @ToyModl()]", "mine.gin:3: ", ["ToyModl", "did you mean ToyModel?"]),
+    ("ToyModel:\n  width = 3\n  widht = 4", "mine.gin:3: ", ["widht", "width"]),
+    ("Toymodel:\n  width = 3", "mine.gin:1: ", ["Toymodel", "ToyModel"]),
+    ("toy_loop.model_dir = 'a'", "mine.gin:1: ", ["toy_loop", "model_dir"]),
+    ("include 'models/tinny.gin'", "mine.gin:1: ", ["models/tinny.gin", "did you mean models/tiny.gin?"]),
+    ("include 'mine.gin'", "mine.gin ", ["includes itself"]),
+    ("import no_such_module", "mine.gin:1: ", ["no_such_module"]),
+    ("from __gin__ import dynamic_registration", "mine.gin:1: ", ["dynamic registration"]),
+    ("\nTRAIN_STEPS = ten", "mine.gin:2: ", ["ten is not a value", "'ten'"]),
+    ("TRAIN_STEPS 10", "mine.gin:1: ", ["'='"]),
+    ("TRAIN_STEPS = [1,\n", "mine.gin:2: ", ["close"]),
+    ("ToyModel:\n  width = 3\n num_layers = 4", "mine.gin:3: ", ["indent"]),
+    ("include 'models/tiny.gin'\nMIXTURE_OR_TASK_NAME = 'toy'", "run.gin:3: ", ["TRAIN_STEPS", "not set"]),
+    ("include 'models/tiny.gin'\nTRAIN_STEPS = %TRAIN_STEP", "mine.gin:2: ", ["TRAIN_STEP", "mean TRAIN_STEPS?"]),
+    ("TRAIN_STEPS = %gin.REQUIRED", "run.gin:2: ", ["MODEL", "TRAIN_STEPS", "MIXTURE_OR_TASK_NAME", "are not set"]),
+    (EXPERIMENT + "ToyModel.extra = {'a': %gin.REQUIRED}", "mine.gin:5: ", ["ToyModel.extra", "is not set"]),
+    ("MODEL = @ToyModel()\nTRAIN_STEPS = 1\nMIXTURE_OR_TASK_NAME = 'a'", "mine.gin:1: ", ["ToyModel", "num_layers"]),
+])
+def test_a_wrong_file_is_answered_with_the_place_and_the_nearest_name(files, text, place, words):
+  files("here/mine.gin", text)
+  message = refusal()
+  assert place in message and all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("binding, words", [
+    ("TRAIN_STEP=10", ["did you mean TRAIN_STEPS?"]),
+    ("ToyModel.num_layer=10", ["ToyModel", "num_layer", "did you mean num_layers?"]),
+    ("ToyModels.num_layers=10", ["did you mean ToyModel?"]),
+    ("TRAIN_STEPS=", ["--gin.NAME=VALUE"]),
+    ("3x%=1", ["--gin.NAME=VALUE"]),
+    ("MIXTURE_OR_TASK_NAME=stdlib_bytes", ["stdlib_bytes", "--gin.MIXTURE_OR_TASK_NAME=\"'stdlib_bytes'\""]),
+    ("MIXTURE_OR_TASK_NAME=/data/*.txt", ["\"'/data/*.txt'\""]),
+    ("TRAIN_STEPS=true", ["true"]),
+])
+def test_a_wrong_flag_is_repeated_with_the_nearest_name(binding, words):
+  message = refusal(binding)
+  assert message.startswith(f"--gin.{binding}: ") and all(word in message for word in words), message
+
+
+def test_a_missing_file_names_the_places_and_the_nearest_shipped_one(tmp_path):
+  with pytest.raises(CommandError, match="tinny.gin not found") as error:
+    configuration.load(("tinny.gin",))
+  assert str(tmp_path / "here") in str(error.value) and str(tmp_path / "shipped") in str(error.value)
+  assert "did you mean models/tiny.gin?" in str(error.value)
+
+
+def test_a_gin_file_that_is_not_text(tmp_path):
+  (tmp_path / "here" / "mine.gin").write_bytes(b"# \xff\n")
+  assert "mine.gin cannot be read" in refusal()
+
+
+def test_a_name_of_several_configurables(files):
+  files("here/twins.py", "import gin\nfor m in ('one', 'two'):\n  gin.external_configurable(dict, 'twin', module=m)\n")
+  files("here/mine.gin", "import twins\ntwin.a = 1")
+  assert "one.twin, two.twin" in refusal()
+
+
+def test_macros_of_overridden_bindings_and_open_parameters_are_fine(files):
+  files("here/mine.gin", EXPERIMENT + "WIDTH = 4\nToyModel.width = %WIDTH\nToyModel.width = 5\ntoy_open.any_name = 1")
+  load()
+  configuration.load_text(configuration.config_text())
+  assert toy_loop()[1].width == 5 and toy_open() == {"any_name": 1}
+
+
+def test_a_part_of_an_experiment_may_leave_macros_unset(files):
+  files("here/mine.gin", "ToyModel.width = 3")
+  load(partial=True)
+  with pytest.raises(CommandError):
+    load("TRAIN_STEP=1", partial=True)
+
+
+def test_the_saved_text_alone_restores_the_configuration_in_another_process(files, tmp_path):
+  files("here/my_tasks.py", "import gin\n@gin.configurable\ndef my_task(name, parts=()):\n  return name, parts\n")
+  files("here/mine.gin", "import my_tasks\ninclude 'other.gin'\nmy_task.parts = [%PART, @other/my_task(), -1e-4]")
+  files("here/other.gin", f"PART = {{'targets': 256, 'text': {'word ' * 40!r}}}\n"
+        "my_task.name = 'one'\nother/my_task:\n  name = 'two'\n  parts = None")
+  configuration.load(("mine.gin",), ["PART={'targets': 512, 'inputs': %gin.REQUIRED}", "PART={'targets': 128}"])
+  import my_tasks
+  (tmp_path / "here" / "mine.gin").unlink()
+  (tmp_path / "here" / "other.gin").unlink()
+  program = ("import sys; sys.path.append('.')\n"
+             "from gpt4x import configuration as c; c.MODULES = (); c.load_text(sys.stdin.read())\n"
+             "import my_tasks; print(my_tasks.my_task()); print(c.config_text())")
+  text = configuration.config_text()
+  result = subprocess.run([sys.executable, "-c", program], input=text, capture_output=True, text=True)
+  assert result.stdout == f"{my_tasks.my_task()}\n{text}\n", result.stderr
+  assert my_tasks.my_task() == ("one", [{"targets": 128}, ("two", None), -1e-4])
+
+
+def test_every_module_with_configurables_is_imported_before_parsing(repository):
+  modules = {".".join(path.relative_to(repository).with_suffix("").parts)
+             for path in (repository / "gpt4x").rglob("*.py") if "\n@gin." in path.read_text()}
+  assert modules <= set(MODULES)
+
+
+gin_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text() | st.text(string.ascii_letters + " '\"\\\n", min_size=90, max_size=200) | st.binary(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(value=gin_values)
+def test_any_value_survives_the_saved_text(value):
+  configuration.load(bindings=[f"toy_open.value={value!r}", "toy_open.macro=%M", f"M={[value]!r}"])
+  configuration.load_text(configuration.config_text())
+  assert toy_open() == {"value": value, "macro": [value]}
+
+
+def test_a_run_is_restored_from_its_directory_and_changed_by_flags(tmp_path):
+  load()
+  (tmp_path / configuration.RUN_FILE).write_text(configuration.config_text())
+  configuration.load_run(str(tmp_path), bindings=["TRAIN_STEPS=50"])
+  assert toy_loop() == (None, ToyModel(num_layers=2, width=16), 50, "toy")
+  with pytest.raises(CommandError, match="did you mean TRAIN_STEPS"):
+    configuration.load_run(str(tmp_path), bindings=["TRAIN_STEP=50"])
+  with pytest.raises(CommandError, match="nowhere holds no run"):
+    configuration.load_run(str(tmp_path / "nowhere"))

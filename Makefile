@@ -1,7 +1,7 @@
 # make quickstart   trains, evaluates and samples a small model on text that is already on this machine
 # make test         runs the tests
 # make t5x          adds upstream t5x to the environment
-# make clean        removes the environment and the quickstart's run
+# make clean        removes the environment, caches and the quickstart's run
 #
 # They need Python 3.11 or later and a package index; PYTHON=... chooses another interpreter.
 
@@ -30,7 +30,7 @@ t5x: $(READY)
 	$(BIN)/python -m pip install --no-deps -r .venv/t5x.txt
 
 clean:
-	rm -rf .venv $(RUN) build *.egg-info
+	rm -rf .venv .cache build *.egg-info $(RUN)
 
 # The environment is made once, and again when the lock changes.
 $(READY): requirements.lock setup.py

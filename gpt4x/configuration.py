@@ -92,7 +92,8 @@ def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[s
   """Restores the configuration of a model directory, changed by `gin_files` and `bindings`."""
   path = epath.Path(model_dir) / RUN_FILE
   if not path.exists():
-    raise CommandError(f"{model_dir} holds no run, for {RUN_FILE} is missing: check --model_dir, or train first")
+    raise CommandError(
+        f"no run in {model_dir} ({RUN_FILE} is missing): check --model_dir, or start one with train --gin_file=FILE")
   load(gin_files, bindings, text=path.read_text())
 
 

@@ -224,5 +224,5 @@ def test_a_run_is_restored_from_its_directory_and_changed_by_flags(tmp_path):
   assert toy_loop() == (None, ToyModel(num_layers=2, width=16), 50, "toy")
   with pytest.raises(CommandError, match="did you mean TRAIN_STEPS"):
     configuration.load_run(str(tmp_path), bindings=["TRAIN_STEP=50"])
-  with pytest.raises(CommandError, match="nowhere holds no run"):
+  with pytest.raises(CommandError, match="no run in .*nowhere"):
     configuration.load_run(str(tmp_path / "nowhere"))

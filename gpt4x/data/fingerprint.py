@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import re
 import sys
@@ -54,8 +55,12 @@ def _source(source: "seqio.DataSource", split: str) -> list[Any]:
   parts = [type(source), _attributes(source)]
   if isinstance(source, seqio.FileDataSource):
     for path in sorted(source.list_shards(split)):
-      stat = tf.io.gfile.stat(path)
-      parts.append([path, stat.length, stat.mtime_nsec])
+      if os.path.exists(path):  # TensorFlow knows times to the second only, but other places than this machine.
+        stat = os.stat(path)
+        parts.append([path, stat.st_size, stat.st_mtime_ns])
+      else:
+        stat = tf.io.gfile.stat(path)
+        parts.append([path, stat.length, stat.mtime_nsec])
   return parts
 
 

@@ -67,6 +67,14 @@ def test_a_wheel_holds_the_packages_with_their_gin_files_and_nothing_else(source
   assert names == expected
 
 
+def test_git_ignores_no_part_of_a_package(repository):
+  if not (repository / ".git").exists():
+    pytest.skip("not a clone")
+  files = [str(path) for name in PACKAGES for path in (repository / name).rglob("*") if path.suffix in (".py", ".gin")]
+  result = subprocess.run(["git", "check-ignore", *files], cwd=repository, capture_output=True, text=True)
+  assert result.stdout == ""
+
+
 def test_a_wheel_has_its_license_and_command(wheel):
   files = {name.partition(".dist-info/")[2]: name for name in zipfile.ZipFile(wheel).namelist()}
   read = lambda name: zipfile.ZipFile(wheel).read(files[name]).decode()

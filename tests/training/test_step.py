@@ -1,0 +1,111 @@
+"""The train step: microbatches, meshes and memory change nothing but the rounding; nor does the order of its parts."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gpt4x.models.config import TransformerConfig
+from gpt4x.models.language_model import LanguageModel
+from gpt4x.partitioning import Partitioner
+from gpt4x.training import optimizers
+from gpt4x.training.state import init_state, state_shapes
+from gpt4x.training.step import train_step
+from tests.models import tiny
+
+ROWS, LENGTH, MEMORY, STEPS = 8, 6, 5, 4
+CONFIG = TransformerConfig(vocab_size=16, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=32, memory_length=MEMORY,
+                           norm_position="pre")
+ONE_DEVICE = dict(data=1, num_devices=1)
+
+
+def batches():
+  rng = np.random.default_rng(0)
+  for step in range(STEPS):
+    tokens = rng.integers(1, 16, (ROWS, LENGTH + 1), dtype=np.int32)
+    documents = 1 + (np.arange(LENGTH) + step * LENGTH + np.arange(ROWS)[:, None]) // 9
+    yield {"decoder_input_tokens": tokens[:, :-1], "decoder_target_tokens": tokens[:, 1:],
+           "decoder_segment_ids": documents.astype(np.int32),
+           "decoder_loss_weights": (rng.random((ROWS, LENGTH)) < 0.8).astype(np.float32)}
+
+
+@functools.cache
+def run(microbatches=1, optimizer="sgd", mesh=tuple(ONE_DEVICE.items()), remat="none"):
+  """The state after some steps, and each step's metrics; by SGD, for Adam turns rounding into signs."""
+  model = LanguageModel(TransformerConfig(**{**CONFIG.__dict__, "remat": remat}))
+  partitioner = Partitioner(**dict(mesh))
+  tx = optimizers.with_clipping(getattr(optimizers, optimizer)(0.1 if optimizer == "sgd" else 1e-2), 1.0)
+  shapes = state_shapes(model, tx, ROWS, MEMORY, partitioner)
+  state = init_state(model, tx, shapes, 0, partitioner)
+  step = tiny.jit(functools.partial(train_step, model, tx, microbatches, 0), donate_argnums=0,
+                 out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
+  history = []
+  with partitioner.activate():
+    for batch in batches():
+      state, metrics = step(state, {name: partitioner.global_array(rows, ROWS) for name, rows in batch.items()})
+      history.append(jax.device_get(metrics))
+  return jax.device_get(state), history, jax.tree.map(lambda x: x.sharding, state.params)
+
+
+def assert_same(one, other, atol=2e-5):
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=atol), one[:2], other[:2])
+
+
+@pytest.mark.parametrize("microbatches", [2, 4])
+def test_microbatches_change_nothing(microbatches):
+  assert_same(run(microbatches), run())
+
+
+@pytest.mark.parametrize("mesh", [
+    {"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 2, "tensor": 4},
+], ids=str)
+def test_eight_devices_equal_one(mesh):
+  state, history, shardings = run(mesh=tuple(mesh.items()))
+  assert_same((state, history), run())
+  wi = shardings["layers"]["mlp"]["wi"]
+  assert wi.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")
+
+
+def test_microbatches_on_a_mesh_change_nothing():
+  assert_same(run(2, mesh=(("data", 2), ("fsdp", 2), ("tensor", 2))), run())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "lion", "muon"])
+def test_every_optimizer_is_sharded(optimizer):
+  mesh = (("data", 2), ("fsdp", 2), ("tensor", 2))
+  one, eight = run(optimizer=optimizer)[1], run(optimizer=optimizer, mesh=mesh)[1]
+  np.testing.assert_allclose([m["loss"] for m in one], [m["loss"] for m in eight], rtol=2e-3)
+
+
+def test_rematerialisation_changes_nothing():
+  assert_same(run(remat="full"), run())
+
+
+def test_a_step_is_the_textbook_step():
+  """The first step against a gradient of the mean loss, written out."""
+  model = LanguageModel(CONFIG)
+  params = model.init(jax.random.key(0))
+  batch = next(batches())
+
+  def mean_loss(params):
+    logits, _ = model.logits(params, batch["decoder_input_tokens"], model.initial_memory(ROWS),
+                             batch["decoder_segment_ids"])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["decoder_target_tokens"])
+    return jnp.sum(losses * batch["decoder_loss_weights"]) / batch["decoder_loss_weights"].sum()
+
+  loss, gradients = tiny.jit(jax.value_and_grad(mean_loss))(params)
+  tx = optax.chain(optax.clip_by_global_norm(1.0), optimizers.sgd(0.1))
+  updates, _ = tx.update(gradients, tx.init(params), params)
+  metrics = run()[1][0]
+  np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+  np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradients), rtol=1e-4)
+  # One step of `run`, for its parameters are those after the last.
+  state_shapes_ = state_shapes(model, tx, ROWS, MEMORY, Partitioner(**ONE_DEVICE))
+  state = init_state(model, tx, state_shapes_, 0, Partitioner(**ONE_DEVICE))
+  state, _ = tiny.jit(functools.partial(train_step, model, tx, 1, 0))(state, batch)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), state.params,
+               optax.apply_updates(params, updates))
+  assert state.step == 1 and state.memory.segment_ids.tolist() == batch["decoder_segment_ids"][:, -MEMORY:].tolist()

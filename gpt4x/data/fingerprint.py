@@ -14,10 +14,13 @@ import pathlib
 import re
 import sys
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gin
 import numpy as np
+
+if TYPE_CHECKING:
+  import seqio
 
 # Raise it whenever the token store's files, or what they hold of a task, change.
 _VERSION = 1

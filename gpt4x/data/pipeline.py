@@ -10,20 +10,19 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 import difflib
 import itertools
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import gin
 import numpy as np
 
 from gpt4x.data import token_store
-from gpt4x.data.fingerprint import fingerprint
-from gpt4x.data.fingerprint import task_fingerprint
-from gpt4x.data.prefetch import prefetch  # Part of the entrance.  pylint: disable=unused-import
-from gpt4x.data.stream import check_state
-from gpt4x.data.stream import EvaluationSegments
-from gpt4x.data.stream import FEATURES
-from gpt4x.data.stream import SegmentStream
+from gpt4x.data.fingerprint import fingerprint, task_fingerprint
+from gpt4x.data.prefetch import prefetch as prefetch  # Part of the entrance.
+from gpt4x.data.stream import FEATURES, EvaluationSegments, SegmentStream, check_state
 from gpt4x.errors import UserError
+
+if TYPE_CHECKING:
+  import seqio
 
 Batch = dict[str, np.ndarray]
 
@@ -146,7 +145,8 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> range:
 def _provider(config: DatasetConfig, split: str | None = None) -> "seqio.Task | seqio.Mixture":
   """The task or mixture by its name, checked to have what `config` asks of it."""
   import seqio
-  import tasks  # The shipped ones; a user's come by an import in a gin file.  pylint: disable=unused-import
+
+  import tasks  # noqa: F401  The shipped ones; a user's come by an import in a gin file.
 
   name = config.mixture_or_task_name
   known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})

@@ -10,12 +10,15 @@ import bisect
 from collections.abc import Sequence
 import heapq
 import itertools
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from gpt4x.data.fingerprint import fingerprint
 from gpt4x.errors import UserError
+
+if TYPE_CHECKING:
+  import grain
 
 FEATURES = {
     "decoder_target_tokens": np.int32,

@@ -6,13 +6,14 @@ start and end, and `spec.json`. Opening it reads no tokens, so it costs the same
 
 import array
 from collections.abc import Callable, Iterator
+import contextlib
 import json
 import mmap
 import os
 import pathlib
 import re
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 import uuid
 
 from absl import logging
@@ -21,6 +22,10 @@ import numpy as np
 from gpt4x.data import directories
 from gpt4x.data import fingerprint as fingerprint_lib
 from gpt4x.errors import UserError
+
+if TYPE_CHECKING:
+  import seqio
+  import tensorflow as tf
 
 
 class TokenStore:
@@ -148,6 +153,8 @@ def examples(
   """Runs `task.get_dataset(split=split, **options)`; what seqio, TensorFlow or the disk objects to is a UserError."""
   import tensorflow as tf
 
+  with contextlib.suppress(RuntimeError):  # Already initialized.
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take all the memory that JAX needs.
   try:
     yield from convert(task.get_dataset(split=split, **options)).as_numpy_iterator()
   except (ValueError, OSError, tf.errors.OpError) as error:

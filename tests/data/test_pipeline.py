@@ -10,7 +10,6 @@ import seqio
 import tensorflow as tf
 
 from gpt4x.data import pipeline
-from gpt4x.data import token_store
 from gpt4x.errors import UserError
 
 VOCABULARY = seqio.PassThroughVocabulary(100, eos_id=1)
@@ -53,8 +52,9 @@ def toy_tasks(tmp_path_factory):
 
 
 def config(name="toy", batch_size=4, lengths=None, **kwargs):
-  prefix = kwargs.get("feature_converter") == "prefix_lm"
-  return pipeline.DatasetConfig(name, lengths or ({"inputs": 4, "targets": 6} if prefix else {"targets": 6}), batch_size, **kwargs)
+  if lengths is None:
+    lengths = {"inputs": 4, "targets": 6} if kwargs.get("feature_converter") == "prefix_lm" else {"targets": 6}
+  return pipeline.DatasetConfig(name, lengths, batch_size, **kwargs)
 
 
 CONFIGS = {
@@ -100,7 +100,7 @@ def test_batches_have_one_form(make):
     assert batch["decoder_loss_weights"].dtype == np.float32
 
 
-@each_config()
+@each_config("stream", "stream_mixture", "lm", "lm_mixture", "packed", "prefix_lm")
 def test_restored_iterator_continues_identically(make):
   whole = pipeline.train_iterator(make())
   for _ in range(4):  # Into the second epoch.

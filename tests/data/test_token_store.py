@@ -14,8 +14,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from gpt4x.data import fingerprint
-from gpt4x.data import token_store
+from gpt4x.data import fingerprint, token_store
 from gpt4x.errors import UserError
 
 VOCABULARY = seqio.PassThroughVocabulary(300, eos_id=1)
@@ -177,8 +176,8 @@ def test_fingerprint_is_the_same_in_another_process(tmp_path, monkeypatch):
   assert re.fullmatch("[0-9a-f]{16}", here) and fingerprint.fingerprint(parts[:-1]) != here
   code = "import my_tasks; from gpt4x.data import fingerprint; print(fingerprint.fingerprint(my_tasks.parts))"
   environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-  there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
-  assert there.strip() == here
+  there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+  assert there.stdout.strip() == here
 
 
 def test_fingerprint_does_not_change_by_use():
@@ -188,9 +187,13 @@ def test_fingerprint_does_not_change_by_use():
   assert fingerprint.task_fingerprint(used, "train") == before
 
 
+@seqio.map_over_dataset
+def parse(line):
+  return {"targets": tf.strings.to_number(tf.strings.split([line]).values, tf.int32)}
+
+
 def text_task(pattern):
-  return task(data=seqio.TextLineDataSource({"train": pattern}), preprocessors=[
-      lambda dataset: dataset.map(lambda line: {"targets": tf.strings.to_number(tf.strings.split([line]).values, tf.int32)})])
+  return task(data=seqio.TextLineDataSource({"train": pattern}), preprocessors=[parse])
 
 
 def test_changed_files_make_a_new_store(tmp_path):

@@ -1,0 +1,155 @@
+"""The commands as a user gives them, right and wrong."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from gpt4x import cli
+from tests.integration import corpus
+
+
+@pytest.fixture(scope="module", name="text")
+def _text(tmp_path_factory):
+  return corpus.write(tmp_path_factory.mktemp("corpus") / "text")
+
+
+@pytest.fixture(scope="module", name="run")
+def _run(text, tmp_path_factory):
+  """A trained run whose directory has moved since: nothing of it may depend on where it was."""
+  folder = tmp_path_factory.mktemp("runs")
+  assert cli.main(corpus.flags(text, folder / "first", TRAIN_STEPS=16, EVAL_STEPS=None)) == 0
+  shutil.move(folder / "first", folder / "second")
+  return folder / "second"
+
+
+def failure(capsys, *argv):
+  """The exit status and the last line on standard error."""
+  status = cli.main([str(arg) for arg in argv])
+  lines = capsys.readouterr().err.splitlines()
+  assert not [line for line in lines if "Traceback" in line]
+  assert lines[-1].startswith("gpt4x: error: ")
+  return status, lines[-1]
+
+
+def test_train_leaves_what_it_promises(run):
+  lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+  train = [line for line in lines if line["split"] == "train"]
+  validation = [line for line in lines if line["split"] == "validation"]
+  assert [line["step"] for line in train] == list(range(1, 17)) and [line["step"] for line in validation] == [0, 16]
+  assert {"loss", "accuracy", "steps_per_second", "tokens_per_second", "mfu"} <= train[-1].keys()
+  assert {"loss", "perplexity", "bits_per_byte", "accuracy"} <= validation[0].keys()
+  assert validation[1]["bits_per_byte"] < validation[0]["bits_per_byte"]
+  np.testing.assert_allclose(np.log(validation[0]["perplexity"]), validation[0]["loss"], rtol=1e-5)
+  assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+  assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_eval_from_the_directory_alone(run, capsys):
+  assert cli.main(["eval", f"--model_dir={run}"]) == 0
+  printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+  last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
+          if '"split": "validation"' in line][-1]
+  assert printed["step"] == "16"
+  for name in ("loss", "bits_per_byte", "accuracy"):
+    np.testing.assert_allclose(float(printed[name]), last[name], rtol=1e-4)
+  assert cli.main(["eval", f"--model_dir={run}", "--step=8"]) == 0
+  assert dict(line.split() for line in capsys.readouterr().out.splitlines())["step"] == "8"
+
+
+def test_generate_from_the_directory_alone(run, capsys):
+  def generate(*flags):
+    assert cli.main(["generate", f"--model_dir={run}", "--prompt=memöry ", "--max_tokens=40", *flags]) == 0
+    return capsys.readouterr().out
+  first = generate("--seed=1")
+  assert first.startswith("memöry ") and len(first) > len("memöry \n")
+  assert generate("--seed=1") == first
+  assert generate("--seed=2") != first
+  assert generate("--temperature=0", "--seed=1") == generate("--temperature=0", "--seed=2")
+
+
+def test_report_compares_with_compressors(run, capsys):
+  assert cli.main(["report", f"--model_dir={run}"]) == 0
+  printed = capsys.readouterr().out
+  for words in ("bits per byte, step 0", "bits per byte, step 16", "gzip -9", "xz -9", "tokens/s", "MFU", "generate"):
+    assert words in printed
+
+
+@pytest.mark.parametrize("bindings, status, words", [
+    ({"TransformerConfig.num_layer": 2}, 2, ["num_layer", "did you mean num_layers?"]),
+    ({"TRAIN_STEP": 10}, 2, ["TRAIN_STEP", "did you mean TRAIN_STEPS?"]),
+    ({"MIXTURE_OR_TASK_NAME": "local_text_byte"}, 1, ["'local_text_byte'", "local_text_bytes"]),
+    ({"BATCH_SIZE": 12}, 1, ["BATCH_SIZE = 12 does not divide", "8 device(s)"]),
+    ({"train.microbatches": 3}, 1, ["BATCH_SIZE = 8 does not divide over 3 microbatch(es)"]),
+    ({"Partitioner.tensor": 16}, 1, ["tensor=16 does not fit the 8 device(s)"]),
+    ({"TransformerConfig.num_heads": 3}, 1, ["embed_dim = 8 does not divide into num_heads = 3"]),
+    ({"TransformerConfig.vocab_size": 100}, 1, ["vocab_size = 100 is smaller than the 259 ids"]),
+    ({"LocalText.files": "/nowhere/*.txt"}, 1, ["/nowhere/*.txt"]),
+    ({"adamw.learning_rate": 1e30, "train.clip_norm": None}, 1, ["not both finite", "lower the learning rate"]),
+], ids=lambda value: next(iter(value)) if isinstance(value, dict) else None)
+def test_mistakes(text, tmp_path, capsys, bindings, status, words):
+  found, line = failure(capsys, *corpus.flags(text, tmp_path / "run", **bindings))
+  assert found == status
+  for word in words:
+    assert word in line
+
+
+def test_missing_gin_file(tmp_path, capsys):
+  status, line = failure(capsys, "train", "--gin_file=experiments/stdlib_tinny.gin", f"--model_dir={tmp_path}/run")
+  assert status == 2 and "did you mean experiments/stdlib_tiny.gin?" in line
+
+
+def test_unknown_flag(tmp_path, capsys):
+  status, line = failure(capsys, "train", "--gin_fil=a.gin", f"--model_dir={tmp_path}/run")
+  assert status == 2 and "did you mean --gin_file?" in line
+
+
+@pytest.mark.parametrize("content, words", [(b"", "empty"), (b"good \xff bad", "byte 5")], ids=["empty", "not UTF-8"])
+def test_bad_text(tmp_path, capsys, content, words):
+  (tmp_path / "bad.txt").write_bytes(content)
+  status, line = failure(capsys, *corpus.flags(tmp_path, tmp_path / "run"))
+  assert status == 1 and words in line and "bad.txt" in line
+
+
+def test_checkpoint_of_another_shape(text, run, tmp_path, capsys):
+  shutil.copytree(run, tmp_path / "run")
+  status, line = failure(capsys, *corpus.flags(text, tmp_path / "run", TransformerConfig__mlp_dim=24))
+  assert status == 1 and "mlp/wi is float32[1, 8, 16] in the checkpoint and float32[1, 8, 24]" in line
+
+
+def test_another_batch_size(text, run, tmp_path, capsys):
+  shutil.copytree(run, tmp_path / "run")
+  status, line = failure(capsys, *corpus.flags(text, tmp_path / "run", BATCH_SIZE=16))
+  assert status == 1 and "memory/" in line and "[1, 8, 8, 8] in the checkpoint" in line
+
+
+def test_no_run(tmp_path, capsys):
+  for command in (["eval"], ["generate", "--prompt=a"], ["report"]):
+    status, line = failure(capsys, *command, f"--model_dir={tmp_path}")
+    assert status == 2 and "no run in" in line
+
+
+def test_unwritable_model_directory(text, tmp_path, capsys):
+  (tmp_path / "file").write_text("in the way")
+  status, line = failure(capsys, *corpus.flags(text, tmp_path / "file"))
+  assert status == 1 and "cannot be written" in line
+
+
+def test_full_disk_keeps_what_was_saved(text, tmp_path, capsys, monkeypatch):
+  """A disk that fills up while step 16 is written."""
+  from gpt4x.training import checkpoints
+  write_record = checkpoints.Checkpoints._write_record
+
+  def write_or_fail(self):
+    if self._pending[0] == 16:
+      raise OSError(28, os.strerror(28))
+    write_record(self)
+
+  monkeypatch.setattr(checkpoints.Checkpoints, "_write_record", write_or_fail)
+  status, line = failure(capsys, *corpus.flags(text, tmp_path / "run"))
+  assert status == 1 and "no space left on device" in line and "earlier checkpoints are untouched" in line
+  monkeypatch.undo()
+  assert (tmp_path / "run" / "checkpoints" / "8").exists()
+  assert cli.main(corpus.flags(text, tmp_path / "run", TRAIN_STEPS=16)) == 0

@@ -43,19 +43,21 @@ class InferEvaluator:
 
   def _predict(self, params: Any, dataset: Any) -> list[tuple[int, list[int]]]:
     config = self._experiment.dataset
-    features = pipeline.vocabulary(config)
+    vocabulary = pipeline.vocabulary(config)
     max_tokens = config.task_feature_lengths["targets"]
     decoder = Decoder(
-        self._experiment.model, params, window=config.segment_length, eos_id=features.eos_id,
-        num_ids=features.vocab_size, sampling=Sampling(temperature=0.0), segment_length=16)
+        self._experiment.model, params, window=config.segment_length, eos_id=vocabulary.eos_id,
+        num_ids=vocabulary.vocab_size, sampling=Sampling(temperature=0.0), segment_length=16)
     results = []
     for ids, batch, count in self._batches(dataset):
       # The converter marks the inputs and the position that predicts the first target, which come first: BOS, inputs.
       lengths = batch["decoder_causal_attention"].sum(1)
       prompts = [row[1:length] for row, length in zip(batch["decoder_input_tokens"], lengths)]
-      pieces = list(decoder(prompts, max_tokens, bidirectional=config.feature_converter == "prefix_lm"))
-      for i, row in list(zip(ids, np.concatenate(pieces, 1)))[:count]:
-        results.append((i, _until(row.tolist(), features.eos_id)))
+      pieces = decoder(prompts, max_tokens, bidirectional=config.feature_converter == "prefix_lm")
+      rows = np.concatenate(list(pieces), 1)
+      # Of one length, as seqio stacks them; its vocabularies end a text at the first EOS.
+      rows = np.pad(rows, ((0, 0), (0, max_tokens - rows.shape[1])), constant_values=vocabulary.eos_id)
+      results += zip(ids[:count], rows.tolist())
     return results
 
   def _score_all(self, params: Any, dataset: Any) -> list[tuple[int, float]]:
@@ -86,7 +88,3 @@ def _scores(model, params, batch) -> jax.Array:
                            batch.get("decoder_causal_attention"))
   log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
   return jnp.sum(log_probs * batch["decoder_loss_weights"], -1)
-
-
-def _until(tokens: list[int], end: int) -> list[int]:
-  return tokens[:tokens.index(end)] if end in tokens else tokens

@@ -1,0 +1,81 @@
+"""Fine-tuning a task with inputs, targets and seqio metrics: through the loop, and against sums written out."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from gpt4x.data.pipeline import DatasetConfig
+from gpt4x.models.config import TransformerConfig
+from gpt4x.models.language_model import LanguageModel
+from gpt4x.partitioning import Partitioner
+from gpt4x.training import optimizers
+from gpt4x.training.experiment import Experiment
+from gpt4x.training.infer_evaluation import InferEvaluator
+from gpt4x.training.loop import train
+
+EXAMPLES = [("ab", "ba"), ("xyz", "zyx"), ("m", "m"), ("qr", "rq"), ("abc", "cba")]
+SEEN = {}  # What the metrics were given.
+
+
+def predictions(targets, predictions):
+  SEEN["targets"], SEEN["predictions"] = targets, predictions
+  return {"exact": np.mean([a == b for a, b in zip(targets, predictions)])}
+
+
+def scores(targets, scores):
+  SEEN["scores"] = scores
+  return {"mean_score": np.mean(scores)}
+
+
+@pytest.fixture(scope="module", name="task")
+def _task():
+  def dataset(split, shuffle_files, seed=None):
+    inputs, targets = zip(*EXAMPLES * (100 if split == "train" else 1))
+    return tf.data.Dataset.from_tensor_slices({"inputs": list(inputs), "targets": list(targets)})
+
+  vocabulary = seqio.ByteVocabulary()
+  seqio.TaskRegistry.add(
+      "reverse_for_test", source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
+      preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+      output_features={"inputs": seqio.Feature(vocabulary, add_eos=False), "targets": seqio.Feature(vocabulary)},
+      metric_fns=[predictions, scores])
+  yield "reverse_for_test"
+  seqio.TaskRegistry.remove("reverse_for_test")
+
+
+def experiment(task, **options):
+  config = TransformerConfig(vocab_size=260, num_layers=2, embed_dim=32, num_heads=2, mlp_dim=64, memory_length=4,
+                             norm_position="pre", tie_embeddings=False)
+  return Experiment(LanguageModel(config), DatasetConfig(
+      task, {"inputs": 6, "targets": 6}, batch_size=4, feature_converter="prefix_lm", **options))
+
+
+def test_scores_and_predictions_are_the_model_s_own(task):
+  trial = experiment(task)
+  params = trial.model.init(jax.random.key(1))
+  metrics = InferEvaluator(trial, "validation")(params)
+  assert metrics.keys() == {f"{task}/exact", f"{task}/mean_score"}
+  assert SEEN["targets"] == [target for _, target in EXAMPLES]  # In order, the filled-up last batch cut off.
+  for (source, target), score in zip(EXAMPLES, SEEN["scores"]):
+    tokens = [byte + 3 for byte in (source + target).encode()] + [1]
+    inputs = jnp.array([[0] + tokens[:-1]])
+    prefix = (jnp.arange(len(tokens)) <= len(source)).astype(jnp.int32)[None]
+    logits, _ = trial.model.logits(params, inputs, trial.model.initial_memory(1, 0), prefix=prefix)
+    log_probs = np.asarray(jax.nn.log_softmax(logits))[0, np.arange(len(tokens)), tokens]
+    np.testing.assert_allclose(score, log_probs[len(source):].sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_the_loop_learns_the_task_and_reports_its_metrics(task, tmp_path, pack):
+  status = train(str(tmp_path / "run"), experiment(task, pack=pack), optimizers.adamw(1e-2), total_steps=100,
+                 partitioner=Partitioner(data=1, num_devices=1), eval_period=100, log_period=100)
+  assert status == 0
+  lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+  before, after = [line for line in lines if line["split"] == "validation"]
+  assert after["loss"] < 0.3 * before["loss"]
+  assert after[f"{task}/exact"] >= 0.8 and after[f"{task}/mean_score"] > before[f"{task}/mean_score"]

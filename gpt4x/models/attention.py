@@ -111,11 +111,9 @@ class Attention(nn.Module):
     """
     c = self.config
     query = jnp.einsum("bld,dhk->blhk", x, self.query)
-    if isinstance(memory, KeyValues):
-      new = self.key_values(x)
-      past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 1), memory, new)
-    else:
-      past = self.key_values(jnp.concatenate([memory, x], 1))
+    # Projected apart: post-norm memory takes no gradient, and so that product of the backward pass is not made.
+    old = memory if isinstance(memory, KeyValues) else self.key_values(memory)
+    past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 1), old, self.key_values(x))
     query = constrain(query, ("batch", "length", "heads", "kv"))
     length, total = x.shape[1], past.keys.shape[1]
     keys = past.keys
@@ -198,5 +196,5 @@ def position_biases(module: nn.Module, config: TransformerConfig) -> tuple[jax.A
 def relative_positions(config: TransformerConfig, distance: jax.Array) -> jax.Array:
   """R for each distance, [..., D], with the configuration's clamping."""
   if config.clamp_length is not None:
-    distance = jnp.minimum(distance, config.clamp_length)
+    distance = jnp.clip(distance, -config.clamp_length, config.clamp_length)
   return sinusoid(distance, config.embed_dim)

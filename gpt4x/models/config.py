@@ -62,6 +62,14 @@ class TransformerConfig:
   def __post_init__(self):
     set_field = lambda name, value: object.__setattr__(self, name, value)
     set_field("adaptive_cutoffs", tuple(self.adaptive_cutoffs))
+    for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "mlp_dim", "adaptive_divisor"):
+      self._require(name, getattr(self, name) >= 1, "at least 1")
+    for name in ("head_dim", "num_kv_heads"):
+      self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+    for name in ("memory_length", "eval_memory_length", "clamp_length"):
+      self._require(name, (getattr(self, name) or 0) >= 0, "0 or more, not negative")
+    for name in ("dropout_rate", "attention_dropout_rate"):
+      self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
     if self.head_dim is None:
       if self.embed_dim % self.num_heads:
         raise UserError(
@@ -77,12 +85,6 @@ class TransformerConfig:
       value = getattr(self, field.name)
       if getattr(field.type, "__origin__", None) is Literal and value not in choices:
         raise UserError(f"TransformerConfig.{field.name} = {value!r} is unknown: choose one of {', '.join(choices)}")
-    for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "mlp_dim", "head_dim", "num_kv_heads"):
-      if getattr(self, name) < 1:
-        raise UserError(f"TransformerConfig.{name} = {getattr(self, name)} must be at least 1")
-    for name in ("memory_length", "eval_memory_length"):
-      if getattr(self, name) < 0:
-        raise UserError(f"TransformerConfig.{name} = {getattr(self, name)} must not be negative")
     if self.num_heads % self.num_kv_heads:
       raise UserError(
           f"TransformerConfig.num_heads = {self.num_heads} does not divide over num_kv_heads = {self.num_kv_heads}")
@@ -101,6 +103,10 @@ class TransformerConfig:
       raise UserError(
           f"TransformerConfig.adaptive_divisor = {self.adaptive_divisor} leaves the last of"
           f" {len(self.adaptive_cutoffs) + 1} clusters no width of embed_dim = {self.embed_dim}")
+
+  def _require(self, name: str, holds: bool, what: str) -> None:
+    if not holds:
+      raise UserError(f"TransformerConfig.{name} = {getattr(self, name)} must be {what}")
 
   @property
   def is_adaptive(self) -> bool:
@@ -150,7 +156,7 @@ class TransformerConfig:
     token bears its share, M / L). A query meets M + (L + 1) / 2 keys on average, or all M + L with `causal=False`,
     which is what a dense implementation executes. Left out: lookups, norms, softmax, the projection of R (shared by
     the batch), recomputation. `training` adds the backward pass: two more of each product, but one for the
-    memory's projections, whose input takes no gradient.
+    memory's projections when their input takes no gradient (with pre-norm it does, for the norm's scale).
     """
     m = self.memory_length if memory_length is None else memory_length
     d, hk, gk = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
@@ -167,4 +173,5 @@ class TransformerConfig:
       segment += 2 * projected + logits  # In and out; every cluster is computed for every token.
     else:
       segment += self.vocab_size * d
-    return 2 * (3 * segment + 2 * memory if training else segment + memory)
+    memory_products = 3 if self.norm_position == "pre" else 2
+    return 2 * (3 * segment + memory_products * memory if training else segment + memory)

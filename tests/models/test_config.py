@@ -69,7 +69,7 @@ _LARGE = dict(vocab_size=4000, num_layers=3, embed_dim=512, num_heads=4, head_di
 @pytest.mark.parametrize("memory_length", [0, 384])
 @pytest.mark.parametrize("changes", [
     dict(),
-    dict(positions="rotary", activation="swiglu", num_kv_heads=1, norm_position="pre", norm="rms"),
+    dict(positions="rotary", activation="swiglu", num_kv_heads=2, norm_position="pre", norm="rms"),
     dict(adaptive_cutoffs=(1000, 2000), adaptive_divisor=4),
 ], ids=["paper", "modern", "adaptive"])
 def test_flops_per_token_are_those_xla_counts(changes, memory_length, training):

@@ -8,7 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 from gpt4x import __version__
-from gpt4x.errors import CommandError, UserError
+from gpt4x.errors import CommandError, nearest, UserError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
 CLOSED_OUTPUT = 141  # 128 + SIGPIPE.
@@ -92,14 +92,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   if not argv or argv[0] in ("-h", "--help", "--version"):
     parser.parse_args(argv)
   if argv[0] not in commands:
-    raise CommandError(f"unknown command {argv[0]}{_nearest(argv[0], commands)} (see gpt4x --help)")
+    raise CommandError(f"unknown command {argv[0]}{nearest(argv[0], commands)} (see gpt4x --help)")
   command = commands[argv[0]]
   flags = [flag for flag in command._option_string_actions if flag.startswith("--")]  # pylint: disable=protected-access
   takes_gin = "--gin_file" in flags
   # Ahead of argparse, which would sooner miss the flag that was meant.
   for flag in argv + ([] if takes_gin else gin_flags):
     if flag.startswith("--") and flag.split("=")[0] not in flags:
-      raise CommandError(f"unknown flag {flag}{_nearest(flag.split('=')[0], flags)} (see {command.prog} --help)")
+      raise CommandError(f"unknown flag {flag}{nearest(flag.split('=')[0], flags)} (see {command.prog} --help)")
   for flag in gin_flags:
     if "=" not in flag:
       raise CommandError(f"{flag}: write --gin.NAME=VALUE (see {command.prog} --help)")
@@ -123,7 +123,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.set_defaults(run=run)
     if name != "vocabulary":
-      sub.add_argument("--model_dir", required=True, metavar="DIR", help="the directory of the run")
+      sub.add_argument("--model_dir", required=True, type=_directory, metavar="DIR", help="the directory of the run")
     if gin:
       group = sub.add_argument_group("gin", (
           "--gin.NAME=VALUE sets a macro or a parameter after all files. VALUE is a gin literal, so a string has\n"
@@ -178,17 +178,17 @@ def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str
   return parse
 
 
+def _directory(text: str) -> str:
+  if "://" in text:
+    raise argparse.ArgumentTypeError(f"{text!r} is not a local directory: mount the bucket, or name a local one")
+  return os.path.expanduser(text)  # Which shells leave to us behind an equals sign.
+
+
 def _steps(text: str) -> tuple[int, int]:
   start, _, stop = text.partition(":")
   if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
     raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP with two step numbers, the smaller first")
   return int(start), int(stop)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-  import difflib
-  near = difflib.get_close_matches(name, known, n=1)
-  return f": did you mean {near[0]}?" if near else f": known are {', '.join(known)}"
 
 
 def _fail(message: object, status: int) -> int:

@@ -20,7 +20,7 @@ from etils import epath
 import gin
 from gin import config_parser
 
-from gpt4x.errors import CommandError
+from gpt4x.errors import CommandError, nearest
 
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
 MODULES = (
@@ -32,8 +32,6 @@ MODULES = (
     "gpt4x.training.checkpoints",
     "gpt4x.training.evaluation",
     "gpt4x.training.experiment",
-    "gpt4x.training.experiment",
-    "gpt4x.training.evaluation",
     "gpt4x.training.loop",
     "gpt4x.inference.generate",
     "gpt4x.report",
@@ -109,7 +107,7 @@ def find(name: str) -> pathlib.Path:
       return folder / name
   shipped = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.rglob("*.gin"))
   searched = "" if os.path.isabs(name) else f" in {os.getcwd()} or {SHIPPED}"
-  raise CommandError(f"gin file {name} not found{searched}{_nearest(name, shipped)}")
+  raise CommandError(f"gin file {name} not found{searched}{nearest(name, shipped)}")
 
 
 class _Reader:
@@ -166,7 +164,7 @@ class _Reader:
       configurable = _configurable(selector)
       known = _parameters(configurable)
       if parameter not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        raise CommandError(f"{selector} has no parameter {parameter}{_nearest(parameter, known)}")
+        raise CommandError(f"{selector} has no parameter {parameter}{nearest(parameter, known)}")
       selector = configurable.selector
     else:
       scope, selector, parameter = f"{scope}/{selector}" if scope else selector, _MACRO, "value"
@@ -180,7 +178,7 @@ class _Reader:
   def check_macros_are_read(self) -> None:
     for (scope, selector, _), (_, where) in self.bindings.items():
       if selector == _MACRO and scope not in self.macros_read:
-        raise CommandError(f"{where}: nothing reads the macro {scope}{_nearest(scope, self.macros_read)}")
+        raise CommandError(f"{where}: nothing reads the macro {scope}{nearest(scope, self.macros_read)}")
 
   def check_macros_are_set(self) -> None:
     unset = {}  # Name: the first place that needs it.
@@ -274,7 +272,7 @@ def _configurable(selector: str) -> gin.config.Configurable:
     raise CommandError(f"{selector} may be any of {', '.join(sorted(matches))}: write more of the name")
   if not matches:
     known = {configurable.name for _, configurable in _REGISTRY.items() if configurable.module != "gin"}
-    raise CommandError(f"unknown configurable {selector}{_nearest(selector.rsplit('.', 1)[-1], known)}")
+    raise CommandError(f"unknown configurable {selector}{nearest(selector.rsplit('.', 1)[-1], known)}")
   return _REGISTRY[matches[0]]
 
 
@@ -288,10 +286,3 @@ def _references(value: Any) -> Iterator[gin.config.ConfigurableReference]:
 
 def _macros(value: Any) -> list[str]:
   return ["/".join(ref.scopes) for ref in _references(value) if ref.configurable.selector == _MACRO]
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-  by_lower = {candidate.lower(): candidate for candidate in known}
-  for near in difflib.get_close_matches(name.lower(), by_lower, n=1):
-    return f": did you mean {by_lower[near]}?"
-  return f": known are {', '.join(sorted(known))}" if known else ""

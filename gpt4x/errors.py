@@ -1,5 +1,7 @@
 """The errors a user can mend: one line that names the thing, the value and the remedy."""
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
   """A mistake in what the run was given; its message is one line, shown without a traceback (exit status 1)."""
@@ -7,3 +9,12 @@ class UserError(Exception):
 
 class CommandError(UserError):
   """A mistake in the command itself: its flags, or the gin files and names they give (exit status 2)."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """The end of a message about an unknown name: the known one that was probably meant, or else all of them."""
+  import difflib  # Needed by those who err, not by `gpt4x --help`.
+  by_lower = {candidate.lower(): candidate for candidate in known}
+  for near in difflib.get_close_matches(name.lower(), by_lower, n=1):
+    return f": did you mean {by_lower[near]}?"
+  return f": known are {', '.join(sorted(by_lower.values()))}" if by_lower else ""

@@ -8,7 +8,6 @@ Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_caus
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-import difflib
 import itertools
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,7 +18,7 @@ from gpt4x.data import token_store
 from gpt4x.data.fingerprint import fingerprint, task_fingerprint
 from gpt4x.data.prefetch import prefetch as prefetch  # Part of the entrance.
 from gpt4x.data.stream import FEATURES, EvaluationSegments, SegmentStream, check_state
-from gpt4x.errors import UserError
+from gpt4x.errors import nearest, UserError
 
 if TYPE_CHECKING:
   import seqio
@@ -151,8 +150,7 @@ def _provider(config: DatasetConfig, split: str | None = None) -> "seqio.Task | 
   name = config.mixture_or_task_name
   known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
   if name not in known:
-    near = difflib.get_close_matches(name, known, n=3) or known
-    raise UserError(f"unknown task or mixture {name!r}: use {' or '.join(near)}, or import the module that adds it")
+    raise UserError(f"unknown task or mixture {name!r}{nearest(name, known)} (or import the module that adds it)")
   provider = seqio.get_mixture_or_task(name)
   missing = sorted(set(_TASK_FEATURES[config.feature_converter]) - set(provider.output_features))
   if missing:

@@ -253,6 +253,6 @@ def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
   """Raises a UserError if a saved position belongs to other data than what `identity` describes."""
   for name, value in identity.items():
     if state.get(name) != value:
-      what = "fingerprint of corpus, preprocessors, vocabulary and rates" if name == "fingerprint" else name
+      what = "fingerprint of tokens and rates" if name == "fingerprint" else name
       raise UserError(f"the checkpoint's place in the data has {what} {state.get(name)!r}, but this run has {value!r}:"
                       " change that back, or start in a new model directory")

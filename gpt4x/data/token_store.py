@@ -7,16 +7,17 @@ start and end, and `spec.json`. Opening it reads no tokens, so it costs the same
 import array
 from collections.abc import Callable, Iterator
 import contextlib
+import hashlib
 import json
 import mmap
 import os
 import pathlib
 import re
 import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 import uuid
 
-from absl import logging
 import numpy as np
 
 from gpt4x.data import directories
@@ -33,7 +34,7 @@ class TokenStore:
 
   Attributes:
     name: the task and split, e.g. "stdlib_bytes/train".
-    fingerprint: of all that the tokens depend on.
+    fingerprint: of the tokens and of where documents end: another way to the same tokens is the same data.
     num_tokens: of all documents together.
     longest: tokens of the longest document.
   """
@@ -49,7 +50,7 @@ class TokenStore:
     except (OSError, ValueError, LookupError, TypeError) as error:
       raise UserError(f"token store {path} is damaged ({error}): delete it, and the next run makes it again") from error
     self.name: str = spec["name"]
-    self.fingerprint: str = spec["fingerprint"]
+    self.fingerprint: str = spec["content"]
     self.num_tokens: int = spec["tokens"]
     self.longest: int = spec["longest"]
     self._path = path
@@ -76,7 +77,7 @@ def _at_random(mapped: np.memmap) -> np.ndarray:
 
 
 def open_or_build(task: "str | seqio.Task", split: str) -> TokenStore:
-  """The store of a task's split, made now unless one with the same fingerprint is there."""
+  """The store of a task's split, made now unless there is one of the same source, code and vocabulary."""
   import seqio
 
   task = seqio.TaskRegistry.get(task) if isinstance(task, str) else task
@@ -93,7 +94,7 @@ def open_or_build(task: "str | seqio.Task", split: str) -> TokenStore:
 
 def _build(task: "seqio.Task", split: str, fingerprint: str, path: pathlib.Path) -> None:
   """Writes beside `path` and renames at the end, so that a store is whole or absent, whoever else builds it or dies."""
-  logging.info("Tokenizing %s/%s into %s", task.name, split, path)
+  print(f"tokenizing {task.name}/{split} into {path}", file=sys.stderr)  # Once; it takes minutes a gigabyte.
   # Not tempfile, whose folders nobody else could read.
   temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.building")
   temporary.mkdir(parents=True)
@@ -116,7 +117,7 @@ def _write(task: "seqio.Task", split: str, path: pathlib.Path) -> dict[str, Any]
   """Writes the tokens and offsets into `path`; returns their part of the spec."""
   vocab_size = task.output_features["targets"].vocabulary.vocab_size
   dtype = np.min_scalar_type(vocab_size - 1)
-  offsets, longest = array.array("q", [0]), 0
+  offsets, longest, content = array.array("q", [0]), 0, hashlib.sha256()
   with open(path / "tokens.bin", "wb", buffering=1 << 20) as file:
     for example in examples(task, split, shuffle=False, num_epochs=1, try_in_mem_cache=False):
       tokens = example["targets"]
@@ -126,7 +127,9 @@ def _write(task: "seqio.Task", split: str, path: pathlib.Path) -> dict[str, Any]
         outside = tokens[(tokens < 0) | (tokens >= vocab_size)][0]
         raise UserError(f"task {task.name}, split {split}: token {outside} is outside its vocabulary of {vocab_size}:"
                         " check the task's preprocessors and vocabulary")
-      file.write(tokens.astype(dtype).tobytes())
+      data = tokens.astype(dtype).tobytes()
+      file.write(data)
+      content.update(data)
       offsets.append(offsets[-1] + tokens.size)
       longest = max(longest, tokens.size)
     _flush(file)
@@ -135,7 +138,8 @@ def _write(task: "seqio.Task", split: str, path: pathlib.Path) -> dict[str, Any]
   with open(path / "offsets.npy", "wb") as file:
     np.save(file, np.frombuffer(offsets, np.int64))
     _flush(file)
-  return {"dtype": dtype.name, "documents": len(offsets) - 1, "tokens": offsets[-1], "longest": longest}
+  content.update(offsets)
+  return {"content": content.hexdigest()[:16], "dtype": dtype.name, "documents": len(offsets) - 1, "tokens": offsets[-1], "longest": longest}
 
 
 def _flush(file: Any) -> None:

@@ -97,9 +97,7 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
     raise UserError(f"cannot train a vocabulary of {size} pieces on {characters} characters: {reason}") from error
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f"{path.name}.{os.getpid()}")
-  temporary.write_bytes(model.getvalue())
-  temporary.replace(path)
+  directories.write(path, model.getvalue())
 
 
 def train_from_task(task_name: str, size: int, path: str | os.PathLike) -> pathlib.Path:
@@ -151,8 +149,8 @@ def save(vocabulary: seqio.Vocabulary, directory: str | os.PathLike) -> None:
   directory, saved = pathlib.Path(directory), spec(vocabulary)
   directory.mkdir(parents=True, exist_ok=True)
   if "sha256" in saved:
-    (directory / MODEL_FILE).write_bytes(vocabulary.sp_model)
-  (directory / SPEC_FILE).write_text(json.dumps(saved, indent=2) + "\n")
+    directories.write(directory / MODEL_FILE, vocabulary.sp_model)
+  directories.write(directory / SPEC_FILE, (json.dumps(saved, indent=2) + "\n").encode())
 
 
 def load(directory: str | os.PathLike) -> seqio.Vocabulary:

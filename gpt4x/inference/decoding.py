@@ -20,13 +20,12 @@ class Decoder:
   window gives the same logits. Prompts of unequal length are padded on the left, where padding is never seen.
   """
 
-  def __init__(self, model: LanguageModel, params: Any, window: int, eos_id: int, num_ids: int | None = None,
+  def __init__(self, model: LanguageModel, window: int, eos_id: int, num_ids: int | None = None,
                sampling: Sampling = Sampling(), segment_length: int = 128, chunk_length: int = 32):
     """Prepares to decode.
 
     Args:
       model: the language model.
-      params: its parameters.
       window: positions kept, W.
       eos_id: the token that ends a continuation.
       num_ids: ids from here on are never drawn, as the vocabulary has none (None: all may be).
@@ -34,7 +33,7 @@ class Decoder:
       segment_length: tokens of a prompt that are run at once.
       chunk_length: tokens that are decoded between two looks at whether all rows have ended.
     """
-    self._model, self._params, self._window, self._eos_id = model, params, window, eos_id
+    self._model, self._window, self._eos_id = model, window, eos_id
     self._segment_length, self._chunk_length = segment_length, chunk_length
     ids = np.arange(model.config.vocab_size)
     self._allowed = (ids != BOS) & (ids < (num_ids or len(ids)))
@@ -43,21 +42,22 @@ class Decoder:
     self._start = jax.jit(model.start_decoding, donate_argnums=1)
     self._decode = jax.jit(self._decode_chunk, donate_argnums=(1, 2))
 
-  def __call__(self, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
+  def __call__(self, params: Any, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
                bidirectional: bool = False) -> Iterator[np.ndarray]:
     """Yields continuations in pieces [B, n], n tokens at a time; a row that has ended goes on with EOS.
 
     Args:
+      params: the model's parameters.
       prompts: token ids, without BOS, of each of B rows.
       max_tokens: tokens to add at most.
       seed: of the sampling.
       bidirectional: the prompt's tokens see each other in both directions (prefix LM).
     """
-    logits, cache = self.prefill(prompts, bidirectional)
+    logits, cache = self.prefill(params, prompts, bidirectional)
     ended = np.zeros(len(prompts), bool)
     rng = jax.random.key(seed)
     for start in range(0, max_tokens, self._chunk_length):
-      tokens, logits, cache = self._decode(self._params, logits, cache, jax.random.fold_in(rng, start))
+      tokens, logits, cache = self._decode(params, logits, cache, jax.random.fold_in(rng, start))
       tokens = np.asarray(tokens)[:, :max_tokens - start]
       # From a row's first EOS on, all is EOS.
       ends = np.cumsum(np.concatenate([ended[:, None], tokens == self._eos_id], 1), 1) > 0
@@ -67,7 +67,8 @@ class Decoder:
       if ended.all():
         return
 
-  def prefill(self, prompts: Sequence[Sequence[int]], bidirectional: bool = False) -> tuple[jax.Array, Cache]:
+  def prefill(self, params: Any, prompts: Sequence[Sequence[int]],
+              bidirectional: bool = False) -> tuple[jax.Array, Cache]:
     """Logits [B, V] of the first new token, and the cache that the prompts leave."""
     longest = 1 + max(map(len, prompts))
     total = -(-longest // self._segment_length) * self._segment_length
@@ -80,9 +81,9 @@ class Decoder:
     memory = self._model.initial_memory(len(prompts), self._window, projected=True)
     for start in range(0, total, step):
       piece = slice(start, start + step)
-      logits, memory = self._prefill(self._params, tokens[:, piece], segment_ids[:, piece], memory,
+      logits, memory = self._prefill(params, tokens[:, piece], segment_ids[:, piece], memory,
                                      segment_ids[:, piece] if bidirectional else None)
-    return logits, self._start(self._params, memory)
+    return logits, self._start(params, memory)
 
   def _decode_chunk(self, params: Any, logits: jax.Array, cache: Cache, rng: jax.Array):
     """Draws `chunk_length` tokens [B, n] in turn; returns them, the logits of the next and the cache."""

@@ -162,7 +162,7 @@ class TransformerConfig:
     d, hk, gk = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
     mlp = (3 if self.activation == "swiglu" else 2) * d * self.mlp_dim
     keys = m + (segment_length + 1) / 2 if causal else m + segment_length
-    if causal and self.same_length:
+    if causal and self.same_length and m:
       keys = m
     scores = (3 if self.positions == "relative" else 2) * hk * keys
     segment = self.num_layers * (2 * d * hk + 2 * d * gk + mlp + scores)

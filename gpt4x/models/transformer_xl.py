@@ -49,7 +49,7 @@ class Cache:
 class Shared:
   """What all layers have in common in one call."""
 
-  mask: jax.Array  # [B, L, T], or [B, W] by slot when decoding.
+  mask: jax.Array | None = None  # [B, L, T], or [B, W] by slot when decoding.
   biases: tuple[jax.Array, jax.Array] | None = None  # u and v, [H, K].
   relative: jax.Array | None = None  # R, [S, D].
   index: jax.Array | None = None
@@ -72,8 +72,8 @@ class Layer(nn.Module):
 
   def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, shared: Shared):
     """x [B, L, D], memory [B, M, D] or KeyValues -> the same, moved on by L positions."""
-    def attend(normed, new_memory):
-      return self.attention(normed, new_memory, shared.mask, shared.relative, shared.biases, shared.deterministic)
+    def attend(normed, past):
+      return self.attention(normed, past, shared.mask, shared.relative, shared.biases, shared.deterministic)
 
     length = (memory.keys if isinstance(memory, KeyValues) else memory).shape[1]
     latest = lambda past: past[:, past.shape[1] - length:]
@@ -175,8 +175,7 @@ class TransformerXL(nn.Module):
 
   def ring(self, memory: Memory) -> Cache:
     """Turns a memory of KeyValues into the decoding cache of the same W positions."""
-    shared = Shared(mask=memory.segment_ids)
-    _, layers = self.run("ring", jnp.zeros((), self.config.compute_dtype), memory.layers, shared)
+    _, layers = self.run("ring", jnp.zeros((), self.config.compute_dtype), memory.layers, Shared())
     return Cache(layers, memory.segment_ids, jnp.zeros((), jnp.int32))
 
   def logits(self, hidden: jax.Array) -> jax.Array:

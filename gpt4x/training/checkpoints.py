@@ -141,6 +141,10 @@ class Checkpoints:
     """The operative gin text saved with a checkpoint."""
     return self._found(self._read_newest(lambda step: self._read_record(step)["config"], step))
 
+  def seed(self, step: int) -> int:
+    """The run's random seed, as saved with a checkpoint."""
+    return self._read_newest(lambda step: self._read_record(step)["seed"], step)
+
   def wait(self) -> None:
     """Returns when the latest save is on disk; raises UserError if it failed."""
     if self._pending is not None:
@@ -161,16 +165,13 @@ class Checkpoints:
 
   def _make_directory(self):
     try:
-      self._model_dir.mkdir(exist_ok=True)
-      self._directory.mkdir(exist_ok=True)
+      self._directory.mkdir(parents=True, exist_ok=True)
       probe = self._directory / f".probe-{jax.process_index()}"
       probe.write_text("probe")  # A full disk may still have room for empty files and directories.
       probe.unlink()
     except OSError as error:
-      missing = not self._model_dir.parent.exists()
-      problem = f"its parent {self._model_dir.parent} does not exist" if missing else _reason(error)
-      remedy = "make the parent, or correct the name" if missing else "free or unlock it, or name another"
-      raise UserError(f"model directory {self._model_dir} cannot be written ({problem}): {remedy}") from error
+      raise UserError(f"model directory {self._model_dir} cannot be written ({_reason(error)}): free or unlock it, or"
+                      " name another") from error
 
   def _open_manager(self) -> ocp.CheckpointManager:
     if self._manager is None:

@@ -50,7 +50,7 @@ class Evaluator:
 
     previous, memory = None, self._empty_memory()
     with self._partitioner.activate():
-      for i, batch in enumerate(pipeline.eval_iterator(dataset, self._split)):
+      for i, batch in enumerate(pipeline.eval_iterator(dataset, self._split, self._experiment.host_rows)):
         if i == self._max_batches:
           break
         batch = {name: self._partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
@@ -73,7 +73,7 @@ class Evaluator:
     return metrics
 
 
-@gin.configurable
+@gin.configurable(denylist=["model_dir", "step", "split"])
 def evaluate(model_dir: str, experiment: Experiment = gin.REQUIRED, partitioner: Partitioner | None = None,
              step: int | None = None, split: str = "validation", max_batches: int | None = None) -> dict[str, float]:
   """Evaluates a checkpoint; returns the metrics of `Evaluator`, those of seqio's infer-evaluation, and `step`.

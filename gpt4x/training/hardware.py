@@ -44,21 +44,22 @@ _PEAK_TFLOPS = {
 }
 
 
-def peak_flops(dtype: str = "bfloat16") -> tuple[float, str]:
-  """Peak FLOP/s of all devices together, and where it is from.
+def peak_flops(dtype: str, num_devices: int) -> tuple[float, str]:
+  """Peak FLOP/s of so many devices together, and where it is from.
 
   Args:
     dtype: the compute dtype; it matters only where the peak is measured.
+    num_devices: of the mesh.
 
   Returns:
-    (FLOP/s, 'table'), or (FLOP/s, 'measured') on chips that the table does not know, by a matrix product. Simulated
+    (FLOP/s, 'published'), or (FLOP/s, 'measured') on chips that the table does not know, by a matrix product. Simulated
     CPU devices share one machine, which counts once.
   """
   device = jax.devices()[0]
   peak = _published_peak(device.device_kind)
   if peak is not None:
-    return peak * jax.device_count(), "table"
-  return _measured_peak(jnp.dtype(dtype).name) * (1 if device.platform == "cpu" else jax.device_count()), "measured"
+    return peak * num_devices, "published"
+  return _measured_peak(jnp.dtype(dtype).name) * (1 if device.platform == "cpu" else num_devices), "measured"
 
 
 def _published_peak(device_kind: str) -> float | None:

@@ -1,5 +1,6 @@
 """Infer-evaluation: a task's own seqio metrics, computed from what the model writes or how it scores the targets."""
 
+import numbers
 from typing import Any
 
 import jax
@@ -13,22 +14,27 @@ from gpt4x.training.experiment import Experiment
 
 
 class InferEvaluator:
-  """Runs `seqio.Evaluator` on the tasks of an experiment that have metrics; without any it does nothing.
+  """Runs `seqio.Evaluator` on the tasks of an experiment that have inputs and metrics; without any it does nothing.
 
-  Predictions are decoded greedily from `inputs`; a score is the log-likelihood of `targets` given `inputs`.
+  Predictions are decoded greedily from `inputs`; a score is the log-likelihood of `targets` given `inputs`. Metrics
+  that are no single number, such as texts, are left out.
   """
 
   def __init__(self, experiment: Experiment, split: str):
     self._experiment = experiment
     self._evaluator = None
     dataset = experiment.dataset
-    if dataset.carries_memory or not pipeline.has_metrics(dataset):
+    if dataset.feature_converter != "prefix_lm" or not pipeline.has_metrics(dataset):
       return
     import seqio
     self._evaluator = seqio.Evaluator(
         dataset.mixture_or_task_name, seqio.PrefixLMFeatureConverter(pack=False), split,
         sequence_length=dict(dataset.task_feature_lengths), async_compute_metrics=False)
-    model = experiment.model
+    model, vocabulary = experiment.model, pipeline.vocabulary(dataset)
+    self._decoder = Decoder(
+        model, window=dataset.segment_length, eos_id=vocabulary.eos_id, num_ids=vocabulary.vocab_size,
+        sampling=Sampling(temperature=0.0), segment_length=16)
+    self._eos_id = vocabulary.eos_id
     self._score = jax.jit(lambda params, batch: _scores(model, params, batch))
 
   def __call__(self, params: Any) -> dict[str, float]:
@@ -38,33 +44,26 @@ class InferEvaluator:
     metrics, _ = self._evaluator.evaluate(
         compute_metrics=True, predict_fn=lambda dataset: self._predict(params, dataset),
         score_fn=lambda dataset: self._score_all(params, dataset))
-    return {f"{task}/{name}": float(value.value if hasattr(value, "value") else value)
-            for task, values in metrics.result().items() for name, value in values.items()}
+    values = {f"{task}/{name}": getattr(value, "value", value)
+              for task, values in metrics.result().items() for name, value in values.items()}
+    return {name: float(value) for name, value in values.items() if isinstance(value, numbers.Real)}
 
   def _predict(self, params: Any, dataset: Any) -> list[tuple[int, list[int]]]:
-    config = self._experiment.dataset
-    vocabulary = pipeline.vocabulary(config)
-    max_tokens = config.task_feature_lengths["targets"]
-    decoder = Decoder(
-        self._experiment.model, params, window=config.segment_length, eos_id=vocabulary.eos_id,
-        num_ids=vocabulary.vocab_size, sampling=Sampling(temperature=0.0), segment_length=16)
+    max_tokens = self._experiment.dataset.task_feature_lengths["targets"]
     results = []
     for ids, batch, count in self._batches(dataset):
       # The converter marks the inputs and the position that predicts the first target, which come first: BOS, inputs.
       lengths = batch["decoder_causal_attention"].sum(1)
       prompts = [row[1:length] for row, length in zip(batch["decoder_input_tokens"], lengths)]
-      pieces = decoder(prompts, max_tokens, bidirectional=config.feature_converter == "prefix_lm")
-      rows = np.concatenate(list(pieces), 1)
+      rows = np.concatenate(list(self._decoder(params, prompts, max_tokens, bidirectional=True)), 1)
       # Of one length, as seqio stacks them; its vocabularies end a text at the first EOS.
-      rows = np.pad(rows, ((0, 0), (0, max_tokens - rows.shape[1])), constant_values=vocabulary.eos_id)
+      rows = np.pad(rows, ((0, 0), (0, max_tokens - rows.shape[1])), constant_values=self._eos_id)
       results += zip(ids[:count], rows.tolist())
     return results
 
   def _score_all(self, params: Any, dataset: Any) -> list[tuple[int, float]]:
     results = []
     for ids, batch, count in self._batches(dataset):
-      if self._experiment.dataset.feature_converter != "prefix_lm":
-        batch = {name: value for name, value in batch.items() if name != "decoder_causal_attention"}
       results += zip(ids[:count], np.asarray(self._score(params, batch)).tolist())
     return results
 
@@ -85,6 +84,6 @@ def _scores(model, params, batch) -> jax.Array:
   tokens, targets = batch["decoder_input_tokens"], batch["decoder_target_tokens"]
   segment_ids = (targets > 0).astype(jnp.int32)
   logits, _ = model.logits(params, tokens, model.initial_memory(len(tokens), 0), segment_ids,
-                           batch.get("decoder_causal_attention"))
+                           batch["decoder_causal_attention"])
   log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
   return jnp.sum(log_probs * batch["decoder_loss_weights"], -1)

@@ -1,9 +1,11 @@
 """The train loop: restore or start, then step, evaluate, report and save until all steps are done."""
 
+import contextlib
 import functools
 import math
 import pathlib
 import signal
+import sys
 import threading
 import time
 
@@ -12,7 +14,7 @@ import jax
 import optax
 
 from gpt4x import configuration
-from gpt4x.data import pipeline, vocabularies
+from gpt4x.data import directories, pipeline, vocabularies
 from gpt4x.errors import UserError
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import hardware, plots
@@ -28,7 +30,7 @@ from gpt4x.training.step import train_step
 DONE, PREEMPTED = 0, 75
 
 
-@gin.configurable
+@gin.configurable(denylist=["model_dir", "profile_steps"])
 def train(
     model_dir: str,
     experiment: Experiment = gin.REQUIRED,
@@ -43,6 +45,7 @@ def train(
     eval_period: int | None = None,
     eval_batches: int | None = None,
     eval_split: str = "validation",
+    init_from: str | None = None,
     profile_steps: tuple[int, int] | None = None,
 ) -> int:
   """Trains an experiment in a model directory, from its newest checkpoint if there is one.
@@ -61,61 +64,71 @@ def train(
     eval_period: steps between evaluations, the first before any step; the last step is always evaluated. None: never.
     eval_batches: batches of an evaluation; None: the whole split.
     eval_split: the split to evaluate.
+    init_from: the model directory of another run, whose newest parameters a new run starts from (fine-tuning).
     profile_steps: (start, stop) steps to write a profiler trace of, into DIR/profile.
 
   Returns:
     The exit status: 0, or 75 when SIGTERM stopped the run, which is then saved.
   """
+  for name, value in (("microbatches", microbatches), ("log_period", log_period)):
+    if value < 1:
+      raise UserError(f"train.{name} = {value} must be at least 1")
   partitioner = partitioner or Partitioner()
   dataset, model = experiment.dataset, experiment.model
   partitioner.check_batch(dataset.batch_size, microbatches)
   experiment.check_vocabulary()
   directory = Checkpoints(model_dir, checkpoints)
-  preemption = Preemption()
 
   # The state, the data, and where both stand.
-  stream = pipeline.train_iterator(dataset)
+  stream = pipeline.train_iterator(dataset, rows=experiment.host_rows)
   optimizer = with_clipping(optimizer, clip_norm)
   shapes = state_shapes(model, optimizer, dataset.batch_size, experiment.memory_length, partitioner)
   restored = directory.restore(shapes)
   if restored:
     step, state, data_state = restored
     stream.set_state(data_state)
+    if directory.seed(step) != seed:
+      raise UserError(f"train.seed = {seed}, but {model_dir} was trained with {directory.seed(step)}: dropout would"
+                      " change in midrun; set SEED back, or start in a new model directory")
   else:
     step, data_state = 0, stream.get_state()
     state = init_state(model, optimizer, shapes, seed, partitioner)
+    if init_from:
+      state = state.replace(params=experiment.restore_params(init_from, partitioner)[1])
 
   # Who reports.
-  writer = MetricsWriter(model_dir)
-  writer.truncate(step if restored else -1)
-  progress = Progress(total_steps, step)
-  rates, profiler = Rates(experiment), Profiler(model_dir, profile_steps)
   evaluators = []
   if eval_period:
     evaluators = [Evaluator(experiment, partitioner, eval_split, eval_batches), InferEvaluator(experiment, eval_split)]
   _write_configuration(model_dir, dataset)
-  progress.print(_describe(experiment, partitioner, step, total_steps))
+  writer = MetricsWriter(model_dir)
+  writer.truncate(step if restored else -1)
+  rates, profiler = Rates(experiment, partitioner), Profiler(model_dir, profile_steps)
+  print(_describe(experiment, partitioner, step, total_steps) + f"; peak {rates.peak}", file=sys.stderr)
+  progress, preemption, batches = Progress(total_steps, step), Preemption(), pipeline.prefetch(stream)
 
   def evaluate():
     metrics = {name: value for evaluator in evaluators for name, value in evaluator(state.params).items()}
     writer.write(step, eval_split, metrics)
     progress.print(f"step {step}: {eval_split} " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
-  def report(step: int, metrics: dict[str, jax.Array]):
+  def report(at: int, metrics: dict[str, jax.Array]):
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
       raise UserError(
-          f"loss {metrics['loss']} and gradient norm {metrics['gradient_norm']} at step {step} are not both finite:"
-          f" lower the learning rate or clip_norm; the newest checkpoint is that of step {directory.latest_step()}")
+          f"loss {metrics['loss']} and gradient norm {metrics['gradient_norm']} at step {at} are not both finite:"
+          f" lower the learning rate or clip_norm; checkpoints: {directory.steps()}")
     rates.count_step()
-    if step % log_period == 0 or step == total_steps:
-      writer.write(step, "train", metrics | rates.per_second())
-    progress.update(step, metrics["loss"], rates.tokens_per_second)
+    if at % log_period == 0 or at == total_steps:
+      writer.write(at, "train", metrics | rates.per_second())
+    progress.update(at, metrics["loss"], rates.tokens_per_second)
 
   step_fn = jax.jit(functools.partial(train_step, model, optimizer, microbatches, seed), donate_argnums=0,
                     out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
-  compiled, unreported, batches = None, None, pipeline.prefetch(stream)
-  try:
+  compiled, unreported = None, None
+  with contextlib.ExitStack() as stack:
+    for resource in (directory, writer, preemption, batches, progress, profiler):
+      stack.callback(resource.close)
     with partitioner.activate():
       if evaluators and not restored:
         evaluate()
@@ -146,15 +159,9 @@ def train(
         report(*unreported)
       if preemption.requested:
         directory.save(step, state, data_state, configuration.config_text(), seed)
-  finally:
-    profiler.close()
-    batches.close()
-    progress.close()
-    writer.close()
-    directory.close()
   plots.plot_losses(model_dir)
   if step < total_steps:
-    progress.print(f"stopped by SIGTERM, saved at step {step} of {total_steps}: the same command continues")
+    print(f"stopped by SIGTERM, saved at step {step} of {total_steps}: the same command continues", file=sys.stderr)
     return PREEMPTED
   return DONE
 
@@ -169,21 +176,28 @@ class Preemption:
 
   def __init__(self):
     self.requested = False
-    if threading.current_thread() is threading.main_thread():  # Else it is its owner's to handle, as in a notebook.
-      signal.signal(signal.SIGTERM, self._request)
+    # Signals belong to the main thread; in any other, whoever owns it stops the run.
+    self._owner = threading.current_thread() is threading.main_thread()
+    if self._owner:
+      self._previous = signal.signal(signal.SIGTERM, self._request)
 
   def _request(self, *_):
     self.requested = True
+
+  def close(self) -> None:
+    if self._owner:
+      signal.signal(signal.SIGTERM, self._previous)
 
 
 class Rates:
   """Speed since the last report: evaluation, compilation and their like are kept out by `restart`."""
 
-  def __init__(self, experiment: Experiment):
+  def __init__(self, experiment: Experiment, partitioner: Partitioner):
     config, dataset = experiment.model.config, experiment.dataset
     self._tokens = dataset.batch_size * dataset.segment_length
     self._flops = config.flops_per_token(dataset.segment_length, experiment.memory_length, training=True)
-    self._peak, _ = hardware.peak_flops(config.compute_dtype)
+    self._peak, source = hardware.peak_flops(config.compute_dtype, partitioner.mesh.size)
+    self.peak = f"{self._peak / 1e12:.4g} TFLOP/s ({source})"
     self.tokens_per_second = None
     self.restart()
 
@@ -226,7 +240,7 @@ class Profiler:
 def _write_configuration(model_dir: str, dataset: pipeline.DatasetConfig) -> None:
   """Writes what `eval` and `generate` need to work from the directory alone: the gin text and the vocabulary."""
   if jax.process_index() == 0:
-    (pathlib.Path(model_dir) / configuration.RUN_FILE).write_text(configuration.config_text())
+    directories.write(pathlib.Path(model_dir) / configuration.RUN_FILE, configuration.config_text().encode())
     vocabularies.save(pipeline.vocabulary(dataset), model_dir)
 
 

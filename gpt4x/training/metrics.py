@@ -76,7 +76,7 @@ class Progress:
     self._total = total_steps
     self._start = start_step
     self._seconds_between_lines = seconds_between_lines
-    self._started = time.monotonic()
+    self._started = None
     self._last_line = -math.inf
     self._active = jax.process_index() == 0
     self._bar = None
@@ -99,6 +99,8 @@ class Progress:
       self._bar.update(self._task, completed=step, **({"status": status} if status else {}))
       return
     now = time.monotonic()
+    if self._started is None:  # What precedes the first step, compilation above all, does not recur.
+      self._started, self._start = now, step
     if now - self._last_line < self._seconds_between_lines and step < self._total:
       return
     self._last_line = now

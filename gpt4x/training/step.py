@@ -15,24 +15,22 @@ def train_step(model: LanguageModel, optimizer: optax.GradientTransformation, mi
   """One optimizer step on a batch of `decoder_*` features [B, L]; the memory moves on by L.
 
   With microbatches the rows are cut into as many groups, each with its rows of the memory, and their gradients are
-  summed: the same numbers as in one go, to rounding, in less memory.
+  summed: the same numbers as in one go, to rounding and but for dropout, in less memory.
   """
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
 
-  def loss_fn(params, rows, memory, rng):
-    sums, memory = model.loss(params, rows, memory, dropout_rng=rng)
+  def loss_fn(params, rows, memory, index):
+    sums, memory = model.loss(params, rows, memory, dropout_rng=jax.random.fold_in(rng, index))
     return sums.objective, (sums, memory)
 
-  def accumulate(total, inputs):
-    rows, memory, index = inputs
-    gradients, (sums, memory) = jax.grad(loss_fn, has_aux=True)(
-        state.params, rows, memory, jax.random.fold_in(rng, index))
-    return jax.tree.map(jnp.add, total, (gradients, sums)), memory
-
+  gradient = jax.grad(loss_fn, has_aux=True)
   if microbatches == 1:
-    gradients, (sums, memory) = jax.grad(loss_fn, has_aux=True)(
-        state.params, batch, state.memory, jax.random.fold_in(rng, 0))
+    gradients, (sums, memory) = gradient(state.params, batch, state.memory, 0)
   else:
+    def accumulate(total, microbatch):
+      gradients, (sums, memory) = gradient(state.params, *microbatch)
+      return jax.tree.map(jnp.add, total, (gradients, sums)), memory
+
     zero = (jax.tree.map(jnp.zeros_like, state.params), objectives.Sums(*4 * [jnp.zeros(())]))
     inputs = (split_rows(batch, 0, microbatches), split_memory(state.memory, microbatches), jnp.arange(microbatches))
     (gradients, sums), memory = jax.lax.scan(accumulate, zero, inputs)

@@ -244,7 +244,7 @@ def wrong(match, make, *args, **kwargs):
 
 def test_errors_say_what_to_do():
   train = lambda *args, **kwargs: pipeline.train_iterator(config(*args, **kwargs))
-  wrong("unknown task or mixture 'stdlib_byte': use stdlib_bytes", train, "stdlib_byte")
+  wrong("unknown task or mixture 'stdlib_byte': did you mean stdlib_bytes", train, "stdlib_byte")
   wrong("task toy has no split 'test': use one of train, validation", pipeline.eval_iterator, config(), "test")
   wrong("task toy_pairs has inputs.*set DatasetConfig.feature_converter = 'prefix_lm'", train, "toy_pairs")
   wrong("task toy_pairs has inputs", train, "toy_pairs", feature_converter="lm")
@@ -267,7 +267,7 @@ def test_state_of_other_data_is_refused():
   wrong("feature_converter 'stream', but this run has 'lm'", lm.set_state, stream.get_state())
   wrong("feature_converter 'lm', but this run has 'stream'", stream.set_state, lm.get_state())
   other = pipeline.train_iterator(config("toy_other", feature_converter="lm"))
-  wrong("fingerprint of corpus", other.set_state, lm.get_state())
+  wrong("fingerprint of tokens", other.set_state, lm.get_state())
 
 
 class Numbers:

@@ -227,7 +227,7 @@ def test_segment_ids_stay_positive_and_differ_where_they_wrap():
     ({"batch_size": 2}, "batch_size 4, but this run has 2"),
     ({"segment_length": 16}, "segment_length 8, but this run has 16"),
     ({"seed": 1}, "seed 0, but this run has 1"),
-    ({"lengths": [5, 7]}, "fingerprint of corpus"),
+    ({"lengths": [5, 7]}, "fingerprint of tokens"),
 ])
 def test_state_of_other_data_is_refused(change, said):
   saved = make([5, 6]).get_state()
@@ -262,7 +262,7 @@ def test_mixture_is_deterministic_and_continues():
   restored = mixture([2, 1])
   restored.set_state(json.loads(json.dumps(whole.get_state())))
   assert_equal(take(restored, 9), take(whole, 9))
-  with pytest.raises(UserError, match="fingerprint of corpus"):
+  with pytest.raises(UserError, match="fingerprint of tokens"):
     mixture([3, 1]).set_state(whole.get_state())
 
 

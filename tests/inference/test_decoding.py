@@ -21,13 +21,13 @@ def make_model(**options):
   return model, jax.tree.map(jnp.asarray, tiny.random_params(model))
 
 
-def decoder(model, params, **options):
+def make_decoder(model, **options):
   defaults = {"eos_id": -1, "sampling": GREEDY, "segment_length": 4, "chunk_length": 8}
-  return Decoder(model, params, WINDOW, **defaults | options)
+  return Decoder(model, WINDOW, **defaults | options)
 
 
-def decode(decoder, prompts, max_tokens, **options):
-  return np.concatenate(list(decoder(prompts, max_tokens, **options)), 1)
+def decode(decoder, params, prompts, max_tokens, **options):
+  return np.concatenate(list(decoder(params, prompts, max_tokens, **options)), 1)
 
 
 def reference(model, params, prompts, num_tokens, prefix=False):
@@ -60,7 +60,7 @@ def test_logits_equal_those_of_one_forward_pass_far_beyond_the_window(options):
   text = np.random.default_rng(0).integers(2, VOCAB, (3, 5 * WINDOW), dtype=np.int32)
   text[:, 0] = BOS
   expected = jax.jit(lambda text: model.logits(params, text, model.initial_memory(3, 0), window=WINDOW)[0])(text)
-  logits, cache = decoder(model, params).prefill(text[:, 1:10])
+  logits, cache = make_decoder(model).prefill(params, text[:, 1:10])
   step = jax.jit(model.decode_step)
   for position in range(9, 5 * WINDOW):
     np.testing.assert_allclose(logits, expected[:, position], atol=1e-4)
@@ -71,7 +71,7 @@ def test_logits_equal_those_of_one_forward_pass_far_beyond_the_window(options):
 def test_greedy_text_equals_that_of_the_uncached_forward_pass():
   model, params = make_model(positions="rotary", norm_position="pre")
   prompts = [[5, 9, 3, 7, 2, 11, 13, 4, 6, 8], [3], []]
-  tokens = decode(decoder(model, params), prompts, 30)
+  tokens = decode(make_decoder(model), params, prompts, 30)
   assert all(len(np.unique(row[WINDOW:])) > 3 for row in tokens)
   for row, expected in zip(tokens, reference(model, params, prompts, 30)):
     np.testing.assert_array_equal(row, expected)
@@ -80,18 +80,18 @@ def test_greedy_text_equals_that_of_the_uncached_forward_pass():
 def test_a_prefix_seen_in_both_directions():
   model, params = make_model()
   prompts = [[5, 9, 3, 7], [3, 8]]
-  tokens = decode(decoder(model, params), prompts, 8, bidirectional=True)
+  tokens = decode(make_decoder(model), params, prompts, 8, bidirectional=True)
   for row, expected in zip(tokens, reference(model, params, prompts, 8, prefix=True)):
     np.testing.assert_array_equal(row, expected)
-  assert (tokens != decode(decoder(model, params), prompts, 8)).any()
+  assert (tokens != decode(make_decoder(model), params, prompts, 8)).any()
 
 
 def test_a_row_ends_at_eos_and_the_others_go_on():
   model, params = make_model()
   prompts = [[5, 9], [3]]
-  free = decode(decoder(model, params), prompts, 24)
+  free = decode(make_decoder(model), params, prompts, 24)
   eos = int(free[0, 5])
-  ended = decode(decoder(model, params, eos_id=eos), prompts, 24)
+  ended = decode(make_decoder(model, eos_id=eos), params, prompts, 24)
   first = free[0].tolist().index(eos)
   np.testing.assert_array_equal(ended[0, :first + 1], free[0, :first + 1])
   assert (ended[0, first:] == eos).all()
@@ -101,20 +101,20 @@ def test_a_row_ends_at_eos_and_the_others_go_on():
 
 def test_ids_without_a_meaning_are_never_drawn():
   model, params = make_model()
-  tokens = decode(decoder(model, params, num_ids=6, sampling=Sampling(temperature=5.0)), [[2]] * 4, 32)
+  tokens = decode(make_decoder(model, num_ids=6, sampling=Sampling(temperature=5.0)), params, [[2]] * 4, 32)
   assert set(np.unique(tokens)) == {1, 2, 3, 4, 5}
 
 
 def test_sampling_depends_on_the_seed_alone():
   model, params = make_model()
-  draw = lambda seed: decode(decoder(model, params, sampling=Sampling()), [[2, 3]], 16, seed=seed)
+  draw = lambda seed: decode(make_decoder(model, sampling=Sampling()), params, [[2, 3]], 16, seed=seed)
   np.testing.assert_array_equal(draw(1), draw(1))
   assert (draw(1) != draw(2)).any()
 
 
 def test_a_step_costs_the_same_wherever_it_is():
   model, params = make_model()
-  _, cache = decoder(model, params).prefill([[2, 3]])
+  _, cache = make_decoder(model).prefill(params, [[2, 3]])
   shapes = jax.tree.map(jnp.shape, cache)
   step = jax.jit(model.decode_step)
   for _ in range(3 * WINDOW):

@@ -21,13 +21,13 @@ def test_published_peaks(kind, tflops):
 def test_a_known_chip_counts_each_device(monkeypatch):
   monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(device_kind="TPU v4", platform="tpu")] * 16)
   monkeypatch.setattr(jax, "device_count", lambda: 16)
-  assert hardware.peak_flops() == (pytest.approx(16 * 275e12), "table")
+  assert hardware.peak_flops("bfloat16", 16) == (pytest.approx(16 * 275e12), "published")
 
 
 def test_an_unknown_chip_is_measured_once(monkeypatch):
-  peak, source = hardware.peak_flops("float32")
+  peak, source = hardware.peak_flops("float32", 8)
   assert source == "measured" and 1e8 < peak < 1e16
-  assert hardware.peak_flops("float32") == (peak, source)
+  assert hardware.peak_flops("float32", 8) == (peak, source)
   # However many devices are simulated, there is one machine.
   monkeypatch.setattr(jax, "device_count", lambda: 1000)
-  assert hardware.peak_flops("float32") == (peak, source)
+  assert hardware.peak_flops("float32", 8) == (peak, source)

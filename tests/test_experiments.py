@@ -1,0 +1,31 @@
+"""Every shipped gin file: experiments mean what they meant, and models have the sizes that their papers publish."""
+
+import difflib
+import pathlib
+
+import gin
+import pytest
+
+from gpt4x import configuration
+from gpt4x.models.config import TransformerConfig
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+EXPERIMENTS = sorted((configuration.SHIPPED / "experiments").glob("*.gin"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_means_what_it_meant(path):
+  """The whole configuration, against a file; a wanted change is made by writing the new text there."""
+  configuration.load(["runs/train.gin", f"experiments/{path.name}"], ["LocalText.files='corpus/*.txt'"])
+  text = configuration.config_text()
+  golden = GOLDEN / path.name
+  expected = golden.read_text() if golden.exists() else ""
+  assert text == expected, "".join(difflib.unified_diff(
+      expected.splitlines(True), text.splitlines(True), str(golden), "now"))
+
+
+@pytest.mark.parametrize("name, millions", [
+    ("transformer_xl_enwik8", 41), ("transformer_xl_wt103", 151)])
+def test_model_has_its_published_size(name, millions):
+  configuration.load([f"models/{name}.gin"], partial=True)
+  assert TransformerConfig().num_params() / 1e6 == pytest.approx(millions, rel=0.01)

@@ -5,7 +5,7 @@ import pytest
 from gpt4x.data import python_stdlib
 from gpt4x.errors import UserError
 
-FILES = {f"module_{i}.py": f"x = {i}\n" for i in range(60)} | {
+FILES = {f"module_{i}.py": f"x = {i}\n" for i in range(200)} | {
     "LICENSE.txt": "free\r\n", "email/architecture.rst": "Über\n", "pkg/deep/er.py": "\ttab\n",
     "pydoc_data/topics.py": r"topics = {'if': 'The \"if\" statement\n', 'assert': 'Assertions\n'}"}
 TOPICS = {"pydoc_data/topics.py:if": 'The "if" statement\n', "pydoc_data/topics.py:assert": "Assertions\n"}

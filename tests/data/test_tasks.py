@@ -59,4 +59,3 @@ def test_vocabulary_of_an_unknown_task():
 def test_gin_file_names_its_task(name):
   gin.parse_config_file(str(CONFIGS / f"{name}.gin"))
   assert gin.query_parameter("MIXTURE_OR_TASK_NAME/macro.value") == name in seqio.TaskRegistry.names()
-  assert gin.query_parameter("TASK_FEATURE_LENGTHS/macro.value").keys() == {"targets"}

@@ -153,3 +153,12 @@ def test_full_disk_keeps_what_was_saved(text, tmp_path, capsys, monkeypatch):
   monkeypatch.undo()
   assert (tmp_path / "run" / "checkpoints" / "8").exists()
   assert cli.main(corpus.flags(text, tmp_path / "run", TRAIN_STEPS=16)) == 0
+
+
+def test_starting_from_another_run_s_parameters_with_a_profile(text, run, tmp_path):
+  flags = corpus.flags(text, tmp_path / "run", train__init_from=str(run), TRAIN_STEPS=2, EVAL_STEPS=None)
+  assert cli.main([*flags, "--profile_steps=0:1"]) == 0
+  validation = lambda folder: [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+                               if '"split": "validation"' in line]
+  assert validation(tmp_path / "run")[0] == validation(run)[-1]
+  assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))

@@ -1,0 +1,22 @@
+"""Heavy imports stay at the edges: what computes imports no data library, and what is at the edge imports late."""
+
+import subprocess
+import sys
+
+MODULES = ["models.language_model", "objectives", "partitioning", "inference.decoding", "data.pipeline", "data.stream",
+           *(f"training.{name}" for name in ("step", "state", "optimizers", "checkpoints", "metrics", "hardware", "plots"))]
+HEAVY = {"tensorflow", "tensorflow_datasets", "seqio", "t5x", "matplotlib", "grain"}
+
+
+def imported_by(code: str) -> set[str]:
+  """The top-level modules that a fresh Python has after `code`."""
+  code += "; import sys; print(*{name.split('.')[0] for name in sys.modules})"
+  return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_what_computes_imports_no_data_library():
+  assert not HEAVY & imported_by("import " + ", ".join(f"gpt4x.{module}" for module in MODULES))
+
+
+def test_the_command_line_imports_nothing_heavy():
+  assert not (HEAVY | {"jax", "flax", "numpy", "gin"}) & imported_by("import gpt4x.cli")

@@ -46,7 +46,8 @@ def stores(data_dir):
 
 
 def test_documents_are_what_the_task_yields(data_dir):
-  store = token_store.open_or_build(task(DOCUMENTS, [seqio.preprocessors.append_eos]), "train")
+  toy = task(DOCUMENTS, [seqio.preprocessors.append_eos])
+  store = token_store.open_or_build(toy, "train")
   # The empty one holds its end alone.
   assert [document.tolist() for document in store] == [[5, 6, 7, 1], [1], [299, 1], [8] * 2000 + [1]]
   assert len(store) == 4 and store.num_tokens == 4 + 1 + 2 + 2001 and store.longest == 2001
@@ -54,9 +55,16 @@ def test_documents_are_what_the_task_yields(data_dir):
   assert store.name == "toy/train"
   assert store[0].dtype == np.uint16 and store[0].base is not None and not store[0].flags.writeable
   path, = (data_dir / "tokens").iterdir()
-  assert path.name == f"toy-train-{store.fingerprint}"
+  assert path.name == f"toy-train-{fingerprint.task_fingerprint(toy, 'train')}"
   assert {file.name for file in path.iterdir()} == {"tokens.bin", "offsets.npy", "spec.json"}
   assert (path / "tokens.bin").stat().st_size == 2 * store.num_tokens
+
+
+def test_fingerprint_is_of_the_tokens_however_they_came():
+  built = lambda *args, **kwargs: token_store.open_or_build(task(*args, **kwargs), "train").fingerprint
+  plain = built([[3, 1], [4, 5, 1]])
+  assert built([[3], [4, 5]], [seqio.preprocessors.append_eos]) == plain  # Another task with the same tokens.
+  assert built([[3, 1], [4, 6, 1]]) != plain and built([[3, 1, 4], [5, 1]]) != plain
 
 
 def test_empty_documents_are_left_out():
@@ -315,4 +323,4 @@ def test_several_build_at_once(monkeypatch, data_dir):
   with futures.ThreadPoolExecutor() as pool:
     built = list(pool.map(lambda _: token_store.open_or_build(task([[3, 4]]), "train"), range(3)))
   assert [store[0].tolist() for store in built] == [[3, 4]] * 3
-  assert stores(data_dir) == [f"toy-train-{built[0].fingerprint}"]
+  assert len(stores(data_dir)) == 1 and not stores(data_dir)[0].endswith(".building")

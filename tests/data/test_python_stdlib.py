@@ -5,7 +5,7 @@ import pytest
 from gpt4x.data import python_stdlib
 from gpt4x.errors import UserError
 
-FILES = {f"module_{i}.py": f"x = {i}\n" for i in range(200)} | {
+FILES = {f"module_{i}.py": f"x = {i}\n" for i in range(400)} | {
     "LICENSE.txt": "free\r\n", "email/architecture.rst": "Über\n", "pkg/deep/er.py": "\ttab\n",
     "pydoc_data/topics.py": r"topics = {'if': 'The \"if\" statement\n', 'assert': 'Assertions\n'}"}
 TOPICS = {"pydoc_data/topics.py:if": 'The "if" statement\n', "pydoc_data/topics.py:assert": "Assertions\n"}
@@ -46,11 +46,11 @@ def test_running_python():
 
 def test_split_depends_on_the_file_s_name():
   # Literals: another rule would let files move between splits under trained models.
-  assert [python_stdlib.split_of(name) for name in ("os.py", "asynchat.py", "argparse.py")] == [
+  assert [python_stdlib.split_of(name) for name in ("os.py", "asyncio/events.py", "asynchat.py")] == [
       "train", "validation", "test"]
   splits = [python_stdlib.split_of(f"package/module_{i}.py") for i in range(4000)]
-  assert splits.count("validation") == pytest.approx(120, abs=40)
-  assert splits.count("test") == pytest.approx(120, abs=40)
+  assert splits.count("validation") == pytest.approx(40, abs=20)
+  assert splits.count("test") == pytest.approx(40, abs=20)
   assert len({python_stdlib.split_of(f"pydoc_data/topics.py:{i}") for i in range(100)}) == 1
 
 

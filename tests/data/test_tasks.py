@@ -22,7 +22,7 @@ def _targets(name, split="train"):
 
 
 def test_stdlib_bytes_are_whole_documents(tmp_path, monkeypatch):
-  texts = {f"{i}.py": f"x = {i}\n" * 500 for i in range(60)}
+  texts = {f"{i}.py": f"x = {i}\n" * 50 for i in range(400)}
   for name, text in texts.items():
     (tmp_path / name).write_text(text)
   config, = python_stdlib.PythonStdlib.BUILDER_CONFIGS

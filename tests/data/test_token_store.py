@@ -164,7 +164,7 @@ def test_changed_documents_or_preprocessors_make_a_new_store(monkeypatch, data_d
 
 
 def test_fingerprint_is_the_same_in_another_process(tmp_path, monkeypatch):
-  (tmp_path / "fingerprinted_tasks.py").write_text(textwrap.dedent("""
+  (tmp_path / "tasks_to_print.py").write_text(textwrap.dedent("""
       import functools, re, gin, numpy as np, seqio, tensorflow as tf
       WORDS, PATTERN, TABLE = {"a", "b", "c", "d"}, re.compile("x+"), np.arange(5)
       @gin.configurable
@@ -179,10 +179,10 @@ def test_fingerprint_is_the_same_in_another_process(tmp_path, monkeypatch):
                seqio.map_over_dataset(clean), seqio.ByteVocabulary(), tf.int32, lambda x: compiled(x)]
       """))
   monkeypatch.syspath_prepend(tmp_path)
-  parts = importlib.import_module("fingerprinted_tasks").parts
+  parts = importlib.import_module("tasks_to_print").parts
   here = fingerprint.fingerprint(parts)
   assert re.fullmatch("[0-9a-f]{16}", here) and fingerprint.fingerprint(parts[:-1]) != here
-  code = "import fingerprinted_tasks; from gpt4x.data import fingerprint; print(fingerprint.fingerprint(fingerprinted_tasks.parts))"
+  code = "import tasks_to_print; from gpt4x.data import fingerprint; print(fingerprint.fingerprint(tasks_to_print.parts))"
   environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
   there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
   assert there.stdout.strip() == here

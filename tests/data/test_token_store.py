@@ -182,7 +182,7 @@ def test_fingerprint_is_the_same_in_another_process(tmp_path, monkeypatch):
   parts = importlib.import_module("tasks_to_print").parts
   here = fingerprint.fingerprint(parts)
   assert re.fullmatch("[0-9a-f]{16}", here) and fingerprint.fingerprint(parts[:-1]) != here
-  code = "import tasks_to_print; from gpt4x.data import fingerprint; print(fingerprint.fingerprint(tasks_to_print.parts))"
+  code = "import tasks_to_print as t; from gpt4x.data import fingerprint; print(fingerprint.fingerprint(t.parts))"
   environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
   there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
   assert there.stdout.strip() == here

@@ -23,7 +23,8 @@ def main(model_dir: str, split: str = "validation") -> None:
     raise UserError(f"{model_dir} has no {split} metrics in bits per byte yet: train with EVAL_PERIOD set")
   first, last = evaluations[0], evaluations[-1]
   speeds = sorted((line["tokens_per_second"], line["mfu"]) for line in metrics if "tokens_per_second" in line)
-  table = Table(title=f"{model_dir}: {last['tokens']:,.0f} {split} tokens after {last['step']} steps", show_header=False, title_justify="left")
+  table = Table(title=f"{model_dir}: {last['tokens']:,.0f} {split} tokens after {last['step']} steps",
+                title_justify="left", show_header=False)
   row = lambda name, value: table.add_row(name, value)
   row(f"bits per byte, step {first['step']}", f"{first['bits_per_byte']:.3f}")
   row(f"bits per byte, step {last['step']}", f"[bold]{last['bits_per_byte']:.3f}[/bold]")

@@ -1,4 +1,4 @@
-"""What every test stands on: eight simulated CPU devices, a data directory of the session's own, and no gin left."""
+"""What every test stands on: eight simulated CPU devices, a data directory of their own, and no gin left."""
 
 import os
 import pathlib

@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 MODULES = ["models.language_model", "objectives", "partitioning", "inference.decoding", "data.pipeline", "data.stream",
-           *(f"training.{name}" for name in ("step", "state", "optimizers", "checkpoints", "metrics", "hardware", "plots"))]
+           "training.step", "training.state", "training.optimizers", "training.checkpoints", "training.metrics",
+           "training.hardware", "training.plots"]
 HEAVY = {"tensorflow", "tensorflow_datasets", "seqio", "t5x", "matplotlib", "grain"}
 
 

@@ -139,7 +139,8 @@ def _write(task: "seqio.Task", split: str, path: pathlib.Path) -> dict[str, Any]
     np.save(file, np.frombuffer(offsets, np.int64))
     _flush(file)
   content.update(offsets)
-  return {"content": content.hexdigest()[:16], "dtype": dtype.name, "documents": len(offsets) - 1, "tokens": offsets[-1], "longest": longest}
+  return {"content": content.hexdigest()[:16], "dtype": dtype.name, "documents": len(offsets) - 1,
+          "tokens": offsets[-1], "longest": longest}
 
 
 def _flush(file: Any) -> None:

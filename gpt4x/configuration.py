@@ -81,11 +81,6 @@ def load(
     reader.check_arguments_are_set()
 
 
-def load_text(text: str) -> None:
-  """Restores the configuration that `config_text` described, in this process or another."""
-  load(text=text)
-
-
 def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = ()) -> None:
   """Restores the configuration of a model directory, changed by `gin_files` and `bindings`."""
   path = epath.Path(model_dir) / RUN_FILE

@@ -168,7 +168,7 @@ def test_a_name_of_several_configurables(files):
 def test_macros_of_overridden_bindings_and_open_parameters_are_fine(files):
   files("here/mine.gin", EXPERIMENT + "WIDTH = 4\nToyModel.width = %WIDTH\nToyModel.width = 5\ntoy_open.any_name = 1")
   load()
-  configuration.load_text(configuration.config_text())
+  configuration.load(text=configuration.config_text())
   assert toy_loop()[1].width == 5 and toy_open() == {"any_name": 1}
 
 
@@ -189,7 +189,7 @@ def test_the_saved_text_alone_restores_the_configuration_in_another_process(file
   (tmp_path / "here" / "mine.gin").unlink()
   (tmp_path / "here" / "other.gin").unlink()
   program = ("import sys; sys.path.append('.')\n"
-             "from gpt4x import configuration as c; c.MODULES = (); c.load_text(sys.stdin.read())\n"
+             "from gpt4x import configuration as c; c.MODULES = (); c.load(text=sys.stdin.read())\n"
              "import my_tasks; print(my_tasks.my_task()); print(c.config_text())")
   text = configuration.config_text()
   result = subprocess.run([sys.executable, "-c", program], input=text, capture_output=True, text=True)
@@ -213,7 +213,7 @@ gin_values = st.recursive(
 @given(value=gin_values)
 def test_any_value_survives_the_saved_text(value):
   configuration.load(bindings=[f"toy_open.value={value!r}", "toy_open.macro=%M", f"M={[value]!r}"])
-  configuration.load_text(configuration.config_text())
+  configuration.load(text=configuration.config_text())
   assert toy_open() == {"value": value, "macro": [value]}
 
 

@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 
 from gpt4x.data import directories
-from gpt4x.errors import UserError
+from gpt4x.errors import nearest, UserError
 
 SPACE = "\u2581"  # Stands for a space inside SentencePiece's pieces.
 MAX_CHARACTERS = 200_000_000  # Text enough for any vocabulary; training holds it in memory.
@@ -112,8 +112,8 @@ def _texts(task_name: str) -> Iterator[str]:
   try:
     subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task_name))
   except ValueError as error:
-    known = ", ".join(sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}))
-    raise UserError(f"unknown task or mixture {task_name!r}; known are {known}") from error
+    known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+    raise UserError(f"unknown task or mixture {task_name!r}{nearest(task_name, known)}") from error
   for task in subtasks:
     for example in task.get_dataset(sequence_length=None, split="train", shuffle=True, seed=0).as_numpy_iterator():
       for name, feature in task.output_features.items():

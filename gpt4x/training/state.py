@@ -55,7 +55,13 @@ def init_state(model: LanguageModel, optimizer: optax.GradientTransformation, sh
     return jax.jit(init, out_shardings=jax.tree.map(lambda shape: shape.sharding, shapes))()
 
 
+def run_keys(seed: int) -> tuple[jax.Array, jax.Array]:
+  """The keys of a run's parameters and of its steps, split from the seed as t5x splits it: both loops draw alike."""
+  init_key, step_key = jax.random.split(jax.random.key(seed))
+  return init_key, step_key
+
+
 def _init(model, optimizer, batch_size, memory_length, seed) -> TrainState:
-  params = model.init(jax.random.key(seed))
+  params = model.init(run_keys(seed)[0])
   return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params),
                     memory=model.initial_memory(batch_size, memory_length))

@@ -1,5 +1,7 @@
 """The train step and the evaluation step: pure functions, top to bottom."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -7,39 +9,17 @@ import optax
 from gpt4x import objectives
 from gpt4x.models.language_model import Batch, LanguageModel
 from gpt4x.models.transformer_xl import Memory
-from gpt4x.training.state import TrainState
+from gpt4x.training.state import TrainState, run_keys
 
 
 def train_step(model: LanguageModel, optimizer: optax.GradientTransformation, microbatches: int, seed: int,
                state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-  """One optimizer step on a batch of `decoder_*` features [B, L]; the memory moves on by L.
-
-  With microbatches the rows are cut into as many groups, each with its rows of the memory, and their gradients are
-  summed: the same numbers as in one go, to rounding and but for dropout, in less memory.
-  """
-  rng = jax.random.fold_in(jax.random.key(seed), state.step)
-
-  def loss_fn(params, rows, memory, index):
-    sums, memory = model.loss(params, rows, memory, dropout_rng=jax.random.fold_in(rng, index))
-    return sums.objective, (sums, memory)
-
-  gradient = jax.grad(loss_fn, has_aux=True)
-  if microbatches == 1:
-    gradients, (sums, memory) = gradient(state.params, batch, state.memory, 0)
-  else:
-    def accumulate(total, microbatch):
-      gradients, (sums, memory) = gradient(state.params, *microbatch)
-      return jax.tree.map(jnp.add, total, (gradients, sums)), memory
-
-    zero = (jax.tree.map(jnp.zeros_like, state.params), objectives.Sums(*4 * [jnp.zeros(())]))
-    inputs = (split_rows(batch, 0, microbatches), split_memory(state.memory, microbatches), jnp.arange(microbatches))
-    (gradients, sums), memory = jax.lax.scan(accumulate, zero, inputs)
-    memory = join_memory(memory)
-
-  weight = jnp.maximum(sums.weight, 1.0)
-  gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
+  """One optimizer step on a batch of `decoder_*` features [B, L]; the memory moves on by L."""
+  rng = jax.random.fold_in(run_keys(seed)[1], state.step)
+  gradients, sums, memory = mean_gradients(model, microbatches, state.params, batch, state.memory, rng)
   updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
+  weight = jnp.maximum(sums.weight, 1.0)
   metrics = {
       "loss": sums.loss / weight,
       "z_loss": sums.z_loss / weight,
@@ -47,6 +27,34 @@ def train_step(model: LanguageModel, optimizer: optax.GradientTransformation, mi
       "gradient_norm": optax.tree.norm(gradients),
   }
   return TrainState(state.step + 1, params, opt_state, memory), metrics
+
+
+def mean_gradients(model: LanguageModel, microbatches: int, params: Any, batch: Batch, memory: Memory,
+                   dropout_rng: jax.Array) -> tuple[Any, objectives.Sums, Memory]:
+  """The gradient of the mean objective over a batch, the sums behind it, and the memory L positions on.
+
+  With microbatches the rows are cut into as many groups, each with its rows of the memory, and their gradients are
+  summed: the same numbers as in one go, to rounding and but for dropout, in less memory.
+  """
+  def loss_fn(params, rows, memory, rng):
+    sums, memory = model.loss(params, rows, memory, dropout_rng=rng)
+    return sums.objective, (sums, memory)
+
+  gradient = jax.grad(loss_fn, has_aux=True)
+  if microbatches == 1:
+    gradients, (sums, memory) = gradient(params, batch, memory, dropout_rng)
+  else:
+    def accumulate(total, microbatch):
+      gradients, (sums, memory) = gradient(params, *microbatch)
+      return jax.tree.map(jnp.add, total, (gradients, sums)), memory
+
+    zero = (jax.tree.map(jnp.zeros_like, params), objectives.Sums(*4 * [jnp.zeros(())]))
+    inputs = (split_rows(batch, 0, microbatches), split_memory(memory, microbatches),
+              jax.random.split(dropout_rng, microbatches))
+    (gradients, sums), memory = jax.lax.scan(accumulate, zero, inputs)
+    memory = join_memory(memory)
+  weight = jnp.maximum(sums.weight, 1.0)
+  return jax.tree.map(lambda gradient: gradient / weight, gradients), sums, memory
 
 
 def eval_step(model: LanguageModel, params, token_bytes: jax.Array, batch: Batch,

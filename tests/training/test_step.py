@@ -12,7 +12,7 @@ from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import optimizers
-from gpt4x.training.state import init_state, state_shapes
+from gpt4x.training.state import init_state, run_keys, state_shapes
 from gpt4x.training.step import train_step
 from tests.models import tiny
 
@@ -87,7 +87,7 @@ def test_rematerialisation_changes_nothing():
 def test_a_step_is_the_textbook_step():
   """The first step against a gradient of the mean loss, written out."""
   model = LanguageModel(CONFIG)
-  params = model.init(jax.random.key(0))
+  params = model.init(run_keys(0)[0])
   batch = next(batches())
 
   def mean_loss(params):

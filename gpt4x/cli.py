@@ -48,8 +48,22 @@ def _train(arguments: argparse.Namespace) -> int:
     configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin)
   else:
     configuration.load_run(arguments.model_dir, bindings=arguments.gin)
-  from gpt4x.training import loop
+  if arguments.loop == "t5x":
+    _require_t5x()
+    from gpt4x.interop.t5x import loop
+  else:
+    from gpt4x.interop.t5x import crossing
+    from gpt4x.training import loop
+    crossing.bring_over(arguments.model_dir)
   return loop.main(arguments.model_dir, arguments.profile_steps)
+
+
+def _require_t5x() -> None:
+  try:
+    import t5x.train  # noqa: F401
+  except ImportError as error:
+    raise UserError(f"--loop=t5x needs upstream t5x, which is not installed here ({error}): run `make t5x` in a clone,"
+                    " or pip install --no-deps each requirement of the extra t5x in setup.py") from error
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -133,7 +147,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
   train = command("train", _train, "train a model, or continue the run in DIR", gin=(
       "an experiment, below the current directory or the shipped gin_configs/; without any, DIR's own configuration"))
-  train.add_argument("--loop", choices=["gpt4x"], default="gpt4x", help="the train loop (default: %(default)s)")
+  train.add_argument("--loop", choices=["gpt4x", "t5x"], default="gpt4x",
+                     help="the train loop: our own, or upstream t5x's (default: %(default)s)")
   train.add_argument("--profile_steps", type=_steps, metavar="START:STOP", help="write a profiler trace of these steps")
 
   evaluate = command("eval", _eval, "evaluate a checkpoint of the run in DIR", gin="changes to DIR's own configuration")

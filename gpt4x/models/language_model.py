@@ -28,14 +28,15 @@ class LanguageModel:
 
   def init(self, rng: jax.Array) -> Params:
     """Fresh float32 parameters, a nested dict."""
-    return self._variables(rng)["params"]
+    return self.variables(rng)["params"]
 
   def param_axes(self) -> Params:
     """The logical axis names of each parameter, a PartitionSpec each; no computation."""
-    axes = jax.eval_shape(self._variables, jax.random.key(0))["params_axes"]
+    axes = jax.eval_shape(self.variables, jax.random.key(0))["params_axes"]
     return flax.core.unfreeze(nn_partitioning.get_axis_names(axes))
 
-  def _variables(self, rng: jax.Array):
+  def variables(self, rng: jax.Array) -> Mapping[str, Any]:
+    """Fresh `params` and, as flax.linen.partitioning has them, their `params_axes`."""
     tokens = jnp.zeros((1, 2), jnp.int32)
     everything = lambda module, *args: module.logits(module(*args)[0])
     return self.module.init(rng, tokens, self.initial_memory(1, 0), method=everything)

@@ -100,7 +100,7 @@ def train(
   evaluators = []
   if eval_period:
     evaluators = [Evaluator(experiment, partitioner, eval_split, eval_batches), InferEvaluator(experiment, eval_split)]
-  _write_configuration(model_dir, dataset)
+  write_configuration(model_dir, dataset)
   writer = MetricsWriter(model_dir)
   writer.truncate(step if restored else -1)
   rates, profiler = Rates(experiment, partitioner), Profiler(model_dir, profile_steps)
@@ -213,7 +213,10 @@ class Rates:
     self.tokens_per_second = steps_per_second * self._tokens
     self.restart()
     return {"steps_per_second": steps_per_second, "tokens_per_second": self.tokens_per_second,
-            "mfu": self.tokens_per_second * self._flops / self._peak}
+            "mfu": self.mfu(self.tokens_per_second)}
+
+  def mfu(self, tokens_per_second: float) -> float:
+    return tokens_per_second * self._flops / self._peak
 
 
 class Profiler:
@@ -237,7 +240,7 @@ class Profiler:
       self._running = False
 
 
-def _write_configuration(model_dir: str, dataset: pipeline.DatasetConfig) -> None:
+def write_configuration(model_dir: str, dataset: pipeline.DatasetConfig) -> None:
   """Writes what `eval` and `generate` need to work from the directory alone: the gin text and the vocabulary."""
   if jax.process_index() == 0:
     directories.write(pathlib.Path(model_dir) / configuration.RUN_FILE, configuration.config_text().encode())

@@ -61,8 +61,13 @@ def eval_step(model: LanguageModel, params, token_bytes: jax.Array, batch: Batch
               memory: Memory) -> tuple[dict[str, jax.Array], Memory]:
   """Sums over a batch, among them the bytes of text its targets stand for (token_bytes [V])."""
   sums, memory = model.loss(params, batch, memory)
-  num_bytes = jnp.sum(batch["decoder_loss_weights"] * token_bytes[batch["decoder_target_tokens"]])
+  num_bytes = target_bytes(token_bytes, batch)
   return {"loss": sums.loss, "correct": sums.correct, "weight": sums.weight, "bytes": num_bytes}, memory
+
+
+def target_bytes(token_bytes: jax.Array, batch: Batch) -> jax.Array:
+  """The bytes of text that a batch's weighted targets stand for, given those of each token [V]."""
+  return jnp.sum(batch["decoder_loss_weights"] * token_bytes[batch["decoder_target_tokens"]])
 
 
 def split_rows(tree, axis: int, parts: int):

@@ -17,6 +17,12 @@ def write(folder: pathlib.Path) -> pathlib.Path:
   return folder
 
 
+class Reference(str):
+  """A gin reference, which has no quotes."""
+
+  __repr__ = str.__str__
+
+
 def flags(corpus: pathlib.Path, model_dir: pathlib.Path, **bindings: object) -> list[str]:
   """The arguments of `gpt4x train`; NAME=VALUE bindings beside those of tiny.gin."""
   values = {"LocalText.files": f"{corpus}/*.txt"} | {name.replace("__", "."): value for name, value in bindings.items()}

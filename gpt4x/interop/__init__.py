@@ -1,0 +1,1 @@
+"""Other programs: upstream t5x, and weights in other formats."""

@@ -1,0 +1,159 @@
+"""Checkpoints of one loop as those of the other: parameters, optimizer, memory and data position.
+
+t5x keeps `DIR/checkpoint_<step>/{state,dataset}`, we keep `DIR/checkpoints/<step>`. Both hold the same leaves under other
+names, so nothing here needs t5x.
+"""
+
+import dataclasses
+import inspect
+import json
+import re
+from typing import Any
+
+from etils import epath
+from flax import serialization
+from flax import traverse_util
+import gin
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+
+from gpt4x import configuration
+from gpt4x.data import pipeline
+from gpt4x.errors import UserError
+from gpt4x.partitioning import Partitioner
+from gpt4x.training import loop
+from gpt4x.training.checkpoints import CheckpointConfig, Checkpoints
+from gpt4x.training.experiment import Experiment
+from gpt4x.training.optimizers import with_clipping
+from gpt4x.training.state import TrainState, init_state, state_shapes
+
+# Where t5x keeps the parts of our TrainState.
+_NAMES = {"params": "target", "opt_state": "state/param_states", "step": "state/step", "memory": "flax_mutables/memory"}
+
+
+def newest_t5x_step(model_dir: str) -> int | None:
+  """The newest step that t5x has saved in a model directory, if any."""
+  directory = epath.Path(model_dir).expanduser()
+  names = [path.name for path in directory.iterdir()] if directory.exists() else []
+  return max((int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))), default=None)
+
+
+def settings(model_dir: str, **changes: Any) -> dict[str, Any]:
+  """The arguments that gin has for `gpt4x.training.loop.train`, with its defaults."""
+  arguments = inspect.signature(loop.train).bind(model_dir, **{**gin.get_bindings("train"), **changes})
+  arguments.apply_defaults()
+  return arguments.arguments
+
+
+def bring_over(model_dir: str) -> None:
+  """Before our own loop starts: makes t5x's newest checkpoint one of ours, if ours are behind."""
+  if newest_t5x_step(model_dir) is not None:
+    arguments = settings(model_dir)
+    Run(**{field.name: arguments[field.name] for field in dataclasses.fields(Run)}).bring_over()
+
+
+@dataclasses.dataclass
+class Run:
+  """A run that both loops may take further; its fields are arguments of `gpt4x.training.loop.train`."""
+
+  model_dir: str
+  experiment: Experiment
+  optimizer: optax.GradientTransformation
+  clip_norm: float | None
+  partitioner: Partitioner | None
+  checkpoints: CheckpointConfig
+  seed: int
+
+  def __post_init__(self):
+    self.partitioner = self.partitioner or Partitioner()
+    self._directory = Checkpoints(self.model_dir, self.checkpoints)
+    self._optimizer = with_clipping(self.optimizer, self.clip_norm)
+    self._shapes = state_shapes(
+        self.experiment.model, self._optimizer, self.experiment.dataset.batch_size, self.experiment.memory_length,
+        self.partitioner)
+
+  def state_ahead_of_t5x(self, init_from: str | None) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+    """(step, t5x's state dict, data position) that t5x is to start from, if it has no checkpoint as new as that."""
+    ours, theirs = self._directory.latest_step(), newest_t5x_step(self.model_dir)
+    if ours is not None and (theirs is None or ours > theirs):
+      step, state, data_state = self._directory.restore(self._shapes)
+      self._check_seed(step)
+    elif theirs is None and init_from:
+      state = init_state(self.experiment.model, self._optimizer, self._shapes, self.seed, self.partitioner)
+      state = state.replace(params=self.experiment.restore_params(init_from, self.partitioner)[1])
+      step, data_state = 0, pipeline.train_iterator(self.experiment.dataset).get_state()
+    else:
+      return None
+    return step, traverse_util.unflatten_dict(_t5x_leaves(state), sep="/"), data_state
+
+  def bring_over(self) -> None:
+    """Makes the newest checkpoint of t5x one of ours, if ours are behind."""
+    ours, theirs = self._directory.latest_step(), newest_t5x_step(self.model_dir)
+    if theirs is None or (ours is not None and ours >= theirs):
+      return
+    path = epath.Path(self.model_dir).expanduser().resolve() / f"checkpoint_{theirs}"
+    positions = [root / name for root, _, names in (path / "dataset").walk() for name in names
+                 if name.startswith("train_ds-")]  # One a host, all alike.
+    if not positions:
+      raise UserError(f"{path} has no data position, so that --loop=gpt4x cannot continue it: start a new run, or go on"
+                      " with t5x and SaveCheckpointConfig.save_dataset = True")
+    try:
+      data_state = json.loads(positions[0].read_text())
+    except ValueError as error:
+      raise UserError(f"{positions[0]} is no data position of this project's stream: continue with the t5x"
+                      " configuration that wrote it") from error
+    state = self._read(path)
+    self._directory.save(theirs, state, data_state, configuration.config_text(), self.seed, wait=True)
+    self._directory.close()
+
+  def _read(self, path: epath.Path) -> TrainState:
+    wanted = _t5x_leaves(self._shapes)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      saved = traverse_util.flatten_dict(checkpointer.metadata(path / "state").item_metadata.tree, sep="/")
+      _check_shapes(path, saved, wanted)
+      tree = traverse_util.unflatten_dict(wanted, sep="/")
+      restored = checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(
+          tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)))
+    return _from_t5x_leaves(self._shapes, traverse_util.flatten_dict(restored, sep="/"))
+
+  def _check_seed(self, step: int) -> None:
+    if self._directory.seed(step) != self.seed:
+      raise UserError(f"train.seed = {self.seed}, but {self.model_dir} was trained with {self._directory.seed(step)}:"
+                      " set SEED back, or start in a new model directory")
+
+
+def _flat(state: TrainState) -> dict[str, Any]:
+  return traverse_util.flatten_dict(serialization.to_state_dict(state), keep_empty_nodes=True, sep="/")
+
+
+def _t5x_name(name: str) -> str:
+  part, slash, rest = name.partition("/")
+  return _NAMES[part] + slash + rest
+
+
+def _t5x_leaves(state: TrainState) -> dict[str, Any]:
+  """Our leaves by t5x's names; it has none for what has no elements."""
+  return {_t5x_name(name): leaf for name, leaf in _flat(state).items() if getattr(leaf, "size", 0)}
+
+
+def _from_t5x_leaves(shapes: TrainState, leaves: dict[str, Any]) -> TrainState:
+  """The state of these shapes from leaves by t5x's names."""
+  def find(name, leaf):
+    if not isinstance(leaf, jax.ShapeDtypeStruct) or leaf.size:
+      return leaves.get(_t5x_name(name), leaf)
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, np.zeros(leaf.shape, leaf.dtype).__getitem__)
+
+  flat = {name: find(name, leaf) for name, leaf in _flat(shapes).items()}
+  return serialization.from_state_dict(shapes, traverse_util.unflatten_dict(flat, sep="/"))
+
+
+def _check_shapes(path: epath.Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+  describe = lambda leaf: f"{leaf.dtype}{list(leaf.shape)}"
+  there, here = ({name: describe(leaf) for name, leaf in leaves.items()} for leaves in (saved, wanted))
+  for name in {**here, **there}:
+    if here.get(name) != there.get(name):
+      raise UserError(
+          f"t5x's checkpoint {path} does not fit this configuration: {name} is {there.get(name, 'missing')} there and"
+          f" {here.get(name, 'missing')} here: use the configuration it was saved with, or another model directory")

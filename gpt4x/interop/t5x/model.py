@@ -1,0 +1,156 @@
+"""Our language model as a t5x model: what t5x's trainer, evaluator and decoders call."""
+
+from typing import Any, Mapping
+
+import clu.metrics
+import flax.core
+from flax.linen import partitioning as nn_partitioning
+import jax
+import jax.numpy as jnp
+from t5x import metrics as t5x_metrics
+from t5x import models
+from t5x import optimizers
+
+from gpt4x import objectives
+from gpt4x.data import pipeline, vocabularies
+from gpt4x.models.transformer_xl import Cache, Memory, RingKeyValues, TransformerXL
+from gpt4x.training.experiment import Experiment
+from gpt4x.training.step import target_bytes
+
+Batch = Mapping[str, jax.Array]
+MEMORY_AXES = {"layers": ("layers", "batch", "length", "embed"), "segment_ids": ("batch", "length")}
+
+
+class _Module(TransformerXL):
+  """t5x asks the module where the rows of its decoding cache lie: always on axis 1, as where layers are scanned."""
+
+  scan_layers = True
+
+
+class TransformerXLModel(models.DecoderOnlyModel):
+  """An experiment's model for t5x.
+
+  Where the experiment carries memory, it is `flax_mutables["memory"]`: {"layers": [N, B, M, D], "segment_ids": [B, M]}.
+
+  Args:
+    experiment: model and data, as for our own loop.
+    optimizer_def: see `optimizer.OptaxOptimizer`; None where nothing is trained.
+    carry_memory: whether there is a memory in the train state; t5x's eval and infer modes have no use for it.
+    decode_fn: t5x's `temperature_sample` or `beam_search`.
+  """
+
+  def __init__(self, experiment: Experiment, optimizer_def: optimizers.OptimizerDefType | None = None,
+               carry_memory: bool = True, decode_fn: models.DecodeFnCallable = models.decoding.temperature_sample):
+    self.language_model, self.dataset = experiment.model, experiment.dataset
+    self.memory_length = experiment.memory_length if carry_memory else 0
+    self.eval_memory_length = experiment.eval_memory_length
+    self._token_bytes = vocabularies.token_bytes(pipeline.vocabulary(experiment.dataset))
+    super().__init__(_Module(experiment.model.config), pipeline.vocabulary(experiment.dataset), optimizer_def,
+                     decode_fn, inputs_bidirectional_attention=experiment.dataset.feature_converter == "prefix_lm")
+
+  def get_initial_variables(self, rng: jax.Array, input_shapes: Mapping[str, tuple[int, ...]],
+                            input_types: Mapping[str, Any] | None = None) -> flax.core.FrozenDict:
+    """Fresh parameters and an empty memory, with the logical axis names of both."""
+    del input_types
+    variables = dict(self.language_model.variables(rng))
+    if self.memory_length:
+      rows = input_shapes["decoder_input_tokens"][0]
+      variables |= self.mutables(self.language_model.initial_memory(rows, self.memory_length))
+      variables["memory_axes"] = {
+          f"{name}_axes": nn_partitioning.AxisMetadata(names=names) for name, names in MEMORY_AXES.items()}
+    return flax.core.freeze(variables)
+
+  def loss_fn(self, params: Any, batch: Batch, dropout_rng: jax.Array | None, flax_mutables: Any = None):
+    """The mean objective, and metrics; with memory, (metrics, the memory L positions on)."""
+    sums, memory = self.language_model.loss(
+        params, _with_segment_ids(batch), self.memory(batch, flax_mutables), dropout_rng=dropout_rng)
+    loss = sums.objective / jnp.maximum(sums.weight, 1.0)
+    if flax_mutables is None:
+      return loss, self.metrics(sums, batch)
+    return loss, (self.metrics(sums, batch), self.mutables(memory))
+
+  def eval_fn(self, params: Any, batch: Batch, flax_mutables: Any = None):
+    """As `loss_fn` from an empty memory, for the one in the train state has read the training rows."""
+    del flax_mutables
+    return self.loss_fn(params, batch, dropout_rng=None)
+
+  def eval_segment(self, params: Any, batch: Batch, memory: Memory) -> tuple[dict[str, Any], Memory]:
+    """Metrics of a batch that continues from `memory`, and the memory after it."""
+    sums, memory = self.language_model.loss(params, _with_segment_ids(batch), memory)
+    return self.metrics(sums, batch), memory
+
+  def mutables(self, memory: Memory) -> flax.core.FrozenDict:
+    return flax.core.freeze({"memory": {"layers": memory.layers, "segment_ids": memory.segment_ids}})
+
+  def memory(self, batch: Batch, flax_mutables: Any) -> Memory:
+    if flax_mutables is None:
+      return self.language_model.initial_memory(batch["decoder_input_tokens"].shape[0], 0)
+    return Memory(**flax_mutables["memory"])
+
+  def metrics(self, sums: objectives.Sums, batch: Batch) -> dict[str, Any]:
+    """clu metrics that t5x merges over the steps of a report; bits per byte are those of the targets' text."""
+    average = lambda total, count: clu.metrics.Average(total=total, count=count)
+    num_bytes = target_bytes(jnp.asarray(self._token_bytes, jnp.float32), batch)
+    return {
+        "loss": average(sums.loss, sums.weight),
+        "z_loss": average(sums.z_loss, sums.weight),
+        "accuracy": average(sums.correct, sums.weight),
+        "bits_per_byte": average(sums.loss / jnp.log(2.0), num_bytes),
+        "tokens": t5x_metrics.Sum(total=sums.weight),
+        "tokens_per_second": t5x_metrics.TimeRate.from_model_output(numerator=sums.weight),
+        "steps_per_second": t5x_metrics.StepsPerTime.from_model_output(),
+    }
+
+  def _compute_logits(self, params, batch, dropout_rng=None, mutable=False, other_variables=None):
+    """Logits [B, L, V] of examples that stand alone; nothing is sown, so there are no intermediates."""
+    del other_variables
+    logits, _ = self.language_model.logits(
+        params, batch["decoder_input_tokens"], self.memory(batch, None),
+        _with_segment_ids(batch)["decoder_segment_ids"], self._get_decoder_causal_attention(batch),
+        dropout_rng=dropout_rng)
+    return (logits, {}) if mutable else logits
+
+  # Decoding. t5x's rows are at different positions of their sequences, but all of them advance together; so prompts
+  # are moved to the right, where all end at one position of the ring.
+
+  def _compute_kv_cache(self, params, inputs, causal_attention_mask):
+    """The cache that all of a prompt but its last token leaves, and the index [B] of that token."""
+    lengths = jnp.sum(inputs[:, 1:] != 0, axis=-1)  # Without the first input of the document, which is 0.
+    rows, length = inputs.shape
+    shift = length - 1 - lengths
+    tokens = jax.vmap(jnp.roll)(inputs, shift)
+    segment_ids = (jnp.arange(length) >= shift[:, None]).astype(jnp.int32)
+    prefix = segment_ids if self._inputs_bidirectional_attention else None
+    memory = self.language_model.initial_memory(rows, length, projected=True)
+    _, memory = self.language_model.prefill(params, tokens, segment_ids, memory, prefix)
+    # The sampler begins with the prompt's last token, which sees the same either way.
+    memory = Memory(jax.tree.map(lambda x: jnp.roll(x, 1, 2), memory.layers),
+                    jnp.roll(memory.segment_ids, 1, 1).at[:, 0].set(0))
+    return _t5x_cache(self.language_model.start_decoding(params, memory)), lengths
+
+  def _compute_logits_from_slice(self, decoding_state, params, max_decode_length):
+    """Logits [B, V] after one token of each row, and the cache moved on."""
+    del max_decode_length
+    cache = _ring_cache(decoding_state.cache)
+    logits, cache = self.language_model.decode_step(params, decoding_state.cur_token[:, 0], cache)
+    return logits, _t5x_cache(cache)
+
+
+def _with_segment_ids(batch: Batch) -> dict[str, jax.Array]:
+  """seqio numbers the examples of a row only where there are several; 0 is its padding."""
+  return {"decoder_segment_ids": (batch["decoder_target_tokens"] > 0).astype(jnp.int32), **batch}
+
+
+# Of a cache t5x moves the rows of every leaf, on axis 1, but for two names that it leaves as they are.
+_SAME_IN_ALL_ROWS, _POSITION = "cached_bias", "position_embedder_index"
+
+
+def _t5x_cache(cache: Cache) -> dict[str, jax.Array]:
+  layers = cache.layers
+  return {"keys": layers.keys, "values": layers.values, "segment_ids": cache.segment_ids[None],
+          _SAME_IN_ALL_ROWS: layers.relative_keys, _POSITION: cache.index}
+
+
+def _ring_cache(cache: Mapping[str, jax.Array]) -> Cache:
+  layers = RingKeyValues(cache["keys"], cache["values"], cache[_SAME_IN_ALL_ROWS])
+  return Cache(layers, cache["segment_ids"][0], cache[_POSITION])

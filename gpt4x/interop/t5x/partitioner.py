@@ -1,0 +1,35 @@
+"""t5x's partitioner on any number of devices of any kind."""
+
+import functools
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh
+from t5x import partitioning
+
+from gpt4x.errors import UserError
+
+# Names of ours beyond t5x's standard ones; none of these axes is split.
+ADDITIONAL_RULES = (("cluster_embed", None), ("clusters", None))
+
+
+class MeshPartitioner(partitioning.PjitPartitioner):
+  """PjitPartitioner with its standard rules on a mesh of `data x model` devices; t5x's own ignores both sizes on CPUs.
+
+  Args:
+    num_partitions: size of the `model` axis; `data` has the other devices.
+    parameter_partitioning_dims: 2 splits parameters over `data` as well.
+    num_devices: use only the first so many; None: all there are.
+  """
+
+  def __init__(self, num_partitions: int = 1, parameter_partitioning_dims: int = 1, num_devices: int | None = None):
+    super().__init__(num_partitions, logical_axis_rules=partitioning.standard_logical_axis_rules(
+        parameter_partitioning_dims=parameter_partitioning_dims, additional_rules=ADDITIONAL_RULES))
+    self._devices = jax.devices()[:num_devices]
+    if len(self._devices) % num_partitions:
+      raise UserError(f"MeshPartitioner.num_partitions = {num_partitions} does not divide {len(self._devices)} devices")
+
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    shape = len(self._devices) // self._num_partitions, self._num_partitions
+    return Mesh(mesh_utils.create_device_mesh(shape, self._devices), ("data", "model"))

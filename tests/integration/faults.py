@@ -1,0 +1,45 @@
+"""Runs of the command that die or are asked to stop at a chosen moment."""
+
+import os
+import re
+import subprocess
+import sys
+
+# Runs the command with a fault: SIGKILL or SIGTERM to itself at a chosen moment, so that no test waits or guesses.
+FAULTY = """
+import os, signal, sys
+from gpt4x import cli
+from gpt4x.training import checkpoints, metrics
+fault, step = sys.argv[1], int(sys.argv[2])
+kill = lambda: os.kill(os.getpid(), getattr(signal, fault.split("-")[0]))
+if fault == "SIGKILL-while-saving":
+  write_record = checkpoints.Checkpoints._write_record
+  checkpoints.Checkpoints._write_record = lambda self: kill() if self._pending[0] == step else write_record(self)
+else:
+  write = metrics.MetricsWriter.write
+  def write_or_die(self, at, split, values):
+    if at == step and split == "train":
+      kill()
+    write(self, at, split, values)
+  metrics.MetricsWriter.write = write_or_die
+sys.exit(cli.main(sys.argv[3:]))
+"""
+STRAIGHT = "from gpt4x import cli; import sys; sys.exit(cli.main(sys.argv[1:]))"
+
+
+def start(code, *argv):
+  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+  return subprocess.Popen([sys.executable, "-c", code, *map(str, argv)], env=env, text=True, stderr=subprocess.PIPE)
+
+
+def finish(process):
+  _, stderr = process.communicate()
+  return process.returncode, stderr
+
+
+def trail(model_dir):
+  """What must repeat: every line's step, split and losses, digit for digit; speeds may differ."""
+  text = (model_dir / "metrics.jsonl").read_text()
+  # As written, not as parsed: floats are compared as text.
+  fields = r'"(?:step|split|loss|accuracy|gradient_norm|bits_per_byte)": [^,}]+'
+  return [re.findall(fields, line) for line in text.splitlines()]

@@ -43,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+  if arguments.loop == "t5x":
+    _require_t5x()
   from gpt4x import configuration
   if arguments.gin_file:
     configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin)
   else:
     configuration.load_run(arguments.model_dir, bindings=arguments.gin)
   if arguments.loop == "t5x":
-    _require_t5x()
     from gpt4x.interop.t5x import loop
   else:
     from gpt4x.interop.t5x import crossing

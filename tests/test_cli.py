@@ -24,9 +24,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
   recorded = []
   recorder = lambda name, result=None: lambda *args, **kwargs: recorded.append((name, *args, kwargs)) or result
   for module, function in [("training.loop", "main"), ("training.evaluation", "main"), ("inference.generate", "main"),
-                           ("report", "main"), ("data.vocabularies", "train_from_task")]:
+                           ("report", "main"), ("data.vocabularies", "train_from_task"),
+                           ("interop.t5x.loop", "main"), ("interop.t5x.crossing", "bring_over")]:
     stand_in = types.ModuleType(f"gpt4x.{module}")
-    setattr(stand_in, function, recorder(module, "not a status" if module != "training.loop" else 75))
+    setattr(stand_in, function, recorder(module, 75 if module.endswith("loop") else "not a status"))
     monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     parent, _, child = stand_in.__name__.rpartition(".")
     monkeypatch.setattr(sys.modules.get(parent) or __import__(parent, fromlist=[""]), child, stand_in, raising=False)
@@ -48,12 +49,27 @@ def test_train(calls):
                      "--gin_file", "b.gin", "--profile_steps=10:12"])
   assert status == 75, "the loop's own status: stopped by preemption after saving"
   assert calls == [("load", ("runs/train.gin", "a.gin", "b.gin"), ["A=1", "f.b='x=y'"], {}),
-                   ("training.loop", "runs/a", (10, 12), {})]
+                   ("interop.t5x.crossing", "runs/a", {}), ("training.loop", "runs/a", (10, 12), {})]
 
 
 def test_train_without_a_file_continues_the_run(calls):
   cli.main(["train", "--model_dir=runs/a", "--gin.TRAIN_STEPS=9"])
-  assert calls == [("load_run", "runs/a", {"bindings": ["TRAIN_STEPS=9"]}), ("training.loop", "runs/a", None, {})]
+  assert calls == [("load_run", "runs/a", {"bindings": ["TRAIN_STEPS=9"]}), ("interop.t5x.crossing", "runs/a", {}),
+                   ("training.loop", "runs/a", None, {})]
+
+
+def test_train_on_t5x(calls, monkeypatch):
+  monkeypatch.setitem(sys.modules, "t5x", types.ModuleType("t5x"))
+  monkeypatch.setitem(sys.modules, "t5x.train", types.ModuleType("t5x.train"))
+  assert cli.main(["train", "--loop=t5x", "--gin_file=a.gin", "--model_dir=runs/a"]) == 75
+  assert [name for name, *_ in calls] == ["load", "interop.t5x.loop"]
+
+
+def test_t5x_is_optional(calls, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "t5x", None)  # As if it were not there.
+  status, line = failure(capsys, "train", "--loop=t5x", "--gin_file=a.gin", "--model_dir=runs/a")
+  assert status == 1 and "make t5x" in line and "--no-deps" in line
+  assert not calls
 
 
 def test_eval(calls):
@@ -86,7 +102,7 @@ def test_report(calls):
     ("train --gin_file=a", ["--model_dir"]),
     ("train --model_dir=a --gin.A", ["--gin.A", "--gin.NAME=VALUE"]),
     ("train --model_dir=a --gin.MODEL_DIR='b'", ["--model_dir=DIR"]),
-    ("train --model_dir=a --loop=jax", ["--loop", "jax", "gpt4x"]),
+    ("train --model_dir=a --loop=jax", ["--loop", "jax", "gpt4x", "t5x"]),
     ("train --model_dir=a --profile_steps=9:9", ["--profile_steps", "'9:9'", "START:STOP"]),
     ("generate --model_dir=a --prompt=b --gin.A=1", ["unknown flag --gin.A=1"]),
     ("generate --model_dir=a --prompt=b --max_tokens=0", ["--max_tokens", "'0'", "at least 1"]),

@@ -253,6 +253,8 @@ def test_t5x_s_own_command_trains_evaluates_and_infers(repository, tmp_path):
   run_dir, checkpoint = tmp_path / "run", tmp_path / "run" / "checkpoint_6"
   experiment = tmp_path / "reverse.gin"
   experiment.write_text(reverse_task.GIN)
+  (tmp_path / "reverse_task_registered.py").write_text(
+      "from tests.interop import reverse_task\n\nreverse_task.add('reverse')\n")
   common = (f"--gin_search_paths={repository / 'gin_configs'}", f"--gin_file={experiment}")
   env_path = os.pathsep.join([str(repository), os.environ.get("PYTHONPATH", "")])
   with pytest.MonkeyPatch.context() as patch:

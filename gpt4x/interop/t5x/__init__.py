@@ -7,4 +7,21 @@
     trainer.py      t5x's trainer, with memory in evaluation and in microbatches
     loop.py         `gpt4x train --loop=t5x`; gin_configs/runs/t5x_*.gin are for `python -m t5x.main`
     crossing.py     checkpoints of one loop as those of the other
+
+What these classes mend: t5x loses the batch that it draws before its first save (data.TrainBatches), evaluates without
+memory and gives every microbatch the whole of it (trainer.RecurrentTrainer), ignores the sizes of a mesh of CPUs
+(partitioner.MeshPartitioner), knows the state of some optax optimizers only (optimizer.OptaxOptimizer), does not notice
+that the batch size of a restored memory has changed (the stream's position does), and restores the step and the
+optimizer's counts as floats unless SaveCheckpointConfig.dtype is None (set so).
+
+What remains as t5x has it:
+  * `learning_rate_fn` has no effect on optax optimizers, whose schedule is inside; no learning rate is reported.
+  * Periods of evaluation and saving count from the step at which the process began, and one must be a multiple of the
+    other. Saving holds up the loop. Parameters are saved as they are, whatever SaveCheckpointConfig.dtype.
+  * Every report (`stats_period`) costs about 15 ms. It is a mean over its steps, ours the last step's loss.
+  * A loss that is not finite stops nothing, and a damaged checkpoint is not noticed.
+  * `with_sharding_constraint` of t5x does nothing on CPUs; our models use that of flax.
+  * Under dynamic registration a configurable that no gin file names cannot be set by a `--gin.` flag. `DatasetConfig`
+    alone may be t5x's or ours there: write `pipeline.DatasetConfig` or `utils.DatasetConfig`.
+  * Tasks without metrics have no `--run_mode=eval`; they are evaluated while training, and by `gpt4x eval`.
 """

@@ -1,0 +1,64 @@
+"""TPU chips: what a roofline needs to know of them."""
+
+import dataclasses
+import math
+import re
+
+from gpt4x.errors import CommandError, nearest
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One JAX device. Bandwidths are in bytes per second and one direction; peaks in FLOP/s of bfloat16."""
+
+  name: str
+  peak: float
+  hbm: float  # Bytes that the compiler lets a program use.
+  hbm_bandwidth: float
+  link_bandwidth: float  # Of one inter-chip link in one direction; each torus axis has two such links a chip.
+  torus_dims: int
+  network_bandwidth: float  # Share of a chip in the network between slices.
+
+
+# Sources: cloud.google.com/tpu/docs for peaks and memories; jax-ml.github.io/scaling-book/tpus for bandwidths, and for
+# the network 25 GB/s a host of four chips (v5e, v6e: eight). 1% of memory is kept by the runtime.
+CHIPS = {chip.name: chip for chip in (
+    Chip("v4", 275e12, 32 * GIB * 0.99, 1.2e12, 4.5e10, 3, 6.25e9),
+    Chip("v5e", 197e12, 16 * GIB * 0.99, 8.1e11, 4.5e10, 2, 3.125e9),
+    Chip("v5p", 459e12, 95 * GIB * 0.99, 2.8e12, 9e10, 3, 6.25e9),
+    Chip("v6e", 918e12, 32 * GIB * 0.99, 1.6e12, 9e10, 2, 3.125e9),
+)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """One or several slices of a torus of chips."""
+
+  chip: Chip
+  shape: tuple[int, ...]
+  num_slices: int = 1
+
+  @property
+  def name(self) -> str:
+    return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+
+  @property
+  def num_devices(self) -> int:
+    return math.prod(self.shape) * self.num_slices
+
+  def __str__(self) -> str:
+    return self.name if self.num_slices == 1 else f"{self.num_slices} slices of {self.name}"
+
+
+def parse_topology(text: str, num_slices: int = 1) -> Topology:
+  """`v5p:8x16x16` as a Topology."""
+  name, _, dims = text.partition(":")
+  if name not in CHIPS:
+    raise CommandError(f"--topology={text}: unknown chip {name}{nearest(name, CHIPS)} (known: {', '.join(CHIPS)})")
+  chip = CHIPS[name]
+  if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", dims) or dims.count("x") != chip.torus_dims - 1:
+    example = "x".join(["4"] * chip.torus_dims)
+    raise CommandError(f"--topology={text}: write {name} with {chip.torus_dims} sizes, such as {name}:{example}")
+  return Topology(chip, tuple(map(int, dims.split("x"))), num_slices)

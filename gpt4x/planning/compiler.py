@@ -1,0 +1,112 @@
+"""A training step through the real TPU compiler, which needs no TPU: libtpu knows every topology."""
+
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import jax
+import optax
+
+from gpt4x import partitioning
+from gpt4x.data.stream import FEATURES
+from gpt4x.errors import UserError
+from gpt4x.models.language_model import LanguageModel
+from gpt4x.partitioning import Partitioner
+from gpt4x.planning import collectives
+from gpt4x.planning.chips import Topology
+from gpt4x.training.state import state_shapes
+from gpt4x.training.step import train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """What is compiled: a training step of a model on B rows of L tokens, with a memory of M."""
+
+  model: LanguageModel
+  optimizer: optax.GradientTransformation
+  batch_size: int
+  segment_length: int
+  memory_length: int
+  microbatches: int = 1
+
+  def state(self, partitioner: Partitioner) -> Any:
+    return state_shapes(self.model, self.optimizer, self.batch_size, self.memory_length, partitioner)
+
+  def replace_config(self, **changes: Any) -> "Step":
+    config = dataclasses.replace(self.model.config, **changes)
+    return dataclasses.replace(self, model=LanguageModel(config, self.model.z_loss))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """Of one step on one device: arithmetic, memory traffic, the compiler's own estimate of seconds, communication."""
+
+  flops: float
+  bytes: float
+  seconds: float
+  traffic: dict[str, float]  # Bytes sent, by mesh axes.
+
+  def extrapolate(self, other: "Cost", units: float) -> "Cost":
+    """The cost of `units` given those of one (self) and of two (other): a + b * units."""
+    line = lambda one, two: one + (two - one) * (units - 1)
+    axes = {*self.traffic, *other.traffic}
+    traffic = {name: line(self.traffic.get(name, 0.0), other.traffic.get(name, 0.0)) for name in axes}
+    return Cost(line(self.flops, other.flops), line(self.bytes, other.bytes), line(self.seconds, other.seconds), traffic)
+
+
+def topology_devices(topology: Topology) -> list[Any]:
+  """The devices of a topology, for the compiler only; raises ImportError without libtpu."""
+  import libtpu  # noqa: F401
+  from jax.experimental import topologies
+
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # Or libtpu asks a metadata server for the TPU that is not here.
+  options = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
+  try:
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices)
+  except Exception as error:  # jaxlib raises its own kind.
+    raise UserError(f"--topology={topology.name} is none that libtpu knows ({str(error).splitlines()[0]}): choose the"
+                    " shape of a slice that exists") from error
+
+
+def compile_step(step: Step, partitioner: Partitioner) -> jax.stages.Compiled:
+  """Compiles the very step that `gpt4x train` runs, for the partitioner's mesh."""
+  shapes = step.state(partitioner)
+  rows = partitioner.sharding("batch", None)
+  batch = {name: jax.ShapeDtypeStruct((step.batch_size, step.segment_length), dtype, sharding=rows)
+           for name, dtype in FEATURES.items()}
+  function = jax.jit(
+      functools.partial(train_step, step.model, step.optimizer, step.microbatches, 0), donate_argnums=0,
+      out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
+  with partitioner.activate():
+    lowered = function.lower(shapes, batch)
+  return lowered.compile()
+
+
+def cost(compiled: jax.stages.Compiled, partitioner: Partitioner) -> tuple[Cost, list[collectives.Collective]]:
+  """The cost of a program without loops, for the compiler counts the body of a loop once."""
+  analysis = compiled.cost_analysis()
+  found = collectives.parse(compiled.as_text(), partitioner.mesh.shape)
+  return Cost(analysis["flops"], analysis["bytes accessed"], analysis["optimal_seconds"],
+              collectives.by_axes(found)), found
+
+
+def step_cost(step: Step, partitioner: Partitioner) -> tuple[Cost, list[collectives.Collective]]:
+  """The cost of a whole step, from programs of one and of two of its repeating blocks, unrolled; and the latter's
+  collectives."""
+  period = step.model.config.period
+  (one, _), (two, found) = (
+      cost(compile_step(step.replace_config(num_layers=blocks * period, scan_layers=False), partitioner), partitioner)
+      for blocks in (1, 2))
+  return one.extrapolate(two, step.model.config.num_layers / period), found
+
+
+def memory(compiled: jax.stages.Compiled) -> dict[str, float]:
+  """Bytes of one device's HBM: what goes in and comes out, what is needed between, and the program."""
+  analysis = compiled.memory_analysis()
+  return {
+      "arguments": analysis.argument_size_in_bytes,
+      "outputs": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+      "temporaries": analysis.temp_size_in_bytes,
+      "program": analysis.generated_code_size_in_bytes,
+  }

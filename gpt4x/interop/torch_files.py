@@ -1,0 +1,176 @@
+"""Files of `torch.save`, read without torch: tensors by name, mapped into memory and loaded when they are used.
+
+A file is a pickle of objects in which every tensor is a view (offset, shape, strides) of a storage, and the bytes of
+the storages. Since version 1.6 of torch it is a zip archive of these; before, the pickle and the storages follow one
+another. A pickle can run any code, so this one may name containers and tensors and nothing else.
+"""
+
+import collections
+import dataclasses
+import math
+import mmap
+import os
+import pathlib
+import pickle
+import struct
+from typing import Any, BinaryIO, Callable
+import zipfile
+
+import ml_dtypes
+import numpy as np
+
+from gpt4x.errors import UserError
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # The first object of a file from before version 1.6.
+_DTYPES = {"Float": np.float32, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16, "Double": np.float64,
+           "Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_}
+_DTYPES = {f"{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+  """`size` numbers somewhere in the file."""
+
+  dtype: np.dtype
+  key: str
+  size: int
+
+
+@dataclasses.dataclass
+class Tensor:
+  """A view of a storage, checked to lie inside it."""
+
+  storage: Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+  numbers: np.ndarray | None = None  # The storage's, mapped; None if the file ends before they do.
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.storage.dtype
+
+  def array(self) -> np.ndarray:
+    """The tensor as a view of the file, which is read where the array is."""
+    strides = [stride * self.dtype.itemsize for stride in self.strides]
+    return np.lib.stride_tricks.as_strided(self.numbers[self.offset:], self.shape, strides, writeable=False)
+
+
+class Malformed(Exception):
+  """What is wrong with a file, in a few words."""
+
+
+def load(path: str | os.PathLike, unknown: Callable[[str], Any] | None = None) -> Any:
+  """The object that `torch.save` wrote, or that a plain pickle holds, with a `Tensor` for every tensor.
+
+  Args:
+    path: the file.
+    unknown: gives stand-ins for names beside containers and tensors; None: such a name is an error.
+  """
+  try:
+    with open(path, "rb") as file:
+      if zipfile.is_zipfile(file):
+        return _load_zip(file, unknown)
+      file.seek(0)
+      first = _Unpickler(file, unknown).load()
+      return _load_sequence(file, unknown) if first == _MAGIC else first
+  except Malformed as error:
+    raise UserError(f"{path}: {error}") from None
+  except OSError:
+    raise
+  except Exception as error:  # Whatever the bytes of a damaged file come to.
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise UserError(f"{path} is not a whole file of torch.save ({reason}): copy it again") from error
+
+
+class _Unpickler(pickle.Unpickler):
+  """Finds only what `torch.save` needs for dictionaries of tensors."""
+
+  def __init__(self, file: BinaryIO, unknown: Callable[[str], Any] | None):
+    super().__init__(file, encoding="utf-8")
+    self.tensors: list[Tensor] = []
+    self.storages: dict[str, Storage] = {}
+    self._unknown = unknown
+
+  def find_class(self, module: str, name: str) -> Any:
+    full_name = f"{module}.{name}"
+    known = {
+        "collections.OrderedDict": collections.OrderedDict,
+        "collections.Counter": collections.Counter,
+        "torch._utils._rebuild_tensor_v2": self._tensor,
+        "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    }
+    if full_name in known:
+      return known[full_name]
+    if module == "torch" and name in _DTYPES:
+      return _DTYPES[name]
+    if self._unknown:
+      return self._unknown(full_name)
+    raise Malformed(f"names {full_name}, which is neither a tensor nor a plain container: save a state dict of tensors")
+
+  def persistent_load(self, pid: tuple[Any, ...]) -> Storage:
+    kind, dtype, key, _, size, *view = pid
+    if kind != "storage" or any(view):
+      raise Malformed(f"has a {kind!r} that is no plain storage: save a state dict of tensors")
+    storage = Storage(dtype, str(key), size)
+    if self.storages.setdefault(storage.key, storage) != storage:
+      raise Malformed(f"describes its storage {key} in two ways: copy it again")
+    return storage
+
+  def _tensor(self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_) -> Tensor:
+    tensor = Tensor(storage, offset, tuple(shape), tuple(strides))
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides))
+    if (len(shape) != len(strides) or min((offset, *shape, *strides)) < 0
+        or (last if math.prod(shape) else offset - 1) >= storage.size):
+      raise Malformed(f"has a tensor {list(shape)} that does not lie inside its storage {storage.key}: copy it again")
+    self.tensors.append(tensor)
+    return tensor
+
+
+def _load_zip(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
+  archive = zipfile.ZipFile(file)
+  folder, = {pathlib.PurePosixPath(name).parts[0] for name in archive.namelist()}
+  if f"{folder}/byteorder" in archive.namelist() and archive.read(f"{folder}/byteorder") != b"little":
+    raise Malformed("is not little-endian: save it again on an ordinary machine")
+  with archive.open(f"{folder}/data.pkl") as data:
+    unpickler = _Unpickler(data, unknown)
+    loaded = unpickler.load()
+  starts = {}
+  for key, storage in unpickler.storages.items():
+    entry = archive.getinfo(f"{folder}/data/{key}")
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != storage.size * storage.dtype.itemsize:
+      raise Malformed(f"has {entry.file_size} bytes of its storage {key}, not {storage.size} {storage.dtype}:"
+                      " copy it again")
+    file.seek(entry.header_offset + 26)  # The local header repeats the name, with another extra field behind it.
+    starts[key] = entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+  return _connect(file, unpickler, starts, loaded)
+
+
+def _load_sequence(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
+  """What follows the magic number: the format's version, the machine, the objects, and the storages with their keys."""
+  _Unpickler(file, None).load()
+  if not _Unpickler(file, None).load()["little_endian"]:
+    raise Malformed("is not little-endian: save it again on an ordinary machine")
+  unpickler = _Unpickler(file, unknown)
+  loaded = unpickler.load()
+  starts = {}
+  for key in _Unpickler(file, None).load():
+    storage = unpickler.storages[key]
+    size, = struct.unpack("<q", file.read(8) or struct.pack("<q", storage.size))  # The file may end before it.
+    if size != storage.size:
+      raise Malformed(f"has {size} numbers of its storage {key}, not {storage.size}: copy it again")
+    starts[key] = file.tell()
+    file.seek(size * storage.dtype.itemsize, os.SEEK_CUR)
+  return _connect(file, unpickler, starts, loaded)
+
+
+def _connect(file: BinaryIO, unpickler: _Unpickler, starts: dict[str, int], loaded: Any) -> Any:
+  """Maps the file and gives every tensor the numbers of its storage."""
+  if not unpickler.tensors:
+    return loaded
+  mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  for tensor in unpickler.tensors:
+    start, storage = starts[tensor.storage.key], tensor.storage
+    if start + storage.size * storage.dtype.itemsize <= len(mapped):
+      tensor.numbers = np.frombuffer(mapped, storage.dtype, storage.size, start)
+  return loaded

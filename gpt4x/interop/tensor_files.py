@@ -8,7 +8,7 @@ import pathlib
 import struct
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 
@@ -67,7 +67,8 @@ def _read_index(path: pathlib.Path) -> dict[str, str]:
   return shards
 
 
-def _join(directory: pathlib.Path, shards: dict[str, str], open_file: Callable[[pathlib.Path], TensorFile]) -> TensorFile:
+def _join(directory: pathlib.Path, shards: dict[str, str],
+          open_file: Callable[[pathlib.Path], TensorFile]) -> TensorFile:
   files = {}
   for name, shard in shards.items():
     if pathlib.PurePath(shard).name != shard or not (directory / shard).exists():
@@ -104,7 +105,8 @@ def _cut_off(path: pathlib.Path) -> str | None:
       length, = struct.unpack("<Q", file.read(8))
       header = json.loads(file.read(length))
     ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
-    return min((name for name, end in ends.items() if 8 + length + end > path.stat().st_size), key=ends.get, default=None)
+    there = path.stat().st_size - 8 - length
+    return min((name for name, end in ends.items() if end > there), key=ends.get, default=None)
   except (ValueError, LookupError, TypeError, struct.error, OverflowError, MemoryError):
     return None  # Its header is no header.
 
@@ -112,11 +114,11 @@ def _cut_off(path: pathlib.Path) -> str | None:
 def _open_torch(path: pathlib.Path) -> TensorFile:
   tensors = torch_files.load(path)
   if not isinstance(tensors, dict):
-    raise UserError(f"{path} holds a {type(tensors).__name__}, not a dictionary of tensors: save the model's state dict")
+    raise UserError(f"{path} holds a {type(tensors).__name__}, not tensors by name: save the model's state dict")
   for name, tensor in tensors.items():
     if not isinstance(tensor, torch_files.Tensor):
       raise UserError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor: save the model's state dict")
-    if not (np.issubdtype(tensor.dtype, np.floating) or tensor.dtype == ml_dtypes.bfloat16):
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
       raise UserError(f"{path}: the tensor {name} is of type {tensor.dtype}: save it as float32")
     if tensor.numbers is None:
       raise UserError(f"{path} is cut off inside the tensor {name}: copy it again")

@@ -16,13 +16,13 @@ import struct
 from typing import Any, BinaryIO, Callable
 import zipfile
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from gpt4x.errors import UserError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # The first object of a file from before version 1.6.
-_DTYPES = {"Float": np.float32, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16, "Double": np.float64,
+_DTYPES = {"Float": np.float32, "Half": np.float16, "BFloat16": jnp.bfloat16, "Double": np.float64,
            "Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_}
 _DTYPES = {f"{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}
 

@@ -5,7 +5,7 @@ vocabulary (`vocab.txt`, `vocab.pkl` or `vocab.bin`). Text is to be in the token
 between any two words: the splitting of raw text into words (Moses) is not part of this.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import functools
 import os
@@ -16,7 +16,8 @@ import numpy as np
 
 from gpt4x.errors import UserError
 from gpt4x.interop import layerwise, torch_files
-from gpt4x.interop.tensor_files import open_directory, read_json, TensorFile
+from gpt4x.interop.layerwise import Source
+from gpt4x.interop.tensor_files import open_directory, read_json
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
@@ -30,7 +31,7 @@ _OTHER_NAMES = {"n_token": "vocab_size", "hidden_size": "d_model", "num_attentio
                 "num_hidden_layers": "n_layer"}
 # The other values stand for models that differ in more than numbers.
 _ONLY = dict(pre_lnorm=False, attn_type=0, adaptive=True, sample_softmax=-1)
-_IGNORED = {"transformer.pos_emb.inv_freq"}  # Computed.
+_COMPUTED = {"transformer.pos_emb.inv_freq"}
 
 
 def from_hugging_face(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageModel, Any]:
@@ -45,10 +46,8 @@ def from_hugging_face(directory: str | os.PathLike, **config_changes: Any) -> tu
   """
   directory = pathlib.Path(directory)
   config = dataclasses.replace(read_config(directory / "config.json"), **config_changes)
-  model, sources = LanguageModel(config), dict(_sources(config))
-  file = open_directory(directory)
-  _check(file, sources)
-  return model, layerwise.assemble(model, lambda name: sources[name].read(file))
+  model = LanguageModel(config)
+  return model, layerwise.load(model, open_directory(directory), dict(_sources(config)), _COMPUTED)
 
 
 def read_config(path: str | os.PathLike) -> TransformerConfig:
@@ -64,7 +63,7 @@ def read_config(path: str | os.PathLike) -> TransformerConfig:
       raise UserError(f"{path}: {name} = {c[name]!r} is no {type(default).__name__}: correct it")
   for name, value in _ONLY.items():
     if c[name] != value and not (name == "sample_softmax" and c[name] <= 0):
-      raise UserError(f"{path}: {name} = {c[name]} has no counterpart here: only models with {name} = {value} can be read")
+      raise UserError(f"{path}: {name} = {c[name]} has no counterpart here: choose a model with {name} = {value}")
   share = c["proj_share_all_but_first"]
   ties = c.get("tie_projs", [False] + [share] * len(c["cutoffs"]))
   if not isinstance(ties, list) or not all(isinstance(tie, bool) for tie in ties) or len(ties) != len(c["cutoffs"]) + 1:
@@ -80,29 +79,10 @@ def read_config(path: str | os.PathLike) -> TransformerConfig:
       adaptive_divisor=c["div_val"], tie_projections=tuple(ties))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-  """Where a parameter comes from: a tensor of this shape, which tied models may have under several names or one."""
-
-  names: tuple[str, ...]
-  shape: tuple[int, ...]
-  convert: Callable[[np.ndarray], np.ndarray]
-
-  def read(self, file: TensorFile) -> np.ndarray:
-    first, *others = [name for name in self.names if name in file.shapes]
-    tensor = file.read(first)
-    for other in others:
-      if not np.array_equal(tensor, file.read(other)):
-        raise UserError(f"{file.where}: the tensors {first} and {other} differ, but config.json says that they are one:"
-                        " correct tie_word_embeddings, tie_projs or untie_r there")
-    return self.convert(tensor)
-
-
-def _sources(c: TransformerConfig) -> Iterator[tuple[str, _Source]]:
+def _sources(c: TransformerConfig) -> Iterator[tuple[str, Source]]:
   """The source of every parameter. Torch's kernels are [out, in]; a joint [3 H K, D] makes query, key and value."""
   d, h, k, f = c.embed_dim, c.num_heads, c.head_dim, c.mlp_dim
-  same, transposed = (lambda w: w), np.transpose
-  source = lambda name, shape, convert=same: _Source((name,), shape, convert)
+  source = lambda name, *rest: Source((name,), *rest)
   layers = [f"transformer.layers.{i}" for i in range(c.num_layers)]
   biases = (("content_bias", "r_w_bias"), ("position_bias", "r_r_bias"))
 
@@ -118,7 +98,7 @@ def _sources(c: TransformerConfig) -> Iterator[tuple[str, _Source]]:
       for ours, theirs in biases:
         yield f"layers.{i}.attention.{ours}", source(f"{layer}.dec_attn.{theirs}", (h, k))
     for ours, theirs, inputs, outputs in (("wi", 0, d, f), ("wo", 3, f, d)):
-      yield f"layers.{i}.mlp.{ours}", source(f"{layer}.pos_ff.CoreNet.{theirs}.weight", (outputs, inputs), transposed)
+      yield f"layers.{i}.mlp.{ours}", source(f"{layer}.pos_ff.CoreNet.{theirs}.weight", (outputs, inputs), np.transpose)
       yield f"layers.{i}.mlp.{ours}_bias", source(f"{layer}.pos_ff.CoreNet.{theirs}.bias", (outputs,))
     for ours, theirs in (("attention_norm", "dec_attn"), ("mlp_norm", "pos_ff")):
       yield f"layers.{i}.{ours}.scale", source(f"{layer}.{theirs}.layer_norm.weight", (d,))
@@ -126,21 +106,21 @@ def _sources(c: TransformerConfig) -> Iterator[tuple[str, _Source]]:
   if not c.untie_biases:
     for ours, theirs in biases:
       copies = [f"{layer}.dec_attn.{theirs}" for layer in layers]
-      yield ours, _Source((f"transformer.{theirs}", *copies), (h, k), same)
+      yield ours, Source((f"transformer.{theirs}", *copies), (h, k))
 
   numbered = lambda name, i, count: f"vocabulary.{name}_{i}" if count > 1 else f"vocabulary.{name}"
   tables, clusters = len(c.tables), len(c.clusters)
   for i, (low, high, width) in enumerate(c.tables):
     table, kernel = f"transformer.word_emb.emb_layers.{i}.weight", f"crit.out_layers.{i}.weight"
-    yield numbered("table", i, tables), _Source(
-        (table, kernel) if c.tie_embeddings else (table,), (high - low, width), same)
+    yield numbered("table", i, tables), Source(
+        (table, kernel) if c.tie_embeddings else (table,), (high - low, width))
     if not c.tie_embeddings:
       yield numbered("output_kernel", i, tables), source(kernel, (high - low, width))
     yield numbered("output_bias", i, tables), source(f"crit.out_layers.{i}.bias", (high - low,))
     if c.has_projections:
       tied = [f"crit.out_projs.{j}" for j in ([i] if tables > 1 else range(clusters)) if c.tied_projections[j]]
-      yield numbered("projection", i, tables), _Source(
-          (f"transformer.word_emb.emb_projs.{i}", *tied), (d, width), transposed)
+      yield numbered("projection", i, tables), Source(
+          (f"transformer.word_emb.emb_projs.{i}", *tied), (d, width), np.transpose)
   for i, (_, _, width) in enumerate(c.clusters):
     if c.has_projections and not c.tied_projections[i]:
       yield numbered("output_projection", i, clusters), source(f"crit.out_projs.{i}", (d, width))
@@ -154,33 +134,15 @@ def _part_of_qkv(joint: np.ndarray, part: int, heads: int) -> np.ndarray:
   return np.split(joint, 3)[part].T.reshape(joint.shape[1], heads, -1)
 
 
-def _check(file: TensorFile, sources: dict[str, _Source]) -> None:
-  """Raises UserError that names a tensor unless the file has just those that the sources need, in their shapes."""
-  known = set(_IGNORED)
-  for source in sources.values():
-    present = [name for name in source.names if name in file.shapes]
-    if not present:
-      raise UserError(f"{file.where}: the tensor {source.names[0]} is missing: copy the model again, or correct config.json")
-    for name in present:
-      if file.shapes[name] != source.shape:
-        raise UserError(f"{file.where}: the tensor {name} is {list(file.shapes[name])}, but config.json makes it"
-                        f" {list(source.shape)}: copy the model again, or correct config.json")
-    known.update(present)
-  if unknown := sorted(set(file.shapes) - known):
-    others = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
-    raise UserError(f"{file.where}: the tensor {unknown[0]}{others} is none of this model's: copy the model again, or"
-                    " correct config.json")
-
-
 def read_words(directory: str | os.PathLike) -> list[str] | None:
   """The words of the vocabulary by their ids; None if the directory has no vocabulary file."""
   directory = pathlib.Path(directory)
   if (path := directory / "vocab.txt").exists():  # Where there are several, this is the one that counts.
     try:
-      lines = path.read_text(encoding="utf-8").splitlines()
+      with open(path, encoding="utf-8") as file:
+        words = [(line.split() or [""])[0] for line in file]
     except UnicodeDecodeError as error:
       raise UserError(f"{path} is not UTF-8 at byte {error.start}: copy it again") from error
-    words = [(line.split() or [""])[0] for line in lines]
     return list(dict.fromkeys(words))
   for path in (directory / "vocab.pkl", directory / "vocab.bin"):
     if path.exists():

@@ -189,11 +189,11 @@ class WordVocabulary(seqio.Vocabulary):
     return "\n".join(map(" ".join, lines))
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    ids = tf.numpy_function(lambda text: np.array(self._encode(text.decode()), np.int32), [s], tf.int32)
-    return tf.ensure_shape(ids, [None])
+    encode = lambda text: tf.constant(self._encode(text.numpy().decode()), tf.int32)
+    return tf.ensure_shape(tf.py_function(encode, [s], tf.int32), [None])
 
   def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-    return tf.ensure_shape(tf.numpy_function(lambda ids: self._decode(ids.tolist()), [ids], tf.string), [])
+    return tf.ensure_shape(tf.py_function(lambda ids: self._decode(ids.numpy().tolist()), [ids], tf.string), [])
 
   def __eq__(self, other: Any) -> bool:
     return isinstance(other, WordVocabulary) and self._path == other._path

@@ -10,17 +10,16 @@ import dataclasses
 import math
 import mmap
 import os
-import pathlib
 import pickle
 import struct
 from typing import Any, BinaryIO, Callable
-import zipfile
 
 import jax.numpy as jnp
 import numpy as np
 
 from gpt4x.errors import UserError
 
+_ENTRY = b"PK\3\4"  # The start of every entry of a zip archive.
 _MAGIC = 0x1950A86A20F9469CFC6C  # The first object of a file from before version 1.6.
 _DTYPES = {"Float": np.float32, "Half": np.float16, "BFloat16": jnp.bfloat16, "Double": np.float64,
            "Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_}
@@ -69,9 +68,8 @@ def load(path: str | os.PathLike, unknown: Callable[[str], Any] | None = None) -
   """
   try:
     with open(path, "rb") as file:
-      if zipfile.is_zipfile(file):
+      if file.peek(4)[:4] == _ENTRY:
         return _load_zip(file, unknown)
-      file.seek(0)
       first = _Unpickler(file, unknown).load()
       return _load_sequence(file, unknown) if first == _MAGIC else first
   except Malformed as error:
@@ -128,21 +126,31 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load_zip(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
-  archive = zipfile.ZipFile(file)
-  folder, = {pathlib.PurePosixPath(name).parts[0] for name in archive.namelist()}
-  if f"{folder}/byteorder" in archive.namelist() and archive.read(f"{folder}/byteorder") != b"little":
-    raise Malformed("is not little-endian: save it again on an ordinary machine")
-  with archive.open(f"{folder}/data.pkl") as data:
-    unpickler = _Unpickler(data, unknown)
-    loaded = unpickler.load()
-  starts = {}
-  for key, storage in unpickler.storages.items():
-    entry = archive.getinfo(f"{folder}/data/{key}")
-    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != storage.size * storage.dtype.itemsize:
-      raise Malformed(f"has {entry.file_size} bytes of its storage {key}, not {storage.size} {storage.dtype}:"
-                      " copy it again")
-    file.seek(entry.header_offset + 26)  # The local header repeats the name, with another extra field behind it.
-    starts[key] = entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+  """Goes from entry to entry, not by the directory at the end, which a file that was cut off has lost.
+
+  `*/data.pkl` comes first; it says how long each `*/data/KEY` is.
+  """
+  unpickler, loaded, starts, end = None, None, {}, 0
+  with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as archive:
+    while (header := archive.find(_ENTRY, end)) >= 0 and header + 30 <= len(archive):
+      compression, name_length, extra_length = struct.unpack_from("<8xH16xHH", archive, header)
+      end = header + 30 + name_length + extra_length
+      _, _, name = archive[header + 30:header + 30 + name_length].decode().partition("/")
+      if compression:
+        raise Malformed(f"has its entry {name} compressed: save it with torch.save alone")
+      if name == "byteorder" and archive[end:end + 6] != b"little":
+        raise Malformed("is not little-endian: save it again on an ordinary machine")
+      if name == "data.pkl":
+        file.seek(end)
+        unpickler = _Unpickler(file, unknown)
+        loaded, end = unpickler.load(), file.tell()
+      elif name.startswith("data/") and unpickler and (storage := unpickler.storages.get(name[5:])):
+        starts[storage.key] = end
+        end += storage.size * storage.dtype.itemsize
+        if end < len(archive) and archive[end:end + 2] != _ENTRY[:2]:
+          raise Malformed(f"has no {storage.size} {storage.dtype} in its storage {storage.key}: copy it again")
+  if unpickler is None:
+    raise Malformed("has no data.pkl: save it with torch.save")
   return _connect(file, unpickler, starts, loaded)
 
 
@@ -156,11 +164,13 @@ def _load_sequence(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
   starts = {}
   for key in _Unpickler(file, None).load():
     storage = unpickler.storages[key]
-    size, = struct.unpack("<q", file.read(8) or struct.pack("<q", storage.size))  # The file may end before it.
-    if size != storage.size:
-      raise Malformed(f"has {size} numbers of its storage {key}, not {storage.size}: copy it again")
+    size = file.read(8)
+    if len(size) < 8:
+      break  # The file has been cut off.
+    if size != struct.pack("<q", storage.size):
+      raise Malformed(f"has no {storage.size} {storage.dtype} in its storage {storage.key}: copy it again")
     starts[key] = file.tell()
-    file.seek(size * storage.dtype.itemsize, os.SEEK_CUR)
+    file.seek(storage.size * storage.dtype.itemsize, os.SEEK_CUR)
   return _connect(file, unpickler, starts, loaded)
 
 
@@ -170,7 +180,8 @@ def _connect(file: BinaryIO, unpickler: _Unpickler, starts: dict[str, int], load
     return loaded
   mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   for tensor in unpickler.tensors:
-    start, storage = starts[tensor.storage.key], tensor.storage
+    storage = tensor.storage
+    start = starts.get(storage.key, len(mapped))
     if start + storage.size * storage.dtype.itemsize <= len(mapped):
       tensor.numbers = np.frombuffer(mapped, storage.dtype, storage.size, start)
   return loaded

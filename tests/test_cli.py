@@ -173,7 +173,8 @@ def test_help_imports_nothing_heavy(tmp_path):
              "assert not {'jax', 'numpy', 'gin', 'absl', 'tensorflow', 'seqio'} & set(sys.modules)")
   result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
-  assert all(command in result.stdout for command in ("train", "eval", "generate", "vocabulary", "report"))
+  commands = ("train", "eval", "generate", "vocabulary", "convert", "export", "report")
+  assert all(command in result.stdout for command in commands)
 
 
 def test_libraries_start_silently(tmp_path):

@@ -29,7 +29,10 @@ def save(directory: str | os.PathLike, language_model: LanguageModel, params: An
       raise UserError(f"{directory / name} is there already: choose another directory, or remove it")
   directory.mkdir(parents=True, exist_ok=True)
   unfinished = directory / f"{tensor_files.SAFETENSORS}.{os.getpid()}"
+  unfinished.touch()
+  mode = unfinished.stat().st_mode
   safetensors.numpy.save_file(layerwise.split(params), unfinished)
+  unfinished.chmod(mode)  # The library lets nobody else read it.
   unfinished.replace(directory / tensor_files.SAFETENSORS)
   content = {"format": _FORMAT, "version": _VERSION, "z_loss": language_model.z_loss,
              "transformer": dataclasses.asdict(language_model.config)}

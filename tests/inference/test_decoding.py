@@ -71,7 +71,8 @@ def test_logits_equal_those_of_one_forward_pass_far_beyond_the_window(options):
 
 @pytest.mark.parametrize("options", [
     {"positions": "rotary", "norm_position": "pre"},
-    {"empty_memory": "zeros", "untie_biases": True, "activation": "swiglu", "clamp_length": 5},  # Which rows of unequal length must see at once.
+    # Zeros that rows of unequal length see at once, in the place of their padding.
+    {"empty_memory": "zeros", "untie_biases": True, "activation": "swiglu", "clamp_length": 5},
 ], ids=["rotary", "zeros"])
 def test_greedy_text_equals_that_of_the_uncached_forward_pass(options):
   model, params = make_model(**options)

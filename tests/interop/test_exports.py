@@ -32,6 +32,7 @@ def test_names_on_disk(tmp_path):
   model = tiny.make(scan_layers=True)
   exports.save(tmp_path, model.lm, jax.tree.map(jax.numpy.asarray, model.params))
   tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+  assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "config.json").stat().st_mode
   assert all(tensor.dtype == np.float32 for tensor in tensors.values())
   assert sum(tensor.size for tensor in tensors.values()) == model.config.num_params()
   np.testing.assert_array_equal(tensors["layers.1.attention.query"], model.params["layers"]["attention"]["query"][1])

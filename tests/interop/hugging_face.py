@@ -18,8 +18,8 @@ import safetensors.numpy
 
 SIZES = dict(vocab_size=30, d_model=8, n_head=2, d_head=6, d_inner=14, n_layer=2, mem_len=7)
 DEFAULTS = dict(model_type="transfo-xl", cutoffs=[], div_val=1, d_embed=8, clamp_len=-1, same_length=False,
-                untie_r=True, tie_word_embeddings=True, proj_share_all_but_first=True, attn_type=0, pre_lnorm=False, adaptive=True,
-                sample_softmax=-1, dropout=0.1, dropatt=0.0, layer_norm_epsilon=1e-2, eos_token_id=0)
+                untie_r=True, tie_word_embeddings=True, proj_share_all_but_first=True, attn_type=0, pre_lnorm=False,
+                adaptive=True, sample_softmax=-1, dropout=0.1, dropatt=0.0, layer_norm_epsilon=1e-2, eos_token_id=0)
 # Two values of each option, and 16 models in which any two options meet in all four ways.
 OPTIONS = dict(cutoffs=([], [5, 12]), div_val=(1, 2), proj_share_all_but_first=(True, False),
                tie_word_embeddings=(True, False), same_length=(True, False), clamp_len=(-1, 4), d_embed=(8, 12),

@@ -53,8 +53,8 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     if isinstance(content, dict):
       return content
     reason = "not an object"
-  except FileNotFoundError:
-    reason = "missing"
+  except FileNotFoundError as error:
+    raise UserError(f"{path} is missing: copy it there, or name the directory that has it") from error
   except ValueError as error:
     reason = str(error)
   raise UserError(f"{path} is not a whole JSON file ({reason}): copy it again")

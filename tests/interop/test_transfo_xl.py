@@ -145,6 +145,8 @@ def test_a_configuration_without_counterpart(config, tensors, changes, words, tm
 
 
 def test_other_names_and_defaults(tmp_path):
+  with pytest.raises(UserError, match="config.json is missing"):
+    transfo_xl.from_hugging_face(tmp_path)
   (tmp_path / "config.json").write_text(json.dumps(dict(n_token=50, cutoffs=[10], hidden_size=32, clamp_len=0)))
   config = transfo_xl.read_config(tmp_path / "config.json")
   assert (config.vocab_size, config.embed_dim, config.clamp_length, config.tie_projections) == (

@@ -36,8 +36,9 @@ def convert(source: str, directory: str | os.PathLike, model_dir: str | os.PathL
       raise UserError(f"{model_dir} has a run already ({name}): choose another --model_dir")
   vocabulary = text = None
   if source == "transfo_xl":
+    words = transfo_xl.read_words(directory)
     model, params = transfo_xl.from_hugging_face(directory)
-    if (words := transfo_xl.read_words(directory)) is not None:
+    if words is not None:
       vocabulary = vocabularies.write_words(words, model_dir)
   else:
     model, params = exports.load(directory)

@@ -37,7 +37,7 @@ class Storage:
 
 @dataclasses.dataclass
 class Tensor:
-  """A view of a storage, checked to lie inside it."""
+  """A view of a storage."""
 
   storage: Storage
   offset: int
@@ -116,13 +116,8 @@ class _Unpickler(pickle.Unpickler):
     return storage
 
   def _tensor(self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_) -> Tensor:
-    tensor = Tensor(storage, offset, tuple(shape), tuple(strides))
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides))
-    if (len(shape) != len(strides) or min((offset, *shape, *strides)) < 0
-        or (last if math.prod(shape) else offset - 1) >= storage.size):
-      raise Malformed(f"has a tensor {list(shape)} that does not lie inside its storage {storage.key}: copy it again")
-    self.tensors.append(tensor)
-    return tensor
+    self.tensors.append(Tensor(storage, offset, tuple(shape), tuple(strides)))
+    return self.tensors[-1]
 
 
 def _load_zip(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
@@ -181,7 +176,21 @@ def _connect(file: BinaryIO, unpickler: _Unpickler, starts: dict[str, int], load
   mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   for tensor in unpickler.tensors:
     storage = tensor.storage
+    # Here and not where the tensor was made, since a pickle may change what it has made.
+    if not _lies_inside(tensor):
+      raise Malformed(f"has a tensor {list(tensor.shape)} that does not lie inside its storage {storage.key}:"
+                      " copy it again")
     start = starts.get(storage.key, len(mapped))
     if start + storage.size * storage.dtype.itemsize <= len(mapped):
       tensor.numbers = np.frombuffer(mapped, storage.dtype, storage.size, start)
   return loaded
+
+
+def _lies_inside(tensor: Tensor) -> bool:
+  numbers = (tensor.offset, tensor.storage.size, *tensor.shape, *tensor.strides)
+  if len(tensor.shape) != len(tensor.strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+    return False
+  if not math.prod(tensor.shape):
+    return tensor.offset <= tensor.storage.size
+  last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides))
+  return last < tensor.storage.size

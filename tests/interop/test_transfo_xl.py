@@ -171,13 +171,16 @@ def test_a_pickle_runs_nothing(config, tensors, tmp_path, capsys):
   assert capsys.readouterr().out == ""
 
 
-def test_a_tensor_outside_its_storage(tmp_path):
-  array = np.lib.stride_tricks.as_strided(np.ones(4, np.float32), (4, 4), (4, 4))
-  path = tmp_path / "pytorch_model.bin"
-  hugging_face.torch_zip(path, {"t": array})  # Claims 16 numbers of a storage: fits. Strides then reach beyond.
-  assert torch_files.load(path)["t"].array().shape == (4, 4)
-  content = path.read_bytes().replace(b"K\x10", b"K\x06")  # Of the storage, as many as 6.
-  path.write_bytes(content)
+@pytest.mark.parametrize("old, new", [(b"K\x05K\x03", b"K\x06K\x03"), (b"K\x03K\x01", b"K\x04K\x01"),
+                                      (b"K\x00K\x05", b"K\x01K\x05")], ids=["shape", "strides", "offset"])
+def test_a_tensor_outside_its_storage(old, new, tmp_path):
+  """A pickle that was tampered with does not read memory beyond the file."""
+  path, array = tmp_path / "pytorch_model.bin", np.arange(15, dtype=np.float32).reshape(5, 3)
+  hugging_face.torch_zip(path, {"t": array})
+  np.testing.assert_array_equal(torch_files.load(path)["t"].array(), array)
+  content = path.read_bytes()
+  assert content.count(old) == 1
+  path.write_bytes(content.replace(old, new))
   with pytest.raises(UserError, match="does not lie inside its storage 0"):
     torch_files.load(path)
 

@@ -10,7 +10,7 @@ In the root of the repository, on Python 3.11:
   pip install -r requirements.lock --no-deps
   pip install --no-deps --no-build-isolation -e .
   pip install torch --index-url https://download.pytorch.org/whl/cpu
-  pip install transformers==4.35.2 sacremoses
+  pip install transformers==4.35.2
   python benchmarks/transfo_xl_parity.py
 
 It takes about 10 minutes on two cores, most of it for compiling; `--every=8` takes every eighth model.

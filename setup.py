@@ -42,6 +42,7 @@ setuptools.setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "rich>=14,<16",
+        "safetensors>=0.8,<0.9",
         "sentencepiece>=0.2.1,<0.3",
         "seqio>=0.0.20,<0.0.21",
         "tensorboard>=2.21,<2.22",

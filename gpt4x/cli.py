@@ -85,6 +85,16 @@ def _vocabulary(arguments: argparse.Namespace) -> None:
   print(f"wrote {vocabularies.train_from_task(arguments.task, arguments.size, arguments.output)}")
 
 
+def _convert(arguments: argparse.Namespace) -> None:
+  from gpt4x.interop import model_directories
+  model_directories.convert(arguments.source, arguments.input, arguments.model_dir)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+  from gpt4x.interop import model_directories
+  model_directories.export(arguments.model_dir, arguments.output, arguments.step)
+
+
 def _report(arguments: argparse.Namespace) -> None:
   from gpt4x import report
   report.main(arguments.model_dir)
@@ -165,7 +175,15 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   generate.add_argument("--top_p", type=_number(float, 0, 1), metavar="P",
                         help="sample among the likeliest tokens that hold a probability of P together")
   generate.add_argument("--seed", type=_number(int, 0), default=0, metavar="S", help="(default: %(default)s)")
-  for sub in (evaluate, generate):
+
+  convert = command("convert", _convert, "make a model directory of a model in another format")
+  convert.add_argument("--from", dest="source", required=True, choices=["transfo_xl", "safetensors"], help=(
+      "transfo_xl: a Transformer-XL directory of Hugging Face; safetensors: what gpt4x export wrote"))
+  convert.add_argument("--input", required=True, type=_directory, metavar="DIR", help="the directory to read")
+
+  export = command("export", _export, "write a checkpoint of the run in DIR as safetensors")
+  export.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the directory to write")
+  for sub in (evaluate, generate, export):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
 
   vocabulary = command("vocabulary", _vocabulary, "train a SentencePiece vocabulary on the text of a task", gin=(

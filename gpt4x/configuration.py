@@ -20,6 +20,7 @@ from etils import epath
 import gin
 from gin import config_parser
 
+from gpt4x.data.directories import WORDS_FILE
 from gpt4x.errors import CommandError, nearest
 
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
@@ -87,7 +88,10 @@ def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[s
   if not path.exists():
     raise CommandError(
         f"no run in {model_dir} ({RUN_FILE} is missing): check --model_dir, or start one with train --gin_file=FILE")
-  load(gin_files, bindings, text=path.read_text())
+  text = path.read_text()
+  if (words := path.parent / WORDS_FILE).exists():  # The run's own, wherever it has been moved.
+    text += f"\nLocalText.words = {str(words.absolute() if isinstance(words, pathlib.Path) else words)!r}\n"
+  load(gin_files, bindings, text=text)
 
 
 def config_text() -> str:

@@ -4,7 +4,7 @@ import seqio
 
 from gpt4x.data.local_text import LocalTextSource
 from gpt4x.data.preprocessors import append_eos, text_to_targets, tokenize
-from gpt4x.data.vocabularies import LosslessSentencePieceVocabulary
+from gpt4x.data.vocabularies import LosslessSentencePieceVocabulary, WordVocabulary
 
 seqio.TaskRegistry.add(
     "local_text_bytes",
@@ -20,4 +20,12 @@ seqio.TaskRegistry.add(
     preprocessors=[text_to_targets, tokenize, append_eos],
     output_features={
         "targets": seqio.Feature(LosslessSentencePieceVocabulary("local_text_spm", "local_text_bytes"), add_eos=True)},
+)
+
+# For the model of a vocabulary of words: text in the tokenised form of its corpus, and --gin.LocalText.words="'FILE'".
+seqio.TaskRegistry.add(
+    "local_text_words",
+    source=LocalTextSource(),
+    preprocessors=[text_to_targets, tokenize],
+    output_features={"targets": seqio.Feature(WordVocabulary(), add_eos=False)},
 )

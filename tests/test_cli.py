@@ -21,12 +21,13 @@ def fail_inside_gin(error):
 @pytest.fixture(autouse=True)
 def calls(monkeypatch: pytest.MonkeyPatch) -> list:
   """Stands in for the modules behind the commands, which import much; returns what they are called with."""
-  recorded = []
+  recorded, stand_ins = [], {}
   recorder = lambda name, result=None: lambda *args, **kwargs: recorded.append((name, *args, kwargs)) or result
   for module, function in [("training.loop", "main"), ("training.evaluation", "main"), ("inference.generate", "main"),
                            ("report", "main"), ("data.vocabularies", "train_from_task"),
-                           ("interop.t5x.loop", "main"), ("interop.t5x.crossing", "bring_over")]:
-    stand_in = types.ModuleType(f"gpt4x.{module}")
+                           ("interop.t5x.loop", "main"), ("interop.t5x.crossing", "bring_over"),
+                           ("interop.model_directories", "convert"), ("interop.model_directories", "export")]:
+    stand_in = stand_ins.setdefault(module, types.ModuleType(f"gpt4x.{module}"))
     setattr(stand_in, function, recorder(module, 75 if module.endswith("loop") else "not a status"))
     monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     parent, _, child = stand_in.__name__.rpartition(".")
@@ -87,6 +88,13 @@ def test_vocabulary(calls):
   assert calls == [("load", ("runs/train.gin",), ["A=1"], {"partial": True}), ("data.vocabularies", "t", 300, "o", {})]
 
 
+def test_convert_and_export(calls):
+  assert cli.main(["convert", "--from=transfo_xl", "--input=a", "--model_dir=b"]) == 0
+  assert cli.main(["export", "--model_dir=b", "--output=c", "--step=3"]) == 0
+  assert calls == [("interop.model_directories", "transfo_xl", "a", "b", {}),
+                   ("interop.model_directories", "b", "c", 3, {})]
+
+
 def test_report(calls):
   assert cli.main(["report", "--model_dir=runs/a"]) == 0
   assert calls == [("report", "runs/a", {})]
@@ -108,6 +116,7 @@ def test_report(calls):
     ("generate --model_dir=a --prompt=b --max_tokens=0", ["--max_tokens", "'0'", "at least 1"]),
     ("generate --model_dir=a --prompt=b --temperature=nan", ["--temperature", "'nan'"]),
     ("generate --model_dir=a --prompt=b --top_p=1.5", ["--top_p", "'1.5'", "from 0 to 1"]),
+    ("convert --from=torch --input=a --model_dir=b", ["--from", "'torch'", "transfo_xl", "safetensors"]),
     ("generate --model_dir=a --prompt=b --step=x", ["--step", "'x'", "whole number"]),
 ])
 def test_a_wrong_command_is_one_line_and_status_2(calls, capsys, command, words):
@@ -180,7 +189,8 @@ def test_help_imports_nothing_heavy(tmp_path):
              "assert not {'jax', 'numpy', 'gin', 'absl', 'tensorflow', 'seqio'} & set(sys.modules)")
   result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
-  assert all(command in result.stdout for command in ("train", "eval", "generate", "vocabulary", "report"))
+  commands = ("train", "eval", "generate", "vocabulary", "convert", "export", "report")
+  assert all(command in result.stdout for command in commands)
 
 
 def test_libraries_start_silently(tmp_path):

@@ -5,7 +5,7 @@ import sys
 
 MODULES = ["models.language_model", "objectives", "partitioning", "inference.decoding", "data.pipeline", "data.stream",
            "training.step", "training.state", "training.optimizers", "training.checkpoints", "training.metrics",
-           "training.hardware", "training.plots"]
+           "training.hardware", "training.plots", "interop.transfo_xl", "interop.exports"]
 HEAVY = {"tensorflow", "tensorflow_datasets", "seqio", "t5x", "matplotlib", "grain"}
 
 

@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+WORDS_FILE = "words.txt"  # In a model directory: its words, if it has a vocabulary of words.
+
 
 def data_dir() -> pathlib.Path:
   """Returns `$GPT4X_DATA_DIR`, or `~/.cache/gpt4x` where that is unset or empty; read afresh at each call."""

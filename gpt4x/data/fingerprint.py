@@ -71,7 +71,7 @@ def _vocabulary(vocabulary: "seqio.Vocabulary") -> list[Any]:
   import tensorflow as tf
 
   parts = [type(vocabulary), vocabulary.vocab_size, vocabulary.extra_ids, vocabulary.eos_id, vocabulary.unk_id]
-  path = getattr(vocabulary, "sentencepiece_model_file", None)
+  path = getattr(vocabulary, "sentencepiece_model_file", None) or getattr(vocabulary, "words_file", None)
   if path is None:
     return parts + [_attributes(vocabulary)]
   with tf.io.gfile.GFile(path, "rb") as file:

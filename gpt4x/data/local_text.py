@@ -35,9 +35,11 @@ class LocalText:
     files: a glob, or several; `**` stands for folders of any depth.
     validation_files: the same, for the validation split; what they match is never trained on. Without them, part of
       `files` is held out: 5% of the documents by a hash of their text where there are many, else the end of each.
+    words: the file of words that the task local_text_words has for its vocabulary, such as words.txt of a model.
   """
   files: str | Sequence[str] = ()
   validation_files: str | Sequence[str] = ()
+  words: str | None = None
 
   def find(self) -> tuple[tuple[Stat, ...], tuple[Stat, ...]]:
     """Returns the files for training and those for validation, in order of their names."""

@@ -162,6 +162,9 @@ def _provider(config: DatasetConfig, split: str | None = None) -> "seqio.Task | 
   vocabularies = [task.output_features["targets"].vocabulary for task in seqio.get_subtasks(provider)]
   if any(other != vocabularies[0] for other in vocabularies):
     raise UserError(f"the tasks of mixture {name} differ in their vocabulary: give all of them one vocabulary")
+  if vocabularies[0].pad_id is None and not config.carries_memory:
+    raise UserError(f"the vocabulary of task {name} has a word for id 0, which {config.feature_converter!r} takes for"
+                    " padding: set DatasetConfig.feature_converter = 'stream'")
   if split is not None and split not in provider.splits:
     raise UserError(f"task {name} has no split {split!r}: use one of {', '.join(sorted(provider.splits))}")
   return provider

@@ -166,4 +166,4 @@ def examples(
     # TensorFlow puts a node's name before an error in Python code and its traceback behind; autograph puts it before.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     message = re.sub(r"^\{\{.*?\}\} ", "", lines[0 if isinstance(error, tf.errors.OpError) else -1])
-    raise UserError(f"task {task.name}, split {split}: {message.removeprefix('UserError: ')}") from error
+    raise UserError(f"task {task.name}, split {split}: {message.rpartition('UserError: ')[2]}") from error

@@ -1,5 +1,6 @@
-"""Vocabularies: SentencePiece models trained from tasks, vocabularies saved with models, and bytes behind tokens."""
+"""Vocabularies: SentencePiece models trained from tasks, words, what is saved with models, and bytes behind tokens."""
 
+import functools
 import hashlib
 import io
 import json
@@ -13,6 +14,8 @@ import seqio
 import tensorflow as tf
 
 from gpt4x.data import directories
+from gpt4x.data.directories import WORDS_FILE
+from gpt4x.data.local_text import LocalText
 from gpt4x.errors import nearest, UserError
 
 SPACE = "\u2581"  # Stands for a space inside SentencePiece's pieces.
@@ -72,9 +75,6 @@ class LosslessSentencePieceVocabulary(seqio.SentencePieceVocabulary):
     return tf.concat([tf.tile([separator], [parts.nrows(), 1]), parts], axis=1).flat_values[len(separator):]
 
 
-SENTENCEPIECE_CLASSES = {cls.__name__: cls for cls in (seqio.SentencePieceVocabulary, LosslessSentencePieceVocabulary)}
-
-
 def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike) -> None:
   """Trains a lossless byte-pair model of `size` pieces (0 padding, 1 end, 2 unknown, then 256 bytes) into `path`."""
   chunks, characters = [], 0
@@ -120,8 +120,125 @@ def _texts(task_name: str) -> Iterator[str]:
         yield feature.vocabulary.decode(example[name].tolist())
 
 
+class WordVocabulary(seqio.Vocabulary):
+  """Words with blanks between them, and `<eos>` at the end of each line; what is no known word is `<unk>`.
+
+  It is for corpora that come tokenised, such as WikiText-103: a comma is a word only if there are blanks around it.
+  The file has a word on each line, in the order of ids. Id 0 may be any word, so nothing is padding, and no id ends a
+  text.
+  """
+
+  def __init__(self, path: str | os.PathLike | None = None):
+    """Takes the file; None means what gin says of `LocalText.words` at the time of reading."""
+    super().__init__()
+    self._path = path and os.fspath(path)
+
+  @property
+  def words_file(self) -> str:
+    path = self._path or LocalText().words
+    if not path:
+      raise UserError("LocalText.words is not set; name the file of words, for instance"
+                      " --gin.LocalText.words=\"'runs/mine/words.txt'\"")
+    return os.path.expanduser(path)
+
+  @property
+  def words(self) -> list[str]:
+    return self._read()[0]
+
+  def _read(self) -> tuple[list[str], dict[str, int]]:
+    path = self.words_file
+    try:
+      stat = os.stat(path)
+    except OSError as error:
+      raise UserError(f"no words at {path} ({error.strerror}): set LocalText.words to where they are, such as words.txt"
+                      " in a model directory") from error
+    return _read_words(path, stat.st_size, stat.st_mtime_ns)
+
+  @property
+  def _base_vocab_size(self) -> int:
+    return len(self.words)
+
+  @property
+  def pad_id(self) -> None:
+    return None
+
+  @property
+  def eos_id(self) -> None:
+    return None
+
+  @property
+  def unk_id(self) -> int | None:
+    ids = self._read()[1]
+    return ids.get("<unk>", ids.get("<UNK>"))
+
+  def _encode(self, s: str) -> Sequence[int]:
+    ids, unknown, encoded = self._read()[1], self.unk_id, []
+    line_end = [ids["<eos>"]] if "<eos>" in ids else []
+    for number, line in enumerate(s.split("\n")):  # Line by line: all words of a file take ten times its size.
+      encoded += line_end * (number > 0) + [ids.get(word, unknown) for word in line.split()]
+    if unknown is None and None in encoded:
+      word = next(word for word in s.split() if word not in ids)
+      raise UserError(f"the word {word!r} is not in {self.words_file}, which has no <unk>: take it out of the text")
+    return encoded
+
+  def _decode(self, ids: Iterable[int]) -> str:
+    lines = [[]]
+    for word in map(self.words.__getitem__, ids):
+      if word == "<eos>":
+        lines.append([])
+      else:
+        lines[-1].append(word)
+    return "\n".join(map(" ".join, lines))
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(tf.py_function(lambda text: self._ids(text.numpy()), [s], tf.int32), [None])
+
+  @tf.autograph.experimental.do_not_convert
+  def _ids(self, text: bytes) -> tf.Tensor:
+    return tf.constant(self._encode(text.decode()), tf.int32)
+
+  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(tf.py_function(lambda ids: self._decode(ids.numpy().tolist()), [ids], tf.string), [])
+
+  def __eq__(self, other: Any) -> bool:
+    return isinstance(other, WordVocabulary) and self._path == other._path
+
+
+@functools.lru_cache(maxsize=4)
+def _read_words(path: str, size: int, mtime: int) -> tuple[list[str], dict[str, int]]:
+  """The words of a file and their ids; size and time tell one content from the next."""
+  del size, mtime
+  try:
+    words = pathlib.Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"{path} cannot be read as words, one on each line, in UTF-8: {error}") from error
+  return words, _word_ids(words, path)
+
+
+def _word_ids(words: Sequence[str], where: str | os.PathLike) -> dict[str, int]:
+  """The id of each word; raises UserError for what no text could be split into."""
+  ids = {}
+  for i, word in enumerate(words):
+    if not isinstance(word, str) or word.split() != [word] or word in ids:
+      raise UserError(f"{where}: word {i}, {word!r}, is empty, has a blank inside or was there before: correct it")
+    ids[word] = i
+  return ids
+
+
+def write_words(words: Sequence[str], directory: str | os.PathLike) -> WordVocabulary:
+  """Writes the words of a model into its directory; returns the vocabulary."""
+  path = pathlib.Path(directory) / WORDS_FILE
+  _word_ids(words, path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  directories.write(path, "".join(f"{word}\n" for word in words).encode())
+  return WordVocabulary(path)
+
+
 def token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
-  """Returns the bytes of text behind each id, [V]: 0 for specials, and for all ids where they stand for no text."""
+  """Returns the bytes of text behind each id, [V]: 0 for specials, and for all ids where they stand for no text.
+
+  Words do not, since `<unk>` may stand for any.
+  """
   sizes = np.zeros(vocabulary.vocab_size, np.int32)
   if isinstance(vocabulary, seqio.ByteVocabulary):
     sizes[3:3 + 256] = 1
@@ -134,14 +251,26 @@ def token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
   return sizes
 
 
+# Vocabularies with a file of their own, and its name in a model directory.
+CLASSES = {cls.__name__: cls for cls in (
+    seqio.SentencePieceVocabulary, LosslessSentencePieceVocabulary, WordVocabulary)}
+FILES = {name: WORDS_FILE if name == "WordVocabulary" else MODEL_FILE for name in CLASSES}
+
+
 def spec(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
   """Returns what identifies a vocabulary, as JSON: equal specs encode alike."""
   kind = type(vocabulary).__name__
   if kind == "ByteVocabulary":
     return {"class": kind, "extra_ids": vocabulary.extra_ids}
-  if kind in SENTENCEPIECE_CLASSES:  # The model has the extra ids inside.
-    return {"class": kind, "sha256": hashlib.sha256(vocabulary.sp_model).hexdigest()}
-  raise UserError(f"a {kind} cannot be saved with a model; use ByteVocabulary or SentencePieceVocabulary")
+  if kind in FILES:  # A SentencePiece model has the extra ids inside.
+    return {"class": kind, "sha256": hashlib.sha256(_content(vocabulary)).hexdigest()}
+  raise UserError(f"a {kind} cannot be saved with a model; use ByteVocabulary or one of {', '.join(FILES)}")
+
+
+def _content(vocabulary: seqio.Vocabulary) -> bytes:
+  if isinstance(vocabulary, WordVocabulary):
+    return "".join(f"{word}\n" for word in vocabulary.words).encode()
+  return vocabulary.sp_model
 
 
 def save(vocabulary: seqio.Vocabulary, directory: str | os.PathLike) -> None:
@@ -149,7 +278,7 @@ def save(vocabulary: seqio.Vocabulary, directory: str | os.PathLike) -> None:
   directory, saved = pathlib.Path(directory), spec(vocabulary)
   directory.mkdir(parents=True, exist_ok=True)
   if "sha256" in saved:
-    directories.write(directory / MODEL_FILE, vocabulary.sp_model)
+    directories.write(directory / FILES[saved["class"]], _content(vocabulary))
   directories.write(directory / SPEC_FILE, (json.dumps(saved, indent=2) + "\n").encode())
 
 
@@ -160,10 +289,12 @@ def load(directory: str | os.PathLike) -> seqio.Vocabulary:
     saved = json.loads((directory / SPEC_FILE).read_text())
     if saved["class"] == "ByteVocabulary":
       return seqio.ByteVocabulary(saved["extra_ids"])
-    vocabulary = SENTENCEPIECE_CLASSES[saved["class"]](str(directory / MODEL_FILE))
-    if hashlib.sha256((directory / MODEL_FILE).read_bytes()).hexdigest() == saved["sha256"]:
+    path = directory / FILES[saved["class"]]
+    vocabulary = CLASSES[saved["class"]](str(path))
+    if hashlib.sha256(path.read_bytes()).hexdigest() == saved["sha256"]:
       return vocabulary
-    reason = f"{MODEL_FILE} is damaged"
+    reason = f"{path.name} is damaged"
   except (OSError, ValueError, LookupError, TypeError) as error:
     reason = str(error) or type(error).__name__
-  raise UserError(f"cannot load a vocabulary from {directory} ({reason}); copy {SPEC_FILE} and {MODEL_FILE} there again")
+  raise UserError(f"cannot load a vocabulary from {directory} ({reason}); copy {SPEC_FILE} and the file beside it there"
+                  " again")

@@ -20,23 +20,25 @@ class Decoder:
   window gives the same logits. Prompts of unequal length are padded on the left, where padding is never seen.
   """
 
-  def __init__(self, model: LanguageModel, window: int, eos_id: int, num_ids: int | None = None,
-               sampling: Sampling = Sampling(), segment_length: int = 128, chunk_length: int = 32):
+  def __init__(self, model: LanguageModel, window: int, eos_id: int | None, num_ids: int | None = None,
+               sampling: Sampling = Sampling(), segment_length: int = 128, chunk_length: int = 32,
+               first_id: int = BOS + 1):
     """Prepares to decode.
 
     Args:
       model: the language model.
       window: positions kept, W.
-      eos_id: the token that ends a continuation.
+      eos_id: the token that ends a continuation; None: none does.
       num_ids: ids from here on are never drawn, as the vocabulary has none (None: all may be).
       sampling: how tokens are drawn.
       segment_length: tokens of a prompt that are run at once.
       chunk_length: tokens that are decoded between two looks at whether all rows have ended.
+      first_id: ids below are never drawn; 0 where BOS is also a word of the vocabulary.
     """
-    self._model, self._window, self._eos_id = model, window, eos_id
+    self._model, self._window, self._eos_id = model, window, -1 if eos_id is None else eos_id
     self._segment_length, self._chunk_length = segment_length, chunk_length
     ids = np.arange(model.config.vocab_size)
-    self._allowed = (ids != BOS) & (ids < (num_ids or len(ids)))
+    self._allowed = (ids >= first_id) & (ids < (num_ids or len(ids)))
     self._sampling = sampling
     self._prefill = jax.jit(model.prefill, donate_argnums=3)
     self._start = jax.jit(model.start_decoding, donate_argnums=1)

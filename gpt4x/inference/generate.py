@@ -33,11 +33,13 @@ def generate(model_dir: str, prompt: str, experiment: Experiment = gin.REQUIRED,
     memory = max(experiment.memory_length, experiment.eval_memory_length)
     window = memory if config.same_length and memory else memory + dataset.segment_length
   ids = vocabulary.encode(prompt)
-  unknown = [i for i in ids if not 0 < i < config.vocab_size]
+  first_id = 0 if vocabulary.pad_id is None else 1
+  unknown = [i for i in ids if not first_id <= i < config.vocab_size]
   if unknown:
     raise UserError(f"the prompt has the token {unknown[0]}, outside the model's {config.vocab_size}: change it")
   _, params = experiment.restore_params(model_dir, Partitioner(data=1, num_devices=1), step)
-  decoder = Decoder(experiment.model, window, vocabulary.eos_id, vocabulary.vocab_size, sampling)
+  decoder = Decoder(experiment.model, window, vocabulary.eos_id, vocabulary.vocab_size, sampling,
+                    first_id=first_id)
   written, shown = [], vocabulary.decode(ids)
   for tokens in decoder(params, [ids], max_tokens, seed, bidirectional=dataset.feature_converter == "prefix_lm"):
     ended = np.flatnonzero(tokens[0] == vocabulary.eos_id)

@@ -36,6 +36,8 @@ class TransformerConfig:
   clamp_length: int | None = None  # Distances beyond it share one position ('relative' only).
   same_length: bool = False  # Every query attends to exactly the latest M positions, itself included.
   untie_biases: bool = False  # u and v of each layer's own, rather than one pair for all layers.
+  # Before document 1: nothing, or (post-norm only) zero vectors that it attends to, as the published models do.
+  empty_memory: Literal["masked", "zeros"] = "masked"
 
   # The block.
   norm: Literal["layer", "rms"] = "layer"
@@ -46,13 +48,15 @@ class TransformerConfig:
   dropout_rate: float = 0.0  # On embeddings, R, attention and MLP outputs and the last hidden state.
   attention_dropout_rate: float = 0.0  # On attention probabilities.
 
-  # Embedding and output. Cutoffs, e.g. (20_000, 60_000), select the adaptive input embedding
-  # (arXiv:1809.10853) and adaptive softmax (arXiv:1609.04309); cluster i has width embed_dim / divisor**i.
+  # Embedding and output. Cutoffs, e.g. (20_000, 60_000), select the adaptive softmax (arXiv:1609.04309), and with a
+  # divisor above 1 the adaptive input embedding (arXiv:1809.10853), where cluster i has width vocab_embed_dim /
+  # divisor**i. Tables of another width than embed_dim, and all with such a divisor, are projected from and to it.
   tie_embeddings: bool = True
   output_bias: bool = False
+  vocab_embed_dim: int | None = None  # None: embed_dim.
   adaptive_cutoffs: tuple[int, ...] = ()
   adaptive_divisor: int = 1
-  tie_projections: bool = False
+  tie_projections: bool | tuple[bool, ...] = False  # Of all clusters, or of each; the published models': all but one.
 
   # Execution. Parameters are float32 whatever the compute dtype; softmax and loss are float32.
   dtype: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 on accelerators, float32 on CPU.
@@ -62,9 +66,11 @@ class TransformerConfig:
   def __post_init__(self):
     set_field = lambda name, value: object.__setattr__(self, name, value)
     set_field("adaptive_cutoffs", tuple(self.adaptive_cutoffs))
+    if not isinstance(self.tie_projections, bool):
+      set_field("tie_projections", tuple(self.tie_projections))
     for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "mlp_dim", "adaptive_divisor"):
       self._require(name, getattr(self, name) >= 1, "at least 1")
-    for name in ("head_dim", "num_kv_heads"):
+    for name in ("head_dim", "num_kv_heads", "vocab_embed_dim"):
       self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
     for name in ("memory_length", "eval_memory_length", "clamp_length"):
       self._require(name, (getattr(self, name) or 0) >= 0, "0 or more, not negative")
@@ -80,6 +86,8 @@ class TransformerConfig:
       set_field("num_kv_heads", self.num_heads)
     if self.eval_memory_length is None:
       set_field("eval_memory_length", self.memory_length)
+    if self.vocab_embed_dim is None:
+      set_field("vocab_embed_dim", self.embed_dim)
     for field in dataclasses.fields(self):
       choices = getattr(field.type, "__args__", ())
       value = getattr(self, field.name)
@@ -94,30 +102,49 @@ class TransformerConfig:
       raise UserError(f"TransformerConfig.embed_dim = {self.embed_dim} must be even for sinusoidal positions")
     if self.same_length and not (self.memory_length and self.eval_memory_length):
       raise UserError("TransformerConfig.same_length needs a memory: set memory_length above 0")
+    if self.empty_memory == "zeros" and self.norm_position == "pre":
+      raise UserError("TransformerConfig.empty_memory = 'zeros' needs norm_position = 'post': the norm before attention"
+                      " would turn zeros into something else")
     ends = (0, *self.adaptive_cutoffs, self.vocab_size)
     if any(low >= high for low, high in zip(ends, ends[1:])):
       raise UserError(
           f"TransformerConfig.adaptive_cutoffs = {self.adaptive_cutoffs} must rise and stay between 0 and"
           f" vocab_size = {self.vocab_size}")
-    if self.adaptive_cutoffs and self.embed_dim // self.adaptive_divisor ** len(self.adaptive_cutoffs) < 1:
+    if self.vocab_embed_dim // self.adaptive_divisor ** len(self.adaptive_cutoffs) < 1:
       raise UserError(
           f"TransformerConfig.adaptive_divisor = {self.adaptive_divisor} leaves the last of"
-          f" {len(self.adaptive_cutoffs) + 1} clusters no width of embed_dim = {self.embed_dim}")
+          f" {len(self.adaptive_cutoffs) + 1} clusters no width of vocab_embed_dim = {self.vocab_embed_dim}")
+    if len(self.tied_projections) != len(self.clusters):
+      raise UserError(
+          f"TransformerConfig.tie_projections = {self.tie_projections} must be one value, or one for each of the"
+          f" {len(self.clusters)} clusters that adaptive_cutoffs = {self.adaptive_cutoffs} makes")
 
   def _require(self, name: str, holds: bool, what: str) -> None:
     if not holds:
       raise UserError(f"TransformerConfig.{name} = {getattr(self, name)} must be {what}")
 
   @property
-  def is_adaptive(self) -> bool:
-    return bool(self.adaptive_cutoffs)
+  def clusters(self) -> tuple[tuple[int, int, int], ...]:
+    """The softmax's clusters as (first id, end id, width)."""
+    ends = (0, *self.adaptive_cutoffs, self.vocab_size)
+    return tuple((low, high, self.vocab_embed_dim // self.adaptive_divisor**i)
+                 for i, (low, high) in enumerate(zip(ends, ends[1:])))
 
   @property
-  def clusters(self) -> tuple[tuple[int, int, int], ...]:
-    """The adaptive vocabulary's clusters as (first id, end id, width)."""
-    ends = (0, *self.adaptive_cutoffs, self.vocab_size)
-    return tuple((low, high, self.embed_dim // self.adaptive_divisor**i)
-                 for i, (low, high) in enumerate(zip(ends, ends[1:])))
+  def tables(self) -> tuple[tuple[int, int, int], ...]:
+    """The embedding tables likewise: one for each cluster, or, if all have one width, one for all."""
+    return self.clusters if self.adaptive_divisor > 1 else ((0, self.vocab_size, self.vocab_embed_dim),)
+
+  @property
+  def has_projections(self) -> bool:
+    """Whether there are projections between the tables and embed_dim."""
+    return self.adaptive_divisor > 1 or self.vocab_embed_dim != self.embed_dim
+
+  @property
+  def tied_projections(self) -> tuple[bool, ...]:
+    """Whether each cluster's output projection is the input's, transposed."""
+    tied = self.tie_projections
+    return (tied,) * len(self.clusters) if isinstance(tied, bool) else tied
 
   @property
   def compute_dtype(self) -> str:
@@ -139,14 +166,21 @@ class TransformerConfig:
     return self.num_layers * layer + biases + final_norm + self._vocabulary_params()
 
   def _vocabulary_params(self) -> int:
-    v, d = self.vocab_size, self.embed_dim
-    if not self.is_adaptive:
-      return v * d * (1 if self.tie_embeddings else 2) + (v if self.output_bias else 0)
-    tables = sum((high - low) * width for low, high, width in self.clusters)
-    projections = sum(width * d for _, _, width in self.clusters)
     tails = len(self.clusters) - 1
-    return (tables * (1 if self.tie_embeddings else 2) + projections * (1 if self.tie_projections else 2) + tails * d
-            + (v + tails if self.output_bias else 0))
+    params = self._table_params * (1 if self.tie_embeddings else 2) + tails * self.vocab_embed_dim
+    if self.has_projections:
+      tied = [width * self.embed_dim for (_, _, width), tied in zip(self.clusters, self.tied_projections) if tied]
+      params += sum(self._projection_products) - sum(tied)
+    return params + (self.vocab_size + tails if self.output_bias else 0)
+
+  @property
+  def _table_params(self) -> int:
+    return sum((high - low) * width for low, high, width in self.tables)
+
+  @property
+  def _projection_products(self) -> list[int]:
+    """The sizes of the input projections, then of the output projections."""
+    return [width * self.embed_dim for _, _, width in self.tables + self.clusters] if self.has_projections else []
 
   def flops_per_token(self, segment_length: int, memory_length: int | None = None, training: bool = False,
                       causal: bool = True) -> float:
@@ -167,11 +201,7 @@ class TransformerConfig:
     scores = (3 if self.positions == "relative" else 2) * hk * keys
     segment = self.num_layers * (2 * d * hk + 2 * d * gk + mlp + scores)
     memory = self.num_layers * 2 * d * gk * m / segment_length
-    if self.is_adaptive:
-      projected = sum(width * d for _, _, width in self.clusters)
-      logits = sum((high - low) * width for low, high, width in self.clusters) + (len(self.clusters) - 1) * d
-      segment += 2 * projected + logits  # In and out; every cluster is computed for every token.
-    else:
-      segment += self.vocab_size * d
+    # Every cluster is computed for every token.
+    segment += sum(self._projection_products) + self._table_params + (len(self.clusters) - 1) * self.vocab_embed_dim
     memory_products = 3 if self.norm_position == "pre" else 2
     return 2 * (3 * segment + memory_products * memory if training else segment + memory)

@@ -70,9 +70,9 @@ class MLP(nn.Module):
 class Vocabulary(nn.Module):
   """The embedding/output pair: tokens [B, L] -> [B, L, D] and hidden [B, L, D] -> float32 logits [B, L, V].
 
-  With cutoffs it is the adaptive input embedding and the adaptive softmax: cluster i of the vocabulary has tables of
-  width D_i and projections between D_i and D. Its "logits" are normalised log-probabilities, so that a softmax leaves
-  them as they are and one loss serves both.
+  With cutoffs the output is the adaptive softmax: the head scores the first cluster's tokens and the other clusters,
+  each of which scores its own. Its "logits" are normalised log-probabilities, so that a softmax leaves them as they
+  are and one loss serves both. Parameters of which there are several have the number of their table or cluster.
   """
 
   config: TransformerConfig
@@ -80,52 +80,57 @@ class Vocabulary(nn.Module):
   def setup(self):
     c = self.config
     init = nn.initializers.normal(c.embed_dim**-0.5)  # The input is scaled by sqrt(D) to unit variance.
-    make = functools.partial(param, self)
-    bias = lambda name, size: make(name, nn.initializers.zeros, (size,), ("vocab",)) if c.output_bias else 0.0
-    if not c.is_adaptive:
-      self.table = make("table", init, (c.vocab_size, c.embed_dim), ("vocab", "embed"))
-      self.kernel = self.table if c.tie_embeddings else make(
-          "output_kernel", init, (c.vocab_size, c.embed_dim), ("vocab", "embed"))
-      self.bias = bias("output_bias", c.vocab_size)
-      return
-    tables, projections, kernels, out_projections, biases = [], [], [], [], []
-    for i, (low, high, width) in enumerate(c.clusters):
-      tables.append(make(f"table_{i}", init, (high - low, width), ("vocab", "cluster_embed")))
-      projections.append(make(f"projection_{i}", kernel_init(), (width, c.embed_dim), ("cluster_embed", "embed")))
-      kernels.append(tables[i] if c.tie_embeddings else make(
-          f"output_kernel_{i}", init, (high - low, width), ("vocab", "cluster_embed")))
-      out_projections.append(projections[i].T if c.tie_projections else make(
-          f"output_projection_{i}", kernel_init(), (c.embed_dim, width), ("embed", "cluster_embed")))
-      biases.append(bias(f"output_bias_{i}", high - low))
-    tails = len(c.clusters) - 1
-    self.tables, self.projections, self.kernels = tables, projections, kernels
-    self.out_projections, self.biases = out_projections, biases
-    self.cluster_kernel = make("cluster_kernel", init, (tails, c.embed_dim), ("clusters", "cluster_embed"))
-    self.cluster_bias = make("cluster_bias", nn.initializers.zeros, (tails,), ("clusters",)) if c.output_bias else 0.0
+    narrow = "cluster_embed" if c.has_projections else "embed"
+
+    def make(name, init, shapes, axes):
+      names = [f"{name}_{i}" for i in range(len(shapes))] if len(shapes) > 1 else [name]
+      return [param(self, name, init, shape, axes) if shape else None for name, shape in zip(names, shapes)]
+
+    sizes = [(high - low, width) for low, high, width in c.tables]
+    self.tables = make("table", init, sizes, ("vocab", narrow))
+    kernels = self.tables if c.tie_embeddings else make("output_kernel", init, sizes, ("vocab", narrow))
+    zeros = nn.initializers.zeros
+    biases = make("output_bias", zeros, [size[:1] for size in sizes], ("vocab",)) if c.output_bias else []
+    if len(c.tables) < len(c.clusters):
+      kernels, biases = ([whole[low:high] for whole in one for low, high, _ in c.clusters] for one in (kernels, biases))
+    self.kernels, self.biases = kernels, biases or [0.0] * len(c.clusters)
+    if c.has_projections:
+      self.projections = make("projection", kernel_init(), [(width, c.embed_dim) for _, _, width in c.tables],
+                              (narrow, "embed"))
+      shapes = [None if tied else (c.embed_dim, width)
+                for (_, _, width), tied in zip(c.clusters, c.tied_projections)]
+      own = make("output_projection", kernel_init(), shapes, ("embed", narrow))
+      shared = self.projections * (len(own) // len(self.projections))
+      self.output_projections = [into.T if out is None else out for into, out in zip(shared, own)]
+    if tails := len(c.clusters) - 1:
+      self.cluster_kernel, = make("cluster_kernel", init, [(tails, c.vocab_embed_dim)], ("clusters", narrow))
+      self.cluster_bias, = make("cluster_bias", zeros, [(tails,)], ("clusters",)) if c.output_bias else [0.0]
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     c = self.config
-    if not c.is_adaptive:
-      embedded = self.table[tokens]
+
+    def rows(i, ids):
+      return self.tables[i][ids] @ self.projections[i] if c.has_projections else self.tables[i][ids]
+
+    if len(c.tables) == 1:
+      embedded = rows(0, tokens)
     else:
       embedded = 0.0
-      for (low, high, _), table, projection in zip(c.clusters, self.tables, self.projections):
+      for i, (low, high, _) in enumerate(c.tables):
         inside = (low <= tokens) & (tokens < high)
-        rows = table[jnp.clip(tokens - low, 0, high - low - 1)] @ projection
-        embedded += jnp.where(inside[..., None], rows, 0)
+        embedded += jnp.where(inside[..., None], rows(i, jnp.clip(tokens - low, 0, high - low - 1)), 0)
     return constrain(embedded * c.embed_dim**0.5, ("batch", "length", "embed"))
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     product = functools.partial(jnp.einsum, "...d,vd->...v", preferred_element_type=jnp.float32)
-    if not self.config.is_adaptive:
-      return product(hidden, self.kernel) + self.bias
-    first, *tails = [hidden @ projection for projection in self.out_projections]
-    head = jnp.concatenate(
-        [product(first, self.kernels[0]) + self.biases[0], product(first, self.cluster_kernel) + self.cluster_bias], -1)
-    head = jax.nn.log_softmax(head)
-    shortlist = self.config.clusters[0][1]
-    parts = [head[..., :shortlist]]
-    for i, tail in enumerate(tails):
-      tail = jax.nn.log_softmax(product(tail, self.kernels[i + 1]) + self.biases[i + 1])
-      parts.append(head[..., shortlist + i, None] + tail)
-    return jnp.concatenate(parts, -1)
+    projected = [hidden] * len(self.kernels)
+    if self.config.has_projections:
+      projected = [hidden @ projection for projection in self.output_projections]
+    head, *tails = [product(*factors) + bias for *factors, bias in zip(projected, self.kernels, self.biases)]
+    if not tails:
+      return head
+    clusters = product(projected[0], self.cluster_kernel) + self.cluster_bias
+    head = jax.nn.log_softmax(jnp.concatenate([head, clusters], -1))
+    first = self.config.clusters[0][1]
+    parts = [head[..., first + i, None] + jax.nn.log_softmax(tail) for i, tail in enumerate(tails)]
+    return jnp.concatenate([head[..., :first], *parts], -1)

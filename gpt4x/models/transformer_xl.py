@@ -53,6 +53,7 @@ class Shared:
   biases: tuple[jax.Array, jax.Array] | None = None  # u and v, [H, K].
   relative: jax.Array | None = None  # R, [S, D].
   index: jax.Array | None = None
+  empty: jax.Array | None = None  # [B, L, 1], positions to be zero in every layer (config.empty_memory).
   deterministic: bool = flax.struct.field(pytree_node=False, default=True)
 
 
@@ -75,6 +76,8 @@ class Layer(nn.Module):
     def attend(normed, past):
       return self.attention(normed, past, shared.mask, shared.relative, shared.biases, shared.deterministic)
 
+    if shared.empty is not None:
+      x = jnp.where(shared.empty, 0, x)
     length = (memory.keys if isinstance(memory, KeyValues) else memory).shape[1]
     latest = lambda past: past[:, past.shape[1] - length:]
     normed = self.attention_norm(x) if self.pre else x
@@ -158,8 +161,9 @@ class TransformerXL(nn.Module):
       columns = total + max(1, length - 1 if prefix is not None else 1)
       relative = attention.relative_positions(c, jnp.arange(total - 1, total - 1 - columns, -1))
       relative = self.dropout(relative.astype(c.compute_dtype), deterministic=deterministic)
-    shared = Shared(mask=attention.attention_mask(segment_ids, key_segments, window, prefix), relative=relative,
-                    biases=self.shared_biases(), deterministic=deterministic)
+    mask = attention.attention_mask(*map(self.attended, (segment_ids, key_segments)), window, prefix)
+    empty = (segment_ids == 0)[..., None] if c.empty_memory == "zeros" else None
+    shared = Shared(mask=mask, relative=relative, biases=self.shared_biases(), empty=empty, deterministic=deterministic)
     x = self.dropout(self.vocabulary.embed(tokens), deterministic=deterministic)
     x, layers = self.run("__call__", x, memory.layers, shared)
     memory = Memory(jax.lax.stop_gradient(layers), key_segments[:, total - memory.length:])
@@ -169,7 +173,7 @@ class TransformerXL(nn.Module):
     """Decodes one position: tokens and segment_ids [B] -> hidden [B, 1, D] and the cache one position on."""
     window = cache.segment_ids.shape[1]
     slots = cache.segment_ids.at[:, cache.index % window].set(segment_ids)
-    shared = Shared(mask=slots == segment_ids[:, None], biases=self.shared_biases(), index=cache.index)
+    shared = Shared(mask=self.attended(slots) == segment_ids[:, None], biases=self.shared_biases(), index=cache.index)
     x, layers = self.run("step", self.vocabulary.embed(tokens[:, None]), cache.layers, shared)
     return self.last(x, True), Cache(layers, slots, cache.index + 1)
 
@@ -191,6 +195,10 @@ class TransformerXL(nn.Module):
       x, new = getattr(layer, method)(x, jax.tree.map(lambda leaf: leaf[i], memory), shared)
       memories.append(new)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
+
+  def attended(self, segment_ids: jax.Array) -> jax.Array:
+    """The document that attends to each position: to zeros in empty ones, if the configuration says so, the first."""
+    return jnp.maximum(segment_ids, 1) if self.config.empty_memory == "zeros" else segment_ids
 
   def shared_biases(self):
     return self.biases if self.config.positions == "relative" and not self.config.untie_biases else None

@@ -168,6 +168,9 @@ def train(
 
 def main(model_dir: str, profile_steps: tuple[int, int] | None = None) -> int:
   """`gpt4x train`: trains what gin has been told."""
+  if "experiment" not in gin.get_bindings(train, resolve_references=False):  # A model that was converted.
+    raise UserError(f"{model_dir} says how to read its model, not how to train it: choose another --model_dir, with"
+                    f" --gin_file={model_dir}/{configuration.RUN_FILE} and --gin.train.init_from=\"'{model_dir}'\"")
   return train(model_dir, profile_steps=profile_steps)
 
 

@@ -1,10 +1,11 @@
+import dataclasses
 import pathlib
 
 import gin
 import pytest
 import seqio
 
-from gpt4x.data import python_stdlib, vocabularies
+from gpt4x.data import pipeline, python_stdlib, vocabularies
 from gpt4x.errors import UserError
 import tasks  # Registers them.  pylint: disable=unused-import
 
@@ -50,12 +51,32 @@ def test_vocabulary_from_one_task_serves_the_other(tmp_path):
   assert len(_targets("local_text_spm")[0]) < len(_targets("local_text_bytes")[0])
 
 
+def test_words_of_lines(tmp_path):
+  (tmp_path / "a.txt").write_text(" = A title = \n\n the cat , the dog \n")
+  (tmp_path / "b.txt").write_text("a dog\n")
+  gin.parse_config([f"LocalText.files = '{tmp_path}/a.txt'", f"LocalText.validation_files = '{tmp_path}/b.txt'"])
+  with pytest.raises(UserError, match="LocalText.words is not set"):
+    seqio.get_mixture_or_task("local_text_words").output_features["targets"].vocabulary.encode("the")
+  vocabularies.write_words(["<eos>", "the", "<unk>", "=", ",", "dog"], tmp_path)
+  gin.parse_config(f"LocalText.words = '{tmp_path}/words.txt'")
+  assert _targets("local_text_words") == [[3, 2, 2, 3, 0, 0, 1, 2, 4, 1, 5, 0]]
+  assert _targets("local_text_words", "validation") == [[2, 5, 0]]
+  dataset = pipeline.DatasetConfig("local_text_words", {"targets": 8}, 8)
+  assert [document.tolist() for document in pipeline.documents(dataset, "validation")] == [[2, 5, 0]]
+  with pytest.raises(UserError, match="a word for id 0, which 'lm' takes for padding"):
+    pipeline.vocabulary(dataclasses.replace(dataset, feature_converter="lm"))
+  vocabularies.write_words(["<eos>", "dog"], tmp_path)  # Other words, other tokens.
+  with pytest.raises(UserError, match="^task local_text_words, split validation: the word 'a' is not in .*no <unk>"):
+    list(pipeline.documents(dataset, "validation"))
+
+
 def test_vocabulary_of_an_unknown_task():
   with pytest.raises(UserError, match="unknown task or mixture 'stdlib_byte'.*stdlib_bytes"):
     vocabularies.train_from_task("stdlib_byte", 300, "x")
 
 
-@pytest.mark.parametrize("name", ["stdlib_bytes", "stdlib_spm", "local_text_bytes", "local_text_spm"])
+@pytest.mark.parametrize("name", ["stdlib_bytes", "stdlib_spm", "local_text_bytes", "local_text_spm",
+                                  "local_text_words"])
 def test_gin_file_names_its_task(name):
   gin.parse_config_file(str(CONFIGS / f"{name}.gin"))
   assert gin.query_parameter("MIXTURE_OR_TASK_NAME/macro.value") == name in seqio.TaskRegistry.names()

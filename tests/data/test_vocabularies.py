@@ -103,6 +103,58 @@ def test_load_errors(trained, tmp_path):
     vocabularies.save(seqio.PassThroughVocabulary(10), tmp_path)
 
 
+WORDS = ["<eos>", "<unk>", "the", "ünïcödé", ",", "\u200b"]
+
+
+@pytest.fixture(name="words", scope="module")
+def _words(tmp_path_factory):
+  return vocabularies.write_words(WORDS, tmp_path_factory.mktemp("words"))
+
+
+@settings(deadline=None)
+@given(text=st.lists(st.sampled_from([*WORDS, *AWKWARD, "\x1c", "\x85"]) | st.text(max_size=4)).map(" ".join))
+def test_words_are_what_python_splits_lines_into(words, text):
+  expected = []
+  for number, line in enumerate(text.split("\n")):
+    expected += [0] if number else []
+    expected += [WORDS.index(word) if word in WORDS else 1 for word in line.split()]
+  ids = words.encode(text)
+  assert ids == expected
+  assert words.encode_tf(text).numpy().tolist() == ids
+  assert words.encode(words.decode(ids)) == ids
+  assert words.decode_tf(words.encode_tf(text)).numpy().decode() == words.decode(ids)
+
+
+def test_words_decode_to_lines(words):
+  assert words.decode([2, 4, 0, 0, 3, 1]) == "the ,\n\nünïcödé <unk>"
+  assert words.decode([0, 2]) == "\nthe" and words.decode([2, 0]) == "the\n" and words.decode([]) == ""
+  assert (words.vocab_size, words.eos_id, words.pad_id, words.unk_id) == (6, None, None, 1)
+  assert not vocabularies.token_bytes(words).any()
+
+
+def test_saved_words(words, tmp_path):
+  vocabularies.save(words, tmp_path)
+  loaded = vocabularies.load(tmp_path)
+  assert loaded.words == WORDS and vocabularies.spec(loaded) == vocabularies.spec(words)
+  (tmp_path / "words.txt").write_text("<eos>\nthe\n")
+  with pytest.raises(UserError, match="words.txt is damaged"):
+    vocabularies.load(tmp_path)
+  (tmp_path / "words.txt").unlink()
+  with pytest.raises(UserError, match="vocabulary.json and the file beside it"):
+    vocabularies.load(tmp_path)
+
+
+def test_words_that_are_none(tmp_path):
+  for wrong in (["a", ""], ["a", "b c"], ["a", "b", "a"], ["a", 3]):
+    with pytest.raises(UserError, match=f"words.txt: word {len(wrong) - 1}, {wrong[-1]!r}, is empty, has a blank"):
+      vocabularies.write_words(wrong, tmp_path)
+  without_unknown = vocabularies.write_words(["<eos>", "a"], tmp_path)
+  with pytest.raises(UserError, match="the word 'b' is not in .*words.txt, which has no <unk>"):
+    without_unknown.encode("a\nb")
+  with pytest.raises(UserError, match="no words at /nowhere/words.txt"):
+    vocabularies.WordVocabulary("/nowhere/words.txt").encode("a")
+
+
 def test_names_and_paths(tmp_path, monkeypatch):
   monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path))
   assert vocabularies.model_path("code") == tmp_path / "vocabularies" / "code.model"

@@ -39,7 +39,7 @@ def reference(model, params, prompts, num_tokens, prefix=False):
     tokens[row, 1:len(prompt) + 1] = prompt
   marks = (np.arange(total) < lengths[:, None]).astype(np.int32) if prefix else None
   forward = jax.jit(lambda tokens: model.logits(
-      params, tokens, model.initial_memory(len(prompts), 0), prefix=marks, window=WINDOW)[0])
+      params, tokens, model.initial_memory(len(prompts), WINDOW), prefix=marks, window=WINDOW)[0])
   for position in range(num_tokens):
     logits = np.array(forward(tokens))[rows, lengths + position - 1]
     logits[:, BOS] = -np.inf
@@ -51,7 +51,8 @@ options = pytest.mark.parametrize("options", [
     {}, {"positions": "rotary", "norm_position": "pre"},
     {"num_kv_heads": 2, "untie_biases": True, "scan_layers": False},
     {"clamp_length": 4, "adaptive_cutoffs": (8,), "adaptive_divisor": 2},
-], ids=["paper", "rotary", "grouped", "adaptive"])
+    {"clamp_length": 9, "empty_memory": "zeros"},
+], ids=["paper", "rotary", "grouped", "adaptive", "zeros"])
 
 
 @options
@@ -59,7 +60,7 @@ def test_logits_equal_those_of_one_forward_pass_far_beyond_the_window(options):
   model, params = make_model(**options)
   text = np.random.default_rng(0).integers(2, VOCAB, (3, 5 * WINDOW), dtype=np.int32)
   text[:, 0] = BOS
-  expected = jax.jit(lambda text: model.logits(params, text, model.initial_memory(3, 0), window=WINDOW)[0])(text)
+  expected = jax.jit(lambda text: model.logits(params, text, model.initial_memory(3, WINDOW), window=WINDOW)[0])(text)
   logits, cache = make_decoder(model).prefill(params, text[:, 1:10])
   step = jax.jit(model.decode_step)
   for position in range(9, 5 * WINDOW):
@@ -68,8 +69,13 @@ def test_logits_equal_those_of_one_forward_pass_far_beyond_the_window(options):
       logits, cache = step(params, text[:, position + 1], cache)
 
 
-def test_greedy_text_equals_that_of_the_uncached_forward_pass():
-  model, params = make_model(positions="rotary", norm_position="pre")
+@pytest.mark.parametrize("options", [
+    {"positions": "rotary", "norm_position": "pre"},
+    # Zeros that rows of unequal length see at once, in the place of their padding.
+    {"empty_memory": "zeros", "untie_biases": True, "activation": "swiglu", "clamp_length": 5},
+], ids=["rotary", "zeros"])
+def test_greedy_text_equals_that_of_the_uncached_forward_pass(options):
+  model, params = make_model(**options)
   prompts = [[5, 9, 3, 7, 2, 11, 13, 4, 6, 8], [3], []]
   tokens = decode(make_decoder(model), params, prompts, 30)
   assert all(len(np.unique(row[WINDOW:])) > 3 for row in tokens)
@@ -103,6 +109,13 @@ def test_ids_without_a_meaning_are_never_drawn():
   model, params = make_model()
   tokens = decode(make_decoder(model, num_ids=6, sampling=Sampling(temperature=5.0)), params, [[2]] * 4, 32)
   assert set(np.unique(tokens)) == {1, 2, 3, 4, 5}
+
+
+def test_id_0_is_drawn_and_no_id_ends_a_row_where_the_vocabulary_says_so():
+  model, params = make_model()
+  decoder = make_decoder(model, num_ids=4, sampling=Sampling(temperature=5.0), eos_id=None, first_id=0)
+  tokens = decode(decoder, params, [[2]] * 4, 32)
+  assert tokens.shape == (4, 32) and set(np.unique(tokens)) == {0, 1, 2, 3}
 
 
 def test_sampling_depends_on_the_seed_alone():

@@ -32,7 +32,12 @@ def log_probs(params, config, tokens, segment_ids=None, memory=None, memory_leng
     memory = empty_memory(config, rows, memory_length)
   memory_hidden, memory_ids = memory
   memory_length = memory_ids.shape[1]
+  true_ids = np.concatenate([memory_ids, segment_ids], axis=1)
 
+  there = np.ones((rows, length, 1))
+  if config.empty_memory == "zeros":  # What is not there are zeros, in every layer, of the first document.
+    there = (segment_ids > 0)[..., None]
+    segment_ids, memory_ids = np.maximum(segment_ids, 1), np.maximum(memory_ids, 1)
   key_ids = np.concatenate([memory_ids, segment_ids], axis=1)
   query_position = memory_length + np.arange(length)
   key_position = np.arange(memory_length + length)
@@ -42,6 +47,7 @@ def log_probs(params, config, tokens, segment_ids=None, memory=None, memory_leng
   new_hidden = []
   for index in range(config.num_layers):
     layer = _layer_params(params, index)
+    x = x * there
     context = np.concatenate([memory_hidden[index], x], axis=1)
     new_hidden.append(context[:, length:])
     biases = layer["attention"] if config.untie_biases else params
@@ -56,7 +62,7 @@ def log_probs(params, config, tokens, segment_ids=None, memory=None, memory_leng
       x = x + _mlp(layer["mlp"], config, _norm(layer["mlp_norm"], config, x))
   if config.norm_position == "pre":
     x = _norm(params["final_norm"], config, x)
-  return output_log_probs(params["vocabulary"], config, x), (np.stack(new_hidden), key_ids[:, length:])
+  return output_log_probs(params["vocabulary"], config, x), (np.stack(new_hidden), true_ids[:, length:])
 
 
 def empty_memory(config, rows, memory_length):
@@ -151,42 +157,58 @@ def _norm(norm, config, x):
 
 
 def embed(vocabulary, config, tokens):
-  if not config.adaptive_cutoffs:
-    return _f64(vocabulary["table"])[tokens] * np.sqrt(config.embed_dim)
+  ends = _ends(config) if config.adaptive_divisor > 1 else (0, config.vocab_size)
   x = np.zeros((*tokens.shape, config.embed_dim))
-  for i, (start, end) in enumerate(_clusters(config)):
+  for i, (start, end) in enumerate(zip(ends, ends[1:])):
+    suffix = f"_{i}" if len(ends) > 2 else ""
     inside = (tokens >= start) & (tokens < end)
-    rows = _f64(vocabulary[f"table_{i}"])[tokens[inside] - start]
-    x[inside] = rows @ _f64(vocabulary[f"projection_{i}"]) * np.sqrt(config.embed_dim)
-  return x
+    rows = _f64(vocabulary["table" + suffix])[tokens[inside] - start]
+    x[inside] = rows @ _f64(vocabulary["projection" + suffix]) if _is_projected(config) else rows
+  return x * np.sqrt(config.embed_dim)
 
 
 def output_log_probs(vocabulary, config, x):
   """Hidden [B, L, D] -> log-probabilities [B, L, V]."""
-  bias = lambda name: _f64(vocabulary[name]) if config.output_bias else 0.0
-  kernel = "table" if config.tie_embeddings else "output_kernel"
-  if not config.adaptive_cutoffs:
-    return _log_softmax(x @ _f64(vocabulary[kernel]).T + bias("output_bias"))
+  ends = _ends(config)
+  kernel_name = "table" if config.tie_embeddings else "output_kernel"
+  several_tables = config.adaptive_divisor > 1 and len(ends) > 2
+
+  def of_cluster(name, i):
+    if several_tables:
+      return _f64(vocabulary[f"{name}_{i}"])
+    return _f64(vocabulary[name])[ends[i]:ends[i + 1]]
 
   def project(i):
-    if config.tie_projections:
-      return x @ _f64(vocabulary[f"projection_{i}"]).T
-    return x @ _f64(vocabulary[f"output_projection_{i}"])
+    if not _is_projected(config):
+      return x
+    tied = config.tie_projections if isinstance(config.tie_projections, bool) else config.tie_projections[i]
+    if tied:
+      return x @ _f64(vocabulary[f"projection_{i}" if several_tables else "projection"]).T
+    return x @ _f64(vocabulary[f"output_projection_{i}" if len(ends) > 2 else "output_projection"])
 
-  logits = lambda i: project(i) @ _f64(vocabulary[f"{kernel}_{i}"]).T + bias(f"output_bias_{i}")
-  cluster_logits = project(0) @ _f64(vocabulary["cluster_kernel"]).T + bias("cluster_bias")
+  def logits(i):
+    bias = of_cluster("output_bias", i) if config.output_bias else 0.0
+    return project(i) @ of_cluster(kernel_name, i).T + bias
+
+  if len(ends) == 2:
+    return _log_softmax(logits(0))
+  cluster_bias = _f64(vocabulary["cluster_bias"]) if config.output_bias else 0.0
+  cluster_logits = project(0) @ _f64(vocabulary["cluster_kernel"]).T + cluster_bias
   head = _log_softmax(np.concatenate([logits(0), cluster_logits], axis=-1))
-  first = config.adaptive_cutoffs[0]
+  first = ends[1]
   parts = [head[..., :first]]
-  for i in range(1, len(config.adaptive_cutoffs) + 1):
+  for i in range(1, len(ends) - 1):
     log_cluster = head[..., first + i - 1]
     parts.append(log_cluster[..., None] + _log_softmax(logits(i)))
   return np.concatenate(parts, axis=-1)
 
 
-def _clusters(config):
-  ends = (0, *config.adaptive_cutoffs, config.vocab_size)
-  return list(zip(ends, ends[1:]))
+def _ends(config):
+  return (0, *config.adaptive_cutoffs, config.vocab_size)
+
+
+def _is_projected(config):
+  return config.adaptive_divisor > 1 or config.vocab_embed_dim != config.embed_dim
 
 
 def _log_softmax(logits):

@@ -36,7 +36,11 @@ _SIZES = dict(vocab_size=20, num_layers=2, embed_dim=8, num_heads=2, mlp_dim=16)
     (dict(adaptive_cutoffs=(10, 5)), ["adaptive_cutoffs = (10, 5)", "rise"]),
     (dict(adaptive_cutoffs=(10, 20)), ["adaptive_cutoffs = (10, 20)", "vocab_size = 20"]),
     (dict(adaptive_cutoffs=(0, 5)), ["adaptive_cutoffs = (0, 5)"]),
-    (dict(adaptive_cutoffs=(5, 10), adaptive_divisor=4), ["adaptive_divisor = 4", "3 clusters", "embed_dim = 8"]),
+    (dict(adaptive_cutoffs=(5, 10), adaptive_divisor=4), ["adaptive_divisor = 4", "3 clusters", "vocab_embed_dim = 8"]),
+    (dict(vocab_embed_dim=0), ["vocab_embed_dim = 0", "at least 1"]),
+    (dict(adaptive_cutoffs=(5, 10), tie_projections=(True, False)), ["tie_projections = (True, False)", "3 clusters"]),
+    (dict(empty_memory="zero"), ["empty_memory = 'zero'", "masked, zeros"]),
+    (dict(empty_memory="zeros", norm_position="pre"), ["empty_memory = 'zeros'", "norm_position = 'post'"]),
     (dict(adaptive_cutoffs=(5, 10), adaptive_divisor=0), ["adaptive_divisor = 0"]),
 ])
 def test_a_wrong_value_is_one_line(changes, words):
@@ -71,7 +75,8 @@ _LARGE = dict(vocab_size=4000, num_layers=3, embed_dim=512, num_heads=4, head_di
     dict(),
     dict(positions="rotary", activation="swiglu", num_kv_heads=2, norm_position="pre", norm="rms"),
     dict(adaptive_cutoffs=(1000, 2000), adaptive_divisor=4),
-], ids=["paper", "modern", "adaptive"])
+    dict(adaptive_cutoffs=(1000, 2000), vocab_embed_dim=768, tie_projections=True),
+], ids=["paper", "modern", "adaptive", "projected"])
 def test_flops_per_token_are_those_xla_counts(changes, memory_length, training):
   lm = LanguageModel(TransformerConfig(**{**_LARGE, **changes}))
   rows, length = 16, 256

@@ -19,11 +19,15 @@ _OPTIONS = [
     [dict(memory_length=0), dict(memory_length=3), dict(memory_length=12), dict(memory_length=3, same_length=True)],
     [dict(), dict(tie_embeddings=False), dict(adaptive_cutoffs=(3, 7)),
      dict(adaptive_cutoffs=(3, 7), adaptive_divisor=2, tie_embeddings=False),
-     dict(adaptive_cutoffs=(3, 7), adaptive_divisor=2, tie_projections=True)],
+     dict(adaptive_cutoffs=(3, 7), adaptive_divisor=2, tie_projections=True),
+     dict(adaptive_cutoffs=(3, 7), adaptive_divisor=2, vocab_embed_dim=12, tie_projections=(False, True, True)),
+     dict(adaptive_cutoffs=(3, 7), vocab_embed_dim=6, tie_projections=(False, True, False), tie_embeddings=False),
+     dict(adaptive_cutoffs=(3, 7), vocab_embed_dim=10), dict(vocab_embed_dim=6), dict(adaptive_divisor=2),
+     dict(vocab_embed_dim=12, tie_projections=True, tie_embeddings=False)],
     [dict(num_kv_heads=heads) for heads in (4, 2, 1)],
     [dict(activation=activation) for activation in ("relu", "gelu", "swiglu")],
     [dict(norm="layer"), dict(norm="rms")],
-    [dict(norm_position="post"), dict(norm_position="pre")],
+    [dict(norm_position="post"), dict(norm_position="pre"), dict(empty_memory="zeros")],
     [dict(mlp_bias=True), dict(mlp_bias=False)],
     [dict(output_bias=False), dict(output_bias=True)],
     [dict(scan_layers=True), dict(scan_layers=False)],
@@ -167,7 +171,7 @@ def test_gradients(style):
                                  err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("style", ["paper", "modern"])
+@pytest.mark.parametrize("style", ["paper", "modern", "zeros"])
 def test_memory_of_keys_and_values(style):
   model = tiny.make(**STYLES[style], memory_length=7)
   tokens, segment_ids = tiny.random_tokens(model.config, 4 * LENGTH), tiny.random_documents(4 * LENGTH)
@@ -180,7 +184,7 @@ def test_memory_of_keys_and_values(style):
     _assert_close(log_probs, expected, segment_ids[now])
 
 
-@pytest.mark.parametrize("style", ["paper", "modern"])
+@pytest.mark.parametrize("style", ["paper", "modern", "zeros"])
 def test_decoding(style):
   """A prompt and then one token a step, far beyond the window, equal segments of one token of the same window."""
   window = 6

@@ -25,8 +25,10 @@ STYLES = {
                         num_kv_heads=1, output_bias=True, scan_layers=False, remat="dots"),
     "adaptive": dict(adaptive_cutoffs=(3, 7), adaptive_divisor=2, norm="rms", activation="swiglu", output_bias=True,
                      remat="dots_no_batch"),
-    "tied_projections": dict(adaptive_cutoffs=(3, 7), tie_projections=True, tie_embeddings=False, positions="rotary",
-                             activation="gelu"),
+    "tied_projections": dict(adaptive_cutoffs=(3, 7), vocab_embed_dim=6, tie_projections=(False, True, True),
+                             tie_embeddings=False, positions="rotary", activation="gelu"),
+    "zeros": dict(empty_memory="zeros", same_length=True, untie_biases=True, adaptive_cutoffs=(3, 7),
+                  adaptive_divisor=2, tie_projections=(False, True, True), output_bias=True),
 }
 
 # Compilation is most of the time of these tests, and code this small runs no faster optimized.

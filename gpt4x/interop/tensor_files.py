@@ -1,0 +1,126 @@
+"""The tensors of a directory by name, whatever files they lie in: shapes first, each tensor when it is asked for."""
+
+from collections.abc import Callable
+import dataclasses
+import json
+import os
+import pathlib
+import struct
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from gpt4x.errors import UserError
+from gpt4x.interop import torch_files
+
+SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
+_FLOATS = {"F64", "F32", "F16", "BF16"}  # As safetensors has them.
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorFile:
+  """Tensors of numbers with a fraction, in one file or several.
+
+  Attributes:
+    where: the file, or the directory of several, for messages.
+    shapes: of each tensor.
+    read: a tensor by its name, as it lies in the file.
+  """
+
+  where: pathlib.Path
+  shapes: dict[str, tuple[int, ...]]
+  read: Callable[[str], np.ndarray]
+
+
+def open_directory(directory: str | os.PathLike) -> TensorFile:
+  """The weights of a directory; safetensors come first, then `pytorch_model.bin`, either in one file or in shards."""
+  directory = pathlib.Path(directory)
+  for name, open_file in ((SAFETENSORS, _open_safetensors), (TORCH, _open_torch)):
+    index = directory / f"{name}.index.json"
+    if (directory / name).exists():
+      return open_file(directory / name)
+    if index.exists():
+      return _join(directory, _read_index(index), open_file)
+  raise UserError(f"no weights in {directory}: there must be {SAFETENSORS} or {TORCH}, or the index of its shards")
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The object in a JSON file."""
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content, dict):
+      return content
+    reason = "not an object"
+  except FileNotFoundError as error:
+    raise UserError(f"{path} is missing: copy it there, or name the directory that has it") from error
+  except ValueError as error:
+    reason = str(error)
+  raise UserError(f"{path} is not a whole JSON file ({reason}): copy it again")
+
+
+def _read_index(path: pathlib.Path) -> dict[str, str]:
+  shards = read_json(path).get("weight_map")
+  if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+    raise UserError(f"{path} has no weight_map of tensors to files: copy it again")
+  return shards
+
+
+def _join(directory: pathlib.Path, shards: dict[str, str],
+          open_file: Callable[[pathlib.Path], TensorFile]) -> TensorFile:
+  files = {}
+  for name, shard in shards.items():
+    if pathlib.PurePath(shard).name != shard or not (directory / shard).exists():
+      raise UserError(f"{directory / shard}, which has the tensor {name}, is missing: copy it there")
+    if shard not in files:
+      files[shard] = open_file(directory / shard)
+    if name not in files[shard].shapes:
+      raise UserError(f"{directory / shard}: the tensor {name} is missing, where the index has it: copy the file again")
+  shapes = {name: shape for file in files.values() for name, shape in file.shapes.items()}
+  found = {name: file for file in files.values() for name in file.shapes}
+  return TensorFile(directory, shapes, lambda name: found[name].read(name))
+
+
+def _open_safetensors(path: pathlib.Path) -> TensorFile:
+  try:
+    file = safetensors.safe_open(path, framework="numpy")
+  except safetensors.SafetensorError as error:
+    if name := _cut_off(path):
+      raise UserError(f"{path} is cut off inside the tensor {name}: copy it again") from error
+    raise UserError(f"{path} is not a whole safetensors file ({error}): copy it again") from error
+  shapes = {}
+  for name in file.keys():
+    tensor = file.get_slice(name)
+    if tensor.get_dtype() not in _FLOATS:
+      raise UserError(f"{path}: the tensor {name} is of type {tensor.get_dtype()}: save it as float32")
+    shapes[name] = tuple(tensor.get_shape())
+  return TensorFile(path, shapes, file.get_tensor)
+
+
+def _cut_off(path: pathlib.Path) -> str | None:
+  """The first tensor of a safetensors file that the file does not hold to its end."""
+  try:
+    with open(path, "rb") as file:
+      length, = struct.unpack("<Q", file.read(8))
+      header = json.loads(file.read(length))
+    ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+    there = path.stat().st_size - 8 - length
+    return min((name for name, end in ends.items() if end > there), key=ends.get, default=None)
+  except (ValueError, LookupError, TypeError, struct.error, OverflowError, MemoryError):
+    return None  # Its header is no header.
+
+
+def _open_torch(path: pathlib.Path) -> TensorFile:
+  tensors = torch_files.load(path)
+  if not isinstance(tensors, dict):
+    raise UserError(f"{path} holds a {type(tensors).__name__}, not tensors by name: save the model's state dict")
+  for name, tensor in tensors.items():
+    if not isinstance(tensor, torch_files.Tensor):
+      raise UserError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor: save the model's state dict")
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+      raise UserError(f"{path}: the tensor {name} is of type {tensor.dtype}: save it as float32")
+    if tensor.numbers is None:
+      raise UserError(f"{path} is cut off inside the tensor {name}: copy it again")
+  shapes = {name: tensor.shape for name, tensor in tensors.items()}
+  return TensorFile(path, shapes, lambda name: tensors[name].array())

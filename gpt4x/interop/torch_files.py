@@ -1,0 +1,196 @@
+"""Files of `torch.save`, read without torch: tensors by name, mapped into memory and loaded when they are used.
+
+A file is a pickle of objects in which every tensor is a view (offset, shape, strides) of a storage, and the bytes of
+the storages. Since version 1.6 of torch it is a zip archive of these; before, the pickle and the storages follow one
+another. A pickle can run any code, so this one may name containers and tensors and nothing else.
+"""
+
+import collections
+import dataclasses
+import math
+import mmap
+import os
+import pickle
+import struct
+from typing import Any, BinaryIO, Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from gpt4x.errors import UserError
+
+_ENTRY = b"PK\3\4"  # The start of every entry of a zip archive.
+_MAGIC = 0x1950A86A20F9469CFC6C  # The first object of a file from before version 1.6.
+_DTYPES = {"Float": np.float32, "Half": np.float16, "BFloat16": jnp.bfloat16, "Double": np.float64,
+           "Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_}
+_DTYPES = {f"{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+  """`size` numbers somewhere in the file."""
+
+  dtype: np.dtype
+  key: str
+  size: int
+
+
+@dataclasses.dataclass
+class Tensor:
+  """A view of a storage."""
+
+  storage: Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+  numbers: np.ndarray | None = None  # The storage's, mapped; None if the file ends before they do.
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.storage.dtype
+
+  def array(self) -> np.ndarray:
+    """The tensor as a view of the file, which is read where the array is."""
+    strides = [stride * self.dtype.itemsize for stride in self.strides]
+    return np.lib.stride_tricks.as_strided(self.numbers[self.offset:], self.shape, strides, writeable=False)
+
+
+class Malformed(Exception):
+  """What is wrong with a file, in a few words."""
+
+
+def load(path: str | os.PathLike, unknown: Callable[[str], Any] | None = None) -> Any:
+  """The object that `torch.save` wrote, or that a plain pickle holds, with a `Tensor` for every tensor.
+
+  Args:
+    path: the file.
+    unknown: gives stand-ins for names beside containers and tensors; None: such a name is an error.
+  """
+  try:
+    with open(path, "rb") as file:
+      if file.peek(4)[:4] == _ENTRY:
+        return _load_zip(file, unknown)
+      first = _Unpickler(file, unknown).load()
+      return _load_sequence(file, unknown) if first == _MAGIC else first
+  except Malformed as error:
+    raise UserError(f"{path}: {error}") from None
+  except OSError:
+    raise
+  except Exception as error:  # Whatever the bytes of a damaged file come to.
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise UserError(f"{path} is not a whole file of torch.save ({reason}): copy it again") from error
+
+
+class _Unpickler(pickle.Unpickler):
+  """Finds only what `torch.save` needs for dictionaries of tensors."""
+
+  def __init__(self, file: BinaryIO, unknown: Callable[[str], Any] | None):
+    super().__init__(file, encoding="utf-8")
+    self.tensors: list[Tensor] = []
+    self.storages: dict[str, Storage] = {}
+    self._unknown = unknown
+
+  def find_class(self, module: str, name: str) -> Any:
+    full_name = f"{module}.{name}"
+    known = {
+        "collections.OrderedDict": collections.OrderedDict,
+        "collections.Counter": collections.Counter,
+        "torch._utils._rebuild_tensor_v2": self._tensor,
+        "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    }
+    if full_name in known:
+      return known[full_name]
+    if module == "torch" and name in _DTYPES:
+      return _DTYPES[name]
+    if self._unknown:
+      return self._unknown(full_name)
+    raise Malformed(f"names {full_name}, which is neither a tensor nor a plain container: save a state dict of tensors")
+
+  def persistent_load(self, pid: tuple[Any, ...]) -> Storage:
+    kind, dtype, key, _, size, *view = pid
+    if kind != "storage" or any(view):
+      raise Malformed(f"has a {kind!r} that is no plain storage: save a state dict of tensors")
+    storage = Storage(dtype, str(key), size)
+    if self.storages.setdefault(storage.key, storage) != storage:
+      raise Malformed(f"describes its storage {key} in two ways: copy it again")
+    return storage
+
+  def _tensor(self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_) -> Tensor:
+    self.tensors.append(Tensor(storage, offset, tuple(shape), tuple(strides)))
+    return self.tensors[-1]
+
+
+def _load_zip(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
+  """Goes from entry to entry, not by the directory at the end, which a file that was cut off has lost.
+
+  `*/data.pkl` comes first; it says how long each `*/data/KEY` is.
+  """
+  unpickler, loaded, starts, end = None, None, {}, 0
+  with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as archive:
+    while (header := archive.find(_ENTRY, end)) >= 0 and header + 30 <= len(archive):
+      compression, name_length, extra_length = struct.unpack_from("<8xH16xHH", archive, header)
+      end = header + 30 + name_length + extra_length
+      _, _, name = archive[header + 30:header + 30 + name_length].decode().partition("/")
+      if compression:
+        raise Malformed(f"has its entry {name} compressed: save it with torch.save alone")
+      if name == "byteorder" and archive[end:end + 6] != b"little":
+        raise Malformed("is not little-endian: save it again on an ordinary machine")
+      if name == "data.pkl":
+        file.seek(end)
+        unpickler = _Unpickler(file, unknown)
+        loaded, end = unpickler.load(), file.tell()
+      elif name.startswith("data/") and unpickler and (storage := unpickler.storages.get(name[5:])):
+        starts[storage.key] = end
+        end += storage.size * storage.dtype.itemsize
+        if end < len(archive) and archive[end:end + 2] != _ENTRY[:2]:
+          raise Malformed(f"has no {storage.size} {storage.dtype} in its storage {storage.key}: copy it again")
+  if unpickler is None:
+    raise Malformed("has no data.pkl: save it with torch.save")
+  return _connect(file, unpickler, starts, loaded)
+
+
+def _load_sequence(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
+  """What follows the magic number: the format's version, the machine, the objects, and the storages with their keys."""
+  _Unpickler(file, None).load()
+  if not _Unpickler(file, None).load()["little_endian"]:
+    raise Malformed("is not little-endian: save it again on an ordinary machine")
+  unpickler = _Unpickler(file, unknown)
+  loaded = unpickler.load()
+  starts = {}
+  for key in _Unpickler(file, None).load():
+    storage = unpickler.storages[key]
+    size = file.read(8)
+    if len(size) < 8:
+      break  # The file has been cut off.
+    if size != struct.pack("<q", storage.size):
+      raise Malformed(f"has no {storage.size} {storage.dtype} in its storage {storage.key}: copy it again")
+    starts[key] = file.tell()
+    file.seek(storage.size * storage.dtype.itemsize, os.SEEK_CUR)
+  return _connect(file, unpickler, starts, loaded)
+
+
+def _connect(file: BinaryIO, unpickler: _Unpickler, starts: dict[str, int], loaded: Any) -> Any:
+  """Maps the file and gives every tensor the numbers of its storage."""
+  if not unpickler.tensors:
+    return loaded
+  mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  for tensor in unpickler.tensors:
+    storage = tensor.storage
+    # Here and not where the tensor was made, since a pickle may change what it has made.
+    if not _lies_inside(tensor):
+      raise Malformed(f"has a tensor {list(tensor.shape)} that does not lie inside its storage {storage.key}:"
+                      " copy it again")
+    start = starts.get(storage.key, len(mapped))
+    if start + storage.size * storage.dtype.itemsize <= len(mapped):
+      tensor.numbers = np.frombuffer(mapped, storage.dtype, storage.size, start)
+  return loaded
+
+
+def _lies_inside(tensor: Tensor) -> bool:
+  numbers = (tensor.offset, tensor.storage.size, *tensor.shape, *tensor.strides)
+  if len(tensor.shape) != len(tensor.strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+    return False
+  if not math.prod(tensor.shape):
+    return tensor.offset <= tensor.storage.size
+  last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides))
+  return last < tensor.storage.size

@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import inspect
 import math
 import pathlib
 import signal
 import sys
 import threading
 import time
+from typing import Any
 
 import gin
 import jax
@@ -166,12 +168,20 @@ def train(
   return DONE
 
 
-def main(model_dir: str, profile_steps: tuple[int, int] | None = None) -> int:
-  """`gpt4x train`: trains what gin has been told."""
-  if "experiment" not in gin.get_bindings(train, resolve_references=False):  # A model that was converted.
+def settings(model_dir: str, profile_steps: tuple[int, int] | None = None) -> dict[str, Any]:
+  """The arguments of `train` that gin has been told, with the defaults of the others."""
+  bindings = gin.get_bindings(train)
+  if "experiment" not in bindings:  # A model that was converted.
     raise UserError(f"{model_dir} says how to read its model, not how to train it: choose another --model_dir, with"
                     f" --gin_file={model_dir}/{configuration.RUN_FILE} and --gin.train.init_from=\"'{model_dir}'\"")
-  return train(model_dir, profile_steps=profile_steps)
+  arguments = inspect.signature(train).bind(model_dir, **bindings, profile_steps=profile_steps)
+  arguments.apply_defaults()
+  return arguments.arguments
+
+
+def main(model_dir: str, profile_steps: tuple[int, int] | None = None) -> int:
+  """`gpt4x train`."""
+  return train(**settings(model_dir, profile_steps))
 
 
 class Preemption:

@@ -10,7 +10,7 @@ import pytest
 from gpt4x import cli
 from gpt4x.interop.t5x import crossing
 from gpt4x.partitioning import Partitioner
-from gpt4x.training import optimizers
+from gpt4x.training import loop, optimizers
 from gpt4x.training.checkpoints import Checkpoints
 from gpt4x.training.state import init_state, state_shapes
 from tests.integration import corpus
@@ -43,7 +43,7 @@ def test_our_loop_continues_a_run_that_t5x_has_taken_further(tmp_path):
   assert cli.main(flags("crossed", TRAIN_STEPS=8, EVAL_PERIOD=None)) == 0
   assert cli.main(flags("ahead", TRAIN_STEPS=16, EVAL_PERIOD=None)) == 0
 
-  run = crossing.Run(str(tmp_path / "ahead"), **{name: value for name, value in crossing.settings("").items() if name in (
+  run = crossing.Run(str(tmp_path / "ahead"), **{name: value for name, value in loop.settings("").items() if name in (
       "experiment", "optimizer", "clip_norm", "partitioner", "checkpoints", "seed")})
   step, state, data_state = run.state_ahead_of_t5x(None)
   assert step == 16

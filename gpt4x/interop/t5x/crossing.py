@@ -5,7 +5,6 @@ names, so nothing here needs t5x.
 """
 
 import dataclasses
-import inspect
 import json
 import re
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 from etils import epath
 from flax import serialization
 from flax import traverse_util
-import gin
 import jax
 import numpy as np
 import optax
@@ -40,17 +38,10 @@ def newest_t5x_step(model_dir: str) -> int | None:
   return max((int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))), default=None)
 
 
-def settings(model_dir: str, **changes: Any) -> dict[str, Any]:
-  """The arguments that gin has for `gpt4x.training.loop.train`, with its defaults."""
-  arguments = inspect.signature(loop.train).bind(model_dir, **{**gin.get_bindings("train"), **changes})
-  arguments.apply_defaults()
-  return arguments.arguments
-
-
 def bring_over(model_dir: str) -> None:
   """Before our own loop starts: makes t5x's newest checkpoint one of ours, if ours are behind."""
   if newest_t5x_step(model_dir) is not None:
-    arguments = settings(model_dir)
+    arguments = loop.settings(model_dir)
     Run(**{field.name: arguments[field.name] for field in dataclasses.fields(Run)}).bring_over()
 
 

@@ -28,7 +28,7 @@ from gpt4x.training.metrics import MetricsWriter, Progress
 
 def main(model_dir: str, profile_steps: tuple[int, int] | None = None) -> int:
   """Trains what gin has been told of `train`."""
-  return train(**crossing.settings(model_dir, profile_steps=profile_steps))
+  return train(**loop.settings(model_dir, profile_steps))
 
 
 def train(model_dir: str, experiment: Experiment, optimizer: Any, total_steps: int, partitioner: Partitioner | None,

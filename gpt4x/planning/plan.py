@@ -1,0 +1,223 @@
+"""`gpt4x plan`: parameters, memory, time and utilisation of an experiment on a topology, and what to change first."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import itertools
+import json
+import math
+from typing import Any
+
+import jax
+
+from gpt4x import configuration, partitioning
+from gpt4x.errors import UserError
+from gpt4x.partitioning import Partitioner
+from gpt4x.planning import collectives, compiler, estimate
+from gpt4x.planning.chips import GIB, parse_topology, Topology
+from gpt4x.planning.compiler import Step
+from gpt4x.training import loop
+from gpt4x.training.optimizers import with_clipping
+
+SPARE = 0.10  # Of memory, to be left free.
+LARGE = 64 * 2**20  # Bytes of one device's part of an array from where on it matters how it lies.
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A step of an experiment on a topology; bytes and FLOPs are those of one device. All of it is JSON."""
+
+  topology: str
+  devices: int
+  mesh: dict[str, int]
+  source: str  # 'compiler' or 'formula'
+  params: int
+  active_params: int
+  flops_per_token: float  # Of the model, trained, causal attention counted once.
+  tokens_per_step: int
+  remat: str
+  memory: dict[str, float]  # Bytes: params, optimizer, recurrent memory, temporaries and so on.
+  hbm: float
+  flops: float
+  bytes: float
+  traffic: dict[str, float]  # Bytes sent, by mesh axes.
+  seconds: dict[str, float]  # The roofline's parts.
+  roofline: float  # Seconds of a step in which all of these overlap.
+  compiled: float | None  # Seconds of a step by the compiler's own estimate.
+  mfu: float  # By the slower of the two.
+  tokens_per_day: float
+  warnings: list[str]
+  advice: str | None
+
+  @property
+  def used(self) -> float:
+    return sum(self.memory.values())
+
+  @property
+  def spare(self) -> float:
+    return 1 - self.used / self.hbm
+
+
+def main(gin_files: Sequence[str], bindings: Sequence[str], topology: str, num_slices: int, as_json: bool,
+         search: bool) -> None:
+  """Plans what `gpt4x train` with these files would do."""
+  configuration.load(("runs/train.gin", *gin_files), bindings)
+  where = parse_topology(topology, num_slices)
+  try:
+    devices = compiler.topology_devices(where)
+  except ImportError:
+    devices = None
+  with partitioning.planning_for(devices or where.num_devices):
+    settings = loop.settings("")
+    step = _step(settings)
+    partitioner = settings["partitioner"] or Partitioner()
+    partitioner.check_batch(step.batch_size, step.microbatches)
+    if search:
+      plans = list(_search(step, where))
+      print(json.dumps([dataclasses.asdict(plan) for plan in plans]) if as_json else _ranking(plans, where))
+      return
+    plan = make(step, partitioner, where, compiled=devices is not None)
+  print(json.dumps(dataclasses.asdict(plan)) if as_json else describe(plan))
+
+
+def _step(settings: dict[str, Any]) -> Step:
+  experiment = settings["experiment"]
+  step = Step(experiment.model, with_clipping(settings["optimizer"], settings["clip_norm"]),
+              experiment.dataset.batch_size, experiment.dataset.segment_length, experiment.memory_length,
+              settings["microbatches"])
+  # On a TPU 'auto' means bfloat16, whatever machine the plan is made on.
+  return step.replace_config(dtype="bfloat16") if experiment.model.config.dtype == "auto" else step
+
+
+def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: bool) -> Plan:
+  """The plan of a step on a topology; `compiled`: by the TPU compiler, which takes minutes, or else by formula."""
+  config, state = step.model.config, step.state(partitioner)
+  parts = {"params": state.params, "optimizer": state.opt_state, "memory": state.memory}
+  memory = {name: estimate.device_bytes(tree) for name, tree in parts.items()}
+  expected = _largest_expected(step, partitioner)
+  if compiled:
+    found = compiler.memory(compiler.compile_step(step, partitioner))
+    memory |= {"batch": found["arguments"] - sum(memory.values())} | {
+        name: found[name] for name in ("outputs", "temporaries", "program")}
+    cost, instructions = compiler.step_cost(step, partitioner)
+  else:
+    memory["temporaries"] = estimate.temporaries(step, partitioner)
+    cost, instructions = estimate.cost(step, partitioner), []
+  seconds = estimate.seconds(cost, topology, partitioner)
+  roofline = max(seconds.values())
+  slower = max(roofline, cost.seconds) if compiled else roofline
+  tokens = step.batch_size * step.segment_length
+  flops_per_token = config.flops_per_token(step.segment_length, step.memory_length, training=True)
+  warnings = [*_coarse(state.params, partitioner), *_surprises(instructions, expected)]
+  plan = Plan(
+      topology=str(topology), devices=topology.num_devices, mesh=dict(partitioner.mesh.shape),
+      source="compiler" if compiled else "formula", params=config.num_params(), active_params=config.num_active_params(),
+      flops_per_token=flops_per_token, tokens_per_step=tokens, remat=config.remat, memory=memory, hbm=topology.chip.hbm,
+      flops=cost.flops, bytes=cost.bytes, traffic=cost.traffic, seconds=seconds, roofline=roofline,
+      compiled=cost.seconds if compiled else None,
+      mfu=flops_per_token * tokens / (slower * topology.num_devices * topology.chip.peak),
+      tokens_per_day=tokens / slower * 86400, warnings=warnings, advice=None)
+  return dataclasses.replace(plan, advice=_advice(plan, step))
+
+
+def _advice(plan: Plan, step: Step) -> str | None:
+  """The first thing to change where a plan does not fit."""
+  if plan.spare >= SPARE:
+    return None
+  largest = max(plan.memory, key=plan.memory.get)
+  if largest == "temporaries" and plan.remat != "full":
+    return "temporaries are the most of it: set TransformerConfig.remat = 'full'"
+  if largest == "temporaries" and step.batch_size // step.microbatches > math.prod(
+      size for name, size in plan.mesh.items() if name != "tensor"):
+    return f"temporaries are the most of it: set train.microbatches = {2 * step.microbatches}, or lower BATCH_SIZE"
+  if largest == "temporaries":
+    return f"temporaries of a single row are the most of it: set Partitioner.tensor = {2 * plan.mesh['tensor']}"
+  if largest in ("params", "optimizer") and plan.mesh["data"] > 1:
+    return f"the state is the most of it, and {plan.mesh['data']} devices hold copies of it: raise Partitioner.fsdp"
+  if largest == "optimizer":
+    return "the optimizer's state is the most of it: take @adafactor() or @lion(), or a larger topology"
+  return f"{largest} is the most of it: take a larger topology"
+
+
+def _coarse(params: Any, partitioner: Partitioner) -> Iterator[str]:
+  """Large parameters of which several devices hold the same part, though the mesh could split them."""
+  ways = math.prod(size for name, size in partitioner.mesh.shape.items() if name not in ("slice", "data"))
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    held = estimate.device_bytes(leaf)
+    copies = held * ways / (math.prod(leaf.shape) * leaf.dtype.itemsize)
+    if copies > 1 and held > LARGE:
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
+      yield f"{name} {leaf.shape}: {held / GIB:.2f} GiB on each device, of which the mesh has {copies:.0f} copies"
+
+
+def _largest_expected(step: Step, partitioner: Partitioner) -> float:
+  """Bytes of the largest thing that a step moves at once: a parameter of one block, gathered, or the activations."""
+  config, sizes = step.model.config, estimate.Sizes.of(step, partitioner)
+  leaf = max(math.prod(leaf.shape) for leaf in jax.tree.leaves(
+      step.replace_config(num_layers=config.period, scan_layers=False).state(partitioner).params))
+  return 4 * max(leaf, sizes.tokens * config.embed_dim * (config.moe.experts_per_token if config.moe else 1))
+
+
+def _surprises(instructions: list[collectives.Collective], expected: float) -> Iterator[str]:
+  for one in collectives.surprises(instructions, expected):
+    yield f"a collective larger than any parameter or activation: {one.kind} over {one.axes}, {one.result_bytes / GIB:.2f} GiB"
+
+
+def _search(step: Step, topology: Topology) -> Iterator[Plan]:
+  """By formula, the meshes and remat policies that fit, the fastest first; then those that do not."""
+  found = []
+  for mesh in _meshes(topology, step):
+    try:
+      partitioner = Partitioner(**mesh)
+      partitioner.check_batch(step.batch_size, step.microbatches)
+      for remat in ("none", "dots_no_batch", "full"):
+        found.append(make(step.replace_config(remat=remat), partitioner, topology, compiled=False))
+    except UserError:
+      continue  # Something does not divide.
+  if not found:
+    raise UserError(f"no mesh of {topology} divides BATCH_SIZE = {step.batch_size} and the model: change either")
+  return iter(sorted(found, key=lambda plan: (plan.spare < SPARE, -plan.mfu)))
+
+
+def _meshes(topology: Topology, step: Step) -> Iterator[dict[str, int]]:
+  chips, moe = math.prod(topology.shape), step.model.config.moe
+  powers = [2**i for i in range(int(math.log2(chips)) + 1)]
+  for tensor, expert, fsdp in itertools.product(powers[:5], powers if moe else [1], powers):
+    if (not moe or moe.num_experts % expert == 0) and chips % (tensor * expert * fsdp) == 0:
+      yield {"slice": topology.num_slices, "data": chips // (tensor * expert * fsdp), "fsdp": fsdp, "expert": expert,
+             "tensor": tensor}
+
+
+def describe(plan: Plan) -> str:
+  """The plan for people."""
+  gib = lambda size: f"{size / GIB:.2f}"
+  mesh = " x ".join(f"{name}={size}" for name, size in plan.mesh.items())
+  fits = f"{plan.spare:.0%} spare" if plan.spare >= SPARE else f"{plan.spare:.0%} spare: DOES NOT FIT with {SPARE:.0%}"
+  active = f", {plan.active_params:,} of them for a token" if plan.active_params < plan.params else ""
+  lines = [
+      ("on", f"{plan.topology}, {plan.devices:,} devices: mesh {mesh}, remat {plan.remat!r}"),
+      ("parameters", f"{plan.params:,}{active}"),
+      ("a step", f"{plan.tokens_per_step:,} tokens of {plan.flops_per_token / 1e9:.4g} GFLOP each (causal, counted once)"),
+      ("GiB a device", ", ".join(f"{name} {gib(size)}" for name, size in plan.memory.items())),
+      ("", f"together {gib(plan.used)} of {gib(plan.hbm)}: {fits}"),
+      ("a device's step", f"{plan.flops / 1e12:.4g} TFLOP, {plan.bytes / 1e9:.4g} GB of memory traffic"),
+      ("sent", ", ".join(f"{axes} {size / 1e9:.4g} GB" for axes, size in plan.traffic.items()) or "nothing"),
+      ("seconds", ", ".join(f"{name} {value:.3g}" for name, value in plan.seconds.items())),
+      ("a step takes", f"{plan.roofline:.3g} s by the roofline" + (
+          f", {plan.compiled:.3g} s by the compiler" if plan.compiled is not None else
+          " (all by formula: install the extra tpu for the compiler's word)")),
+      ("so", f"MFU {plan.mfu:.1%}, {plan.tokens_per_day / 1e9:.4g} billion tokens a day"),
+      *(("warning", warning) for warning in plan.warnings),
+  ]
+  if plan.advice:
+    lines.append(("change first", plan.advice))
+  return "\n".join(f"{name:<16}{text}" for name, text in lines)
+
+
+def _ranking(plans: list[Plan], topology: Topology) -> str:
+  lines = [f"{topology}, by formula; `gpt4x plan` without --search asks the compiler about one of them",
+           f"{'MFU':>6} {'spare':>6} {'step':>8}  mesh, remat"]
+  for plan in plans[:12]:
+    mesh = " ".join(f"--gin.Partitioner.{name}={size}" for name, size in plan.mesh.items() if size > 1)
+    lines.append(f"{plan.mfu:6.1%} {plan.spare:6.0%} {plan.roofline:7.3g}s  {mesh}"
+                 f" --gin.TransformerConfig.remat=\"'{plan.remat}'\"")
+  return "\n".join(lines)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gpt4x import objectives
 from gpt4x.models.language_model import Batch, LanguageModel
 from gpt4x.models.transformer_xl import Memory
 from gpt4x.training.state import TrainState
@@ -15,7 +14,8 @@ def train_step(model: LanguageModel, optimizer: optax.GradientTransformation, mi
   """One optimizer step on a batch of `decoder_*` features [B, L]; the memory moves on by L.
 
   With microbatches the rows are cut into as many groups, each with its rows of the memory, and their gradients are
-  summed: the same numbers as in one go, to rounding and but for dropout, in less memory.
+  summed: the same numbers as in one go, to rounding and but for dropout, in less memory. Only the balancing loss of a
+  mixture of experts, no sum over tokens, is then the mean of the microbatches' own.
   """
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
 
@@ -31,21 +31,22 @@ def train_step(model: LanguageModel, optimizer: optax.GradientTransformation, mi
       gradients, (sums, memory) = gradient(state.params, *microbatch)
       return jax.tree.map(jnp.add, total, (gradients, sums)), memory
 
-    zero = (jax.tree.map(jnp.zeros_like, state.params), objectives.Sums(*4 * [jnp.zeros(())]))
     inputs = (split_rows(batch, 0, microbatches), split_memory(state.memory, microbatches), jnp.arange(microbatches))
+    _, (sums, _) = jax.eval_shape(loss_fn, state.params, *jax.tree.map(lambda x: x[0], inputs))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (state.params, sums))
     (gradients, sums), memory = jax.lax.scan(accumulate, zero, inputs)
     memory = join_memory(memory)
 
   weight = jnp.maximum(sums.weight, 1.0)
   gradients = jax.tree.map(lambda gradient: gradient / weight, gradients)
   updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  params = model.balance_experts(optax.apply_updates(state.params, updates), sums.router)
   metrics = {
       "loss": sums.loss / weight,
       "z_loss": sums.z_loss / weight,
       "accuracy": sums.correct / weight,
       "gradient_norm": optax.tree.norm(gradients),
-  }
+  } | sums.router_metrics()
   return TrainState(state.step + 1, params, opt_state, memory), metrics
 
 

@@ -112,7 +112,8 @@ class Vocabulary(nn.Module):
   def embed(self, tokens: jax.Array) -> jax.Array:
     c = self.config
     if not c.is_adaptive:
-      embedded = self.table[tokens]
+      # Rows with all of D, for GSPMD would look up the whole batch's tokens on each device that has a part of it.
+      embedded = constrain(self.table, ("vocab", None))[tokens]
     else:
       embedded = 0.0
       for (low, high, _), table, projection in zip(c.clusters, self.tables, self.projections):

@@ -77,7 +77,8 @@ class MoE(nn.Module):
     if m.bias_rate:  # Decides who is chosen but not with what weight; LanguageModel.balance_experts moves it.
       ranks += jax.lax.stop_gradient(
           make("router_bias", nn.initializers.zeros, (m.num_experts,), jnp.float32, axes=(None,)))
-    _, experts = jax.lax.top_k(ranks, m.experts_per_token)
+    # Not top_k, for which GSPMD would gather all tokens on every device.
+    experts = jnp.argsort(ranks, -1, descending=True)[..., :m.experts_per_token]
     weights = jnp.take_along_axis(scores, experts, -1)
     if m.normalize_weights:
       weights /= jnp.sum(weights, -1, keepdims=True)
@@ -147,6 +148,8 @@ def mix(x: jax.Array, weights: jax.Array, experts: jax.Array, kernels: Kernels, 
 
 def _mix_shard(x, weights, experts, kernels, activation, capacity, axes) -> jax.Array:
   """`mix` of one device's rows by all devices' experts."""
+  if axes.mlp:  # Whose devices have the same tokens: here, and not later, their gradients are summed.
+    x, weights = jax.lax.pcast((x, weights), axes.mlp, to="varying")
   kernels = {name: _whole_embed(name, kernel, axes) for name, kernel in kernels.items()}
 
   def mlp(x, dot):

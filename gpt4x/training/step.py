@@ -14,8 +14,8 @@ def train_step(model: LanguageModel, optimizer: optax.GradientTransformation, mi
   """One optimizer step on a batch of `decoder_*` features [B, L]; the memory moves on by L.
 
   With microbatches the rows are cut into as many groups, each with its rows of the memory, and their gradients are
-  summed: the same numbers as in one go, to rounding and but for dropout, in less memory. Only the balancing loss of a
-  mixture of experts, no sum over tokens, is then the mean of the microbatches' own.
+  summed: the same numbers as in one go, to rounding and but for dropout, in less memory. Only a router's own losses,
+  which are means over tokens, are then means of the microbatches' own.
   """
   rng = jax.random.fold_in(jax.random.key(seed), state.step)
 

@@ -116,10 +116,23 @@ def test_muon_makes_each_layers_and_experts_matrix_orthogonal():
     np.testing.assert_allclose(updates[name], by_adamw[name], rtol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [
+_each_optimizer = pytest.mark.parametrize("optimizer", [
     optimizers.adamw(0.02), optimizers.adafactor(0.02), optimizers.adafactor(0.02, b1=0.9), optimizers.lion(0.005),
     optimizers.sgd(0.01), optimizers.muon(0.02)],
     ids=["adamw", "adafactor", "adafactor_momentum", "lion", "sgd", "muon"])
+
+
+@_each_optimizer
+def test_leaves_the_routers_biases_where_they_are(optimizer):
+  """They have no gradient; the train step moves them."""
+  params, gradient = random_tree(0, LAYERS["moe"]), random_tree(1, LAYERS["moe"])
+  gradient["router_bias"] *= 0
+  for updates in updates_of(optimizers.with_clipping(optimizer, 1.0), params, gradient, gradient):
+    np.testing.assert_array_equal(updates["router_bias"], 0)
+    assert (updates["router"] != 0).all()
+
+
+@_each_optimizer
 def test_lowers_a_quadratic(optimizer):
   params, target = random_tree(0), random_tree(1)
   loss = lambda params: 0.5 * sum(jnp.sum((a - b)**2) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(target)))

@@ -1,8 +1,21 @@
 """Losses as pure functions on logits and targets. Each is a sum with its weight: means are taken once, at the end."""
 
+import functools
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class RouterSums:
+  """Of the router of a mixture of experts, with a leading axis where layers are scanned."""
+
+  balance_loss: jax.Array  # [], times the tokens' weight, as is z_loss.
+  z_loss: jax.Array
+  load: jax.Array  # [E], choices of each expert by a token.
+  dropped: jax.Array  # [], choices that the expert had no room for.
 
 
 @flax.struct.dataclass
@@ -13,6 +26,7 @@ class Sums:
   z_loss: jax.Array
   correct: jax.Array  # Targets that were the likeliest token.
   weight: jax.Array  # Tokens.
+  router: Any = flax.struct.field(default_factory=dict)  # A tree of RouterSums; empty without mixtures of experts.
 
   def __add__(self, other: "Sums") -> "Sums":
     return jax.tree.map(jnp.add, self, other)
@@ -20,7 +34,26 @@ class Sums:
   @property
   def objective(self) -> jax.Array:
     """What is minimised, once divided by the weight."""
-    return self.loss + self.z_loss
+    return self.loss + self.z_loss + sum(jnp.sum(layer.balance_loss + layer.z_loss) for layer in self.router_layers)
+
+  @property
+  def router_layers(self) -> list[RouterSums]:
+    return jax.tree.leaves(self.router, is_leaf=lambda x: isinstance(x, RouterSums))
+
+  def router_metrics(self) -> dict[str, jax.Array]:
+    """The means of mixtures: losses summed over layers, the share of choices dropped, the largest load over the mean.
+
+    The load is that of the layer that is worst at it. Without mixtures there are no metrics.
+    """
+    layers = self.router_layers
+    if not layers:
+      return {}
+    weight = jnp.maximum(self.weight, 1.0)
+    total = lambda field: sum(jnp.sum(getattr(layer, field)) for layer in layers)
+    imbalance = [jnp.max(jnp.max(layer.load, -1) / jnp.maximum(jnp.mean(layer.load, -1), 1.0)) for layer in layers]
+    return {"router_balance_loss": total("balance_loss") / weight, "router_z_loss": total("z_loss") / weight,
+            "expert_dropped": total("dropped") / jnp.maximum(total("load"), 1.0),
+            "expert_imbalance": functools.reduce(jnp.maximum, imbalance)}
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float = 0.0) -> Sums:

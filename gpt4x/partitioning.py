@@ -15,13 +15,16 @@ import numpy as np
 from gpt4x.errors import UserError
 
 # t5x's standard logical names onto our mesh axes. Of the rules that name an axis the first whose mesh axes are still
-# free in that array wins: `embed` is sharded in parameters and, `batch` having taken `fsdp`, whole in activations.
+# free in that array wins: `embed` is split over both in parameters, over `fsdp` alone in those of experts, and, `batch`
+# having taken the two, whole in activations.
 LOGICAL_AXIS_RULES = (
-    ("batch", ("data", "fsdp")),
+    ("batch", ("data", "fsdp", "expert")),
+    ("expert", "expert"),
     ("vocab", "tensor"),
     ("mlp", "tensor"),
     ("heads", "tensor"),
     ("joined_kv", "tensor"),
+    ("embed", ("fsdp", "expert")),
     ("embed", "fsdp"),
     ("kv", None),
     ("cluster_embed", None),
@@ -34,21 +37,23 @@ LOGICAL_AXIS_RULES = (
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Partitioner:
-  """A mesh of `data x fsdp x tensor` devices and what lies where on it.
+  """A mesh of `data x fsdp x expert x tensor` devices and what lies where on it.
 
-  `data` replicates parameters and splits the batch; `fsdp` splits both; `tensor` splits heads, MLP and vocabulary.
-  One of the sizes may be -1: the devices that are left.
+  `data` replicates parameters and splits the batch; `fsdp` splits both, and so does `expert`, which gives each device
+  whole experts of a mixture; `tensor` splits heads, MLP and vocabulary. One of the sizes may be -1: the devices that
+  are left.
   """
 
   data: int = -1
   fsdp: int = 1
+  expert: int = 1
   tensor: int = 1
   num_devices: int | None = None  # Use only the first so many; None: all there are.
   rules: Sequence[tuple[str, Any]] = LOGICAL_AXIS_RULES
 
   def __post_init__(self):
     devices = jax.devices()[:self.num_devices]
-    sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+    sizes = {"data": self.data, "fsdp": self.fsdp, "expert": self.expert, "tensor": self.tensor}
     text = " x ".join(f"{name}={size}" for name, size in sizes.items())
     unknown = [name for name, size in sizes.items() if size == -1]
     if len(unknown) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
@@ -67,12 +72,12 @@ class Partitioner:
   @contextlib.contextmanager
   def activate(self):
     """Within it, the logical names of traced functions mean this mesh."""
-    with self.mesh, nn_partitioning.axis_rules(self.rules):
+    with jax.set_mesh(self.mesh), nn_partitioning.axis_rules(self.rules):
       yield
 
   @property
   def num_batch_shards(self) -> int:
-    return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+    return math.prod(self.mesh.shape[axis] for axis in ("data", "fsdp", "expert"))
 
   def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
     return PartitionSpec(*nn_partitioning.logical_to_mesh_axes(axes, self.rules))
@@ -89,11 +94,12 @@ class Partitioner:
     def one(path, param, names):
       spec = self.spec(names)
       for dim, name, mesh_axes in zip(param.shape, names, spec):
-        for mesh_axis in [mesh_axes] if isinstance(mesh_axes, str) else mesh_axes or ():
-          if dim % self.mesh.shape[mesh_axis]:
-            raise UserError(
-                f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {param.shape}: its {name} = {dim}"
-                f" does not divide over mesh axis {mesh_axis} = {self.mesh.shape[mesh_axis]}; change either")
+        mesh_axes = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+        split = {axis: self.mesh.shape[axis] for axis in mesh_axes if self.mesh.shape[axis] > 1}
+        if dim % math.prod(split.values()):
+          raise UserError(
+              f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {param.shape}: its {name} = {dim}"
+              f" does not divide over mesh axis {' x '.join(split)} = {math.prod(split.values())}; change either")
       return NamedSharding(self.mesh, spec)
 
     return jax.tree_util.tree_map_with_path(one, params, axes)
@@ -109,4 +115,4 @@ class Partitioner:
     if batch_size < 1 or batch_size % (shards * microbatches):
       raise UserError(
           f"BATCH_SIZE = {batch_size} does not divide over {microbatches} microbatch(es) x {shards} device(s) that"
-          f" split the batch (mesh data x fsdp): make it a multiple of {shards * microbatches}")
+          f" split the batch (mesh data x fsdp x expert): make it a multiple of {shards * microbatches}")

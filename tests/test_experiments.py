@@ -29,3 +29,13 @@ def test_experiment_means_what_it_meant(path):
 def test_model_has_its_published_size(name, millions):
   configuration.load([f"models/{name}.gin"], partial=True)
   assert TransformerConfig().num_params() / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_the_tiny_mixture_costs_no_more_than_the_tiny_model():
+  configuration.load(["models/tiny_moe.gin"], partial=True)
+  mixed = TransformerConfig()
+  configuration.load(["models/tiny.gin"], partial=True)
+  dense = TransformerConfig()
+  assert mixed.moe.num_experts == 8 and dense.moe is None
+  assert mixed.num_active_params() < dense.num_params() < mixed.num_params()
+  assert mixed.flops_per_token(64) < dense.flops_per_token(64)

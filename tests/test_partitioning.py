@@ -1,3 +1,4 @@
+from flax.linen.partitioning import with_sharding_constraint
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -9,10 +10,11 @@ from gpt4x.partitioning import Partitioner
 
 
 @pytest.mark.parametrize("sizes, shape", [
-    ({}, (8, 1, 1)),
-    ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 2)),
-    ({"data": 1, "fsdp": -1, "tensor": 2}, (1, 4, 2)),
-    ({"data": 1, "num_devices": 1}, (1, 1, 1)),
+    ({}, (8, 1, 1, 1)),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 1, 2)),
+    ({"data": 1, "fsdp": -1, "tensor": 2}, (1, 4, 1, 2)),
+    ({"data": -1, "expert": 2, "tensor": 2}, (2, 1, 2, 2)),
+    ({"data": 1, "num_devices": 1}, (1, 1, 1, 1)),
 ])
 def test_mesh(sizes, shape):
   assert tuple(Partitioner(**sizes).mesh.shape.values()) == shape
@@ -32,22 +34,36 @@ def test_wrong_mesh(sizes, words):
 
 def test_embed_is_sharded_in_parameters_and_whole_in_activations():
   partitioner = Partitioner(data=2, fsdp=2, tensor=2)
-  assert partitioner.spec(("embed", "mlp")) == PartitionSpec("fsdp", "tensor")
-  assert partitioner.spec(("vocab", "embed")) == PartitionSpec("tensor", "fsdp")
-  assert partitioner.spec(("batch", "length", "embed")) == PartitionSpec(("data", "fsdp"), None, None)
+  assert partitioner.spec(("embed", "mlp")) == PartitionSpec(("fsdp", "expert"), "tensor")
+  assert partitioner.spec(("vocab", "embed")) == PartitionSpec("tensor", ("fsdp", "expert"))
+  assert partitioner.spec(("expert", "embed", "mlp")) == PartitionSpec("expert", "fsdp", "tensor")
+  assert partitioner.spec(("batch", "length", "embed")) == PartitionSpec(("data", "fsdp", "expert"), None, None)
 
 
-def test_indivisible_parameter_is_named():
-  partitioner = Partitioner(data=1, fsdp=1, tensor=8)
-  with pytest.raises(UserError, match="mlp/wi .*its mlp = 12 does not divide over mesh axis tensor = 8"):
-    partitioner.param_shardings({"mlp": {"wi": jax.ShapeDtypeStruct((4, 12), jnp.float32)}},
-                                {"mlp": {"wi": PartitionSpec("embed", "mlp")}})
+def test_constraints_hold_where_the_mesh_is_active():
+  partitioner = Partitioner(data=2, fsdp=2, tensor=2)
+  with partitioner.activate():
+    whole = jax.jit(lambda x: with_sharding_constraint(x, ("batch", "mlp")))(jnp.ones((8, 8)))
+  assert whole.addressable_shards[0].data.shape == (2, 4)
+
+
+@pytest.mark.parametrize("mesh, shape, axes, words", [
+    ({"tensor": 8}, (4, 12), ("embed", "mlp"), "mlp = 12 does not divide over mesh axis tensor = 8"),
+    ({"fsdp": 4, "expert": 2}, (4, 12), ("embed", "mlp"), "embed = 4 does not divide over mesh axis fsdp x expert = 8"),
+    ({"fsdp": 2, "expert": 4}, (6, 4, 12), ("expert", "embed", "mlp"),
+     "expert = 6 does not divide over mesh axis expert = 4"),
+])
+def test_indivisible_parameter_is_named(mesh, shape, axes, words):
+  with pytest.raises(UserError, match=f"mlp/wi .*its {words}"):
+    Partitioner(data=1, **mesh).param_shardings(
+        {"mlp": {"wi": jax.ShapeDtypeStruct(shape, jnp.float32)}}, {"mlp": {"wi": PartitionSpec(*axes)}})
 
 
 @pytest.mark.parametrize("batch_size, microbatches", [(12, 1), (8, 2), (0, 1)])
 def test_indivisible_batch(batch_size, microbatches):
-  with pytest.raises(UserError, match=f"BATCH_SIZE = {batch_size} does not divide"):
-    Partitioner().check_batch(batch_size, microbatches)
+  for mesh in ({}, {"data": 2, "fsdp": 2, "expert": 2}):
+    with pytest.raises(UserError, match=f"BATCH_SIZE = {batch_size} does not divide"):
+      Partitioner(**mesh).check_batch(batch_size, microbatches)
 
 
 def test_global_array_holds_the_rows_in_order():

@@ -11,6 +11,49 @@ from gpt4x.errors import UserError
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
+class MoEConfig:
+  """A mixture of experts (arXiv:1701.06538) in place of the MLP of every `period`-th layer; see models/moe.py."""
+
+  num_experts: int
+  experts_per_token: int = 2
+  period: int = 1  # Layer i is a mixture if (i + 1) % period == 0, so the last layer may be.
+  mlp_dim: int | None = None  # Of one expert; None: TransformerConfig.mlp_dim.
+  num_shared_experts: int = 0  # Those every token meets, as one MLP of so many times the width (arXiv:2401.06066).
+
+  # Tokens that an expert takes from each row in training, in units of an even share; the others pass by it. None drops
+  # nothing, which evaluation and decoding never do: cut into other segments, a text has the same probability.
+  capacity_factor: float | None = None
+
+  # The router. Sigmoid scores each expert by itself (arXiv:2408.15664).
+  scores: Literal["softmax", "sigmoid"] = "softmax"
+  normalize_weights: bool = True  # The weights of a token's experts sum to one.
+  jitter: float = 0.0  # In training the router's input is multiplied by uniform draws from 1 -+ jitter.
+
+  # What keeps experts equally busy. Both losses are means over tokens, summed over layers.
+  balance_loss: float = 0.01  # Coefficient of arXiv:2101.03961, equation 4.
+  router_z_loss: float = 0.0  # Coefficient of log(Z)^2 (arXiv:2202.08906, equation 5).
+  bias_rate: float = 0.0  # Above 0: each expert has a bias that moves by so much a step (arXiv:2408.15664).
+
+  def __post_init__(self):
+    def require(name, holds, what):
+      if not holds:
+        raise UserError(f"MoEConfig.{name} = {getattr(self, name)!r} must be {what}")
+
+    for name in ("num_experts", "period", "mlp_dim"):
+      require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+    require("experts_per_token", 1 <= self.experts_per_token <= self.num_experts,
+            f"from 1 to num_experts = {self.num_experts}")
+    for name in ("num_shared_experts", "balance_loss", "router_z_loss", "bias_rate"):
+      require(name, getattr(self, name) >= 0, "0 or more, not negative")
+    require("capacity_factor", self.capacity_factor is None or self.capacity_factor > 0, "above 0, or None")
+    require("jitter", 0 <= self.jitter < 1, "at least 0 and below 1")
+    require("scores", self.scores in ("softmax", "sigmoid"), "softmax or sigmoid")
+    require("normalize_weights", not (self.normalize_weights and self.experts_per_token == 1),
+            "False with one expert per token: its weight would always be 1, and the router would not learn")
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
 class TransformerConfig:
   """Sizes and switches of a Transformer-XL decoder (arXiv:1901.02860).
 
@@ -47,6 +90,8 @@ class TransformerConfig:
   mlp_bias: bool = True
   dropout_rate: float = 0.0  # On embeddings, R, attention and MLP outputs and the last hidden state.
   attention_dropout_rate: float = 0.0  # On attention probabilities.
+
+  moe: MoEConfig | None = None  # None: every layer has an MLP.
 
   # Embedding and output. Cutoffs, e.g. (20_000, 60_000), select the adaptive softmax (arXiv:1609.04309), and with a
   # divisor above 1 the adaptive input embedding (arXiv:1809.10853), where cluster i has width vocab_embed_dim /
@@ -110,6 +155,14 @@ class TransformerConfig:
       raise UserError(
           f"TransformerConfig.adaptive_cutoffs = {self.adaptive_cutoffs} must rise and stay between 0 and"
           f" vocab_size = {self.vocab_size}")
+    if self.moe and self.moe.period > self.num_layers:
+      raise UserError(
+          f"MoEConfig.period = {self.moe.period} is above TransformerConfig.num_layers = {self.num_layers}, so that no"
+          " layer is a mixture: lower it, or leave TransformerConfig.moe out")
+    if self.scan_layers and self.num_layers % self.period:
+      raise UserError(
+          f"TransformerConfig.num_layers = {self.num_layers} does not divide into blocks of MoEConfig.period ="
+          f" {self.period} layers: change either, or set scan_layers = False")
     if self.vocab_embed_dim // self.adaptive_divisor ** len(self.adaptive_cutoffs) < 1:
       raise UserError(
           f"TransformerConfig.adaptive_divisor = {self.adaptive_divisor} leaves the last of"
@@ -147,6 +200,23 @@ class TransformerConfig:
     return (tied,) * len(self.clusters) if isinstance(tied, bool) else tied
 
   @property
+  def period(self) -> int:
+    """Layers after which their kinds repeat."""
+    return self.moe.period if self.moe else 1
+
+  def is_mixture(self, layer: int) -> bool:
+    return self.moe is not None and (layer + 1) % self.moe.period == 0
+
+  @property
+  def num_mixtures(self) -> int:
+    return self.num_layers // self.moe.period if self.moe else 0
+
+  @property
+  def expert_dim(self) -> int:
+    """F of one expert."""
+    return self.moe.mlp_dim or self.mlp_dim
+
+  @property
   def compute_dtype(self) -> str:
     if self.dtype != "auto":
       return self.dtype
@@ -155,15 +225,29 @@ class TransformerConfig:
 
   def num_params(self) -> int:
     """Parameters of the whole model, embeddings included."""
+    return self._num_params(self.moe.num_experts if self.moe else 0)
+
+  def num_active_params(self) -> int:
+    """Those that one token meets: of the experts of a mixture only the ones it is sent to, and the shared ones."""
+    return self._num_params(self.moe.experts_per_token if self.moe else 0)
+
+  def _num_params(self, experts: int) -> int:
     d, hk, gk, f = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim, self.mlp_dim
     norm = d * (2 if self.norm == "layer" else 1)
     relative = self.positions == "relative"
     mlp_inputs = 2 if self.activation == "swiglu" else 1
     layer = 2 * d * hk + 2 * d * gk + (d * gk if relative else 0)  # query, out; key, value; relative key
-    layer += (mlp_inputs + 1) * d * f + (mlp_inputs * f + d if self.mlp_bias else 0) + 2 * norm
+    layer += 2 * norm
+    mlp = lambda f: (mlp_inputs + 1) * d * f + (mlp_inputs * f + d if self.mlp_bias else 0)
+    mlps = (self.num_layers - self.num_mixtures) * mlp(f)
+    if self.moe:
+      mixture = experts * (mlp_inputs + 1) * d * self.expert_dim
+      mixture += (d + (self.moe.bias_rate > 0)) * self.moe.num_experts  # The router.
+      mixture += mlp(self.moe.num_shared_experts * self.expert_dim) if self.moe.num_shared_experts else 0
+      mlps += self.num_mixtures * mixture
     biases = 2 * hk * (self.num_layers if self.untie_biases else 1) if relative else 0
     final_norm = norm if self.norm_position == "pre" else 0
-    return self.num_layers * layer + biases + final_norm + self._vocabulary_params()
+    return self.num_layers * layer + mlps + biases + final_norm + self._vocabulary_params()
 
   def _vocabulary_params(self) -> int:
     tails = len(self.clusters) - 1
@@ -190,16 +274,21 @@ class TransformerConfig:
     token bears its share, M / L). A query meets M + (L + 1) / 2 keys on average, or all M + L with `causal=False`,
     which is what a dense implementation executes. Left out: lookups, norms, softmax, the projection of R (shared by
     the batch), recomputation. `training` adds the backward pass: two more of each product, but one for the
-    memory's projections when their input takes no gradient (with pre-norm it does, for the norm's scale).
+    memory's projections when their input takes no gradient (with pre-norm it does, for the norm's scale). Of a mixture
+    a token counts the router, the experts it is sent to and the shared ones.
     """
     m = self.memory_length if memory_length is None else memory_length
     d, hk, gk = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-    mlp = (3 if self.activation == "swiglu" else 2) * d * self.mlp_dim
+    matrices = (3 if self.activation == "swiglu" else 2) * d
+    mlps = (self.num_layers - self.num_mixtures) * matrices * self.mlp_dim
+    if self.moe:
+      active = (self.moe.experts_per_token + self.moe.num_shared_experts) * matrices * self.expert_dim
+      mlps += self.num_mixtures * (active + d * self.moe.num_experts)
     keys = m + (segment_length + 1) / 2 if causal else m + segment_length
     if causal and self.same_length and m:
       keys = m
     scores = (3 if self.positions == "relative" else 2) * hk * keys
-    segment = self.num_layers * (2 * d * hk + 2 * d * gk + mlp + scores)
+    segment = self.num_layers * (2 * d * hk + 2 * d * gk + scores) + mlps
     memory = self.num_layers * 2 * d * gk * m / segment_length
     # Every cluster is computed for every token.
     segment += sum(self._projection_products) + self._table_params + (len(self.clusters) - 1) * self.vocab_embed_dim

@@ -3,6 +3,7 @@
 from typing import Any, Mapping
 
 import flax.core
+from flax import traverse_util
 from flax.linen import partitioning as nn_partitioning
 import gin
 import jax
@@ -56,12 +57,17 @@ class LanguageModel:
   def logits(self, params: Params, tokens: jax.Array, memory: Memory, segment_ids: jax.Array | None = None,
              prefix: jax.Array | None = None, window: int | None = None, dropout_rng: jax.Array | None = None):
     """Float32 logits [B, L, V] of the token after each of tokens [B, L], and the new memory."""
+    return self._forward(params, tokens, memory, segment_ids, prefix, window, dropout_rng)[0]
+
+  def _forward(self, params, tokens, memory, segment_ids, prefix, window, dropout_rng):
+    """(logits, new memory), and the RouterSums at the paths of their layers; none without mixtures of experts."""
     def forward(module):
       hidden, new_memory = module(tokens, memory, segment_ids, prefix, window, deterministic=dropout_rng is None)
       return module.logits(hidden), new_memory
 
     rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
-    return self.module.apply({"params": params}, method=forward, rngs=rngs)
+    outputs, collected = self.module.apply({"params": params}, method=forward, rngs=rngs, mutable=["router"])
+    return outputs, collected.get("router", {})
 
   def log_probs(self, params: Params, tokens: jax.Array, memory: Memory | None = None,
                 segment_ids: jax.Array | None = None) -> tuple[jax.Array, Memory]:
@@ -74,12 +80,29 @@ class LanguageModel:
   def loss(self, params: Params, batch: Batch, memory: Memory,
            dropout_rng: jax.Array | None = None) -> tuple[objectives.Sums, Memory]:
     """Sums over a batch of `decoder_*` features [B, L], and the new memory; dropout if there is a key for it."""
-    logits, memory = self.logits(
+    (logits, memory), router = self._forward(
         params, batch["decoder_input_tokens"], memory, batch["decoder_segment_ids"],
-        batch.get("decoder_causal_attention"), dropout_rng=dropout_rng)
+        batch.get("decoder_causal_attention"), None, dropout_rng)
     sums = objectives.cross_entropy(
         logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss)
-    return sums, memory
+    weigh = lambda layer: layer.replace(
+        balance_loss=layer.balance_loss * sums.weight, z_loss=layer.z_loss * sums.weight)
+    return sums.replace(router=jax.tree.map(weigh, router, is_leaf=lambda x: isinstance(x, objectives.RouterSums))), memory
+
+  def balance_experts(self, params: Params, router: Any) -> Params:
+    """Moves the bias of each expert by `MoEConfig.bias_rate`, up if it had less than an even share of the load.
+
+    That is the balancing without a loss of arXiv:2408.15664. The biases are parameters without a gradient, which
+    optimizers leave where they are; `router` is that of the Sums of a whole step.
+    """
+    moe = self.config.moe
+    if not (moe and moe.bias_rate):
+      return params
+    params = traverse_util.flatten_dict(params)
+    for (*layer, _), sums in traverse_util.flatten_dict(router).items():
+      missing = jnp.mean(sums.load, -1, keepdims=True) - sums.load
+      params[(*layer, "router_bias")] += moe.bias_rate * jnp.sign(missing)
+    return traverse_util.unflatten_dict(params)
 
   def prefill(self, params: Params, tokens: jax.Array, segment_ids: jax.Array, memory: Memory,
               prefix: jax.Array | None = None) -> tuple[jax.Array, Memory]:

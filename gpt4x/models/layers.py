@@ -12,8 +12,15 @@ from gpt4x.models.config import TransformerConfig
 constrain = nn_partitioning.with_sharding_constraint
 
 
-def kernel_init(in_axis=0, out_axis=-1, scale: float = 1.0):
-  return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal", in_axis, out_axis)
+def kernel_init(in_axis=0, out_axis=-1, scale: float = 1.0, batch_axis=()):
+  return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis)
+
+
+def activate(activation: str, hidden: jax.Array, gate: jax.Array | None) -> jax.Array:
+  """The MLP's nonlinearity; SwiGLU is silu(x W_gate) * (x W_in) (arXiv:2002.05202), the others have no gate."""
+  if activation == "swiglu":
+    return nn.silu(gate) * hidden
+  return nn.relu(hidden) if activation == "relu" else nn.gelu(hidden)
 
 
 def residual_scale(config: TransformerConfig) -> float:
@@ -46,9 +53,10 @@ class Norm(nn.Module):
 
 
 class MLP(nn.Module):
-  """[B, L, D] -> [B, L, F] -> [B, L, D]; SwiGLU is silu(x W_gate) * (x W_in) (arXiv:2002.05202)."""
+  """[B, L, D] -> [B, L, F] -> [B, L, D]."""
 
   config: TransformerConfig
+  mlp_dim: int | None = None  # None: the configuration's.
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -58,12 +66,10 @@ class MLP(nn.Module):
       y = x @ param(self, name, kernel_init(scale=scale), (x.shape[-1], features), axes)
       return y + param(self, f"{name}_bias", nn.initializers.zeros, (features,), axes[1:]) if c.mlp_bias else y
 
-    hidden = project("wi", x, c.mlp_dim, ("embed", "mlp"))
-    if c.activation == "swiglu":
-      hidden = nn.silu(project("wi_gate", x, c.mlp_dim, ("embed", "mlp"))) * hidden
-    else:
-      hidden = nn.relu(hidden) if c.activation == "relu" else nn.gelu(hidden)
-    hidden = constrain(hidden, ("batch", "length", "mlp"))
+    features = self.mlp_dim or c.mlp_dim
+    hidden = project("wi", x, features, ("embed", "mlp"))
+    gate = project("wi_gate", x, features, ("embed", "mlp")) if c.activation == "swiglu" else None
+    hidden = constrain(activate(c.activation, hidden, gate), ("batch", "length", "mlp"))
     return project("wo", hidden, c.embed_dim, ("mlp", "embed"), residual_scale(c))
 
 
@@ -110,7 +116,9 @@ class Vocabulary(nn.Module):
     c = self.config
 
     def rows(i, ids):
-      return self.tables[i][ids] @ self.projections[i] if c.has_projections else self.tables[i][ids]
+      # Rows with all of D, for GSPMD would look up the whole batch's tokens on each device that has a part of it.
+      found = constrain(self.tables[i], ("vocab", None))[ids]
+      return found @ self.projections[i] if c.has_projections else found
 
     if len(c.tables) == 1:
       embedded = rows(0, tokens)

@@ -1,6 +1,7 @@
 """The Transformer-XL stack (arXiv:1901.02860): layers scanned over their parameters and over the memory."""
 
-from typing import Any
+import functools
+from typing import Any, Sequence
 
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
@@ -12,6 +13,7 @@ from gpt4x.models import attention
 from gpt4x.models.attention import KeyValues, RingKeyValues
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.layers import MLP, Norm, Vocabulary, constrain
+from gpt4x.models.moe import MoE
 
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -52,8 +54,8 @@ class Shared:
   mask: jax.Array | None = None  # [B, L, T], or [B, W] by slot when decoding.
   biases: tuple[jax.Array, jax.Array] | None = None  # u and v, [H, K].
   relative: jax.Array | None = None  # R, [S, D].
+  real: jax.Array | None = None  # [B, L], False for padding.
   index: jax.Array | None = None
-  empty: jax.Array | None = None  # [B, L, 1], positions to be zero in every layer (config.empty_memory).
   deterministic: bool = flax.struct.field(pytree_node=False, default=True)
 
 
@@ -61,10 +63,15 @@ class Layer(nn.Module):
   """Attention and MLP, each with its norm and residual. Every method maps (x, memory, shared) -> (x, memory)."""
 
   config: TransformerConfig
+  mixture: bool = False  # Of experts, in place of the MLP.
 
   def setup(self):
     self.attention_norm, self.mlp_norm = Norm(self.config), Norm(self.config)
-    self.attention, self.mlp = attention.Attention(self.config), MLP(self.config)
+    self.attention = attention.Attention(self.config)
+    if self.mixture:
+      self.moe = MoE(self.config)
+    else:
+      self.mlp = MLP(self.config)
     self.dropout = nn.Dropout(self.config.dropout_rate)
 
   @property
@@ -76,8 +83,8 @@ class Layer(nn.Module):
     def attend(normed, past):
       return self.attention(normed, past, shared.mask, shared.relative, shared.biases, shared.deterministic)
 
-    if shared.empty is not None:
-      x = jnp.where(shared.empty, 0, x)
+    if self.config.empty_memory == "zeros":
+      x = jnp.where(shared.real[..., None], x, 0)
     length = (memory.keys if isinstance(memory, KeyValues) else memory).shape[1]
     latest = lambda past: past[:, past.shape[1] - length:]
     normed = self.attention_norm(x) if self.pre else x
@@ -87,26 +94,56 @@ class Layer(nn.Module):
     else:
       new_memory = latest(jnp.concatenate([memory, x], 1))
       attended, _ = attend(normed, self.attention_norm(memory) if self.pre else memory)
-    return self.finish(x, attended, shared.deterministic), new_memory
+    return self.finish(x, attended, shared), new_memory
 
   def step(self, x: jax.Array, memory: RingKeyValues, shared: Shared):
     """The same for one token [B, 1, D] and a ring of keys and values."""
     normed = self.attention_norm(x) if self.pre else x
     attended, memory = self.attention.step(normed, memory, shared.mask, shared.index, shared.biases)
-    return self.finish(x, attended, True), memory
+    return self.finish(x, attended, shared), memory
 
   def ring(self, x: jax.Array, memory: KeyValues, shared: Shared):
     return x, self.attention.ring(memory)
 
-  def finish(self, x: jax.Array, attended: jax.Array, deterministic: bool) -> jax.Array:
-    x = x + self.dropout(attended, deterministic=deterministic)
+  def finish(self, x: jax.Array, attended: jax.Array, shared: Shared) -> jax.Array:
+    x = x + self.dropout(attended, deterministic=shared.deterministic)
     if not self.pre:
       x = self.attention_norm(x)
     x = constrain(x, ("batch", "length", "embed"))
-    x = x + self.dropout(self.mlp(self.mlp_norm(x) if self.pre else x), deterministic=deterministic)
+    normed = self.mlp_norm(x) if self.pre else x
+    hidden = self.moe(normed, shared.real, shared.deterministic) if self.mixture else self.mlp(normed)
+    x = x + self.dropout(hidden, deterministic=shared.deterministic)
     if not self.pre:
       x = self.mlp_norm(x)
     return constrain(x, ("batch", "length", "embed"))
+
+
+class Block(nn.Module):
+  """The layers after which their kinds repeat, with the methods of one; the memory has a leading axis for them."""
+
+  config: TransformerConfig
+  layer: type[Layer]
+
+  def setup(self):
+    self.layers = [self.layer(self.config, self.config.is_mixture(i)) for i in range(self.config.period)]
+
+  def __call__(self, x: jax.Array, memory: Any, shared: Shared):
+    return run_layers(self.layers, "__call__", x, memory, shared)
+
+  def step(self, x: jax.Array, memory: Any, shared: Shared):
+    return run_layers(self.layers, "step", x, memory, shared)
+
+  def ring(self, x: jax.Array, memory: Any, shared: Shared):
+    return run_layers(self.layers, "ring", x, memory, shared)
+
+
+def run_layers(layers: Sequence[Layer], method: str, x: jax.Array, memory: Any, shared: Shared):
+  """Applies a method of each layer in turn; memory's leaves have a leading axis for them."""
+  memories = []
+  for i, layer in enumerate(layers):
+    x, new = getattr(layer, method)(x, jax.tree.map(lambda leaf: leaf[i], memory), shared)
+    memories.append(new)
+  return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
 
 
 class TransformerXL(nn.Module):
@@ -127,12 +164,13 @@ class TransformerXL(nn.Module):
       layer = nn_partitioning.remat(layer, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan_layers,
                                     methods=["__call__"])
     if c.scan_layers:
-      layer = nn_partitioning.scan_with_axes(
-          layer, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True},
-          in_axes=(0, nn.broadcast), length=c.num_layers, axis_name="layers", methods=["__call__", "step", "ring"])
-      self.layers = layer(c)
+      scan = functools.partial(
+          nn_partitioning.scan_with_axes, variable_axes={"params": 0, "router": 0},
+          split_rngs={"params": True, "dropout": True}, in_axes=(0, nn.broadcast), length=c.num_layers // c.period,
+          axis_name="layers", methods=["__call__", "step", "ring"])
+      self.layers = scan(layer)(c, c.is_mixture(0)) if c.period == 1 else scan(Block)(c, layer)
     else:
-      self.layers = [layer(c) for _ in range(c.num_layers)]
+      self.layers = [layer(c, c.is_mixture(i)) for i in range(c.num_layers)]
 
   def __call__(self, tokens: jax.Array, memory: Memory, segment_ids: jax.Array | None = None,
                prefix: jax.Array | None = None, window: int | None = None, deterministic: bool = True):
@@ -162,8 +200,8 @@ class TransformerXL(nn.Module):
       relative = attention.relative_positions(c, jnp.arange(total - 1, total - 1 - columns, -1))
       relative = self.dropout(relative.astype(c.compute_dtype), deterministic=deterministic)
     mask = attention.attention_mask(*map(self.attended, (segment_ids, key_segments)), window, prefix)
-    empty = (segment_ids == 0)[..., None] if c.empty_memory == "zeros" else None
-    shared = Shared(mask=mask, relative=relative, biases=self.shared_biases(), empty=empty, deterministic=deterministic)
+    shared = Shared(mask=mask, relative=relative, biases=self.shared_biases(), real=segment_ids > 0,
+                    deterministic=deterministic)
     x = self.dropout(self.vocabulary.embed(tokens), deterministic=deterministic)
     x, layers = self.run("__call__", x, memory.layers, shared)
     memory = Memory(jax.lax.stop_gradient(layers), key_segments[:, total - memory.length:])
@@ -173,7 +211,8 @@ class TransformerXL(nn.Module):
     """Decodes one position: tokens and segment_ids [B] -> hidden [B, 1, D] and the cache one position on."""
     window = cache.segment_ids.shape[1]
     slots = cache.segment_ids.at[:, cache.index % window].set(segment_ids)
-    shared = Shared(mask=self.attended(slots) == segment_ids[:, None], biases=self.shared_biases(), index=cache.index)
+    shared = Shared(mask=self.attended(slots) == segment_ids[:, None], biases=self.shared_biases(), index=cache.index,
+                    real=segment_ids[:, None] > 0)
     x, layers = self.run("step", self.vocabulary.embed(tokens[:, None]), cache.layers, shared)
     return self.last(x, True), Cache(layers, slots, cache.index + 1)
 
@@ -188,13 +227,14 @@ class TransformerXL(nn.Module):
 
   def run(self, method: str, x: jax.Array, memory: Any, shared: Shared):
     """Applies a method of every layer in turn; memory's leaves have a leading axis N."""
-    if self.config.scan_layers:
+    if not self.config.scan_layers:
+      return run_layers(self.layers, method, x, memory, shared)
+    n, period = self.config.num_layers, self.config.period
+    if period == 1:
       return getattr(self.layers, method)(x, memory, shared)
-    memories = []
-    for i, layer in enumerate(self.layers):
-      x, new = getattr(layer, method)(x, jax.tree.map(lambda leaf: leaf[i], memory), shared)
-      memories.append(new)
-    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
+    blocks = jax.tree.map(lambda leaf: leaf.reshape(n // period, period, *leaf.shape[1:]), memory)
+    x, blocks = getattr(self.layers, method)(x, blocks, shared)
+    return x, jax.tree.map(lambda leaf: leaf.reshape(n, *leaf.shape[2:]), blocks)
 
   def attended(self, segment_ids: jax.Array) -> jax.Array:
     """The document that attends to each position: to zeros in empty ones, if the configuration says so, the first."""

@@ -18,14 +18,14 @@ def train_step(model: LanguageModel, optimizer: optax.GradientTransformation, mi
   rng = jax.random.fold_in(run_keys(seed)[1], state.step)
   gradients, sums, memory = mean_gradients(model, microbatches, state.params, batch, state.memory, rng)
   updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
+  params = model.balance_experts(optax.apply_updates(state.params, updates), sums.router)
   weight = jnp.maximum(sums.weight, 1.0)
   metrics = {
       "loss": sums.loss / weight,
       "z_loss": sums.z_loss / weight,
       "accuracy": sums.correct / weight,
       "gradient_norm": optax.tree.norm(gradients),
-  }
+  } | sums.router_metrics()
   return TrainState(state.step + 1, params, opt_state, memory), metrics
 
 
@@ -34,7 +34,8 @@ def mean_gradients(model: LanguageModel, microbatches: int, params: Any, batch: 
   """The gradient of the mean objective over a batch, the sums behind it, and the memory L positions on.
 
   With microbatches the rows are cut into as many groups, each with its rows of the memory, and their gradients are
-  summed: the same numbers as in one go, to rounding and but for dropout, in less memory.
+  summed: the same numbers as in one go, to rounding and but for dropout, in less memory. Only a router's own losses,
+  which are means over tokens, are then means of the microbatches' own.
   """
   def loss_fn(params, rows, memory, rng):
     sums, memory = model.loss(params, rows, memory, dropout_rng=rng)
@@ -48,9 +49,10 @@ def mean_gradients(model: LanguageModel, microbatches: int, params: Any, batch: 
       gradients, (sums, memory) = gradient(params, *microbatch)
       return jax.tree.map(jnp.add, total, (gradients, sums)), memory
 
-    zero = (jax.tree.map(jnp.zeros_like, params), objectives.Sums(*4 * [jnp.zeros(())]))
     inputs = (split_rows(batch, 0, microbatches), split_memory(memory, microbatches),
               jax.random.split(dropout_rng, microbatches))
+    _, (sums, _) = jax.eval_shape(loss_fn, params, *jax.tree.map(lambda x: x[0], inputs))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params, sums))
     (gradients, sums), memory = jax.lax.scan(accumulate, zero, inputs)
     memory = join_memory(memory)
   weight = jnp.maximum(sums.weight, 1.0)

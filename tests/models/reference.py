@@ -5,6 +5,8 @@ table of booleans, and no code is shared with gpt4x.models. It knows no dropout 
 by finite differences, which float64 makes sharp.
 """
 
+import dataclasses
+
 import numpy as np
 
 
@@ -53,13 +55,14 @@ def log_probs(params, config, tokens, segment_ids=None, memory=None, memory_leng
     biases = layer["attention"] if config.untie_biases else params
     attend = lambda queries, keys: _attention(
         layer["attention"], biases, config, queries, keys, query_position, key_position, mask)
+    feed_forward = lambda x: mixture(layer["moe"], config, x)[0] if "moe" in layer else _mlp(layer["mlp"], config, x)
     if config.norm_position == "post":
       x = _norm(layer["attention_norm"], config, x + attend(x, context))
-      x = _norm(layer["mlp_norm"], config, x + _mlp(layer["mlp"], config, x))
+      x = _norm(layer["mlp_norm"], config, x + feed_forward(x))
     else:
       normed = _norm(layer["attention_norm"], config, context)
       x = x + attend(normed[:, memory_length:], normed)
-      x = x + _mlp(layer["mlp"], config, _norm(layer["mlp_norm"], config, x))
+      x = x + feed_forward(_norm(layer["mlp_norm"], config, x))
   if config.norm_position == "pre":
     x = _norm(params["final_norm"], config, x)
   return output_log_probs(params["vocabulary"], config, x), (np.stack(new_hidden), true_ids[:, length:])
@@ -148,6 +151,46 @@ def _mlp(mlp, config, x):
   return hidden @ _f64(mlp["wo"]) + bias("wo_bias")
 
 
+def mixture(layer, config, x, segment_ids=None, capacity=None):
+  """A mixture of experts, a token and an expert at a time; padding, where segment_ids is 0, goes to none.
+
+  Returns:
+    The output [B, L, D] and what the router did: the balancing loss and z-loss (their coefficients included), how often
+    each expert was chosen, and how often by a token that it had no room for.
+  """
+  moe = config.moe
+  rows, length, _ = x.shape
+  logits = x @ _f64(layer["router"])
+  scores = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True) if moe.scores == "softmax" else 1 / (1 + np.exp(-logits))
+  ranks = scores + (_f64(layer["router_bias"]) if moe.bias_rate else 0)
+  experts_config = dataclasses.replace(config, mlp_bias=False)
+  output, load, dropped, tokens = np.zeros(x.shape), np.zeros(moe.num_experts, int), 0, []
+  for row in range(rows):
+    taken = np.zeros(moe.num_experts, int)
+    for choice in range(moe.experts_per_token):
+      for position in range(length):
+        if segment_ids is not None and segment_ids[row, position] == 0:
+          continue
+        score = scores[row, position]
+        chosen = np.argsort(-ranks[row, position], kind="stable")[:moe.experts_per_token]
+        expert = chosen[choice]
+        load[expert] += 1
+        tokens += [(row, position)] if choice == 0 else []
+        if capacity is not None and taken[expert] == capacity:
+          dropped += 1
+          continue
+        taken[expert] += 1
+        weight = score[expert] / (score[chosen].sum() if moe.normalize_weights else 1)
+        mlp = {name: layer[name][expert] for name in ("wi", "wi_gate", "wo") if name in layer}
+        output[row, position] += weight * _mlp(mlp, experts_config, x[row, position])
+  if moe.num_shared_experts:
+    output += _mlp(layer["shared"], config, x)
+  probabilities = np.mean([scores[token] / scores[token].sum() for token in tokens], axis=0)
+  balance_loss = moe.balance_loss * moe.num_experts * np.sum(load / load.sum() * probabilities)
+  z_loss = moe.router_z_loss * np.mean([np.log(np.exp(logits[token]).sum()) ** 2 for token in tokens])
+  return output, dict(balance_loss=balance_loss, z_loss=z_loss, load=load, dropped=dropped)
+
+
 def _norm(norm, config, x):
   if config.norm == "rms":
     return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config.norm_epsilon) * _f64(norm["scale"])
@@ -219,8 +262,13 @@ def _log_softmax(logits):
 def _layer_params(params, index):
   if "layers" not in params:
     return params[f"layers_{index}"]
-  pick = lambda node: {key: pick(value) for key, value in node.items()} if isinstance(node, dict) else node[index]
-  return pick(params["layers"])
+  layers, period = params["layers"], 1
+  if "layers_0" in layers:  # Blocks of several layers are stacked.
+    period = len(layers)
+    layers = layers[f"layers_{index % period}"]
+  pick = lambda node: (
+      {key: pick(value) for key, value in node.items()} if isinstance(node, dict) else node[index // period])
+  return pick(layers)
 
 
 def _f64(array):

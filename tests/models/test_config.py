@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from gpt4x.errors import UserError
-from gpt4x.models.config import TransformerConfig
+from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
 _SIZES = dict(vocab_size=20, num_layers=2, embed_dim=8, num_heads=2, mlp_dim=16)
@@ -50,6 +50,47 @@ def test_a_wrong_value_is_one_line(changes, words):
   assert not from_gin or "In call to configurable" in from_gin[0]
   for word in words:
     assert word in message
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(num_experts=0), ["num_experts = 0", "at least 1"]),
+    (dict(experts_per_token=5), ["experts_per_token = 5", "num_experts = 4"]),
+    (dict(experts_per_token=0), ["experts_per_token = 0", "from 1"]),
+    (dict(experts_per_token=1), ["normalize_weights = True", "False"]),
+    (dict(period=0), ["period = 0", "at least 1"]),
+    (dict(period=3), ["period = 3", "num_layers = 2"]),
+    (dict(mlp_dim=0), ["mlp_dim = 0", "at least 1"]),
+    (dict(num_shared_experts=-1), ["num_shared_experts = -1", "negative"]),
+    (dict(capacity_factor=0.0), ["capacity_factor = 0.0", "None"]),
+    (dict(scores="tanh"), ["scores = 'tanh'", "softmax or sigmoid"]),
+    (dict(jitter=1.0), ["jitter = 1.0", "below 1"]),
+    (dict(bias_rate=-0.1), ["bias_rate = -0.1", "negative"]),
+])
+def test_a_wrong_value_of_a_mixture_is_one_line(changes, words):
+  with pytest.raises(UserError) as error:
+    TransformerConfig(**_SIZES, moe=MoEConfig(**{"num_experts": 4, **changes}))
+  for word in words:
+    assert word in str(error.value).splitlines()[0]
+
+
+def test_blocks_must_divide_the_layers_only_where_they_are_scanned():
+  sizes = {**_SIZES, "num_layers": 5, "moe": MoEConfig(num_experts=4, period=2)}
+  with pytest.raises(UserError, match="num_layers = 5 does not divide into blocks of MoEConfig.period = 2"):
+    TransformerConfig(**sizes)
+  assert TransformerConfig(**sizes, scan_layers=False).num_mixtures == 2
+
+
+def test_counts_of_a_mixture_by_hand():
+  dense = TransformerConfig(**_SIZES)
+  mixed = TransformerConfig(**_SIZES, moe=MoEConfig(num_experts=4, period=2, mlp_dim=5, num_shared_experts=3))
+  expert = 2 * 8 * 5
+  shared = 2 * 8 * 15 + 15 + 8
+  extra = 8 * 4 + shared - (2 * 8 * 16 + 16 + 8)  # The router and what all tokens share, less the MLP.
+  assert mixed.num_params() - dense.num_params() == 4 * expert + extra
+  assert mixed.num_active_params() - dense.num_params() == 2 * expert + extra
+  assert dense.num_active_params() == dense.num_params()
+  products = (2 + 3) * expert + 8 * 4 - 2 * 8 * 16
+  assert mixed.flops_per_token(4, 6) - dense.flops_per_token(4, 6) == 2 * products
 
 
 def test_defaults_follow():

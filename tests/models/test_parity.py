@@ -171,7 +171,7 @@ def test_gradients(style):
                                  err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("style", ["paper", "modern", "zeros"])
+@pytest.mark.parametrize("style", ["paper", "modern", "zeros", "mixture"])
 def test_memory_of_keys_and_values(style):
   model = tiny.make(**STYLES[style], memory_length=7)
   tokens, segment_ids = tiny.random_tokens(model.config, 4 * LENGTH), tiny.random_documents(4 * LENGTH)
@@ -184,7 +184,7 @@ def test_memory_of_keys_and_values(style):
     _assert_close(log_probs, expected, segment_ids[now])
 
 
-@pytest.mark.parametrize("style", ["paper", "modern", "zeros"])
+@pytest.mark.parametrize("style", ["paper", "modern", "zeros", "mixture"])
 def test_decoding(style):
   """A prompt and then one token a step, far beyond the window, equal segments of one token of the same window."""
   window = 6

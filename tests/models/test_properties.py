@@ -25,7 +25,7 @@ def _in_segments(model, tokens, segment_ids, length=LENGTH):
   return np.concatenate(parts, axis=1), memory
 
 
-@_styles(["paper", "modern", "same_length"])
+@_styles(["paper", "modern", "same_length", "mixture"])
 def test_one_long_segment_equals_four_short_ones(style):
   model = tiny.make(**STYLES[style], memory_length=_MEMORY)
   tokens, segment_ids = tiny.random_tokens(model.config, 4 * LENGTH), tiny.random_documents(4 * LENGTH)
@@ -37,7 +37,7 @@ def test_one_long_segment_equals_four_short_ones(style):
   np.testing.assert_allclose(short_memory.layers, long_memory.layers, **_TOLERANCE)
 
 
-@_styles(["paper", "modern", "same_length"])
+@_styles(["paper", "modern", "same_length", "mixture"])
 def test_a_packed_row_equals_its_documents_apart(style):
   """In a long row and in segments with memory; in the memory left behind too."""
   model = tiny.make(**STYLES[style], memory_length=_MEMORY)

@@ -7,7 +7,7 @@ from typing import Any, Callable
 import jax
 import numpy as np
 
-from gpt4x.models.config import TransformerConfig
+from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
 ROWS, LENGTH = 3, 5
@@ -29,6 +29,8 @@ STYLES = {
                              tie_embeddings=False, positions="rotary", activation="gelu"),
     "zeros": dict(empty_memory="zeros", same_length=True, untie_biases=True, adaptive_cutoffs=(3, 7),
                   adaptive_divisor=2, tie_projections=(False, True, True), output_bias=True),
+    "mixture": dict(moe=MoEConfig(num_experts=5, mlp_dim=9, period=2, num_shared_experts=1), num_layers=4,
+                    activation="swiglu", remat="full"),
 }
 
 # Compilation is most of the time of these tests, and code this small runs no faster optimized.

@@ -9,7 +9,7 @@ import pytest
 
 from gpt4x.training import optimizers
 
-N, D, H, K, F, V = 3, 8, 2, 4, 16, 12
+N, D, H, K, F, V, E = 3, 8, 2, 4, 16, 12, 5
 SHAPES = {  # The leaves of a model with scanned layers, and whether weight decay falls on them.
     "embedding": {"table": ((V, D), True)},
     "decoder": {
@@ -20,6 +20,8 @@ SHAPES = {  # The leaves of a model with scanned layers, and whether weight deca
             "attention_norm": {"scale": ((N, D), False), "bias": ((N, D), False)},
             "mlp": {"wi": ((N, D, F), True), "wo": ((N, F, D), True), "wi_bias": ((N, F), False),
                     "wi_gate_bias": ((N, F), False)},
+            "moe": {"wi": ((N, E, D, F), True), "wo": ((N, E, F, D), True), "router": ((N, D, E), True),
+                    "router_bias": ((N, E), False)},
         },
     },
     "output": {"kernel_1": ((V, D), True), "projection_1": ((D, D), True), "bias": ((V,), False),
@@ -96,26 +98,41 @@ def test_adafactor_against_numpy():
   np.testing.assert_allclose(updates["wi"], expected, rtol=1e-3, atol=1e-6)
 
 
-def test_muon_makes_each_layers_matrix_orthogonal():
-  shapes = SOME | {"out": LAYERS["attention"]["out"], "wo": LAYERS["mlp"]["wo"]}
+def test_muon_makes_each_layers_and_experts_matrix_orthogonal():
+  shapes = SOME | {"out": LAYERS["attention"]["out"], "wo": LAYERS["mlp"]["wo"], "wi": LAYERS["moe"]["wi"],
+                   "router": LAYERS["moe"]["router"]}
   params, gradient = random_tree(0, shapes), random_tree(1, shapes)
   (updates,) = updates_of(optimizers.muon(1.0, weight_decay=0.0), params, gradient)
-  for name, inputs in (("query", D), ("out", H * K), ("wo", F)):
-    matrices, gradients = (np.asarray(tree[name]).reshape(N, inputs, -1) for tree in (updates, gradient))
+  for name, inputs in (("query", D), ("out", H * K), ("wo", F), ("wi", D)):
+    matrices, gradients = (
+        np.asarray(tree[name]).reshape(N * E if name == "wi" else N, inputs, -1) for tree in (updates, gradient))
     for matrix, of in zip(matrices / (0.2 * np.sqrt(max(matrices.shape[1:]))), gradients):
       values = np.linalg.svd(matrix, compute_uv=False)
       assert 0.5 < values.min() and values.max() < 1.4  # As near to 1 as five Newton-Schulz steps come.
       left, _, right = np.linalg.svd(of, full_matrices=False)
       assert np.sum(matrix * -(left @ right)) > 0.8 * min(matrix.shape)
   (by_adamw,) = updates_of(optimizers.adamw(1.0, weight_decay=0.0), params, gradient)
-  for name in ("table", "wi_bias"):
+  for name in ("table", "wi_bias", "router"):
     np.testing.assert_allclose(updates[name], by_adamw[name], rtol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [
+_each_optimizer = pytest.mark.parametrize("optimizer", [
     optimizers.adamw(0.02), optimizers.adafactor(0.02), optimizers.adafactor(0.02, b1=0.9), optimizers.lion(0.005),
     optimizers.sgd(0.01), optimizers.muon(0.02)],
     ids=["adamw", "adafactor", "adafactor_momentum", "lion", "sgd", "muon"])
+
+
+@_each_optimizer
+def test_leaves_the_routers_biases_where_they_are(optimizer):
+  """They have no gradient; the train step moves them."""
+  params, gradient = random_tree(0, LAYERS["moe"]), random_tree(1, LAYERS["moe"])
+  gradient["router_bias"] *= 0
+  for updates in updates_of(optimizers.with_clipping(optimizer, 1.0), params, gradient, gradient):
+    np.testing.assert_array_equal(updates["router_bias"], 0)
+    assert (updates["router"] != 0).all()
+
+
+@_each_optimizer
 def test_lowers_a_quadratic(optimizer):
   params, target = random_tree(0), random_tree(1)
   loss = lambda params: 0.5 * sum(jnp.sum((a - b)**2) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(target)))

@@ -1,0 +1,227 @@
+"""Mixture of experts: a router sends each token to k of E MLPs (arXiv:1701.06538), which may lie on several devices.
+
+There are two ways to bring tokens and experts together, with the same numbers as long as nothing is dropped.
+
+With a capacity each expert takes, of every row of the batch, the first C tokens that choose it, all first choices ahead
+of all second ones; a token without room passes by on the residual. All-to-all takes tokens to the devices of their
+experts and back. Rows are apart, so what is dropped depends neither on the mesh nor on microbatches.
+
+Dropless, tokens are sorted by expert and multiplied by `jax.lax.ragged_dot`. With the experts on P devices, each
+gathers the tokens of all P and sums up what its own experts make of them: P / k times the traffic of all-to-all and
+rows for P times its own choices, for any of them may be its experts'. That suits a small P, evaluation and decoding.
+"""
+
+import functools
+import math
+from typing import Callable, NamedTuple
+
+import flax.linen as nn
+from flax.linen import partitioning as nn_partitioning
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from gpt4x.models.config import TransformerConfig
+from gpt4x.models.layers import MLP, activate, kernel_init, param, residual_scale
+from gpt4x.objectives import RouterSums
+
+KERNEL_AXES = {"wi": ("expert", "embed", "mlp"), "wi_gate": ("expert", "embed", "mlp"), "wo": ("expert", "mlp", "embed")}
+
+Kernels = dict[str, jax.Array]
+
+
+class MoE(nn.Module):
+  """[B, L, D] -> [B, L, D] by the k experts that each token is sent to, and the shared ones. Experts have no biases.
+
+  Collects RouterSums, if the collection "router" is mutable, at the path of its parameters.
+  """
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array, real: jax.Array, deterministic: bool) -> jax.Array:
+    """Applies the mixture.
+
+    Args:
+      x: [B, L, D].
+      real: [B, L], False for padding, which no expert sees and no sum counts.
+      deterministic: neither jitter nor a capacity.
+    """
+    c, m = self.config, self.config.moe
+    shape, init = (m.num_experts, c.embed_dim, c.expert_dim), functools.partial(kernel_init, 1, 2, batch_axis=0)
+    names = ("wi", "wi_gate") if c.activation == "swiglu" else ("wi",)
+    kernels = {name: param(self, name, init(), shape, KERNEL_AXES[name]) for name in names}
+    kernels["wo"] = param(self, "wo", init(residual_scale(c)), (shape[0], shape[2], shape[1]), KERNEL_AXES["wo"])
+    capacity = None
+    if m.capacity_factor is not None and not deterministic:  # An expert meets a token once, so at most L of a row.
+      even_share = m.experts_per_token * x.shape[1] / m.num_experts
+      capacity = min(x.shape[1], math.ceil(m.capacity_factor * even_share))
+    weights, experts = self.route(x, real, capacity, deterministic)
+    y = mix(x, weights, experts, kernels, functools.partial(activate, c.activation), capacity)
+    if m.num_shared_experts:
+      y += MLP(c, m.num_shared_experts * c.expert_dim, name="shared")(x)
+    return y
+
+  def route(self, x: jax.Array, real: jax.Array, capacity: int | None,
+            deterministic: bool) -> tuple[jax.Array, jax.Array]:
+    """Each token's k experts, best first, [B, L, k] (E: none), and their float32 weights."""
+    m = self.config.moe
+    make = functools.partial(nn_partitioning.param_with_axes, module=self)
+    router = make("router", kernel_init(), (x.shape[-1], m.num_experts), jnp.float32, axes=("embed", None))
+    x = x.astype(jnp.float32)
+    if m.jitter and not deterministic:
+      x *= jax.random.uniform(self.make_rng("dropout"), x.shape, minval=1 - m.jitter, maxval=1 + m.jitter)
+    logits = jnp.einsum("bld,de->ble", x, router, precision=jax.lax.Precision.HIGHEST)
+    scores = jax.nn.softmax(logits) if m.scores == "softmax" else jax.nn.sigmoid(logits)
+    ranks = jax.lax.stop_gradient(scores)
+    if m.bias_rate:  # Decides who is chosen but not with what weight; LanguageModel.balance_experts moves it.
+      ranks += jax.lax.stop_gradient(
+          make("router_bias", nn.initializers.zeros, (m.num_experts,), jnp.float32, axes=(None,)))
+    # Not top_k, for which GSPMD would gather all tokens on every device.
+    experts = jnp.argsort(ranks, -1, descending=True)[..., :m.experts_per_token]
+    weights = jnp.take_along_axis(scores, experts, -1)
+    if m.normalize_weights:
+      weights /= jnp.sum(weights, -1, keepdims=True)
+    experts = jnp.where(real[..., None], experts, m.num_experts)
+    self.sow("router", "sums", self.sums(logits, scores, experts, real, capacity), reduce_fn=lambda _, new: new)
+    return weights, experts
+
+  def sums(self, logits, scores, experts, real, capacity) -> RouterSums:
+    """What the router did to this batch, over all its devices; the losses are means over tokens."""
+    m = self.config.moe
+    tokens = jnp.maximum(jnp.sum(real), 1)
+    mean = lambda values: jnp.sum(values * real[..., None], (0, 1)) / tokens
+    row_load = jnp.sum(experts[..., None] == jnp.arange(m.num_experts), (1, 2))  # [B, E]
+    load = jnp.sum(row_load, 0)
+    share = load / (m.experts_per_token * tokens)  # Sums to one, as the probabilities do.
+    probs = scores / jnp.sum(scores, -1, keepdims=True)
+    return RouterSums(
+        balance_loss=m.balance_loss * m.num_experts * jnp.sum(share * mean(probs)),
+        z_loss=m.router_z_loss * jnp.sum(mean(jax.nn.logsumexp(logits, -1, keepdims=True) ** 2)),
+        load=load.astype(jnp.float32),
+        dropped=jnp.sum(jnp.maximum(row_load - (capacity or row_load), 0)).astype(jnp.float32))
+
+
+class Layout(NamedTuple):
+  """The mesh axes that rows and kernels are split over; none on one device."""
+
+  batch: tuple[str, ...] = ()
+  expert: str | None = None
+  embed: str | None = None
+  mlp: str | None = None
+
+
+def layout(rows: int) -> Layout:
+  """That of the mesh and the logical rules in force.
+
+  There is none without a mesh, and none for rows that do not divide over it, as in decoding a few: GSPMD then lays out
+  the plain function.
+  """
+  mesh, resolve = jax.sharding.get_abstract_mesh(), nn_partitioning.logical_to_mesh_axes
+  batch = resolve(("batch",))[0]
+  batch = (batch,) if isinstance(batch, str) else batch or ()
+  expert, embed, mlp = resolve(KERNEL_AXES["wi"])
+  if mesh.size == 1 or expert not in (None, *batch) or rows % math.prod(mesh.shape[axis] for axis in batch):
+    return Layout()
+  return Layout(batch, expert, embed, mlp)
+
+
+def mix(x: jax.Array, weights: jax.Array, experts: jax.Array, kernels: Kernels, activation: Callable,
+        capacity: int | None) -> jax.Array:
+  """The weighted sum of each token's experts.
+
+  Args:
+    x: [B, L, D].
+    weights, experts: [B, L, k]; an expert outside 0 ... E - 1 is none.
+    kernels: `wi` and `wi_gate` [E, D, F], `wo` [E, F, D].
+    activation: of (hidden, gate).
+    capacity: tokens that an expert takes from a row; None: all that choose it.
+  """
+  axes = layout(x.shape[0])
+  run = functools.partial(_mix_shard, activation=activation, capacity=capacity, axes=axes)
+  if not axes.batch:
+    return run(x, weights, experts, kernels)
+  rows = PartitionSpec(axes.batch)
+  specs = {name: nn_partitioning.logical_to_mesh_axes(KERNEL_AXES[name]) for name in kernels}
+  return jax.shard_map(run, in_specs=(rows, rows, rows, specs), out_specs=rows)(x, weights, experts, kernels)
+
+
+def _mix_shard(x, weights, experts, kernels, activation, capacity, axes) -> jax.Array:
+  """`mix` of one device's rows by all devices' experts."""
+  if axes.mlp:  # Whose devices have the same tokens: here, and not later, their gradients are summed.
+    x, weights = jax.lax.pcast((x, weights), axes.mlp, to="varying")
+  kernels = {name: _whole_embed(name, kernel, axes) for name, kernel in kernels.items()}
+
+  def mlp(x, dot):
+    gate = dot(x, kernels["wi_gate"]) if "wi_gate" in kernels else None
+    return dot(activation(dot(x, kernels["wi"]), gate), kernels["wo"])
+
+  num_local = kernels["wo"].shape[0]
+  y = (_dropless(x, weights, experts, mlp, num_local, axes.expert) if capacity is None else
+       _with_capacity(x, weights, experts, mlp, num_local, capacity, axes.expert))
+  return jax.lax.psum(y, axes.mlp) if axes.mlp else y
+
+
+def _whole_embed(name, kernel, axes) -> jax.Array:
+  """A device's experts with all of D, which `fsdp` had split."""
+  # Gradients are summed over the other rows' devices after, not before, they are split over these.
+  others = tuple(axis for axis in axes.batch if axis not in (axes.expert, axes.embed))
+  kernel = jax.lax.pcast(kernel, others, to="varying") if others else kernel
+  return jax.lax.all_gather(
+      kernel, axes.embed, axis=KERNEL_AXES[name].index("embed"), tiled=True) if axes.embed else kernel
+
+
+def _with_capacity(x, weights, experts, mlp, num_local, capacity, axis) -> jax.Array:
+  num_experts = num_local * (jax.lax.axis_size(axis) if axis else 1)
+  sources, slots = jax.vmap(lambda experts: assign(experts, num_experts, capacity))(experts)
+  take = jax.vmap(lambda values, index: values.at[index].get(mode="fill", fill_value=0))
+  inputs = take(x, sources)  # [B, E, C, D]
+  if axis:  # To [P B, E / P, C, D].
+    inputs = jax.lax.all_to_all(inputs, axis, split_axis=1, concat_axis=0, tiled=True)
+  outputs = mlp(inputs, lambda x, kernel: jnp.einsum("becd,edf->becf", x, kernel))
+  if axis:
+    outputs = jax.lax.all_to_all(outputs, axis, split_axis=0, concat_axis=1, tiled=True)
+  return _weighted_sum(weights, take(outputs.reshape(x.shape[0], -1, x.shape[-1]), slots))
+
+
+def assign(experts: jax.Array, num_experts: int, capacity: int) -> tuple[jax.Array, jax.Array]:
+  """Gives the choices [L, k] of one row their places.
+
+  Returns:
+    sources: [E, C], the token in each place of each expert; L where there is none.
+    slots: [L, k], the place of each choice in the flattened [E C]; E C where it is dropped.
+  """
+  length, k = experts.shape
+  choices = experts.T.reshape(-1)  # All first choices, then all second ones.
+  order, load, starts = _sort(choices, num_experts)
+  places, index = jnp.arange(capacity), starts[:, None] + jnp.arange(capacity)
+  sources = jnp.where(places < load[:, None], order.at[index].get(mode="clip") % length, length)
+  place = jnp.argsort(order) - starts.at[choices].get(mode="clip")
+  slots = jnp.where((choices < num_experts) & (place < capacity), choices * capacity + place, num_experts * capacity)
+  return sources, slots.reshape(k, length).T
+
+
+def _sort(choices: jax.Array, num_experts: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The order that puts choices [S] expert after expert, earlier ones first; where each expert starts, with how many."""
+  load = jnp.sum(choices == jnp.arange(num_experts)[:, None], 1)
+  return jnp.argsort(choices), load, jnp.cumsum(load) - load
+
+
+def _dropless(x, weights, experts, mlp, num_local, axis) -> jax.Array:
+  if axis:
+    x, weights, experts = (jax.lax.all_gather(a, axis, tiled=True) for a in (x, weights, experts))
+    experts -= jax.lax.axis_index(axis) * num_local
+  choices = experts.reshape(-1)
+  mine = (0 <= choices) & (choices < num_local)
+  order, load, _ = _sort(jnp.where(mine, choices, num_local), num_local)
+  # Others' choices come last, in no group: what ragged_dot makes of them, in the backward pass too, is not defined.
+  inputs = jnp.where(mine[order, None], x.reshape(-1, x.shape[-1])[order // experts.shape[-1]], 0)
+  outputs = mlp(inputs, lambda x, kernel: jax.lax.ragged_dot(x, kernel, load))
+  outputs = jnp.where(mine[:, None], outputs[jnp.argsort(order)], 0)
+  y = _weighted_sum(weights, outputs.reshape(*experts.shape, -1))
+  return jax.lax.psum_scatter(y, axis, tiled=True) if axis else y
+
+
+def _weighted_sum(weights: jax.Array, outputs: jax.Array) -> jax.Array:
+  """[B, L, k] and [B, L, k, D] -> [B, L, D], summed in float32."""
+  return jnp.sum(weights[..., None] * outputs, 2).astype(outputs.dtype)

@@ -87,7 +87,8 @@ class LanguageModel:
         logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss)
     weigh = lambda layer: layer.replace(
         balance_loss=layer.balance_loss * sums.weight, z_loss=layer.z_loss * sums.weight)
-    return sums.replace(router=jax.tree.map(weigh, router, is_leaf=lambda x: isinstance(x, objectives.RouterSums))), memory
+    router = jax.tree.map(weigh, router, is_leaf=lambda x: isinstance(x, objectives.RouterSums))
+    return sums.replace(router=router), memory
 
   def balance_experts(self, params: Params, router: Any) -> Params:
     """Moves the bias of each expert by `MoEConfig.bias_rate`, up if it had less than an even share of the load.

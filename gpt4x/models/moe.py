@@ -25,7 +25,11 @@ from gpt4x.models.config import TransformerConfig
 from gpt4x.models.layers import MLP, activate, kernel_init, param, residual_scale
 from gpt4x.objectives import RouterSums
 
-KERNEL_AXES = {"wi": ("expert", "embed", "mlp"), "wi_gate": ("expert", "embed", "mlp"), "wo": ("expert", "mlp", "embed")}
+KERNEL_AXES = {
+    "wi": ("expert", "embed", "mlp"),
+    "wi_gate": ("expert", "embed", "mlp"),
+    "wo": ("expert", "mlp", "embed"),
+}
 
 Kernels = dict[str, jax.Array]
 
@@ -114,16 +118,16 @@ class Layout(NamedTuple):
 def layout(rows: int) -> Layout:
   """That of the mesh and the logical rules in force.
 
-  There is none without a mesh, and none for rows that do not divide over it, as in decoding a few: GSPMD then lays out
-  the plain function.
+  There is none without a mesh, none for rows that do not divide over it, as in decoding a few, and none for experts on
+  an axis that does not split rows: GSPMD then lays out the plain function.
   """
   mesh, resolve = jax.sharding.get_abstract_mesh(), nn_partitioning.logical_to_mesh_axes
   batch = resolve(("batch",))[0]
   batch = (batch,) if isinstance(batch, str) else batch or ()
   expert, embed, mlp = resolve(KERNEL_AXES["wi"])
-  if mesh.size == 1 or expert not in (None, *batch) or rows % math.prod(mesh.shape[axis] for axis in batch):
+  if mesh.empty or mesh.size == 1 or rows % math.prod(mesh.shape[axis] for axis in batch):
     return Layout()
-  return Layout(batch, expert, embed, mlp)
+  return Layout(batch, expert, embed, mlp) if expert in (None, *batch) else Layout()
 
 
 def mix(x: jax.Array, weights: jax.Array, experts: jax.Array, kernels: Kernels, activation: Callable,
@@ -202,7 +206,7 @@ def assign(experts: jax.Array, num_experts: int, capacity: int) -> tuple[jax.Arr
 
 
 def _sort(choices: jax.Array, num_experts: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The order that puts choices [S] expert after expert, earlier ones first; where each expert starts, with how many."""
+  """The order that puts choices [S] expert after expert, earlier ones first; how many each has, where they start."""
   load = jnp.sum(choices == jnp.arange(num_experts)[:, None], 1)
   return jnp.argsort(choices), load, jnp.cumsum(load) - load
 

@@ -161,7 +161,8 @@ def mixture(layer, config, x, segment_ids=None, capacity=None):
   moe = config.moe
   rows, length, _ = x.shape
   logits = x @ _f64(layer["router"])
-  scores = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True) if moe.scores == "softmax" else 1 / (1 + np.exp(-logits))
+  softmax = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  scores = softmax if moe.scores == "softmax" else 1 / (1 + np.exp(-logits))
   ranks = scores + (_f64(layer["router_bias"]) if moe.bias_rate else 0)
   experts_config = dataclasses.replace(config, mlp_bias=False)
   output, load, dropped, tokens = np.zeros(x.shape), np.zeros(moe.num_experts, int), 0, []

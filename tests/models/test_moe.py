@@ -3,6 +3,7 @@
 import functools
 import math
 
+from flax.linen import partitioning as nn_partitioning
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +104,20 @@ def test_evaluation_drops_nothing_and_draws_nothing():
   layer, params, x, real, _ = make_layer("plain", 0.5, jitter=0.3)
   exact, _ = reference.mixture(params, layer.config, x.astype(np.float64), real)
   np.testing.assert_allclose(run(layer, params, x, real, True)[0], exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("activate", [lambda mesh: mesh, jax.set_mesh], ids=["with", "set_mesh"])
+@pytest.mark.parametrize("factor", [None, 0.5])
+def test_rules_that_know_no_experts(activate, factor):
+  """As upstream t5x drives the model: its mesh, its rules, and either way to make the mesh known."""
+  layer, params, x, real, _ = make_layer("plain", factor)
+  x, real = np.concatenate([x, x[:1]]), np.concatenate([real, real[:1]])  # Four rows.
+  expected = run(layer, params, x, real)
+  mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"))
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+  with activate(mesh), nn_partitioning.axis_rules((("batch", "data"), ("mlp", "model"), ("embed", None))):
+    actual = tiny.jit(functools.partial(forward, layer))(params, *jax.device_put((x, real), rows))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), actual, expected)
 
 
 def test_jitter_moves_the_router_alone():

@@ -85,6 +85,11 @@ def _vocabulary(arguments: argparse.Namespace) -> None:
   print(f"wrote {vocabularies.train_from_task(arguments.task, arguments.size, arguments.output)}")
 
 
+def _plan(arguments: argparse.Namespace) -> None:
+  from gpt4x.planning import plan
+  plan.main(arguments.gin_file, arguments.gin, arguments.topology, arguments.slices, arguments.json, arguments.search)
+
+
 def _convert(arguments: argparse.Namespace) -> None:
   from gpt4x.interop import model_directories
   model_directories.convert(arguments.source, arguments.input, arguments.model_dir)
@@ -147,7 +152,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str, gin: str | None = None) -> Any:
     sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     sub.set_defaults(run=run)
-    if name != "vocabulary":
+    if name not in ("vocabulary", "plan"):
       sub.add_argument("--model_dir", required=True, type=_directory, metavar="DIR", help="the directory of the run")
     if gin:
       group = sub.add_argument_group("gin", (
@@ -192,6 +197,12 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   vocabulary.add_argument("--size", type=_number(int, 1), required=True, metavar="V", help="number of pieces")
   vocabulary.add_argument("--output", required=True, metavar="NAME_OR_PATH",
                           help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or the path of a .model file")
+
+  plan = command("plan", _plan, "what a training step needs on TPUs that are not at hand", gin="an experiment")
+  plan.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="such as v5p:8x16x16, the slice of a pod")
+  plan.add_argument("--slices", type=_number(int, 1), default=1, metavar="N", help="(default: %(default)s)")
+  plan.add_argument("--json", action="store_true", help="for scripts")
+  plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
 
   command("report", _report, "compare the run in DIR with gzip and xz on the same held-out text")
   return parser, commands.choices

@@ -18,7 +18,7 @@ from gpt4x.errors import UserError
 # free in that array wins: `embed` is split over both in parameters, over `fsdp` alone in those of experts, and, `batch`
 # having taken the two, whole in activations.
 LOGICAL_AXIS_RULES = (
-    ("batch", ("data", "fsdp", "expert")),
+    ("batch", ("slice", "data", "fsdp", "expert")),
     ("expert", "expert"),
     ("vocab", "tensor"),
     ("mlp", "tensor"),
@@ -30,20 +30,35 @@ LOGICAL_AXIS_RULES = (
     ("cluster_embed", None),
     ("clusters", None),
     ("length", None),
+    ("residual_length", "tensor"),  # Of what no head and no MLP splits: the residual stream, and the memory of it.
     ("layers", None),
 )
+
+_planned: Sequence[jax.Device] | int | None = None
+
+
+@contextlib.contextmanager
+def planning_for(devices: Sequence[jax.Device] | int):
+  """Within it, partitioners are for devices that are not here: described ones, or so many of which nothing is known."""
+  global _planned
+  _planned = devices
+  try:
+    yield
+  finally:
+    _planned = None
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Partitioner:
-  """A mesh of `data x fsdp x expert x tensor` devices and what lies where on it.
+  """A mesh of `slice x data x fsdp x expert x tensor` devices and what lies where on it.
 
-  `data` replicates parameters and splits the batch; `fsdp` splits both, and so does `expert`, which gives each device
-  whole experts of a mixture; `tensor` splits heads, MLP and vocabulary. One of the sizes may be -1: the devices that
-  are left.
+  `slice` and `data` replicate parameters and split the batch, `slice` over the network between slices of a pod; `fsdp`
+  splits both, and so does `expert`, which gives each device whole experts of a mixture; `tensor` splits heads, MLP and
+  vocabulary, and between them the sequence. One of the sizes may be -1: the devices that are left.
   """
 
+  slice: int | None = None  # None: as many as the devices are in.
   data: int = -1
   fsdp: int = 1
   expert: int = 1
@@ -52,22 +67,29 @@ class Partitioner:
   rules: Sequence[tuple[str, Any]] = LOGICAL_AXIS_RULES
 
   def __post_init__(self):
-    devices = jax.devices()[:self.num_devices]
-    sizes = {"data": self.data, "fsdp": self.fsdp, "expert": self.expert, "tensor": self.tensor}
+    devices = jax.devices() if _planned is None else _planned
+    count, slices = devices, 1
+    if not isinstance(devices, int):
+      devices = devices[:self.num_devices]
+      count, slices = len(devices), len({getattr(device, "slice_index", 0) for device in devices})
+    sizes = {"slice": slices if self.slice is None else self.slice, "data": self.data, "fsdp": self.fsdp,
+             "expert": self.expert, "tensor": self.tensor}
     text = " x ".join(f"{name}={size}" for name, size in sizes.items())
     unknown = [name for name, size in sizes.items() if size == -1]
     if len(unknown) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
       raise UserError(f"Partitioner mesh {text}: sizes must be positive, and at most one of them -1")
     known = math.prod(size for size in sizes.values() if size != -1)
     if unknown:
-      sizes[unknown[0]] = len(devices) // known
-    if known > len(devices) or math.prod(sizes.values()) != len(devices):
-      raise UserError(
-          f"Partitioner mesh {text} does not fit the {len(devices)} device(s) here: make the product of its sizes"
-          f" {len(devices)}, or one size -1")
-    shape = tuple(sizes.values())
-    layout = mesh_utils.create_device_mesh(shape, devices) if len(devices) > 1 else np.array(devices).reshape(shape)
-    object.__setattr__(self, "mesh", Mesh(layout, tuple(sizes)))
+      sizes[unknown[0]] = count // known
+    if known > count or math.prod(sizes.values()) != count:
+      raise UserError(f"Partitioner mesh {text} does not fit the {count} device(s) here: make the product of its sizes"
+                      f" {count}, or one size -1")
+    if slices > 1 and sizes["slice"] != slices:
+      raise UserError(f"Partitioner.slice = {sizes['slice']}, but the devices are in {slices} slices: leave it unset")
+    names, shape = tuple(sizes), tuple(sizes.values())
+    mesh = jax.sharding.AbstractMesh(shape, names) if isinstance(devices, int) else Mesh(
+        _layout(devices, shape, slices), names)
+    object.__setattr__(self, "mesh", mesh)
 
   @contextlib.contextmanager
   def activate(self):
@@ -77,7 +99,7 @@ class Partitioner:
 
   @property
   def num_batch_shards(self) -> int:
-    return math.prod(self.mesh.shape[axis] for axis in ("data", "fsdp", "expert"))
+    return math.prod(self.mesh.shape[axis] for axis in ("slice", "data", "fsdp", "expert"))
 
   def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
     return PartitionSpec(*nn_partitioning.logical_to_mesh_axes(axes, self.rules))
@@ -115,4 +137,16 @@ class Partitioner:
     if batch_size < 1 or batch_size % (shards * microbatches):
       raise UserError(
           f"BATCH_SIZE = {batch_size} does not divide over {microbatches} microbatch(es) x {shards} device(s) that"
-          f" split the batch (mesh data x fsdp x expert): make it a multiple of {shards * microbatches}")
+          f" split the batch (mesh slice x data x fsdp x expert): make it a multiple of {shards * microbatches}")
+
+
+def _layout(devices: Sequence[jax.Device], shape: tuple[int, ...], slices: int) -> np.ndarray:
+  """Devices in the shape of a mesh: neighbours of the torus along its axes, slices along the first."""
+  if len(devices) == 1:
+    return np.array(devices).reshape(shape)
+  if slices > 1:
+    return mesh_utils.create_hybrid_device_mesh((1, *shape[1:]), (slices, *[1] * len(shape[1:])), devices)
+  try:
+    return mesh_utils.create_device_mesh(shape, devices)
+  except NotImplementedError:  # The axes of the torus do not multiply to those of the mesh, but their parts do.
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)

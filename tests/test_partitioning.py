@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from gpt4x.errors import UserError
-from gpt4x.partitioning import Partitioner
+from gpt4x.partitioning import Partitioner, planning_for
 
 
 @pytest.mark.parametrize("sizes, shape", [
-    ({}, (8, 1, 1, 1)),
-    ({"data": 2, "fsdp": 2, "tensor": 2}, (2, 2, 1, 2)),
-    ({"data": 1, "fsdp": -1, "tensor": 2}, (1, 4, 1, 2)),
-    ({"data": -1, "expert": 2, "tensor": 2}, (2, 1, 2, 2)),
-    ({"data": 1, "num_devices": 1}, (1, 1, 1, 1)),
+    ({}, (1, 8, 1, 1, 1)),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, (1, 2, 2, 1, 2)),
+    ({"data": 1, "fsdp": -1, "tensor": 2}, (1, 1, 4, 1, 2)),
+    ({"data": -1, "expert": 2, "tensor": 2}, (1, 2, 1, 2, 2)),
+    ({"slice": 2, "data": 1, "fsdp": -1}, (2, 1, 4, 1, 1)),
+    ({"slice": -1, "data": 1}, (8, 1, 1, 1, 1)),
+    ({"data": 1, "num_devices": 1}, (1, 1, 1, 1, 1)),
 ])
 def test_mesh(sizes, shape):
   assert tuple(Partitioner(**sizes).mesh.shape.values()) == shape
@@ -37,7 +39,8 @@ def test_embed_is_sharded_in_parameters_and_whole_in_activations():
   assert partitioner.spec(("embed", "mlp")) == PartitionSpec(("fsdp", "expert"), "tensor")
   assert partitioner.spec(("vocab", "embed")) == PartitionSpec("tensor", ("fsdp", "expert"))
   assert partitioner.spec(("expert", "embed", "mlp")) == PartitionSpec("expert", "fsdp", "tensor")
-  assert partitioner.spec(("batch", "length", "embed")) == PartitionSpec(("data", "fsdp", "expert"), None, None)
+  assert partitioner.spec(("batch", "length", "embed")) == PartitionSpec(("slice", "data", "fsdp", "expert"), None, None)
+  assert partitioner.spec(("batch", "residual_length", "embed"))[1] == "tensor"
 
 
 def test_constraints_hold_where_the_mesh_is_active():
@@ -71,3 +74,32 @@ def test_global_array_holds_the_rows_in_order():
   array = Partitioner(data=4, tensor=2).global_array(rows, 16)
   np.testing.assert_array_equal(array, rows)
   assert array.addressable_shards[0].data.shape == (4, 2)
+
+
+class Described:
+  """A device of a slice of a pod, as far as a layout looks at it."""
+
+  def __init__(self, number, slice_index, coords):
+    self.id, self.slice_index, self.coords = number, slice_index, coords
+    self.process_index, self.platform, self.device_kind, self.core_on_chip = number // 4, "tpu", "TPU v4", 0
+
+  def __repr__(self):
+    return f"{self.slice_index}.{self.id}"
+
+
+def test_slices_lie_along_the_first_axis():
+  devices = [Described(16 * s + 4 * y + x, s, (x, y, 0)) for s in range(2) for y in range(4) for x in range(4)]
+  with planning_for(devices):
+    mesh = Partitioner(fsdp=4, tensor=4).mesh
+    assert tuple(mesh.shape.values()) == (2, 1, 4, 1, 4)
+    for number in range(2):
+      assert {device.slice_index for device in mesh.devices[number].ravel()} == {number}
+    with pytest.raises(UserError, match="are in 2 slices"):
+      Partitioner(slice=1, fsdp=8, tensor=4)
+
+
+def test_planning_for_devices_of_which_only_the_number_is_known():
+  with planning_for(4096):
+    partitioner = Partitioner(data=1, fsdp=256, tensor=-1)
+  assert tuple(partitioner.mesh.shape.values()) == (1, 1, 256, 1, 16)
+  assert partitioner.sharding("embed", "mlp").shard_shape((1024, 64)) == (4, 4)

@@ -127,7 +127,7 @@ class Vocabulary(nn.Module):
       for i, (low, high, _) in enumerate(c.tables):
         inside = (low <= tokens) & (tokens < high)
         embedded += jnp.where(inside[..., None], rows(i, jnp.clip(tokens - low, 0, high - low - 1)), 0)
-    return constrain(embedded * c.embed_dim**0.5, ("batch", "length", "embed"))
+    return constrain(embedded * c.embed_dim**0.5, ("batch", "residual_length", "embed"))
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     product = functools.partial(jnp.einsum, "...d,vd->...v", preferred_element_type=jnp.float32)

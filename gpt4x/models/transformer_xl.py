@@ -109,13 +109,13 @@ class Layer(nn.Module):
     x = x + self.dropout(attended, deterministic=shared.deterministic)
     if not self.pre:
       x = self.attention_norm(x)
-    x = constrain(x, ("batch", "length", "embed"))
+    x = constrain(x, ("batch", "residual_length", "embed"))
     normed = self.mlp_norm(x) if self.pre else x
     hidden = self.moe(normed, shared.real, shared.deterministic) if self.mixture else self.mlp(normed)
     x = x + self.dropout(hidden, deterministic=shared.deterministic)
     if not self.pre:
       x = self.mlp_norm(x)
-    return constrain(x, ("batch", "length", "embed"))
+    return constrain(x, ("batch", "residual_length", "embed"))
 
 
 class Block(nn.Module):

@@ -60,7 +60,10 @@ def topology_devices(topology: Topology) -> list[Any]:
   import libtpu  # noqa: F401
   from jax.experimental import topologies
 
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # Or libtpu asks a metadata server for the TPU that is not here.
+  # Or libtpu asks a metadata server about the TPU that is not here, and complains.
+  for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),
+                      ("TPU_ACCELERATOR_TYPE", "v5p-8")):
+    os.environ.setdefault(name, value)
   options = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
   try:
     return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices)

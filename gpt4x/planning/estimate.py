@@ -14,6 +14,7 @@ from gpt4x.models.config import TransformerConfig
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning.chips import Topology
 from gpt4x.planning.compiler import Cost, Step
+from gpt4x.training.state import TrainState
 
 
 def device_bytes(tree: Any) -> float:
@@ -34,17 +35,16 @@ class Sizes:
   owned: float  # Parameters that it holds.
 
   @classmethod
-  def of(cls, step: Step, partitioner: Partitioner) -> "Sizes":
+  def of(cls, step: Step, state: TrainState, partitioner: Partitioner) -> "Sizes":
     shape, config = partitioner.mesh.shape, step.model.config
     rows = step.batch_size / partitioner.num_batch_shards / step.microbatches
-    params = step.state(partitioner).params
     gathered = 0.0
-    for leaf in jax.tree.leaves(params):
+    for leaf in jax.tree.leaves(state.params):
       # Experts stay where they are, as do parts of heads and MLPs; what else is split is gathered.
       stays = [axes for axes in leaf.sharding.spec if axes in ("expert", "tensor")]
       gathered += math.prod(leaf.shape) / math.prod(shape[name] for name in stays)
     return cls(config, rows * step.segment_length, step.segment_length, step.segment_length + step.memory_length,
-               shape["tensor"], gathered, device_bytes(params) / 4)
+               shape["tensor"], gathered, device_bytes(state.params) / 4)
 
   @property
   def scores(self) -> float:
@@ -61,9 +61,9 @@ class Sizes:
     return self.tokens * wide / self.tensor * (2 if c.activation == "swiglu" else 1)
 
 
-def temporaries(step: Step, partitioner: Partitioner) -> float:
+def temporaries(step: Step, state: TrainState, partitioner: Partitioner) -> float:
   """Bytes between the passes: gradients, what the backward pass is kept, one layer's work, logits."""
-  s = Sizes.of(step, partitioner)
+  s = Sizes.of(step, state, partitioner)
   c = s.config
   block = s.gathered / c.num_layers * c.period
   kept = {"full": s.tokens * c.embed_dim * 2, "dots_no_batch": 2 * (8 * s.tokens * c.embed_dim + s.hidden)}.get(
@@ -73,17 +73,16 @@ def temporaries(step: Step, partitioner: Partitioner) -> float:
   return 4 * s.owned + 2 * 2 * block + c.num_layers * kept + max(work, logits)
 
 
-def cost(step: Step, partitioner: Partitioner) -> Cost:
+def cost(step: Step, state: TrainState, partitioner: Partitioner) -> Cost:
   """Arithmetic, memory traffic and communication of a step."""
-  s, shape, c = Sizes.of(step, partitioner), partitioner.mesh.shape, step.model.config
+  s, shape, c = Sizes.of(step, state, partitioner), partitioner.mesh.shape, step.model.config
   tokens = step.batch_size * step.segment_length / partitioner.mesh.size
   flops = lambda training: c.flops_per_token(step.segment_length, step.memory_length, training=training, causal=False)
   again = {"full": 1.0, "none": 0.0}.get(c.remat, 0.3)
   arithmetic = tokens * (flops(True) + again * flops(False))
 
   passes = (3 + (again > 0)) * step.microbatches  # Over the weights: forward, again, twice backward.
-  state = device_bytes(step.state(partitioner).opt_state)
-  weights = passes * 2 * s.gathered + 2 * (4 * s.owned + state) + 12 * s.owned
+  weights = passes * 2 * s.gathered + 2 * (4 * s.owned + device_bytes(state.opt_state)) + 12 * s.owned
   activations = c.num_layers * (2 * 30 * s.tokens * c.embed_dim + 2 * 8 * s.hidden + 4 * 16 * s.scores)
   logits = 4 * 6 * s.tokens * c.vocab_size / s.tensor
   traffic = {}

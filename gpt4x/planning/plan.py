@@ -17,6 +17,7 @@ from gpt4x.planning.chips import GIB, parse_topology, Topology
 from gpt4x.planning.compiler import Step
 from gpt4x.training import loop
 from gpt4x.training.optimizers import with_clipping
+from gpt4x.training.state import TrainState
 
 SPARE = 0.10  # Of memory, to be left free.
 LARGE = 64 * 2**20  # Bytes of one device's part of an array from where on it matters how it lies.
@@ -60,6 +61,7 @@ class Plan:
 def main(gin_files: Sequence[str], bindings: Sequence[str], topology: str, num_slices: int, as_json: bool,
          search: bool) -> None:
   """Plans what `gpt4x train` with these files would do."""
+  jax.config.update("jax_platforms", "cpu")  # Nothing runs; a TPU that is at hand stays free.
   configuration.load(("runs/train.gin", *gin_files), bindings)
   where = parse_topology(topology, num_slices)
   try:
@@ -88,20 +90,20 @@ def _step(settings: dict[str, Any]) -> Step:
   return step.replace_config(dtype="bfloat16") if experiment.model.config.dtype == "auto" else step
 
 
-def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: bool) -> Plan:
+def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: bool, state: TrainState | None = None) -> Plan:
   """The plan of a step on a topology; `compiled`: by the TPU compiler, which takes minutes, or else by formula."""
-  config, state = step.model.config, step.state(partitioner)
+  config, state = step.model.config, state or step.state(partitioner)
   parts = {"params": state.params, "optimizer": state.opt_state, "memory": state.memory}
   memory = {name: estimate.device_bytes(tree) for name, tree in parts.items()}
-  expected = _largest_expected(step, partitioner)
+  expected = _largest_expected(step, state, partitioner)
   if compiled:
     found = compiler.memory(compiler.compile_step(step, partitioner))
     memory |= {"batch": found["arguments"] - sum(memory.values())} | {
         name: found[name] for name in ("outputs", "temporaries", "program")}
     cost, instructions = compiler.step_cost(step, partitioner)
   else:
-    memory["temporaries"] = estimate.temporaries(step, partitioner)
-    cost, instructions = estimate.cost(step, partitioner), []
+    memory["temporaries"] = estimate.temporaries(step, state, partitioner)
+    cost, instructions = estimate.cost(step, state, partitioner), []
   seconds = estimate.seconds(cost, topology, partitioner)
   roofline = max(seconds.values())
   slower = max(roofline, cost.seconds) if compiled else roofline
@@ -149,11 +151,11 @@ def _coarse(params: Any, partitioner: Partitioner) -> Iterator[str]:
       yield f"{name} {leaf.shape}: {held / GIB:.2f} GiB on each device, of which the mesh has {copies:.0f} copies"
 
 
-def _largest_expected(step: Step, partitioner: Partitioner) -> float:
+def _largest_expected(step: Step, state: TrainState, partitioner: Partitioner) -> float:
   """Bytes of the largest thing that a step moves at once: a parameter of one block, gathered, or the activations."""
-  config, sizes = step.model.config, estimate.Sizes.of(step, partitioner)
-  leaf = max(math.prod(leaf.shape) for leaf in jax.tree.leaves(
-      step.replace_config(num_layers=config.period, scan_layers=False).state(partitioner).params))
+  config, sizes = step.model.config, estimate.Sizes.of(step, state, partitioner)
+  stacked = lambda path: config.num_layers / config.period if path[0].key == "layers" else 1
+  leaf = max(math.prod(leaf.shape) / stacked(path) for path, leaf in jax.tree_util.tree_leaves_with_path(state.params))
   return 4 * max(leaf, sizes.tokens * config.embed_dim * (config.moe.experts_per_token if config.moe else 1))
 
 
@@ -169,13 +171,14 @@ def _search(step: Step, topology: Topology) -> Iterator[Plan]:
     try:
       partitioner = Partitioner(**mesh)
       partitioner.check_batch(step.batch_size, step.microbatches)
+      state = step.state(partitioner)
       for remat in ("none", "dots_no_batch", "full"):
-        found.append(make(step.replace_config(remat=remat), partitioner, topology, compiled=False))
+        found.append(make(step.replace_config(remat=remat), partitioner, topology, compiled=False, state=state))
     except UserError:
       continue  # Something does not divide.
   if not found:
     raise UserError(f"no mesh of {topology} divides BATCH_SIZE = {step.batch_size} and the model: change either")
-  return iter(sorted(found, key=lambda plan: (plan.spare < SPARE, -plan.mfu)))
+  return iter(sorted(found, key=lambda plan: (plan.spare < SPARE, -round(plan.mfu, 3), sum(plan.seconds.values()))))
 
 
 def _meshes(topology: Topology, step: Step) -> Iterator[dict[str, int]]:

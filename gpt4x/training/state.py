@@ -34,12 +34,14 @@ def state_shapes(model: LanguageModel, optimizer: optax.GradientTransformation, 
     # A factored optimizer's statistics have another shape than their parameter.
     return sharding if leaf.shape == param.shape else replicated
 
+  # Between the layers the sequence is split, and so is its past where it divides.
+  length = "residual_length" if memory_length % partitioner.mesh.shape["tensor"] == 0 else "length"
   shardings = TrainState(
       step=replicated,
       params=param_shardings,
       opt_state=optax.tree.map_params(optimizer, like_param, shapes.opt_state, shapes.params, param_shardings,
                                       transform_non_params=lambda _: replicated, is_leaf=masked),
-      memory=Memory(layers=partitioner.sharding("layers", "batch", "length", None),
+      memory=Memory(layers=partitioner.sharding("layers", "batch", length, None),
                     segment_ids=partitioner.sharding("batch", "length")),
   )
   attach = lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)

@@ -9,8 +9,8 @@ from t5x import partitioning
 
 from gpt4x.errors import UserError
 
-# Names of ours beyond t5x's standard ones; none of these axes is split.
-ADDITIONAL_RULES = (("cluster_embed", None), ("clusters", None))
+# Names of ours beyond t5x's standard ones.
+ADDITIONAL_RULES = (("cluster_embed", None), ("clusters", None), ("expert", None), ("residual_length", "model"))
 
 
 class MeshPartitioner(partitioning.PjitPartitioner):

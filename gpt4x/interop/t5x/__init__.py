@@ -20,7 +20,8 @@ What remains as t5x has it:
     other. Saving holds up the loop. Parameters are saved as they are, whatever SaveCheckpointConfig.dtype.
   * Every report (`stats_period`) costs about 15 ms. It is a mean over its steps, ours the last step's loss.
   * A loss that is not finite stops nothing, and a damaged checkpoint is not noticed.
-  * `with_sharding_constraint` of t5x does nothing on CPUs; our models use that of flax.
+  * It makes its mesh known in a way that flax's sharding constraints do not see, so that GSPMD alone lays out
+    activations; t5x's own constraints do nothing on CPUs. Mixtures of experts have no expert-parallel path there.
   * Under dynamic registration a configurable that no gin file names cannot be set by a `--gin.` flag. `DatasetConfig`
     alone may be t5x's or ours there: write `pipeline.DatasetConfig` or `utils.DatasetConfig`.
   * Tasks without metrics have no `--run_mode=eval`; they are evaluated while training, and by `gpt4x eval`.

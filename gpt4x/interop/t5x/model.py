@@ -13,6 +13,7 @@ from t5x import optimizers
 
 from gpt4x import objectives
 from gpt4x.data import pipeline, vocabularies
+from gpt4x.errors import UserError
 from gpt4x.models.transformer_xl import Cache, Memory, RingKeyValues, TransformerXL
 from gpt4x.training.experiment import Experiment
 from gpt4x.training.step import target_bytes
@@ -41,6 +42,9 @@ class TransformerXLModel(models.DecoderOnlyModel):
 
   def __init__(self, experiment: Experiment, optimizer_def: optimizers.OptimizerDefType | None = None,
                carry_memory: bool = True, decode_fn: models.DecodeFnCallable = models.decoding.temperature_sample):
+    if experiment.model.config.moe and experiment.model.config.moe.bias_rate:
+      raise UserError("MoEConfig.bias_rate > 0 moves biases after each step, which t5x has no place for: set it to 0 and"
+                      " MoEConfig.balance_loss above 0, or use --loop=gpt4x")
     self.language_model, self.dataset = experiment.model, experiment.dataset
     self.memory_length = experiment.memory_length if carry_memory else 0
     self.eval_memory_length = experiment.eval_memory_length

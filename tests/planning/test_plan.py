@@ -1,0 +1,124 @@
+"""Plans by formula, against counts written out, and by the TPU compiler where there is one."""
+
+import importlib.util
+import json
+import math
+
+import pytest
+
+from gpt4x import cli
+from gpt4x.errors import CommandError
+from gpt4x.models.config import TransformerConfig
+from gpt4x.models.language_model import LanguageModel
+from gpt4x.partitioning import Partitioner, planning_for
+from gpt4x.planning import compiler, estimate, plan
+from gpt4x.planning.chips import parse_topology
+from gpt4x.training import optimizers
+
+CONFIG = TransformerConfig(
+    vocab_size=512, num_layers=4, embed_dim=256, num_heads=4, mlp_dim=512, memory_length=128, positions="rotary",
+    norm="rms", norm_position="pre", mlp_bias=False, activation="swiglu", tie_embeddings=False, dtype="bfloat16",
+    remat="full")
+STEP = compiler.Step(LanguageModel(CONFIG), optimizers.adamw(1e-3), batch_size=32, segment_length=128,
+                     memory_length=128)
+
+
+@pytest.mark.parametrize("text, slices, devices", [("v5p:2x2x4", 1, 16), ("v6e:4x4", 2, 32)])
+def test_topologies(text, slices, devices):
+  topology = parse_topology(text, slices)
+  assert topology.num_devices == devices and topology.name == text
+
+
+@pytest.mark.parametrize("text, words", [
+    ("v5q:4x4x4", "did you mean v5"), ("v5p:4x4", "3 sizes, such as v5p:4x4x4"), ("v5p:4x0x4", "3 sizes"), ("v5e", "2 sizes")])
+def test_wrong_topologies(text, words):
+  with pytest.raises(CommandError, match=words):
+    parse_topology(text)
+
+
+def make(**mesh):
+  topology = parse_topology("v5p:2x2x4")
+  with planning_for(topology.num_devices):
+    return plan.make(STEP, Partitioner(**mesh), topology, compiled=False)
+
+
+def test_a_plan_by_formula():
+  found = make(data=2, fsdp=4, tensor=2)
+  params = CONFIG.num_params()
+  norms = 9 * 256  # Split over fsdp alone, the rest over tensor too.
+  assert found.params == params and found.devices == 16
+  assert found.memory["params"] == pytest.approx(4 * ((params - norms) / 8 + norms / 4), rel=1e-6)
+  assert found.memory["optimizer"] == pytest.approx(2 * found.memory["params"], abs=64)
+  assert found.memory["memory"] == 4 * (32 / 8) * (128 / 2) * 256 * 2 + (32 / 8) * 128 * 4
+  assert found.tokens_per_step == 32 * 128
+  # Recomputed once: four forward passes instead of three; what is executed is not causal.
+  assert found.flops > found.flops_per_token * found.tokens_per_step / 16 * 4 / 3
+  assert found.mfu == pytest.approx(
+      found.flops_per_token * found.tokens_per_step / (found.roofline * 16 * 459e12))
+  assert found.roofline == max(found.seconds.values()) and found.compiled is None and found.advice is None
+  assert set(found.traffic) == {"data", "fsdp", "tensor"} and not found.warnings
+  assert json.loads(json.dumps(found.__dict__)) == found.__dict__
+
+
+def test_splitting_what_was_copied_saves_memory_and_costs_traffic():
+  copied, split = make(data=16), make(data=1, fsdp=16)
+  assert split.memory["params"] < copied.memory["params"] / 15
+  assert "fsdp" not in copied.traffic and split.traffic["fsdp"] > 0
+
+
+def test_what_to_change_first():
+  found = make(data=16)
+  full = lambda **memory: plan.dataclasses.replace(found, memory={**found.memory, **memory})
+  assert "remat" in plan._advice(plan.dataclasses.replace(full(temporaries=1e12), remat="none"), STEP)
+  assert "microbatches = 2" in plan._advice(full(temporaries=1e12), STEP)
+  assert "Partitioner.fsdp" in plan._advice(full(optimizer=1e12), STEP)
+  assert plan._advice(full(), STEP) is None
+
+
+def test_large_copies_are_told(monkeypatch):
+  monkeypatch.setattr(plan, "LARGE", 100)
+  warnings = make(data=1, fsdp=8, tensor=2).warnings
+  assert len(warnings) == 3 and all("scale" in warning and "2 copies" in warning for warning in warnings)
+
+
+def test_extrapolation_is_a_line():
+  one, two = (compiler.Cost(10 + 3 * n, 5 * n, 1 + n, {"fsdp": 7 * n, **({"tensor": 2} if n > 1 else {})}) for n in (1, 2))
+  assert one.extrapolate(two, 5) == compiler.Cost(25, 25, 6, {"fsdp": 35, "tensor": 8})
+
+
+FLAGS = ["plan", "--gin_file=experiments/stdlib_tiny.gin", "--topology=v5p:2x2x1", "--gin.Partitioner.fsdp=2"]
+
+
+def test_the_command_without_the_compiler(monkeypatch, capsys):
+  monkeypatch.setattr(compiler, "topology_devices", _no_libtpu)
+  assert cli.main(FLAGS) == 0
+  text = capsys.readouterr().out
+  assert "2,066,496" in text and "install the extra tpu" in text and "billion tokens a day" in text
+  assert cli.main([*FLAGS, "--json"]) == 0
+  assert json.loads(capsys.readouterr().out)["mesh"] == {"slice": 1, "data": 2, "fsdp": 2, "expert": 1, "tensor": 1}
+
+
+def test_the_search_ranks_what_fits(monkeypatch, capsys):
+  monkeypatch.setattr(compiler, "topology_devices", _no_libtpu)
+  assert cli.main([*FLAGS, "--search", "--json"]) == 0
+  plans = json.loads(capsys.readouterr().out)
+  assert all(math.prod(found["mesh"].values()) == 4 for found in plans)
+  assert [round(found["mfu"], 3) for found in plans] == sorted((round(found["mfu"], 3) for found in plans), reverse=True)
+  assert {found["remat"] for found in plans} == {"none", "dots_no_batch", "full"}
+
+
+def _no_libtpu(topology):
+  raise ImportError("libtpu")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed (extra tpu)")
+def test_the_compiler_agrees_with_the_formulas():
+  """State exactly, arithmetic to a fifth; and the step runs over the axes that the mesh has."""
+  topology = parse_topology("v5p:2x2x4")
+  with planning_for(compiler.topology_devices(topology)):
+    partitioner = Partitioner(data=2, fsdp=4, tensor=2)
+    found = plan.make(STEP, partitioner, topology, compiled=True)
+    state = estimate.device_bytes(STEP.state(partitioner))
+  assert sum(found.memory[name] for name in ("params", "optimizer", "memory")) == pytest.approx(state, rel=0.01)
+  assert found.flops == pytest.approx(make(data=2, fsdp=4, tensor=2).flops, rel=0.2)
+  assert {"fsdp", "tensor"} <= set(found.traffic) and found.compiled > 0

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from gpt4x.errors import nearest, UserError
 from gpt4x.interop import layerwise, tensor_files
-from gpt4x.models.config import TransformerConfig
+from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
 _FORMAT, _VERSION = "gpt4x", 1
@@ -60,6 +60,8 @@ def load(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageM
     if name not in known:
       raise UserError(f"{path}: unknown field {name} of TransformerConfig{nearest(name, known)}")
   try:
+    if fields.get("moe"):
+      fields["moe"] = MoEConfig(**fields["moe"])
     model = LanguageModel(TransformerConfig(**{**fields, **config_changes}), z_loss=content.get("z_loss", 0.0))
   except TypeError as error:
     raise UserError(f"{path}: a field of transformer has a value of the wrong kind ({error}): correct it") from error

@@ -57,8 +57,10 @@ def load(model: LanguageModel, file: TensorFile, sources: Mapping[str, Source], 
     others = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
     raise UserError(f"{file.where}: the tensor {unknown[0]}{others} is none of this model's: {remedy}")
 
+  tree = jax.eval_shape(model.init, jax.random.key(0))
+
   def read(path, leaf):
-    arrays = (sources[name].read(file) for name in _names(path, leaf))
+    arrays = (sources[name].read(file) for name in _names(path, leaf, _period(tree)))
     if not _is_stacked(path):
       return jnp.asarray(np.array(next(arrays), np.float32))  # A copy: arrays may be views of a file.
     stacked = np.empty(leaf.shape, np.float32)
@@ -66,7 +68,7 @@ def load(model: LanguageModel, file: TensorFile, sources: Mapping[str, Source], 
       stacked[i] = array
     return jnp.asarray(stacked)
 
-  return jax.tree_util.tree_map_with_path(read, jax.eval_shape(model.init, jax.random.key(0)))
+  return jax.tree_util.tree_map_with_path(read, tree)
 
 
 def shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
@@ -81,7 +83,7 @@ def split(params: Any) -> dict[str, np.ndarray]:
 
 def _by_layer(tree: Any) -> Iterator[tuple[str, Any]]:
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    names = _names(path, leaf)
+    names = _names(path, leaf, _period(tree))
     if _is_stacked(path):
       # A shape has no rows.
       rows = leaf if isinstance(leaf, np.ndarray) else [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)] * len(names)
@@ -94,8 +96,16 @@ def _is_stacked(path: tuple[Any, ...]) -> bool:
   return path[0].key == "layers"
 
 
-def _names(path: tuple[Any, ...], leaf: Any) -> list[str]:
+def _period(tree: Any) -> int:
+  """The layers of a block, where the model scans over blocks: layers/layers_0, layers/layers_1 and so on."""
+  return max(1, sum(name.startswith("layers_") for name in tree.get("layers", {})))
+
+
+def _names(path: tuple[Any, ...], leaf: Any, period: int) -> list[str]:
   first, *rest = [entry.key for entry in path]
-  if _is_stacked(path):
-    return [".".join(("layers", str(i), *rest)) for i in range(leaf.shape[0])]
-  return [".".join((re.sub(r"^layers_(\d+)$", r"layers.\1", first), *rest))]
+  if not _is_stacked(path):
+    return [".".join((re.sub(r"^layers_(\d+)$", r"layers.\1", first), *rest))]
+  place = 0
+  if rest[0].startswith("layers_"):
+    place, rest = int(rest[0].removeprefix("layers_")), rest[1:]
+  return [".".join(("layers", str(block * period + place), *rest)) for block in range(leaf.shape[0])]

@@ -55,7 +55,11 @@ def convert(source: str, directory: str | os.PathLike, model_dir: str | os.PathL
 def _write(model_dir: pathlib.Path, model: LanguageModel, params: Any, vocabulary: seqio.Vocabulary | None,
            text: str | None) -> None:
   """Writes what `eval`, `generate` and `train.init_from` read; `text` is the configuration that the model came with."""
-  bindings = [f"TransformerConfig.{name}={value!r}" for name, value in dataclasses.asdict(model.config).items()]
+  fields = dataclasses.asdict(model.config)
+  experts = fields.pop("moe") or {}
+  bindings = [f"TransformerConfig.{name}={value!r}" for name, value in fields.items()]
+  bindings += [f"MoEConfig.{name}={value!r}" for name, value in experts.items()]
+  bindings.append(f"TransformerConfig.moe={'@MoEConfig()' if experts else None}")
   bindings.append(f"LanguageModel.z_loss={model.z_loss!r}")
   if vocabulary is not None:
     if vocabulary.vocab_size > model.config.vocab_size:

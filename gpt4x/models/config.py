@@ -92,6 +92,7 @@ class TransformerConfig:
   attention_dropout_rate: float = 0.0  # On attention probabilities.
 
   moe: MoEConfig | None = None  # None: every layer has an MLP.
+  share_layers: int = 1  # How many layers in a row have one set of parameters (arXiv:1909.11942); num_layers: all.
 
   # Embedding and output. Cutoffs, e.g. (20_000, 60_000), select the adaptive softmax (arXiv:1609.04309), and with a
   # divisor above 1 the adaptive input embedding (arXiv:1809.10853), where cluster i has width vocab_embed_dim /
@@ -113,7 +114,7 @@ class TransformerConfig:
     set_field("adaptive_cutoffs", tuple(self.adaptive_cutoffs))
     if not isinstance(self.tie_projections, bool):
       set_field("tie_projections", tuple(self.tie_projections))
-    for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "mlp_dim", "adaptive_divisor"):
+    for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "mlp_dim", "adaptive_divisor", "share_layers"):
       self._require(name, getattr(self, name) >= 1, "at least 1")
     for name in ("head_dim", "num_kv_heads", "vocab_embed_dim"):
       self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
@@ -159,6 +160,10 @@ class TransformerConfig:
       raise UserError(
           f"MoEConfig.period = {self.moe.period} is above TransformerConfig.num_layers = {self.num_layers}, so that no"
           " layer is a mixture: lower it, or leave TransformerConfig.moe out")
+    if self.num_layers % self.share_layers or (self.moe and self.moe.period > 1 and self.share_layers > 1):
+      raise UserError(
+          f"TransformerConfig.share_layers = {self.share_layers} must divide num_layers = {self.num_layers}, and goes with"
+          " mixtures in every layer or in none: change it, or MoEConfig.period")
     if self.scan_layers and self.num_layers % self.period:
       raise UserError(
           f"TransformerConfig.num_layers = {self.num_layers} does not divide into blocks of MoEConfig.period ="
@@ -201,8 +206,8 @@ class TransformerConfig:
 
   @property
   def period(self) -> int:
-    """Layers after which their kinds repeat."""
-    return self.moe.period if self.moe else 1
+    """Layers after which their kinds, or else their parameters, repeat."""
+    return self.share_layers if self.share_layers > 1 else self.moe.period if self.moe else 1
 
   def is_mixture(self, layer: int) -> bool:
     return self.moe is not None and (layer + 1) % self.moe.period == 0
@@ -239,15 +244,17 @@ class TransformerConfig:
     layer = 2 * d * hk + 2 * d * gk + (d * gk if relative else 0)  # query, out; key, value; relative key
     layer += 2 * norm
     mlp = lambda f: (mlp_inputs + 1) * d * f + (mlp_inputs * f + d if self.mlp_bias else 0)
-    mlps = (self.num_layers - self.num_mixtures) * mlp(f)
+    distinct = self.num_layers // self.share_layers
+    mixtures = self.num_mixtures // self.share_layers
+    mlps = (distinct - mixtures) * mlp(f)
     if self.moe:
       mixture = experts * (mlp_inputs + 1) * d * self.expert_dim
       mixture += (d + (self.moe.bias_rate > 0)) * self.moe.num_experts  # The router.
       mixture += mlp(self.moe.num_shared_experts * self.expert_dim) if self.moe.num_shared_experts else 0
-      mlps += self.num_mixtures * mixture
-    biases = 2 * hk * (self.num_layers if self.untie_biases else 1) if relative else 0
+      mlps += mixtures * mixture
+    biases = 2 * hk * (distinct if self.untie_biases else 1) if relative else 0
     final_norm = norm if self.norm_position == "pre" else 0
-    return self.num_layers * layer + mlps + biases + final_norm + self._vocabulary_params()
+    return distinct * layer + mlps + biases + final_norm + self._vocabulary_params()
 
   def _vocabulary_params(self) -> int:
     tails = len(self.clusters) - 1

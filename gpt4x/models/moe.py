@@ -87,7 +87,9 @@ class MoE(nn.Module):
     if m.normalize_weights:
       weights /= jnp.sum(weights, -1, keepdims=True)
     experts = jnp.where(real[..., None], experts, m.num_experts)
-    self.sow("router", "sums", self.sums(logits, scores, experts, real, capacity), reduce_fn=lambda _, new: new)
+    # Layers that share parameters add to the same sums.
+    add = lambda sums, new: jax.tree.map(jnp.add, sums, new) if sums else new
+    self.sow("router", "sums", self.sums(logits, scores, experts, real, capacity), reduce_fn=add, init_fn=lambda: None)
     return weights, experts
 
   def sums(self, logits, scores, experts, real, capacity) -> RouterSums:

@@ -119,22 +119,23 @@ class Layer(nn.Module):
 
 
 class Block(nn.Module):
-  """The layers after which their kinds repeat, with the methods of one; the memory has a leading axis for them."""
+  """The layers after which they repeat, with the methods of one; the memory has a leading axis for them."""
 
   config: TransformerConfig
   layer: type[Layer]
 
   def setup(self):
-    self.layers = [self.layer(self.config, self.config.is_mixture(i)) for i in range(self.config.period)]
+    c = self.config
+    self.layers = [self.layer(c, c.is_mixture(i)) for i in range(c.period // c.share_layers)]
 
   def __call__(self, x: jax.Array, memory: Any, shared: Shared):
-    return run_layers(self.layers, "__call__", x, memory, shared)
+    return run_layers(self.layers * self.config.share_layers, "__call__", x, memory, shared)
 
   def step(self, x: jax.Array, memory: Any, shared: Shared):
-    return run_layers(self.layers, "step", x, memory, shared)
+    return run_layers(self.layers * self.config.share_layers, "step", x, memory, shared)
 
   def ring(self, x: jax.Array, memory: Any, shared: Shared):
-    return run_layers(self.layers, "ring", x, memory, shared)
+    return run_layers(self.layers * self.config.share_layers, "ring", x, memory, shared)
 
 
 def run_layers(layers: Sequence[Layer], method: str, x: jax.Array, memory: Any, shared: Shared):
@@ -170,7 +171,7 @@ class TransformerXL(nn.Module):
           axis_name="layers", methods=["__call__", "step", "ring"])
       self.layers = scan(layer)(c, c.is_mixture(0)) if c.period == 1 else scan(Block)(c, layer)
     else:
-      self.layers = [layer(c, c.is_mixture(i)) for i in range(c.num_layers)]
+      self.layers = [layer(c, c.is_mixture(i)) for i in range(c.num_layers // c.share_layers)]
 
   def __call__(self, tokens: jax.Array, memory: Memory, segment_ids: jax.Array | None = None,
                prefix: jax.Array | None = None, window: int | None = None, deterministic: bool = True):
@@ -227,9 +228,9 @@ class TransformerXL(nn.Module):
 
   def run(self, method: str, x: jax.Array, memory: Any, shared: Shared):
     """Applies a method of every layer in turn; memory's leaves have a leading axis N."""
-    if not self.config.scan_layers:
-      return run_layers(self.layers, method, x, memory, shared)
     n, period = self.config.num_layers, self.config.period
+    if not self.config.scan_layers:
+      return run_layers([self.layers[i // self.config.share_layers] for i in range(n)], method, x, memory, shared)
     if period == 1:
       return getattr(self.layers, method)(x, memory, shared)
     blocks = jax.tree.map(lambda leaf: leaf.reshape(n // period, period, *leaf.shape[1:]), memory)

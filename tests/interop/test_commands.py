@@ -139,8 +139,9 @@ def test_without_a_vocabulary(published, tmp_path, capsys):
 
 
 def test_export_and_convert_back(converted, tmp_path, capsys):
-  """A trained model of bytes, and a converted one of words."""
-  flags = corpus.flags(corpus.write(tmp_path / "text"), tmp_path / "run", TRAIN_STEPS=2, EVAL_PERIOD=2, EVAL_STEPS=None)
+  """A trained mixture of experts on bytes, and a converted model of words."""
+  flags = corpus.flags(corpus.write(tmp_path / "text"), tmp_path / "run", TRAIN_STEPS=2, EVAL_PERIOD=2, EVAL_STEPS=None,
+                       TransformerConfig__moe=corpus.Reference("@MoEConfig()"), MoEConfig__num_experts=4)
   run(capsys, *flags)
   for model in (tmp_path / "run", converted):
     out, back = tmp_path / f"{model.name}-out", tmp_path / f"{model.name}-back"

@@ -12,9 +12,10 @@ from gpt4x.interop import exports
 from tests.models import tiny
 
 
-@pytest.mark.parametrize("style", tiny.STYLES)
+@pytest.mark.parametrize("style", [*tiny.STYLES.values(), dict(num_layers=4, share_layers=2)],
+                         ids=[*tiny.STYLES, "shared layers"])
 def test_bit_for_bit_there_and_back(style, tmp_path):
-  scanned, apart = (tiny.make(**tiny.STYLES[style] | dict(scan_layers=scan, memory_length=3)) for scan in (True, False))
+  scanned, apart = (tiny.make(**style | dict(scan_layers=scan, memory_length=3)) for scan in (True, False))
   exports.save(tmp_path / "scanned", scanned.lm, scanned.params)
   model, params = exports.load(tmp_path / "scanned")
   assert model.config == scanned.config

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gpt4x.models.config import MoEConfig
 from tests.models import tiny
 from tests.models.tiny import LENGTH, ROWS, STYLES
 
@@ -164,3 +165,29 @@ def test_every_layer_drops_its_own_tenth():
     np.testing.assert_allclose(np.unique(added.round(4)), [0, 1 / 0.9], atol=1e-4)
     np.testing.assert_allclose(np.mean(added), 1, atol=0.02)
   assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("options", [{}, {"moe": MoEConfig(num_experts=3, mlp_dim=9)}], ids=["dense", "mixture"])
+def test_layers_that_share_parameters(options, scan):
+  """They are layers with copies of one another's, in what they return and in what their experts count."""
+  sizes = dict(num_layers=4, memory_length=3, **options)
+  shared = tiny.make(**sizes, share_layers=2, scan_layers=scan)
+  apart = tiny.make(**sizes, scan_layers=False)
+  distinct = [shared.params["layers"]["layers_0"], shared.params["layers"]["layers_0"]] if scan else [
+      shared.params["layers_0"], shared.params["layers_1"]]
+  if scan:
+    distinct = [jax.tree.map(lambda leaf: leaf[i], tree) for i, tree in enumerate(distinct)]
+  params = {name: value for name, value in shared.params.items() if not name.startswith("layers")}
+  params |= {f"layers_{i}": distinct[i // 2] for i in range(4)}
+  assert shared.config.num_params() == sum(leaf.size for leaf in jax.tree.leaves(shared.params))
+  tokens = tiny.random_tokens(shared.config, 10)
+  batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": tokens,
+           "decoder_segment_ids": tiny.random_documents(10), "decoder_loss_weights": np.ones(tokens.shape, np.float32)}
+  results = [tiny.jit(model.lm.loss)(values, batch, model.lm.initial_memory(len(tokens), 3))
+             for model, values in ((shared, shared.params), (apart, params))]
+  (sums, memory), (expected, expected_memory) = results
+  np.testing.assert_allclose(sums.objective, expected.objective, rtol=1e-5)
+  np.testing.assert_allclose(memory.layers, expected_memory.layers, atol=1e-5)
+  load = lambda sums: sum(layer.load.sum() for layer in sums.router_layers)
+  assert load(sums) == load(expected)

@@ -5,7 +5,7 @@ only when the function is called. `load` therefore takes the files statement by 
 binding stands, and checks the whole before anything is built.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import difflib
 import importlib

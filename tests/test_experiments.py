@@ -3,7 +3,6 @@
 import difflib
 import pathlib
 
-import gin
 import pytest
 
 from gpt4x import configuration

@@ -1,7 +1,6 @@
 """TransformerConfig: every size and switch of the model, and the parameter and FLOP counts that follow from them."""
 
 import dataclasses
-import math
 from typing import Literal
 
 import gin
@@ -162,8 +161,8 @@ class TransformerConfig:
           " layer is a mixture: lower it, or leave TransformerConfig.moe out")
     if self.num_layers % self.share_layers or (self.moe and self.moe.period > 1 and self.share_layers > 1):
       raise UserError(
-          f"TransformerConfig.share_layers = {self.share_layers} must divide num_layers = {self.num_layers}, and goes with"
-          " mixtures in every layer or in none: change it, or MoEConfig.period")
+          f"TransformerConfig.share_layers = {self.share_layers} must divide num_layers = {self.num_layers}, and goes"
+          " with mixtures in every layer or in none: change it, or MoEConfig.period")
     if self.scan_layers and self.num_layers % self.period:
       raise UserError(
           f"TransformerConfig.num_layers = {self.num_layers} does not divide into blocks of MoEConfig.period ="

@@ -1,1 +1,1 @@
-"""`gpt4x plan`: what a training step needs on a topology that is not at hand, by formula and by the real TPU compiler."""
+"""`gpt4x plan`: what a training step needs on TPUs that are not at hand, by formula and by the real compiler."""

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import optax
 
-from gpt4x import partitioning
 from gpt4x.data.stream import FEATURES
 from gpt4x.errors import UserError
 from gpt4x.models.language_model import LanguageModel
@@ -52,7 +51,8 @@ class Cost:
     line = lambda one, two: one + (two - one) * (units - 1)
     axes = {*self.traffic, *other.traffic}
     traffic = {name: line(self.traffic.get(name, 0.0), other.traffic.get(name, 0.0)) for name in axes}
-    return Cost(line(self.flops, other.flops), line(self.bytes, other.bytes), line(self.seconds, other.seconds), traffic)
+    return Cost(line(self.flops, other.flops), line(self.bytes, other.bytes), line(self.seconds, other.seconds),
+                traffic)
 
 
 def topology_devices(topology: Topology) -> list[Any]:

@@ -90,7 +90,8 @@ def _step(settings: dict[str, Any]) -> Step:
   return step.replace_config(dtype="bfloat16") if experiment.model.config.dtype == "auto" else step
 
 
-def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: bool, state: TrainState | None = None) -> Plan:
+def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: bool,
+         state: TrainState | None = None) -> Plan:
   """The plan of a step on a topology; `compiled`: by the TPU compiler, which takes minutes, or else by formula."""
   config, state = step.model.config, state or step.state(partitioner)
   parts = {"params": state.params, "optimizer": state.opt_state, "memory": state.memory}
@@ -112,8 +113,8 @@ def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: boo
   warnings = [*_coarse(state.params, partitioner), *_surprises(instructions, expected)]
   plan = Plan(
       topology=str(topology), devices=topology.num_devices, mesh=dict(partitioner.mesh.shape),
-      source="compiler" if compiled else "formula", params=config.num_params(), active_params=config.num_active_params(),
-      flops_per_token=flops_per_token, tokens_per_step=tokens, remat=config.remat, memory=memory, hbm=topology.chip.hbm,
+      source="compiler" if compiled else "formula", params=config.num_params(),
+      active_params=config.num_active_params(), flops_per_token=flops_per_token, tokens_per_step=tokens, remat=config.remat, memory=memory, hbm=topology.chip.hbm,
       flops=cost.flops, bytes=cost.bytes, traffic=cost.traffic, seconds=seconds, roofline=roofline,
       compiled=cost.seconds if compiled else None,
       mfu=flops_per_token * tokens / (slower * topology.num_devices * topology.chip.peak),
@@ -161,7 +162,8 @@ def _largest_expected(step: Step, state: TrainState, partitioner: Partitioner) -
 
 def _surprises(instructions: list[collectives.Collective], expected: float) -> Iterator[str]:
   for one in collectives.surprises(instructions, expected):
-    yield f"a collective larger than any parameter or activation: {one.kind} over {one.axes}, {one.result_bytes / GIB:.2f} GiB"
+    yield (f"a collective larger than any parameter or activation: {one.kind} over {one.axes},"
+           f" {one.result_bytes / GIB:.2f} GiB")
 
 
 def _search(step: Step, topology: Topology) -> Iterator[Plan]:
@@ -199,7 +201,7 @@ def describe(plan: Plan) -> str:
   lines = [
       ("on", f"{plan.topology}, {plan.devices:,} devices: mesh {mesh}, remat {plan.remat!r}"),
       ("parameters", f"{plan.params:,}{active}"),
-      ("a step", f"{plan.tokens_per_step:,} tokens of {plan.flops_per_token / 1e9:.4g} GFLOP each (causal, counted once)"),
+      ("a step", f"{plan.tokens_per_step:,} tokens of {plan.flops_per_token / 1e9:.4g} GFLOP each, causal counted once"),
       ("GiB a device", ", ".join(f"{name} {gib(size)}" for name, size in plan.memory.items())),
       ("", f"together {gib(plan.used)} of {gib(plan.hbm)}: {fits}"),
       ("a device's step", f"{plan.flops / 1e12:.4g} TFLOP, {plan.bytes / 1e9:.4g} GB of memory traffic"),

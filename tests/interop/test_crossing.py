@@ -36,7 +36,8 @@ def test_every_leaf_has_a_name_in_t5x(name, memory_length):
 
 def test_our_loop_continues_a_run_that_t5x_has_taken_further(tmp_path):
   """t5x's checkpoint is ahead of ours; what it replaces is made from a run that took those steps here."""
-  flags = lambda name, **changes: corpus.flags(corpus.write(tmp_path / "text"), tmp_path / name, **ONE_DEVICE, **changes)
+  text = corpus.write(tmp_path / "text")
+  flags = lambda name, **changes: corpus.flags(text, tmp_path / name, **ONE_DEVICE, **changes)
   lines = lambda name: [line for line in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
                         if line["split"] == "train"]
   assert cli.main(flags("straight", TRAIN_STEPS=24)) == 0

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import seqio
 
 pytest.importorskip("t5x.train", reason="upstream t5x is not installed (see `make t5x`)")
 
@@ -25,7 +24,6 @@ from gpt4x.inference.sampling import Sampling
 from gpt4x.interop.t5x.model import TransformerXLModel
 from gpt4x.interop.t5x.optimizer import OptaxOptimizer
 from gpt4x.interop.t5x.partitioner import MeshPartitioner
-from gpt4x.models.language_model import LanguageModel
 from gpt4x.training import optimizers
 from gpt4x.training.experiment import Experiment
 from tests.integration import corpus, faults
@@ -194,7 +192,8 @@ def test_t5x_s_greedy_decoding_is_our_own(reverse, style):
   model = tiny.make(**tiny.STYLES[style])
   params = jax.tree.map(jnp.asarray, model.params)
   theirs = prefix_model(model, reverse, functools.partial(decoding.temperature_sample, temperature=0.0))
-  predict = jax.jit(lambda params, batch: theirs.predict_batch_with_aux(params, batch, decoder_params={"eos_id": -1})[0])
+  predict = jax.jit(
+      lambda params, batch: theirs.predict_batch_with_aux(params, batch, decoder_params={"eos_id": -1})[0])
   found = np.asarray(predict(params, prefix_batch(PROMPTS)))
   ours = Decoder(model.lm, window=LENGTH, eos_id=-1, sampling=Sampling(temperature=0.0), segment_length=LENGTH)
   # t5x may draw 0, which for us is no token.
@@ -261,8 +260,8 @@ def test_t5x_s_own_command_trains_evaluates_and_infers(repository, tmp_path):
     patch.setenv("PYTHONPATH", env_path)
     t5x_main("train", tmp_path, *common, f'--gin.MODEL_DIR="{run_dir}"')
     assert checkpoint.exists()
-    t5x_main("eval", tmp_path, *common, f'--gin.CHECKPOINT_PATH="{checkpoint}"', f'--gin.OUTPUT_DIR="{tmp_path}/eval"')
-    t5x_main("infer", tmp_path, *common, f'--gin.CHECKPOINT_PATH="{checkpoint}"', f'--gin.OUTPUT_DIR="{tmp_path}/infer"')
+    for mode in ("eval", "infer"):
+      t5x_main(mode, tmp_path, *common, f'--gin.CHECKPOINT_PATH="{checkpoint}"', f'--gin.OUTPUT_DIR="{tmp_path / mode}"')
   metrics = next((tmp_path / "eval").rglob("*-metrics.jsonl")).read_text()
   assert "mean_score" in metrics and "exact" in metrics
   lines = next((tmp_path / "infer").glob("*.jsonl-*")).read_text().splitlines()

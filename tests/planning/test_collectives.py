@@ -60,7 +60,7 @@ def test_a_neighbour():
     ("replica_groups={}", "data x tensor"),
 ])
 def test_every_way_to_write_groups(groups, axes):
-  line = f"  %x = (bf16[4,8]{{1,0:T(8,128)(2,1)}}, f32[2]{{0}}) all-reduce(%a, %b), channel_id=1, {groups}, to_apply=%add"
+  line = f"  %x = (bf16[4,8]{{1,0:T(8,128)(2,1)}}, f32[2]{{0}}) all-reduce(%a, %b), channel_id=1, {groups}, to_apply=%c"
   (found,) = collectives.parse(line, SHAPE)
   assert (found.axes, found.result_bytes) == (axes, 4 * 8 * 2 + 2 * 4)
 

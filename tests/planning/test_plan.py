@@ -30,7 +30,8 @@ def test_topologies(text, slices, devices):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("v5q:4x4x4", "did you mean v5"), ("v5p:4x4", "3 sizes, such as v5p:4x4x4"), ("v5p:4x0x4", "3 sizes"), ("v5e", "2 sizes")])
+    ("v5q:4x4x4", "did you mean v5"), ("v5p:4x4", "3 sizes, such as v5p:4x4x4"), ("v5p:4x0x4", "3 sizes"),
+    ("v5e", "2 sizes")])
 def test_wrong_topologies(text, words):
   with pytest.raises(CommandError, match=words):
     parse_topology(text)
@@ -82,7 +83,8 @@ def test_large_copies_are_told(monkeypatch):
 
 
 def test_extrapolation_is_a_line():
-  one, two = (compiler.Cost(10 + 3 * n, 5 * n, 1 + n, {"fsdp": 7 * n, **({"tensor": 2} if n > 1 else {})}) for n in (1, 2))
+  cost = lambda n, **traffic: compiler.Cost(10 + 3 * n, 5 * n, 1 + n, {"fsdp": 7 * n, **traffic})
+  one, two = cost(1), cost(2, tensor=2)
   assert one.extrapolate(two, 5) == compiler.Cost(25, 25, 6, {"fsdp": 35, "tensor": 8})
 
 
@@ -103,7 +105,8 @@ def test_the_search_ranks_what_fits(monkeypatch, capsys):
   assert cli.main([*FLAGS, "--search", "--json"]) == 0
   plans = json.loads(capsys.readouterr().out)
   assert all(math.prod(found["mesh"].values()) == 4 for found in plans)
-  assert [round(found["mfu"], 3) for found in plans] == sorted((round(found["mfu"], 3) for found in plans), reverse=True)
+  mfus = [round(found["mfu"], 3) for found in plans]
+  assert mfus == sorted(mfus, reverse=True)
   assert {found["remat"] for found in plans} == {"none", "dots_no_batch", "full"}
 
 

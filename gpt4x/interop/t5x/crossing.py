@@ -1,7 +1,7 @@
 """Checkpoints of one loop as those of the other: parameters, optimizer, memory and data position.
 
-t5x keeps `DIR/checkpoint_<step>/{state,dataset}`, we keep `DIR/checkpoints/<step>`. Both hold the same leaves under other
-names, so nothing here needs t5x.
+t5x keeps `DIR/checkpoint_<step>/{state,dataset}`, we keep `DIR/checkpoints/<step>`. Both hold the same leaves under
+other names, so nothing here needs t5x.
 """
 
 import dataclasses

@@ -78,7 +78,8 @@ def train(model_dir: str, experiment: Experiment, optimizer: Any, total_steps: i
   loop.write_configuration(model_dir, dataset)
   writer = MetricsWriter(model_dir, tensorboard=False)  # t5x writes its own.
   writer.truncate(-1 if start is None else start)
-  rates, progress, preemption = loop.Rates(experiment, partitioner), Progress(total_steps, start or 0), loop.Preemption()
+  rates, progress = loop.Rates(experiment, partitioner), Progress(total_steps, start or 0)
+  preemption = loop.Preemption()
   shape = " x ".join(f"{name}={size}" for name, size in t5x_partitioner.mesh.shape.items())
   print(f"{experiment.model.config.num_params():,} parameters; t5x, mesh {shape}; step {start or 0} to {total_steps};"
         f" peak {rates.peak}", file=sys.stderr)
@@ -125,8 +126,8 @@ def train(model_dir: str, experiment: Experiment, optimizer: Any, total_steps: i
   run.bring_over()
   plots.plot_losses(model_dir)
   if status == loop.PREEMPTED:
-    print(f"stopped by SIGTERM, saved at step {crossing.newest_t5x_step(model_dir)} of {total_steps}: the same command continues",
-          file=sys.stderr)
+    step = crossing.newest_t5x_step(model_dir)
+    print(f"stopped by SIGTERM, saved at step {step} of {total_steps}: the same command continues", file=sys.stderr)
   return status
 
 

@@ -43,8 +43,8 @@ class TransformerXLModel(models.DecoderOnlyModel):
   def __init__(self, experiment: Experiment, optimizer_def: optimizers.OptimizerDefType | None = None,
                carry_memory: bool = True, decode_fn: models.DecodeFnCallable = models.decoding.temperature_sample):
     if experiment.model.config.moe and experiment.model.config.moe.bias_rate:
-      raise UserError("MoEConfig.bias_rate > 0 moves biases after each step, which t5x has no place for: set it to 0 and"
-                      " MoEConfig.balance_loss above 0, or use --loop=gpt4x")
+      raise UserError("MoEConfig.bias_rate > 0 moves biases after each step, which t5x has no place for: set it to 0"
+                      " and MoEConfig.balance_loss above 0, or use --loop=gpt4x")
     self.language_model, self.dataset = experiment.model, experiment.dataset
     self.memory_length = experiment.memory_length if carry_memory else 0
     self.eval_memory_length = experiment.eval_memory_length

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 import functools
 from typing import Any
 
-import jax
 from jax.sharding import PartitionSpec
 from t5x import trainer
 

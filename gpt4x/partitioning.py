@@ -61,6 +61,9 @@ class Partitioner:
           f"Partitioner mesh {text} does not fit the {len(devices)} device(s) here: make the product of its sizes"
           f" {len(devices)}, or one size -1")
     shape = tuple(sizes.values())
+    if len({device.process_index for device in devices}) < jax.process_count():
+      raise UserError(f"Partitioner.num_devices = {self.num_devices} leaves some of the {jax.process_count()} processes"
+                      " without a device: unset it, or start fewer processes")
     layout = mesh_utils.create_device_mesh(shape, devices) if len(devices) > 1 else np.array(devices).reshape(shape)
     object.__setattr__(self, "mesh", Mesh(layout, tuple(sizes)))
 
@@ -98,10 +101,32 @@ class Partitioner:
 
     return jax.tree_util.tree_map_with_path(one, params, axes)
 
+  def host_rows(self, global_rows: int) -> range | tuple[int, ...]:
+    """Those of the B rows of a batch that lie on this process's devices, rising.
+
+    Where mesh axes that do not split the batch reach across processes, several have the same rows; where the mesh has
+    its devices in another order, a process may have rows that are not neighbours.
+    """
+    shards = self._local_shards(global_rows)
+    rows = tuple(row for shard in shards for row in shard)
+    neighbours = range(rows[0], rows[-1] + 1)
+    return neighbours if len(rows) == len(neighbours) else rows
+
   def global_array(self, rows: np.ndarray, global_rows: int) -> jax.Array:
-    """This host's rows [B / hosts, ...] of a batch as an array of all B rows, split over `batch`."""
+    """This host's rows of a batch, as `host_rows` lists them, as an array of all B rows, split over `batch`."""
+    places = {shard.start: i * len(shard) for i, shard in enumerate(self._local_shards(global_rows))}
+
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+      start, stop, _ = index[0].indices(global_rows)
+      return rows[places[start]:places[start] + stop - start]
+
     sharding = self.sharding("batch", *(None,) * (rows.ndim - 1))
-    return jax.make_array_from_process_local_data(sharding, rows, (global_rows, *rows.shape[1:]))
+    return jax.make_array_from_callback((global_rows, *rows.shape[1:]), sharding, shard)
+
+  def _local_shards(self, global_rows: int) -> list[range]:
+    """The shards of B rows that this process's devices hold, each once, rising."""
+    slices = self.sharding("batch").addressable_devices_indices_map((global_rows,)).values()
+    return sorted({range(*index.indices(global_rows)) for (index,) in slices}, key=lambda shard: shard.start)
 
   def check_batch(self, batch_size: int, microbatches: int = 1) -> None:
     """Raises UserError unless the rows of a batch divide over microbatches and the devices that split them."""

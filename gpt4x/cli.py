@@ -27,8 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     status, message = 2 if isinstance(error, CommandError) else 1, _error(error)
   else:
     if processes:
+      continuing = arguments.model_dir if arguments.command == "train" else None
       work = functools.partial(_outcome, arguments, processes)
-      status, message = distributed.supervise(processes, work, arguments.model_dir)
+      status, message = distributed.supervise(processes, work, continuing)
     else:
       status, message = _outcome(arguments)
   if message:

@@ -155,14 +155,14 @@ def _tpu(env: Mapping[str, str], hosts: list[str], worker: str) -> dict:
 
 
 def supervise(processes: Processes, work: Callable[[Callable[[str], None]], tuple[int, str | None]],
-              model_dir: str) -> tuple[int, str | None]:
+              model_dir: str | None) -> tuple[int, str | None]:
   """Does `work` in a child process; returns its exit status and last message, or else what is to be said of its death.
 
   Args:
     processes: of the run.
     work: takes a function that notes what to say if the process is aborted from then on ("" for the usual), and
       returns (exit status, message); (1, None) if it has lost contact with the others.
-    model_dir: whose newest checkpoint the message names.
+    model_dir: of a run that would continue from its newest checkpoint.
   """
   note = mmap.mmap(-1, _NOTE_BYTES)  # Shared with the child, and still there when it is not.
 
@@ -181,11 +181,10 @@ def supervise(processes: Processes, work: Callable[[Callable[[str], None]], tupl
   message = note[:].rstrip(b"\0").decode(errors="replace")
   if status >= 0 and (message or status != 1):
     return status, message or None
-  if status in (1, -signal.SIGABRT):
-    message = message or f"{_gone(processes)} is gone, and its own last line may say why"
-  else:
-    memory = " (out of memory?)" if status == -signal.SIGKILL else ""
-    message = f"ended by {signal.Signals(-status).name}{memory}"
+  if status not in (1, -signal.SIGABRT):
+    message = f"ended by {signal.Signals(-status).name}{' (out of memory?)' if status == -signal.SIGKILL else ''}"
+  elif not message:
+    message = f"{_gone(processes)} is gone; its own last line may say why"
   return 1, f"error: {processes}: {message}: start all of them again{_continuing(model_dir)}"
 
 
@@ -214,7 +213,9 @@ def _gone(processes: Processes) -> str:
   return f"one of the {processes.count} processes"
 
 
-def _continuing(model_dir: str) -> str:
+def _continuing(model_dir: str | None) -> str:
+  if model_dir is None:
+    return ""
   try:
     steps = [int(name) for name in os.listdir(pathlib.Path(model_dir).expanduser() / "checkpoints") if name.isdecimal()]
   except OSError:
@@ -249,13 +250,19 @@ def start(processes: Processes, note: Callable[[str], None], start_timeout: int,
   import jax
   jax.config.update("jax_enable_preemption_service", preemptible)
   jax.config.update("jax_check_proxy_envs", False)  # It warns of them before there is a problem; we do below.
-  proxy = "; a proxy is set in the environment" if any(name.lower() == "http_proxy" for name in os.environ) else ""
+  proxy = ", is http_proxy in the way" if any(name.lower() == "http_proxy" for name in os.environ) else ""
   if processes.index:
-    note(f"no answer from process 0 at {processes.coordinator} within {start_timeout} s{proxy}: start it, or correct"
-         " --coordinator_address")
+    note(f"no answer from process 0 at {processes.coordinator} within {start_timeout} s (is it started, is the"
+         f" address right, may hosts connect to that port{proxy}?)")
   else:
-    note(f"not all of {processes.count} processes have come to {processes.coordinator} within {start_timeout} s: see"
-         " those that are missing, or correct --num_processes")
+    note(f"not all of {processes.count} processes have come to {processes.coordinator} within {start_timeout} s"
+         " (were all started, is --num_processes right?)")
+    host, _, port = processes.coordinator.rpartition(":")
+    try:  # JAX would crash.
+      socket.create_server(("", int(port))).close()
+    except OSError as error:
+      raise UserError(f"process 0 cannot listen on port {port} ({error.strerror}): choose another for"
+                      f" --coordinator_address={host}:PORT") from error
   try:
     jax.distributed.initialize(
         processes.coordinator, processes.count, processes.index, processes.local_devices, "deactivate",

@@ -261,7 +261,7 @@ def start(processes: Processes, note: Callable[[str], None], start_timeout: int,
     try:  # JAX would crash.
       socket.create_server(("", int(port))).close()
     except OSError as error:
-      raise UserError(f"process 0 cannot listen on port {port} ({error.strerror}): choose another for"
+      raise UserError(f"process 0 cannot listen on port {port} ({os.strerror(error.errno)}): choose another for"
                       f" --coordinator_address={host}:PORT") from error
   try:
     jax.distributed.initialize(
@@ -311,19 +311,15 @@ def exchange(value: str) -> list[str]:
 
 
 def check_alike(what: str, text: str) -> None:
-  """Raises UserError on every process unless all of them give the same text; a process that differs names the line."""
-  from jax._src.distributed import global_state
-  index = global_state.process_id
+  """Raises UserError, the same on every process, unless all of them give the same text."""
   digests = exchange(hashlib.sha256(text.encode()).hexdigest())
-  different = [other for other, digest in enumerate(digests) if digest != digests[0]]
-  if not different:
-    return
-  first = exchange("" if index else text)[0].splitlines()
-  pairs = itertools.zip_longest(text.splitlines(), first, fillvalue="nothing")
-  here, there = next(((here, there) for here, there in pairs if here != there), ("", ""))
-  example = f": {here[:200]!r} against {there[:200]!r}" if index in different else ""
-  raise UserError(f"the {what} of process {', '.join(map(str, different))} differs from that of process 0{example}:"
-                  " start all with the same flags, files and versions")
+  different = [index for index, digest in enumerate(digests) if digest != digests[0]]
+  if different:
+    first = exchange(text)[0].splitlines()
+    pairs = itertools.zip_longest(text.splitlines(), first, fillvalue="nothing")
+    lines = exchange(next((f"{here[:200]!r} against {there[:200]!r}" for here, there in pairs if here != there), ""))
+    raise UserError(f"the {what} of process {different[0]} differs from that of process 0 ({lines[different[0]]}): start"
+                    " all with the same flags, files and versions")
 
 
 def check(configuration: str) -> None:

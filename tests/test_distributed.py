@@ -3,8 +3,6 @@
 `tests/integration/test_hosts.py` trains on two; here they only meet.
 """
 
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -129,7 +127,7 @@ def test_the_last_word(tmp_path, work, expected):
 
 # What two processes do once they are connected; `devices` of them each, and `index` tells them apart.
 MEET = """
-import os, sys
+import os, signal, sys
 from gpt4x import distributed
 from gpt4x.errors import UserError
 index, port, timeout, devices = map(int, sys.argv[1:5])
@@ -142,6 +140,10 @@ def work(note):
     distributed.stop()
   except UserError as error:
     return 1, str(error)
+  except Exception as error:
+    if distributed.lost_contact(error):
+      return 1, None
+    raise
   return 0, None
 status, message = distributed.supervise(processes, work, None)
 print(message or "", end="")
@@ -218,6 +220,24 @@ def test_each_process_has_the_rows_of_its_own_devices():
           np.testing.assert_array_equal(shard.data, rows[shard.index])
     assert counts == {8, 16}""")
   assert [status for status, *_ in results] == [0, 0], results
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("waiting", ["at a collective", "elsewhere"])
+def test_one_is_killed(victim, waiting):
+  """The other finds out by a connection that closes, or by heartbeats where it waits for something else."""
+  results = meet(f"""
+    import jax, numpy as np
+    from jax.experimental import multihost_utils
+    gather = lambda: multihost_utils.process_allgather(np.ones(1))
+    gather()
+    if index == {victim}:
+      os.kill(os.getpid(), signal.SIGKILL)
+    gather() if {waiting == "at a collective"} else distributed.exchange("")""")
+  (_, survivor, _), (_, killed, _) = results[1 - victim], results[victim]
+  assert [status for status, *_ in results] == [1, 1]
+  assert survivor.startswith(f"error: process {1 - victim} of 2: process {victim} is gone;"), results
+  assert killed.startswith(f"error: process {victim} of 2: ended by SIGKILL")
 
 
 def test_nobody_answers():

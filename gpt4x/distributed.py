@@ -9,7 +9,6 @@ signals and has the last word. A single process starts nothing of this.
 from collections.abc import Callable, Mapping
 import collections
 import contextlib
-import ctypes
 import dataclasses
 import glob
 import hashlib
@@ -22,7 +21,6 @@ import re
 import signal
 import socket
 import sys
-import urllib.request
 
 from gpt4x.errors import CommandError, UserError
 
@@ -30,9 +28,9 @@ _TPU_PORT = 8482  # As JAX's own detection has it; TPU hosts and Kubernetes keep
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 _FOREVER = 7 * 24 * 3600  # Seconds: for waits that end when the others arrive, or else when they miss heartbeats.
 _NOTE_BYTES = 1 << 13
-# What errors say, in words of gloo, NCCL, gRPC and the coordination service, when the other end is gone.
-_LOST = re.compile(r"gloo|nccl|UNAVAILABLE|socket closed|connection (reset|closed|refused)|broken pipe|heartbeat"
-                   "|coordination service|CoordinationService|barrier", re.IGNORECASE)
+# What gloo, NCCL, gRPC and the coordination service say when the other end is gone.
+_LOST = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|socket closed|connection (reset|closed|refused)|broken pipe"
+                   "|remote process exited|tim(ed|e) ?out|heartbeat|unhealthy", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +136,7 @@ def _gce_tpu(env: Mapping[str, str]) -> dict | None:
 
 
 def _metadata(name: str) -> str:
+  import urllib.request  # With the modules behind it, too slow for every start of the command.
   request = urllib.request.Request(_METADATA + name, headers={"Metadata-Flavor": "Google"})
   with urllib.request.urlopen(request, timeout=5) as response:
     return response.read().decode().strip()
@@ -174,8 +173,13 @@ def supervise(processes: Processes, work: Callable[[Callable[[str], None]], tupl
   child = os.fork()
   if not child:
     _work_and_exit(work, write)
+
+  def hand_on(number, _):
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(child, number)
+
   for number in (signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, lambda number, _: os.kill(child, number))
+    signal.signal(number, hand_on)
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal's reaches the child as well.
   status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
   message = note[:].rstrip(b"\0").decode(errors="replace")
@@ -192,6 +196,7 @@ def _work_and_exit(work: Callable, write: Callable[[str], None]) -> None:
   status = 1
   try:
     if sys.platform == "linux":
+      import ctypes
       ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: whoever kills the parent means both.
     status, message = work(write)
     write(message or "")
@@ -223,13 +228,13 @@ def _continuing(model_dir: str | None) -> str:
   return f", and the run continues from step {max(steps)}" if steps else ""
 
 
-def lost_contact(error: BaseException | None) -> bool:
-  """Whether an error, or one that led to it, is that another process does not answer."""
+def lost_contact(error: BaseException | None) -> str | None:
+  """What an error, or one that led to it, says in a line if it is that another process does not answer."""
   while error is not None:
     if not isinstance(error, UserError) and _LOST.search(str(error)):
-      return True
+      return str(error).splitlines()[0]
     error = error.__cause__ or error.__context__
-  return False
+  return None
 
 
 # The working process.
@@ -318,8 +323,8 @@ def check_alike(what: str, text: str) -> None:
     first = exchange(text)[0].splitlines()
     pairs = itertools.zip_longest(text.splitlines(), first, fillvalue="nothing")
     lines = exchange(next((f"{here[:200]!r} against {there[:200]!r}" for here, there in pairs if here != there), ""))
-    raise UserError(f"the {what} of process {different[0]} differs from that of process 0 ({lines[different[0]]}): start"
-                    " all with the same flags, files and versions")
+    raise UserError(f"the {what} of process {different[0]} differs from that of process 0 ({lines[different[0]]}):"
+                    " start all with the same flags, files and versions")
 
 
 def check(configuration: str) -> None:

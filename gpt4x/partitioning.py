@@ -114,7 +114,8 @@ class Partitioner:
 
   def global_array(self, rows: np.ndarray, global_rows: int) -> jax.Array:
     """This host's rows of a batch, as `host_rows` lists them, as an array of all B rows, split over `batch`."""
-    places = {shard.start: i * len(shard) for i, shard in enumerate(self._host_shards(global_rows, jax.process_index()))}
+    here = self._host_shards(global_rows, jax.process_index())
+    places = {shard.start: i * len(shard) for i, shard in enumerate(here)}
 
     def shard(index: tuple[slice, ...]) -> np.ndarray:
       start, stop, _ = index[0].indices(global_rows)

@@ -78,7 +78,8 @@ def test_a_tpu_vm_asks_the_metadata_server(monkeypatch, endpoints, expected):
   monkeypatch.setattr(distributed.glob, "glob", lambda pattern: ["/dev/accel0"] if "accel" in pattern else [])
   assert find(env={}) == expected
   assert find(env={"JAX_PLATFORMS": "cpu"}) is None
-  answers["tpu-env"] += "\nMEGASCALE_NUM_SLICES: '3'\nMEGASCALE_SLICE_ID: '1'\nMEGASCALE_COORDINATOR_ADDRESS: '10.9.9.9'"
+  answers["tpu-env"] += ("\nMEGASCALE_NUM_SLICES: '3'\nMEGASCALE_SLICE_ID: '1'"
+                         "\nMEGASCALE_COORDINATOR_ADDRESS: '10.9.9.9'")
   workers = len(endpoints.split(","))
   assert find(env={}) == Processes(3 * workers, 2 * workers - 1, "10.9.9.9:8482")
 
@@ -197,6 +198,35 @@ def test_directory_that_is_not_shared(tmp_path):
   assert [status for status, *_ in results] == [1, 1]
   assert any("host" in message and "process 1 cannot see what process 0 writes" in message for _, message, _ in results)
   assert not list(tmp_path.glob("*/checkpoints/.*"))
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_all(tmp_path):
+  results = meet(f"""
+    import pathlib, jax, numpy as np
+    from jax.sharding import PartitionSpec
+    from gpt4x.partitioning import Partitioner
+    from gpt4x.training.checkpoints import CheckpointConfig, Checkpoints
+    model_dir, partitioner = pathlib.Path({str(tmp_path)!r}), Partitioner()
+    sharding = jax.NamedSharding(partitioner.mesh, PartitionSpec('data'))
+    make = lambda step: {{'params': {{'w': jax.make_array_from_callback(
+        (16,), sharding, lambda index: np.arange(16.0, dtype=np.float32)[index] + step)}}}}
+    directory = Checkpoints(model_dir, CheckpointConfig())
+    for step in (1, 2):
+      directory.save(step, make(step), {{'place': step}}, 'A = 1', seed=0)
+    directory.close()
+    distributed.exchange('saved')
+    if index:
+      data = [path for path in (model_dir / 'checkpoints' / '2').rglob('d/*') if path.is_file()]
+      data[0].write_bytes(b'damage' + data[0].read_bytes()[6:])
+    distributed.exchange('damaged')
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make(0))
+    step, state, data_state = Checkpoints(model_dir, CheckpointConfig()).restore(shapes)
+    assert (step, data_state) == (1, {{'place': 1}})
+    for shard in state['params']['w'].addressable_shards:
+      np.testing.assert_array_equal(shard.data, np.arange(16.0, dtype=np.float32)[shard.index] + 1)""")
+  assert [status for status, *_ in results] == [0, 0], results
+  assert "is damaged" in results[0][2] and "is damaged" not in results[1][2]
+  assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2.damaged"]
 
 
 def test_each_process_has_the_rows_of_its_own_devices():

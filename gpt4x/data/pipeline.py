@@ -204,7 +204,8 @@ class _Examples:
   not depend on the number of hosts: tokenizing is cheap beside training.
   """
 
-  def __init__(self, config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str, rows: Sequence[int] | None):
+  def __init__(self, config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str,
+               rows: Sequence[int] | None):
     self._config, self._provider, self._split, self._rows = config, provider, split, rows
     self._num_epochs = 1 if _tasks(provider, split) == [provider] else None
     tasks = [[task_fingerprint(task, split), _rate(provider, task)] for task in _tasks(provider, split)]
@@ -249,7 +250,8 @@ class _Examples:
 
 
 def _in_batches(
-    config: DatasetConfig, provider: Any, split: str, rows: Sequence[int] | None, examples: Iterator[Batch]) -> Iterator[Batch]:
+    config: DatasetConfig, provider: Any, split: str, rows: Sequence[int] | None, examples: Iterator[Batch]
+) -> Iterator[Batch]:
   group = list(itertools.islice(examples, config.batch_size))
   if not group:
     raise _empty(provider, split)

@@ -20,6 +20,7 @@ NEVER = 10**9
 def two(flags, devices=1, fault=None, at=NEVER, victim=None):
   """[(status, standard error)] of two processes of the command; `victim` gets the fault as it writes step `at`."""
   env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+  env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # By which the command takes what libraries say for wanted.
   port, started = free_port(), []
   for index in range(2):
     code = [FAULTY, fault, str(at if index == victim else NEVER)] if fault else [STRAIGHT]

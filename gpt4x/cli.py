@@ -54,19 +54,19 @@ def _outcome(arguments: argparse.Namespace, processes: distributed.Processes | N
     if processes:
       distributed.stop()
     return status, None
-  except UserError as error:
-    return 2 if isinstance(error, CommandError) else 1, _error(error, prefix)
   except KeyboardInterrupt:
     return INTERRUPTED, "interrupted"
   except BrokenPipeError:  # Whoever read our output, `head` perhaps, has had enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return CLOSED_OUTPUT, None
   except Exception as error:  # pylint: disable=broad-exception-caught
-    if message := _storage_message(error):
-      return 1, _error(message, prefix)
-    if processes and (lost := distributed.lost_contact(error)):
+    if processes and (lost := distributed.lost_contact(error)):  # Even if what is raised is that a save failed.
       print(f"gpt4x: {prefix}{lost}", file=sys.__stderr__)
       return 1, None
+    if isinstance(error, UserError):
+      return 2 if isinstance(error, CommandError) else 1, _error(error, prefix)
+    if message := _storage_message(error):
+      return 1, _error(message, prefix)
     import traceback
     # Not the user's doing, so whoever mends it needs more than a line.
     traceback.print_exc(file=sys.__stderr__ if processes else None)

@@ -60,8 +60,8 @@ def test_each_host_has_the_rows_of_its_devices_and_no_others(order, num_hosts, s
   partitioner, num_rows = Partitioner(data=sizes[0], tensor=sizes[1]), sizes[0] * rows_per_shard
   shards = partitioner.sharding("batch").devices_indices_map((num_rows,))
   host = {device: order[device.id] * num_hosts // 8 for device in shards}
-  rows_at = lambda at: {row for device, (rows,) in shards.items() if host[device] == at for row in range(num_rows)[rows]}
-  needed = {at: sorted(rows_at(at)) for at in range(num_hosts)}
+  needed = {at: sorted({row for device, (index,) in shards.items() if host[device] == at
+                        for row in range(num_rows)[index]}) for at in range(num_hosts)}
   dealt = {_Device(host[device]): index for device, index in shards.items()}
   object.__setattr__(partitioner, "sharding", lambda *_: types.SimpleNamespace(devices_indices_map=lambda _: dealt))
   assert {at: list(partitioner.host_rows(num_rows, at)) for at in range(num_hosts)} == needed

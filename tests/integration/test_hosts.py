@@ -98,6 +98,6 @@ def test_one_is_killed(one, tmp_path):
                 victim=1)
   assert [status for status, _ in results] == [1, 1]
   survivor, killed = [stderr.splitlines()[-1] for _, stderr in results]
-  assert survivor == ("gpt4x: error: process 0 of 2: process 1 is gone; its own last line may say why: start all of them"
-                      f" again, and the run continues from step {steps(tmp_path / 'run')[-1]}")
+  assert survivor == ("gpt4x: error: process 0 of 2: process 1 is gone; its own last line may say why: start all of"
+                      f" them again, and the run continues from step {steps(tmp_path / 'run')[-1]}")
   assert killed.startswith("gpt4x: error: process 1 of 2: ended by SIGKILL (out of memory?): start all of them again")

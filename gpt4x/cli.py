@@ -3,11 +3,12 @@
 import argparse
 from collections.abc import Callable, Sequence
 import errno
+import functools
 import os
 import sys
 from typing import Any, NoReturn
 
-from gpt4x import __version__
+from gpt4x import __version__, distributed
 from gpt4x.errors import CommandError, nearest, UserError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
@@ -19,37 +20,70 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command line and returns its exit status: 0 done, 1 failed, 2 wrong command, 75 preempted after saving."""
   try:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
+    processes = None
+    if arguments.command in ("train", "eval"):
+      processes = distributed.find(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
+  except UserError as error:
+    status, message = 2 if isinstance(error, CommandError) else 1, _error(error)
+  else:
+    if processes:
+      continuing = arguments.model_dir if arguments.command == "train" else None
+      work = functools.partial(_outcome, arguments, processes)
+      status, message = distributed.supervise(processes, work, continuing)
+    else:
+      status, message = _outcome(arguments)
+  if message:
+    print(f"gpt4x: {message}", file=sys.stderr)
+  return status
+
+
+def _outcome(arguments: argparse.Namespace, processes: distributed.Processes | None = None,
+             note: Callable[[str], None] | None = None) -> tuple[int, str | None]:
+  """Carries out a command, as one of several processes if so: its exit status, and what is to be said last."""
+  prefix = f"{processes}: " if processes else ""
+  try:
     _quiet_libraries()
     # Gin files import their user's own modules from here; last, so that no file in it hides an installed package.
     if os.getcwd() not in sys.path:
       sys.path.append(os.getcwd())
+    if processes:
+      distributed.start(processes, note, arguments.start_timeout, arguments.heartbeat_timeout,
+                        preemptible=arguments.command == "train")
     status = arguments.run(arguments) or 0
     sys.stdout.flush()
-    return status
-  except UserError as error:
-    return _fail(error, status=2 if isinstance(error, CommandError) else 1)
+    if processes:
+      distributed.stop()
+    return status, None
   except KeyboardInterrupt:
-    print("gpt4x: interrupted", file=sys.stderr)
-    return INTERRUPTED
+    return INTERRUPTED, "interrupted"
   except BrokenPipeError:  # Whoever read our output, `head` perhaps, has had enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return CLOSED_OUTPUT
+    return CLOSED_OUTPUT, None
   except Exception as error:  # pylint: disable=broad-exception-caught
+    if processes and (lost := distributed.lost_contact(error)):  # Even if what is raised is that a save failed.
+      print(f"gpt4x: {prefix}{lost}", file=sys.__stderr__)
+      return 1, None
+    if isinstance(error, UserError):
+      return 2 if isinstance(error, CommandError) else 1, _error(error, prefix)
     if message := _storage_message(error):
-      return _fail(message, status=1)
+      return 1, _error(message, prefix)
     import traceback
-    traceback.print_exc()  # Not the user's doing, so whoever mends it needs more than a line.
-    return _fail(f"{type(error).__name__}: {error}", status=1)
+    # Not the user's doing, so whoever mends it needs more than a line.
+    traceback.print_exc(file=sys.__stderr__ if processes else None)
+    return 1, _error(f"{type(error).__name__}: {error}", prefix)
 
 
 def _train(arguments: argparse.Namespace) -> int:
   if arguments.loop == "t5x":
     _require_t5x()
+    if distributed.connected():
+      raise UserError("--loop=t5x runs in one process here: use --loop=gpt4x, or --num_processes=1")
   from gpt4x import configuration
   if arguments.gin_file:
     configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin)
   else:
     configuration.load_run(arguments.model_dir, bindings=arguments.gin)
+  distributed.check(configuration.config_text())
   if arguments.loop == "t5x":
     from gpt4x.interop.t5x import loop
   else:
@@ -188,6 +222,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
   export = command("export", _export, "write a checkpoint of the run in DIR as safetensors")
   export.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the directory to write")
+  for sub in (train, evaluate):
+    _add_process_flags(sub)
   for sub in (evaluate, generate, export):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
 
@@ -206,6 +242,19 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
   command("report", _report, "compare the run in DIR with gzip and xz on the same held-out text")
   return parser, commands.choices
+
+
+def _add_process_flags(command: argparse.ArgumentParser) -> None:
+  group = command.add_argument_group("several processes", (
+      "Found by themselves on a TPU pod, under srun, and in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and\n"
+      "JAX_PROCESS_ID; --num_processes=1 is a run by itself wherever it is started."))
+  group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, with any free port")
+  group.add_argument("--num_processes", type=_number(int, 1), metavar="N", help="of the whole run")
+  group.add_argument("--process_id", type=_number(int, 0), metavar="I", help="this one's number, from 0")
+  group.add_argument("--start_timeout", type=_number(int, 1), default=300, metavar="S",
+                     help="seconds to wait for the others (default: %(default)s)")
+  group.add_argument("--heartbeat_timeout", type=_number(int, 5), default=60, metavar="S",
+                     help="seconds of silence before another counts as dead (default: %(default)s)")
 
 
 def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
@@ -236,10 +285,9 @@ def _steps(text: str) -> tuple[int, int]:
   return int(start), int(stop)
 
 
-def _fail(message: object, status: int) -> int:
+def _error(message: object, prefix: str = "") -> str:
   # A message that passed through gin has lines about the call appended.
-  print(f"gpt4x: error: {str(message).splitlines()[0]}", file=sys.stderr)
-  return status
+  return f"error: {prefix}{str(message).splitlines()[0]}"
 
 
 _STORAGE_ERRORS = {

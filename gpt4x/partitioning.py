@@ -86,6 +86,9 @@ class Partitioner:
                       f" {count}, or one size -1")
     if slices > 1 and sizes["slice"] != slices:
       raise UserError(f"Partitioner.slice = {sizes['slice']}, but the devices are in {slices} slices: leave it unset")
+    if _planned is None and len({device.process_index for device in devices}) < jax.process_count():
+      raise UserError(f"Partitioner.num_devices = {self.num_devices} leaves some of the {jax.process_count()} processes"
+                      " without a device: unset it, or start fewer processes")
     names, shape = tuple(sizes), tuple(sizes.values())
     mesh = jax.sharding.AbstractMesh(shape, names) if isinstance(devices, int) else Mesh(
         _layout(devices, shape, slices), names)
@@ -126,10 +129,34 @@ class Partitioner:
 
     return jax.tree_util.tree_map_with_path(one, params, axes)
 
+  def host_rows(self, global_rows: int, host: int | None = None) -> range | tuple[int, ...]:
+    """Those of the B rows of a batch that lie on the devices of a process (None: this one), rising.
+
+    Where mesh axes that do not split the batch reach across processes, several have the same rows; where the mesh has
+    its devices in another order, a process may have rows that are not neighbours.
+    """
+    shards = self._host_shards(global_rows, jax.process_index() if host is None else host)
+    rows = tuple(row for shard in shards for row in shard)
+    neighbours = range(rows[0], rows[-1] + 1)
+    return neighbours if len(rows) == len(neighbours) else rows
+
   def global_array(self, rows: np.ndarray, global_rows: int) -> jax.Array:
-    """This host's rows [B / hosts, ...] of a batch as an array of all B rows, split over `batch`."""
+    """This host's rows of a batch, as `host_rows` lists them, as an array of all B rows, split over `batch`."""
+    here = self._host_shards(global_rows, jax.process_index())
+    places = {shard.start: i * len(shard) for i, shard in enumerate(here)}
+
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+      start, stop, _ = index[0].indices(global_rows)
+      return rows[places[start]:places[start] + stop - start]
+
     sharding = self.sharding("batch", *(None,) * (rows.ndim - 1))
-    return jax.make_array_from_process_local_data(sharding, rows, (global_rows, *rows.shape[1:]))
+    return jax.make_array_from_callback((global_rows, *rows.shape[1:]), sharding, shard)
+
+  def _host_shards(self, global_rows: int, host: int) -> list[range]:
+    """The shards of B rows that a process's devices hold, each once, rising."""
+    shards = self.sharding("batch").devices_indices_map((global_rows,)).items()
+    return sorted({range(*index.indices(global_rows)) for device, (index,) in shards if device.process_index == host},
+                  key=lambda shard: shard.start)
 
   def check_batch(self, batch_size: int, microbatches: int = 1) -> None:
     """Raises UserError unless the rows of a batch divide over microbatches and the devices that split them."""

@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-MODULES = ["models.language_model", "objectives", "partitioning", "inference.decoding", "data.pipeline", "data.stream",
-           "training.step", "training.state", "training.optimizers", "training.checkpoints", "training.metrics",
-           "training.hardware", "training.plots", "interop.transfo_xl", "interop.exports"]
+MODULES = ["distributed", "models.language_model", "objectives", "partitioning", "inference.decoding", "data.pipeline",
+           "data.stream", "training.step", "training.state", "training.optimizers", "training.checkpoints",
+           "training.metrics", "training.hardware", "training.plots", "interop.transfo_xl", "interop.exports"]
 HEAVY = {"tensorflow", "tensorflow_datasets", "seqio", "t5x", "matplotlib", "grain"}
 
 

@@ -1,4 +1,7 @@
+import types
+
 from flax.linen.partitioning import with_sharding_constraint
+from hypothesis import given, strategies as st
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -68,6 +71,27 @@ def test_indivisible_batch(batch_size, microbatches):
   for mesh in ({}, {"data": 2, "fsdp": 2, "expert": 2}):
     with pytest.raises(UserError, match=f"BATCH_SIZE = {batch_size} does not divide"):
       Partitioner(**mesh).check_batch(batch_size, microbatches)
+
+
+@given(st.permutations(range(8)), st.sampled_from([1, 2, 4, 8]), st.sampled_from([(8, 1), (4, 2), (2, 4), (1, 8)]),
+       st.integers(1, 3))
+def test_each_host_has_the_rows_of_its_devices_and_no_others(order, num_hosts, sizes, rows_per_shard):
+  """Whatever the order of devices in the mesh: eight devices, dealt to hosts by their place in `order`."""
+  partitioner, num_rows = Partitioner(data=sizes[0], tensor=sizes[1]), sizes[0] * rows_per_shard
+  shards = partitioner.sharding("batch").devices_indices_map((num_rows,))
+  host = {device: order[device.id] * num_hosts // 8 for device in shards}
+  needed = {at: sorted({row for device, (index,) in shards.items() if host[device] == at
+                        for row in range(num_rows)[index]}) for at in range(num_hosts)}
+  dealt = {_Device(host[device]): index for device, index in shards.items()}
+  object.__setattr__(partitioner, "sharding", lambda *_: types.SimpleNamespace(devices_indices_map=lambda _: dealt))
+  assert {at: list(partitioner.host_rows(num_rows, at)) for at in range(num_hosts)} == needed
+
+
+class _Device:
+  """Of another host, which one process cannot have."""
+
+  def __init__(self, process_index):
+    self.process_index = process_index
 
 
 def test_global_array_holds_the_rows_in_order():

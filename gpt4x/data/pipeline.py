@@ -6,7 +6,7 @@
 Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_causal_attention`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -87,8 +87,8 @@ class DatasetConfig:
     return sum(self.task_feature_lengths.values())
 
 
-def train_iterator(config: DatasetConfig, split: str = "train", rows: range | None = None) -> DatasetIterator:
-  """The endless batches of this host: `rows` of the B rows, see `host_rows`; None for all."""
+def train_iterator(config: DatasetConfig, split: str = "train", rows: Sequence[int] | None = None) -> DatasetIterator:
+  """The endless batches of this host: `rows` of the B rows, rising; None for all."""
   provider = _provider(config, split)
   if not config.carries_memory:
     return _Examples(config, provider, split, rows)
@@ -101,7 +101,7 @@ def train_iterator(config: DatasetConfig, split: str = "train", rows: range | No
       batch_size=config.batch_size, segment_length=config.segment_length, rows=rows, seed=config.seed)
 
 
-def eval_iterator(config: DatasetConfig, split: str, rows: range | None = None) -> Iterator[Batch]:
+def eval_iterator(config: DatasetConfig, split: str, rows: Sequence[int] | None = None) -> Iterator[Batch]:
   """This host's rows of as many batches as hold each example once; where examples run out, segment ids are 0."""
   provider = _provider(config, split)
   tasks = _tasks(provider, split)
@@ -207,7 +207,8 @@ class _Examples:
   not depend on the number of hosts: tokenizing is cheap beside training.
   """
 
-  def __init__(self, config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str, rows: range | None):
+  def __init__(self, config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str,
+               rows: Sequence[int] | None):
     self._config, self._provider, self._split, self._rows = config, provider, split, rows
     self._num_epochs = 1 if _tasks(provider, split) == [provider] else None
     tasks = [[task_fingerprint(task, split), _rate(provider, task)] for task in _tasks(provider, split)]
@@ -252,7 +253,8 @@ class _Examples:
 
 
 def _in_batches(
-    config: DatasetConfig, provider: Any, split: str, rows: range | None, examples: Iterator[Batch]) -> Iterator[Batch]:
+    config: DatasetConfig, provider: Any, split: str, rows: Sequence[int] | None, examples: Iterator[Batch]
+) -> Iterator[Batch]:
   group = list(itertools.islice(examples, config.batch_size))
   if not group:
     raise _empty(provider, split)
@@ -261,7 +263,7 @@ def _in_batches(
     group = list(itertools.islice(examples, config.batch_size))
 
 
-def _stack(config: DatasetConfig, rows: range | None, examples: list[Batch]) -> Batch:
+def _stack(config: DatasetConfig, rows: Sequence[int] | None, examples: list[Batch]) -> Batch:
   """This host's rows of the batch that up to B examples make; the rest of the rows are padding."""
   rows = range(config.batch_size) if rows is None else rows
   padding = {name: np.zeros_like(value) for name, value in examples[0].items()}

@@ -84,9 +84,10 @@ class _Pieces:
 class _Rows:
   """B rows that read pieces end to end, L tokens at a time. A subclass says which piece is a row's next."""
 
-  def __init__(self, stores: Sequence[Store], batch_size: int, segment_length: int, rows: range | None):
+  def __init__(self, stores: Sequence[Store], batch_size: int, segment_length: int, rows: Sequence[int] | None):
     self._batch_size, self._segment_length = batch_size, segment_length
-    self._rows = range(batch_size) if rows is None else rows
+    # The rows that are asked for, and the place of each in what this host yields.
+    self._rows = {row: place for place, row in enumerate(range(batch_size) if rows is None else rows)}
     self._pieces = [_Pieces(store, batch_size) for store in stores]
     # Where each store begins in the numbering of all pieces.
     self._begins = list(itertools.accumulate(map(len, self._pieces), initial=0))
@@ -119,7 +120,7 @@ class _Rows:
         start += self._offsets[row]
         length = min(stop - start, self._segment_length - column)
         if row in self._rows:
-          at = self._rows.index(row), slice(column, column + length)
+          at = self._rows[row], slice(column, column + length)
           _copy(batch, at, document, start, start + length, 1 + self._documents[row] % 2**30)
         column += length
         self._offsets[row] += length
@@ -165,7 +166,7 @@ class SegmentStream(_Rows):
       *,
       batch_size: int,
       segment_length: int,
-      rows: range | None = None,
+      rows: Sequence[int] | None = None,
       seed: int = 0,
       rates: Sequence[float] | None = None,
   ):
@@ -218,7 +219,7 @@ class EvaluationSegments(_Rows):
   """Each document once, dealt to rows of about equal length; what is left of the shorter rows is padding."""
 
   def __init__(
-      self, stores: Sequence[Store], *, batch_size: int, segment_length: int, rows: range | None = None):
+      self, stores: Sequence[Store], *, batch_size: int, segment_length: int, rows: Sequence[int] | None = None):
     super().__init__(stores, batch_size, segment_length, rows)
     lengths = np.concatenate([pieces.lengths() for pieces in self._pieces])
     # The longest first, each to the row that is shortest so far.

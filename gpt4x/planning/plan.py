@@ -114,7 +114,8 @@ def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: boo
   plan = Plan(
       topology=str(topology), devices=topology.num_devices, mesh=dict(partitioner.mesh.shape),
       source="compiler" if compiled else "formula", params=config.num_params(),
-      active_params=config.num_active_params(), flops_per_token=flops_per_token, tokens_per_step=tokens, remat=config.remat, memory=memory, hbm=topology.chip.hbm,
+      active_params=config.num_active_params(), flops_per_token=flops_per_token, tokens_per_step=tokens,
+      remat=config.remat, memory=memory, hbm=topology.chip.hbm,
       flops=cost.flops, bytes=cost.bytes, traffic=cost.traffic, seconds=seconds, roofline=roofline,
       compiled=cost.seconds if compiled else None,
       mfu=flops_per_token * tokens / (slower * topology.num_devices * topology.chip.peak),
@@ -201,7 +202,7 @@ def describe(plan: Plan) -> str:
   lines = [
       ("on", f"{plan.topology}, {plan.devices:,} devices: mesh {mesh}, remat {plan.remat!r}"),
       ("parameters", f"{plan.params:,}{active}"),
-      ("a step", f"{plan.tokens_per_step:,} tokens of {plan.flops_per_token / 1e9:.4g} GFLOP each, causal counted once"),
+      ("a step", f"{plan.tokens_per_step:,} tokens of {plan.flops_per_token / 1e9:.4g} GFLOP each (causal once)"),
       ("GiB a device", ", ".join(f"{name} {gib(size)}" for name, size in plan.memory.items())),
       ("", f"together {gib(plan.used)} of {gib(plan.hbm)}: {fits}"),
       ("a device's step", f"{plan.flops / 1e12:.4g} TFLOP, {plan.bytes / 1e9:.4g} GB of memory traffic"),

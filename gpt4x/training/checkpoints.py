@@ -16,6 +16,7 @@ import json
 import logging
 import re
 import sys
+import uuid
 import zlib
 from concurrent import futures
 from typing import Any, Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
+from gpt4x import distributed
 from gpt4x.errors import UserError
 
 PyTree = Any
@@ -169,9 +171,26 @@ class Checkpoints:
       probe = self._directory / f".probe-{jax.process_index()}"
       probe.write_text("probe")  # A full disk may still have room for empty files and directories.
       probe.unlink()
+      self._check_shared()
     except OSError as error:
       raise UserError(f"model directory {self._model_dir} cannot be written ({_reason(error)}): free or unlock it, or"
                       " name another") from error
+
+  def _check_shared(self):
+    """Raises UserError on every process unless all of them see what the first has just written."""
+    if jax.process_count() == 1:
+      return
+    probe = self._directory / f".shared-{distributed.exchange(uuid.uuid4().hex)[0]}"  # A name that nothing has cached.
+    if jax.process_index() == 0:
+      probe.touch()
+    distributed.exchange("written")
+    blind = [index for index, seen in enumerate(distributed.exchange(str(probe.exists()))) if seen == "False"]
+    if jax.process_index() == 0:
+      probe.unlink()
+    if blind:
+      raise UserError(f"model directory {self._model_dir} is not the same for all: process"
+                      f" {', '.join(map(str, blind))} cannot see what process 0 writes there: name one that all hosts"
+                      " share, such as NFS or a mounted bucket")
 
   def _open_manager(self) -> ocp.CheckpointManager:
     if self._manager is None:

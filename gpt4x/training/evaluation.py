@@ -8,7 +8,7 @@ import gin
 import jax
 import numpy as np
 
-from gpt4x import configuration
+from gpt4x import configuration, distributed
 from gpt4x.data import pipeline, vocabularies
 from gpt4x.errors import UserError
 from gpt4x.models.transformer_xl import Memory
@@ -48,9 +48,10 @@ class Evaluator:
       for name, value in jax.device_get(sums).items():
         totals[name] += float(value)
 
+    rows = self._partitioner.host_rows(dataset.batch_size)
     previous, memory = None, self._empty_memory()
     with self._partitioner.activate():
-      for i, batch in enumerate(pipeline.eval_iterator(dataset, self._split, self._experiment.host_rows)):
+      for i, batch in enumerate(pipeline.eval_iterator(dataset, self._split, rows)):
         if i == self._max_batches:
           break
         batch = {name: self._partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
@@ -80,6 +81,8 @@ def evaluate(model_dir: str, experiment: Experiment = gin.REQUIRED, partitioner:
 
   The mesh of the run does not matter: unless told otherwise, all devices here split the batch as far as it divides.
   """
+  if partitioner is None and jax.process_count() > 1:
+    partitioner = Partitioner()  # Every process takes part.
   if partitioner is None:
     devices = math.gcd(jax.device_count(), experiment.dataset.batch_size)
     partitioner = Partitioner(data=devices, num_devices=devices)
@@ -92,6 +95,7 @@ def evaluate(model_dir: str, experiment: Experiment = gin.REQUIRED, partitioner:
 def main(model_dir: str, step: int | None, split: str, gin_files: Sequence[str], bindings: Sequence[str]) -> None:
   """`gpt4x eval`: prints the metrics, a name and a value a line."""
   configuration.load_run(model_dir, gin_files, bindings)
+  distributed.check(configuration.config_text())
   metrics = evaluate(model_dir, step=step, split=split)
   for name, value in metrics.items():
     print(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}")

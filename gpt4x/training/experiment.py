@@ -30,11 +30,6 @@ class Experiment:
   def eval_memory_length(self) -> int:
     return self.model.config.eval_memory_length if self.dataset.carries_memory else 0
 
-  @property
-  def host_rows(self) -> range:
-    """The rows of each batch that this host reads."""
-    return pipeline.host_rows(self.dataset.batch_size, jax.process_index(), jax.process_count())
-
   def check_vocabulary(self) -> None:
     """Raises UserError if the data may hold a token that the model has no embedding for."""
     size, room = pipeline.vocabulary(self.dataset).vocab_size, self.model.config.vocab_size

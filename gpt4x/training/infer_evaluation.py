@@ -4,6 +4,7 @@ import numbers
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,7 +18,8 @@ class InferEvaluator:
   """Runs `seqio.Evaluator` on the tasks of an experiment that have inputs and metrics; without any it does nothing.
 
   Predictions are decoded greedily from `inputs`; a score is the log-likelihood of `targets` given `inputs`. Metrics
-  that are no single number, such as texts, are left out.
+  that are no single number, such as texts, are left out. Of several processes the first does it, alone and with all of
+  the parameters, so they have to fit on its first device.
   """
 
   def __init__(self, experiment: Experiment, split: str):
@@ -41,6 +43,10 @@ class InferEvaluator:
     """Metrics by name, `task/metric` each."""
     if self._evaluator is None or not self._evaluator.eval_tasks:
       return {}
+    if jax.process_count() > 1:
+      params = multihost_utils.process_allgather(params, tiled=True)
+      if jax.process_index():
+        return {}
     metrics, _ = self._evaluator.evaluate(
         compute_metrics=True, predict_fn=lambda dataset: self._predict(params, dataset),
         score_fn=lambda dataset: self._score_all(params, dataset))

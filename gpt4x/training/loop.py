@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import json
 import math
 import pathlib
 import signal
@@ -13,9 +14,10 @@ from typing import Any
 
 import gin
 import jax
+from jax.experimental import multihost_utils
 import optax
 
-from gpt4x import configuration
+from gpt4x import configuration, distributed
 from gpt4x.data import directories, pipeline, vocabularies
 from gpt4x.errors import UserError
 from gpt4x.partitioning import Partitioner
@@ -82,7 +84,7 @@ def train(
   directory = Checkpoints(model_dir, checkpoints)
 
   # The state, the data, and where both stand.
-  stream = pipeline.train_iterator(dataset, rows=experiment.host_rows)
+  stream = pipeline.train_iterator(dataset, rows=partitioner.host_rows(dataset.batch_size))
   optimizer = with_clipping(optimizer, clip_norm)
   shapes = state_shapes(model, optimizer, dataset.batch_size, experiment.memory_length, partitioner)
   restored = directory.restore(shapes)
@@ -94,6 +96,7 @@ def train(
                       " change in midrun; set SEED back, or start in a new model directory")
   else:
     step, data_state = 0, stream.get_state()
+    distributed.check_alike("training data", json.dumps(data_state))  # Restoring compares with what was saved.
     state = init_state(model, optimizer, shapes, seed, partitioner)
     if init_from:
       state = state.replace(params=experiment.restore_params(init_from, partitioner)[1])
@@ -134,7 +137,7 @@ def train(
     with partitioner.activate():
       if evaluators and not restored:
         evaluate()
-      while step < total_steps and not preemption.requested:
+      while step < total_steps and not preemption.reached(step):
         batch, data_state = next(batches)
         batch = {name: partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
         if compiled is None:
@@ -159,9 +162,10 @@ def train(
           rates.restart()
       if unreported:
         report(*unreported)
-      if preemption.requested:
+      if step < total_steps:
         directory.save(step, state, data_state, configuration.config_text(), seed)
-  plots.plot_losses(model_dir)
+  if jax.process_index() == 0:
+    plots.plot_losses(model_dir)
   if step < total_steps:
     print(f"stopped by SIGTERM, saved at step {step} of {total_steps}: the same command continues", file=sys.stderr)
     return PREEMPTED
@@ -185,14 +189,22 @@ def main(model_dir: str, profile_steps: tuple[int, int] | None = None) -> int:
 
 
 class Preemption:
-  """Turns SIGTERM into a request to save and stop after the step under way."""
+  """Turns SIGTERM into a request to save and stop after the step under way.
+
+  Of several processes one may be told, and all are to stop after the same step: JAX's preemption service, which took
+  over SIGTERM when the processes connected, passes the notice on in the background and chooses the step.
+  """
 
   def __init__(self):
     self.requested = False
     # Signals belong to the main thread; in any other, whoever owns it stops the run.
-    self._owner = threading.current_thread() is threading.main_thread()
+    self._owner = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
     if self._owner:
       self._previous = signal.signal(signal.SIGTERM, self._request)
+
+  def reached(self, step: int) -> bool:
+    """Whether to stop after `step` steps, to be asked at each; the same on all processes."""
+    return self.requested or jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
   def _request(self, *_):
     self.requested = True
@@ -237,7 +249,7 @@ class Profiler:
 
   def __init__(self, model_dir: str, steps: tuple[int, int] | None):
     self._directory = str(pathlib.Path(model_dir) / "profile")
-    self._start, self._stop = steps or (None, None)
+    self._start, self._stop = steps if steps and jax.process_index() == 0 else (None, None)
     self._running = False
 
   def before_step(self, step: int) -> None:

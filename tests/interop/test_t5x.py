@@ -261,7 +261,8 @@ def test_t5x_s_own_command_trains_evaluates_and_infers(repository, tmp_path):
     t5x_main("train", tmp_path, *common, f'--gin.MODEL_DIR="{run_dir}"')
     assert checkpoint.exists()
     for mode in ("eval", "infer"):
-      t5x_main(mode, tmp_path, *common, f'--gin.CHECKPOINT_PATH="{checkpoint}"', f'--gin.OUTPUT_DIR="{tmp_path / mode}"')
+      t5x_main(mode, tmp_path, *common, f'--gin.CHECKPOINT_PATH="{checkpoint}"',
+               f'--gin.OUTPUT_DIR="{tmp_path / mode}"')
   metrics = next((tmp_path / "eval").rglob("*-metrics.jsonl")).read_text()
   assert "mean_score" in metrics and "exact" in metrics
   lines = next((tmp_path / "infer").glob("*.jsonl-*")).read_text().splitlines()

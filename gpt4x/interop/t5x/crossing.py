@@ -34,7 +34,7 @@ _NAMES = {"params": "target", "opt_state": "state/param_states", "step": "state/
 def newest_t5x_step(model_dir: str) -> int | None:
   """The newest step that t5x has saved in a model directory, if any."""
   directory = epath.Path(model_dir).expanduser()
-  names = [path.name for path in directory.iterdir()] if directory.exists() else []
+  names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
   return max((int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))), default=None)
 
 

@@ -66,7 +66,7 @@ def test_two_train_as_one_and_one_goes_on(one, tmp_path):
   text, _, expected = one
   first, second = two(corpus.flags(text, tmp_path / "run", TRAIN_STEPS=24), devices=2)
   assert first[0] == second[0] == 0, (first, second)
-  assert "mesh data=4" in first[1] and second[1] == ""
+  assert "data=4 x" in first[1] and second[1] == ""
   assert_as_one(tmp_path / "run", expected, 24)
   assert {"config.gin", "loss.png", "vocabulary.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
   assert cli.main(corpus.flags(text, tmp_path / "run")) == 0

@@ -21,11 +21,13 @@ EXPERIMENT = "experiments/stdlib_tiny.gin"
 def run(loop: str, model_dir: pathlib.Path, steps: int, devices: int = 1, **bindings: object) -> list[dict]:
   """Trains in a process of its own, without evaluation; the training lines of metrics.jsonl."""
   bindings = {"TRAIN_STEPS": steps, "EVAL_PERIOD": None, "CHECKPOINT_PERIOD": steps, **bindings}
-  subprocess.run(
+  result = subprocess.run(
       [sys.executable, "-m", "gpt4x.cli", "train", f"--loop={loop}", f"--gin_file={EXPERIMENT}",
        f"--model_dir={model_dir}", *(f"--gin.{name.replace('__', '.')}={value!r}" for name, value in bindings.items())],
-      check=True, stderr=subprocess.DEVNULL,
+      stderr=subprocess.PIPE, text=True,
       env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"})
+  if result.returncode:
+    sys.exit(result.stderr)
   return [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
 
 

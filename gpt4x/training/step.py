@@ -37,26 +37,29 @@ def mean_gradients(model: LanguageModel, microbatches: int, params: Any, batch: 
   summed: the same numbers as in one go, to rounding and but for dropout, in less memory. Only a router's own losses,
   which are means over tokens, are then means of the microbatches' own.
   """
-  def loss_fn(params, rows, memory, rng):
+  def objective(params, rows, memory, rng):
     sums, memory = model.loss(params, rows, memory, dropout_rng=rng)
     return sums.objective, (sums, memory)
 
-  gradient = jax.grad(loss_fn, has_aux=True)
-  if microbatches == 1:
-    gradients, (sums, memory) = gradient(params, batch, memory, dropout_rng)
-  else:
-    def accumulate(total, microbatch):
-      gradients, (sums, memory) = gradient(params, *microbatch)
-      return jax.tree.map(jnp.add, total, (gradients, sums)), memory
+  def mean_objective(params):
+    total, (sums, new_memory) = objective(params, batch, memory, dropout_rng)
+    return total / jnp.maximum(sums.weight, 1.0), (sums, new_memory)
 
-    inputs = (split_rows(batch, 0, microbatches), split_memory(memory, microbatches),
-              jax.random.split(dropout_rng, microbatches))
-    _, (sums, _) = jax.eval_shape(loss_fn, params, *jax.tree.map(lambda x: x[0], inputs))
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params, sums))
-    (gradients, sums), memory = jax.lax.scan(accumulate, zero, inputs)
-    memory = join_memory(memory)
+  if microbatches == 1:
+    gradients, (sums, memory) = jax.grad(mean_objective, has_aux=True)(params)
+    return gradients, sums, memory
+
+  def accumulate(total, microbatch):
+    gradients, (sums, memory) = jax.grad(objective, has_aux=True)(params, *microbatch)
+    return jax.tree.map(jnp.add, total, (gradients, sums)), memory
+
+  inputs = (split_rows(batch, 0, microbatches), split_memory(memory, microbatches),
+            jax.random.split(dropout_rng, microbatches))
+  _, (sums, _) = jax.eval_shape(objective, params, *jax.tree.map(lambda x: x[0], inputs))
+  zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params, sums))
+  (gradients, sums), memory = jax.lax.scan(accumulate, zero, inputs)
   weight = jnp.maximum(sums.weight, 1.0)
-  return jax.tree.map(lambda gradient: gradient / weight, gradients), sums, memory
+  return jax.tree.map(lambda gradient: gradient / weight, gradients), sums, join_memory(memory)
 
 
 def eval_step(model: LanguageModel, params, token_bytes: jax.Array, batch: Batch,

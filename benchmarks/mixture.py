@@ -1,4 +1,4 @@
-"""A dense model and a mixture of experts of the same FLOPs per token, trained on the same tokens: their validation loss.
+"""A dense model and a mixture of experts of equal FLOPs per token, trained on the same tokens: their validation loss.
 
     python benchmarks/mixture.py [--steps=650]
 

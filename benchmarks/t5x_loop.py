@@ -2,7 +2,7 @@
 
     python benchmarks/t5x_loop.py            # with t5x on the path, see `make t5x`
 
-The first steps of experiments/stdlib_tiny.gin run on both loops, t5x also on eight simulated devices as 4 x 2. Then the
+The first steps of experiments/stdlib_tiny.gin run on both loops, also on eight simulated devices as 4 x 2. Then the
 loops take turns, some rounds of 60 steps each; a round's figure is the median of its reports, the first left out.
 """
 
@@ -33,16 +33,17 @@ def run(loop: str, model_dir: pathlib.Path, steps: int, devices: int = 1, **bind
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--steps", type=int, default=50, help="steps whose losses are compared")
+  parser.add_argument("--steps", type=int, default=50, help="steps whose losses are compared; 0: none")
   parser.add_argument("--rounds", type=int, default=5, help="rounds of timing")
   arguments = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
-    ours = run("gpt4x", folder / "ours", arguments.steps, train__log_period=1)
     for name, devices, mesh in (("one device", 1, {}), ("4 x 2 devices", 8, {"Partitioner__tensor": 2})):
-      theirs = run("t5x", folder / name, arguments.steps, devices, train__log_period=1, **mesh)
-      worst = max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(ours, theirs, strict=True))
-      print(f"losses of {arguments.steps} steps, t5x on {name}: within {worst:.1e} of ours, relative")
+      if arguments.steps:
+        ours, theirs = (run(loop, folder / f"{loop} {name}", arguments.steps, devices, train__log_period=1, **mesh)
+                        for loop in ("gpt4x", "t5x"))
+        worst = max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(ours, theirs, strict=True))
+        print(f"losses of {arguments.steps} steps on {name}: within {worst:.1e} of one another, relative", flush=True)
     seconds = {"gpt4x": [], "t5x": []}
     for i in range(arguments.rounds):
       for loop, found in seconds.items():

@@ -58,6 +58,7 @@ def train(model_dir: str, experiment: Experiment, optimizer: Any, total_steps: i
       parameter_partitioning_dims=2 if partitioner.mesh.shape["fsdp"] > 1 else 1)
   model = TransformerXLModel(
       experiment, OptaxOptimizer(optimizer, clip_norm),
+      split_memory=experiment.memory_length % partitioner.mesh.shape["tensor"] == 0,
       decode_fn=functools.partial(decoding.temperature_sample, temperature=0.0))
   config = lambda split, **changes: utils.DatasetConfig(**{
       "mixture_or_task_name": dataset.mixture_or_task_name, "task_feature_lengths": dict(dataset.task_feature_lengths),

@@ -19,7 +19,6 @@ from gpt4x.training.experiment import Experiment
 from gpt4x.training.step import target_bytes
 
 Batch = Mapping[str, jax.Array]
-MEMORY_AXES = {"layers": ("layers", "batch", "length", "embed"), "segment_ids": ("batch", "length")}
 
 
 class _Module(TransformerXL):
@@ -37,16 +36,19 @@ class TransformerXLModel(models.DecoderOnlyModel):
     experiment: model and data, as for our own loop.
     optimizer_def: see `optimizer.OptaxOptimizer`; None where nothing is trained.
     carry_memory: whether there is a memory in the train state; t5x's eval and infer modes have no use for it.
+    split_memory: whether its sequence is split over the `model` axis, as in our own loop where that divides it.
     decode_fn: t5x's `temperature_sample` or `beam_search`.
   """
 
   def __init__(self, experiment: Experiment, optimizer_def: optimizers.OptimizerDefType | None = None,
-               carry_memory: bool = True, decode_fn: models.DecodeFnCallable = models.decoding.temperature_sample):
+               carry_memory: bool = True, split_memory: bool = False,
+               decode_fn: models.DecodeFnCallable = models.decoding.temperature_sample):
     if experiment.model.config.moe and experiment.model.config.moe.bias_rate:
       raise UserError("MoEConfig.bias_rate > 0 moves biases after each step, which t5x has no place for: set it to 0"
                       " and MoEConfig.balance_loss above 0, or use --loop=gpt4x")
     self.language_model, self.dataset = experiment.model, experiment.dataset
     self.memory_length = experiment.memory_length if carry_memory else 0
+    self.split_memory = split_memory
     self.eval_memory_length = experiment.eval_memory_length
     self._token_bytes = vocabularies.token_bytes(pipeline.vocabulary(experiment.dataset))
     super().__init__(_Module(experiment.model.config), pipeline.vocabulary(experiment.dataset), optimizer_def,
@@ -60,8 +62,10 @@ class TransformerXLModel(models.DecoderOnlyModel):
     if self.memory_length:
       rows = input_shapes["decoder_input_tokens"][0]
       variables |= self.mutables(self.language_model.initial_memory(rows, self.memory_length))
+      axes = {"layers": ("layers", "batch", "residual_length" if self.split_memory else "length", "embed"),
+              "segment_ids": ("batch", "length")}
       variables["memory_axes"] = {
-          f"{name}_axes": nn_partitioning.AxisMetadata(names=names) for name, names in MEMORY_AXES.items()}
+          f"{name}_axes": nn_partitioning.AxisMetadata(names=names) for name, names in axes.items()}
     return flax.core.freeze(variables)
 
   def loss_fn(self, params: Any, batch: Batch, dropout_rng: jax.Array | None, flax_mutables: Any = None):

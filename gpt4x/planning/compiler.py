@@ -96,12 +96,18 @@ def cost(compiled: jax.stages.Compiled, partitioner: Partitioner) -> tuple[Cost,
 
 def step_cost(step: Step, partitioner: Partitioner) -> tuple[Cost, list[collectives.Collective]]:
   """The cost of a whole step, from programs of one and of two of its repeating blocks, unrolled; and the latter's
-  collectives."""
-  period = step.model.config.period
+  collectives.
+
+  Microbatches are a loop as well: one is compiled and counted as often, and the optimizer, too often, with it.
+  """
+  period, times = step.model.config.period, step.microbatches
+  step = dataclasses.replace(step, batch_size=step.batch_size // times, microbatches=1)
   (one, _), (two, found) = (
       cost(compile_step(step.replace_config(num_layers=blocks * period, scan_layers=False), partitioner), partitioner)
       for blocks in (1, 2))
-  return one.extrapolate(two, step.model.config.num_layers / period), found
+  whole = one.extrapolate(two, step.model.config.num_layers / period)
+  traffic = {axes: times * sent for axes, sent in whole.traffic.items()}
+  return Cost(times * whole.flops, times * whole.bytes, times * whole.seconds, traffic), found
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, float]:

@@ -143,9 +143,12 @@ class Checkpoints:
     """The operative gin text saved with a checkpoint."""
     return self._found(self._read_newest(lambda step: self._read_record(step)["config"], step))
 
-  def seed(self, step: int) -> int:
-    """The run's random seed, as saved with a checkpoint."""
-    return self._read_newest(lambda step: self._read_record(step)["seed"], step)
+  def check_seed(self, step: int, seed: int) -> None:
+    """Raises UserError unless a checkpoint was saved with this random seed."""
+    saved = self._read_newest(lambda step: self._read_record(step)["seed"], step)
+    if saved != seed:
+      raise UserError(f"train.seed = {seed}, but {self._model_dir} was trained with {saved}: dropout would"
+                      " change in midrun; set SEED back, or start in a new model directory")
 
   def wait(self) -> None:
     """Returns when the latest save is on disk; raises UserError if it failed."""

@@ -91,9 +91,7 @@ def train(
   if restored:
     step, state, data_state = restored
     stream.set_state(data_state)
-    if directory.seed(step) != seed:
-      raise UserError(f"train.seed = {seed}, but {model_dir} was trained with {directory.seed(step)}: dropout would"
-                      " change in midrun; set SEED back, or start in a new model directory")
+    directory.check_seed(step, seed)
   else:
     step, data_state = 0, stream.get_state()
     distributed.check_alike("training data", json.dumps(data_state))  # Restoring compares with what was saved.

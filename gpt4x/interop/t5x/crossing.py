@@ -70,7 +70,7 @@ class Run:
     ours, theirs = self._directory.latest_step(), newest_t5x_step(self.model_dir)
     if ours is not None and (theirs is None or ours > theirs):
       step, state, data_state = self._directory.restore(self._shapes)
-      self._check_seed(step)
+      self._directory.check_seed(step, self.seed)
     elif theirs is None and init_from:
       state = init_state(self.experiment.model, self._optimizer, self._shapes, self.seed, self.partitioner)
       state = state.replace(params=self.experiment.restore_params(init_from, self.partitioner)[1])
@@ -108,11 +108,6 @@ class Run:
       restored = checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(
           tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)))
     return _from_t5x_leaves(self._shapes, traverse_util.flatten_dict(restored, sep="/"))
-
-  def _check_seed(self, step: int) -> None:
-    if self._directory.seed(step) != self.seed:
-      raise UserError(f"train.seed = {self.seed}, but {self.model_dir} was trained with {self._directory.seed(step)}:"
-                      " set SEED back, or start in a new model directory")
 
 
 def _flat(state: TrainState) -> dict[str, Any]:

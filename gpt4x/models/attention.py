@@ -1,5 +1,8 @@
 """Attention over [memory | segment] with relative positions (arXiv:1901.02860, section 3.3) or rotary ones."""
 
+import functools
+from typing import Sequence
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -94,14 +97,16 @@ class Attention(nn.Module):
         self.biases = position_biases(self, c)
     self.dropout = nn.Dropout(c.attention_dropout_rate)
 
-  def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, mask: jax.Array, relative: jax.Array | None,
-               biases: tuple[jax.Array, jax.Array] | None, deterministic: bool) -> tuple[jax.Array, KeyValues]:
+  def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, masks: Sequence[jax.Array],
+               relative: jax.Array | None, biases: tuple[jax.Array, jax.Array] | None,
+               deterministic: bool) -> tuple[jax.Array, KeyValues]:
     """Attends from a segment to its memory and itself.
 
     Args:
       x: [B, L, D], the (normed) segment.
       memory: [B, M, D], the layer's (normed) past inputs, whose projections are trained; or their KeyValues.
-      mask: [B, L, T], T = M + L, True where a query sees a key.
+      masks: of each chunk of C queries in turn [B, C, P], True where a query sees a key; of the keys, T = M + L in
+        all, the first P are those that are not ahead of the whole chunk.
       relative: [S, D], R for the distances T - 1, T - 2, ..., T - S; None for rotary positions.
       biases: u and v, [H, K] each, where all layers share them.
       deterministic: no dropout.
@@ -116,24 +121,46 @@ class Attention(nn.Module):
     past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 1), old, self.key_values(x))
     query = constrain(query, ("batch", "length", "heads", "kv"))
     length, total = x.shape[1], past.keys.shape[1]
-    keys = past.keys
+    keys, values, position_query, relative_keys = past.keys, past.values, None, None
     if c.positions == "relative":
       u, v = self.biases if c.untie_biases else biases
       relative_keys = jnp.einsum("sd,dgk->sgk", relative, self.relative_key)
-      by_distance = jnp.einsum("blgrk,sgk->bgrls", self.group(query + v), relative_keys,
-                               preferred_element_type=jnp.float32)
-      position_scores = relative_shift(by_distance, total)
-      query = query + u
+      query, position_query = query + u, self.group(query + v)
     else:
-      position_scores = 0.0
       query = rotate(query, jnp.arange(total - length, total), c.rotary_base)
       keys = rotate(keys, jnp.arange(total), c.rotary_base)
-    scores = jnp.einsum("blgrk,btgk->bgrlt", self.group(query), keys, preferred_element_type=jnp.float32)
-    scores = (scores + position_scores) * c.head_dim**-0.5
-    probs = jax.nn.softmax(jnp.where(mask[:, None, None], scores, MASKED)).astype(x.dtype)
-    probs = self.dropout(probs, deterministic=deterministic)
-    mixed = jnp.einsum("bgrlt,btgk->blgrk", probs, past.values)
-    return self.project_out(mixed), past
+    query = self.group(query)
+    rng = None if deterministic or not c.attention_dropout_rate else self.make_rng("dropout")
+    attend = functools.partial(self.attend, deterministic=deterministic)
+    if len(masks) == 1:
+      mixed = attend(query, position_query, keys, values, relative_keys, masks[0], rng)
+    else:
+      # Of each chunk the scores are made again in the backward pass, so that those of one exist at a time.
+      parts, start = [], 0
+      for i, mask in enumerate(masks):
+        stop, seen = start + mask.shape[1], mask.shape[2]
+        chunk = jax.tree.map(lambda x: x[:, start:stop], (query, position_query))
+        parts.append(jax.checkpoint(attend)(
+            *chunk, keys[:, :seen], values[:, :seen], None if relative_keys is None else relative_keys[total - seen:], mask,
+            None if rng is None else jax.random.fold_in(rng, i)))
+        start = stop
+      mixed = jnp.concatenate(parts, 1)
+    return self.project_out(constrain(mixed, ("batch", "length", "heads", None, "kv"))), past
+
+  def attend(self, query, position_query, keys, values, relative_keys, mask, rng, deterministic) -> jax.Array:
+    """The mixed values [B, C, G, H / G, K] of C queries, in groups, that see the P keys of mask [B, C, P]."""
+    scores = jnp.einsum("blgrk,btgk->bgrlt", query, keys, preferred_element_type=jnp.float32)
+    if position_query is not None:
+      by_distance = jnp.einsum("blgrk,sgk->bgrls", position_query, relative_keys, preferred_element_type=jnp.float32)
+      scores += relative_shift(by_distance, keys.shape[1])
+    scores = constrain(scores * self.config.head_dim**-0.5, ("batch", "heads", None, "length", None))
+    scores = jnp.where(mask[:, None, None], scores, MASKED)
+    # A softmax whose division comes last, where there are K values to divide and not P.
+    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
+    norm = jnp.einsum("bgrl->blgr", jnp.sum(weights, -1))[..., None]
+    weights = self.dropout(weights.astype(values.dtype), deterministic=deterministic, rng=rng)
+    mixed = jnp.einsum("bgrlt,btgk->blgrk", weights, values, preferred_element_type=jnp.float32)
+    return (mixed / norm).astype(values.dtype)
 
   def step(self, x: jax.Array, memory: RingKeyValues, mask: jax.Array, index: jax.Array,
            biases: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, RingKeyValues]:

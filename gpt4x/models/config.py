@@ -58,13 +58,15 @@ class TransformerConfig:
 
   Shapes throughout the project use one alphabet: B batch rows, L segment length, M memory length, T = M + L
   attended positions, D embed, H heads, G key/value heads, K head size, F mlp, V vocabulary, N layers.
+
+  `num_heads` is the one dial of a family: the sizes left unset follow from it, as they do in gin_configs/models.
   """
 
   vocab_size: int
-  num_layers: int
-  embed_dim: int
   num_heads: int
-  mlp_dim: int
+  num_layers: int | None = None  # None: 5 for 4 heads, so that depth grows with width.
+  embed_dim: int | None = None  # None: 128 for a head.
+  mlp_dim: int | None = None  # None: 4 D, or 3.5 D where a gate makes it three matrices.
   head_dim: int | None = None  # None: embed_dim / num_heads.
   num_kv_heads: int | None = None  # None: num_heads. Fewer is grouped-query attention (arXiv:2305.13245).
 
@@ -107,15 +109,24 @@ class TransformerConfig:
   dtype: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 on accelerators, float32 on CPU.
   scan_layers: bool = True
   remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
+  # Queries that attend at a time, to what is not ahead of them: less is computed, and only a chunk's scores are kept,
+  # which the backward pass makes again. None: all L at once.
+  attention_chunk: int | None = None
 
   def __post_init__(self):
     set_field = lambda name, value: object.__setattr__(self, name, value)
     set_field("adaptive_cutoffs", tuple(self.adaptive_cutoffs))
     if not isinstance(self.tie_projections, bool):
       set_field("tie_projections", tuple(self.tie_projections))
-    for name in ("vocab_size", "num_layers", "embed_dim", "num_heads", "mlp_dim", "adaptive_divisor", "share_layers"):
+    self._require("num_heads", self.num_heads >= 1, "at least 1")
+    for name, size in (("num_layers", self.num_heads * 5 // 4), ("embed_dim", self.num_heads * 128)):
+      if getattr(self, name) is None:
+        set_field(name, size)
+    if self.mlp_dim is None:
+      set_field("mlp_dim", self.embed_dim * 7 // 2 if self.activation == "swiglu" else self.embed_dim * 4)
+    for name in ("vocab_size", "num_layers", "embed_dim", "mlp_dim", "adaptive_divisor", "share_layers"):
       self._require(name, getattr(self, name) >= 1, "at least 1")
-    for name in ("head_dim", "num_kv_heads", "vocab_embed_dim"):
+    for name in ("head_dim", "num_kv_heads", "vocab_embed_dim", "attention_chunk"):
       self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
     for name in ("memory_length", "eval_memory_length", "clamp_length"):
       self._require(name, (getattr(self, name) or 0) >= 0, "0 or more, not negative")
@@ -277,8 +288,8 @@ class TransformerConfig:
     """Floating-point operations per token, a multiply-add being two.
 
     Counted: every matrix product of the forward pass, the projection of the memory's keys and values included (each
-    token bears its share, M / L). A query meets M + (L + 1) / 2 keys on average, or all M + L with `causal=False`,
-    which is what a dense implementation executes. Left out: lookups, norms, softmax, the projection of R (shared by
+    token bears its share, M / L). A query meets M + (L + 1) / 2 keys on average, or with `causal=False` what is executed:
+    all M + L, or in chunks of C M + (L + C) / 2. Left out: lookups, norms, softmax, the projection of R (shared by
     the batch), recomputation. `training` adds the backward pass: two more of each product, but one for the
     memory's projections when their input takes no gradient (with pre-norm it does, for the norm's scale). Of a mixture
     a token counts the router, the experts it is sent to and the shared ones.
@@ -290,7 +301,8 @@ class TransformerConfig:
     if self.moe:
       active = (self.moe.experts_per_token + self.moe.num_shared_experts) * matrices * self.expert_dim
       mlps += self.num_mixtures * (active + d * self.moe.num_experts)
-    keys = m + (segment_length + 1) / 2 if causal else m + segment_length
+    chunk = 1 if causal else min(self.attention_chunk or segment_length, segment_length)
+    keys = m + (segment_length + chunk) / 2
     if causal and self.same_length and m:
       keys = m
     scores = (3 if self.positions == "relative" else 2) * hk * keys

@@ -13,7 +13,7 @@ rows for P times its own choices, for any of them may be its experts'. That suit
 
 import functools
 import math
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Sequence
 
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gpt4x.models.config import TransformerConfig
-from gpt4x.models.layers import MLP, activate, kernel_init, param, residual_scale
+from gpt4x.models.layers import MLP, activate, constrain, kernel_init, param, residual_scale
 from gpt4x.objectives import RouterSums
 
 KERNEL_AXES = {
@@ -72,7 +72,7 @@ class MoE(nn.Module):
     m = self.config.moe
     make = functools.partial(nn_partitioning.param_with_axes, module=self)
     router = make("router", kernel_init(), (x.shape[-1], m.num_experts), jnp.float32, axes=("embed", None))
-    x = x.astype(jnp.float32)
+    x = constrain(x, ("batch", "residual_length", "embed")).astype(jnp.float32)
     if m.jitter and not deterministic:
       x *= jax.random.uniform(self.make_rng("dropout"), x.shape, minval=1 - m.jitter, maxval=1 + m.jitter)
     logits = jnp.einsum("bld,de->ble", x, router, precision=jax.lax.Precision.HIGHEST)
@@ -81,9 +81,9 @@ class MoE(nn.Module):
     if m.bias_rate:  # Decides who is chosen but not with what weight; LanguageModel.balance_experts moves it.
       ranks += jax.lax.stop_gradient(
           make("router_bias", nn.initializers.zeros, (m.num_experts,), jnp.float32, axes=(None,)))
-    # Not top_k, for which GSPMD would gather all tokens on every device.
-    experts = jnp.argsort(ranks, -1, descending=True)[..., :m.experts_per_token]
-    weights = jnp.take_along_axis(scores, experts, -1)
+    experts = best(ranks, m.experts_per_token)
+    chosen = experts[..., None] == jnp.arange(m.num_experts)
+    weights = jnp.sum(jnp.where(chosen, scores[..., None, :], 0.0), -1)  # Not a gather, whose gradient is a scatter.
     if m.normalize_weights:
       weights /= jnp.sum(weights, -1, keepdims=True)
     experts = jnp.where(real[..., None], experts, m.num_experts)
@@ -106,6 +106,18 @@ class MoE(nn.Module):
         z_loss=m.router_z_loss * jnp.sum(mean(jax.nn.logsumexp(logits, -1, keepdims=True) ** 2)),
         load=load.astype(jnp.float32),
         dropped=jnp.sum(jnp.maximum(row_load - (capacity or row_load), 0)).astype(jnp.float32))
+
+
+def best(ranks: jax.Array, k: int) -> jax.Array:
+  """The k largest of ranks [..., E], largest first, [..., k]; of equal ones the first.
+
+  Not by top_k, for which GSPMD would gather all tokens on every device, nor by a sort, which a TPU compiles slowly.
+  """
+  found = []
+  for _ in range(k):
+    found.append(jnp.argmax(ranks, -1))
+    ranks = jnp.where(found[-1][..., None] == jnp.arange(ranks.shape[-1]), -jnp.inf, ranks)
+  return jnp.stack(found, -1)
 
 
 class Layout(NamedTuple):
@@ -178,39 +190,38 @@ def _whole_embed(name, kernel, axes) -> jax.Array:
 
 
 def _with_capacity(x, weights, experts, mlp, num_local, capacity, axis) -> jax.Array:
-  num_experts = num_local * (jax.lax.axis_size(axis) if axis else 1)
-  sources, slots = jax.vmap(lambda experts: assign(experts, num_experts, capacity))(experts)
-  take = jax.vmap(lambda values, index: values.at[index].get(mode="fill", fill_value=0))
-  inputs = take(x, sources)  # [B, E, C, D]
-  if axis:  # To [P B, E / P, C, D].
-    inputs = jax.lax.all_to_all(inputs, axis, split_axis=1, concat_axis=0, tiled=True)
-  outputs = mlp(inputs, lambda x, kernel: jnp.einsum("becd,edf->becf", x, kernel))
-  if axis:
-    outputs = jax.lax.all_to_all(outputs, axis, split_axis=0, concat_axis=1, tiled=True)
-  return _weighted_sum(weights, take(outputs.reshape(x.shape[0], -1, x.shape[-1]), slots))
+  size = jax.lax.axis_size(axis) if axis else 1
+  sources, slots = assign(experts, num_local * size, capacity)
+  inputs = take(x.reshape(-1, x.shape[-1]), sources).reshape(size, num_local, -1, x.shape[-1])  # [P, E / P, B C, D]
+  # Among P devices of an axis, each sends each its experts' tokens, and so comes to have all that its own are to see.
+  exchange = lambda tokens: jax.lax.all_to_all(tokens, axis, 0, 0) if axis else tokens
+  outputs = exchange(mlp(exchange(inputs), functools.partial(jnp.einsum, "pend,edf->penf")))
+  outputs = outputs.reshape(-1, x.shape[-1])
+  return _weighted_sum(weights, [take(outputs, slots[..., i]) for i in range(slots.shape[-1])])
+
+
+def take(values: jax.Array, index: jax.Array) -> jax.Array:
+  """Rows of values [S, D], zeros for S."""
+  return values.at[index].get(mode="fill", fill_value=0)
 
 
 def assign(experts: jax.Array, num_experts: int, capacity: int) -> tuple[jax.Array, jax.Array]:
-  """Gives the choices [L, k] of one row their places.
+  """Gives the choices [B, L, k] of B rows their places, C for each row and expert.
 
   Returns:
-    sources: [E, C], the token in each place of each expert; L where there is none.
-    slots: [L, k], the place of each choice in the flattened [E C]; E C where it is dropped.
+    sources: [E, B C], the token in each place, counted through all rows; B L where there is none.
+    slots: [B, L, k], the place of each choice in the flattened [E B C]; E B C where it is dropped.
   """
-  length, k = experts.shape
-  choices = experts.T.reshape(-1)  # All first choices, then all second ones.
-  order, load, starts = _sort(choices, num_experts)
-  places, index = jnp.arange(capacity), starts[:, None] + jnp.arange(capacity)
-  sources = jnp.where(places < load[:, None], order.at[index].get(mode="clip") % length, length)
-  place = jnp.argsort(order) - starts.at[choices].get(mode="clip")
-  slots = jnp.where((choices < num_experts) & (place < capacity), choices * capacity + place, num_experts * capacity)
-  return sources, slots.reshape(k, length).T
-
-
-def _sort(choices: jax.Array, num_experts: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The order that puts choices [S] expert after expert, earlier ones first; how many each has, where they start."""
-  load = jnp.sum(choices == jnp.arange(num_experts)[:, None], 1)
-  return jnp.argsort(choices), load, jnp.cumsum(load) - load
+  rows, length, k = experts.shape
+  choices = jnp.swapaxes(experts, 1, 2).reshape(rows, -1)  # Of each row all first choices, then all second ones.
+  chosen = choices[..., None] == jnp.arange(num_experts)
+  place = jnp.sum(jnp.where(chosen, jnp.cumsum(chosen, 1) - 1, 0), -1)  # How many chose the same before.
+  row = jnp.arange(rows)[:, None]
+  none = num_experts * rows * capacity
+  slots = jnp.where((choices < num_experts) & (place < capacity), (choices * rows + row) * capacity + place, none)
+  tokens = row * length + jnp.arange(choices.shape[1]) % length
+  sources = jnp.full(none, rows * length).at[slots].set(tokens, mode="drop")
+  return sources.reshape(num_experts, -1), jnp.swapaxes(slots.reshape(rows, k, length), 1, 2)
 
 
 def _dropless(x, weights, experts, mlp, num_local, axis) -> jax.Array:
@@ -219,15 +230,16 @@ def _dropless(x, weights, experts, mlp, num_local, axis) -> jax.Array:
     experts -= jax.lax.axis_index(axis) * num_local
   choices = experts.reshape(-1)
   mine = (0 <= choices) & (choices < num_local)
-  order, load, _ = _sort(jnp.where(mine, choices, num_local), num_local)
+  local = jnp.where(mine, choices, num_local)
+  order, load = jnp.argsort(local), jnp.sum(local == jnp.arange(num_local)[:, None], 1)
   # Others' choices come last, in no group: what ragged_dot makes of them, in the backward pass too, is not defined.
   inputs = jnp.where(mine[order, None], x.reshape(-1, x.shape[-1])[order // experts.shape[-1]], 0)
   outputs = mlp(inputs, lambda x, kernel: jax.lax.ragged_dot(x, kernel, load))
-  outputs = jnp.where(mine[:, None], outputs[jnp.argsort(order)], 0)
-  y = _weighted_sum(weights, outputs.reshape(*experts.shape, -1))
+  outputs = jnp.where(mine[:, None], outputs[jnp.argsort(order)], 0).reshape(*experts.shape, -1)
+  y = _weighted_sum(weights, [outputs[:, :, i] for i in range(experts.shape[-1])])
   return jax.lax.psum_scatter(y, axis, tiled=True) if axis else y
 
 
-def _weighted_sum(weights: jax.Array, outputs: jax.Array) -> jax.Array:
-  """[B, L, k] and [B, L, k, D] -> [B, L, D], summed in float32."""
-  return jnp.sum(weights[..., None] * outputs, 2).astype(outputs.dtype)
+def _weighted_sum(weights: jax.Array, outputs: Sequence[jax.Array]) -> jax.Array:
+  """[B, L, k] and k times [B, L, D] -> [B, L, D], summed in float32."""
+  return sum(weights[..., i, None] * output for i, output in enumerate(outputs)).astype(outputs[0].dtype)

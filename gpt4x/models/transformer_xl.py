@@ -51,7 +51,7 @@ class Cache:
 class Shared:
   """What all layers have in common in one call."""
 
-  mask: jax.Array | None = None  # [B, L, T], or [B, W] by slot when decoding.
+  masks: Any = None  # Of each chunk of queries [B, C, P]; or one, [B, W] by slot, when decoding.
   biases: tuple[jax.Array, jax.Array] | None = None  # u and v, [H, K].
   relative: jax.Array | None = None  # R, [S, D].
   real: jax.Array | None = None  # [B, L], False for padding.
@@ -81,7 +81,7 @@ class Layer(nn.Module):
   def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, shared: Shared):
     """x [B, L, D], memory [B, M, D] or KeyValues -> the same, moved on by L positions."""
     def attend(normed, past):
-      return self.attention(normed, past, shared.mask, shared.relative, shared.biases, shared.deterministic)
+      return self.attention(normed, past, shared.masks, shared.relative, shared.biases, shared.deterministic)
 
     if self.config.empty_memory == "zeros":
       x = jnp.where(shared.real[..., None], x, 0)
@@ -99,7 +99,7 @@ class Layer(nn.Module):
   def step(self, x: jax.Array, memory: RingKeyValues, shared: Shared):
     """The same for one token [B, 1, D] and a ring of keys and values."""
     normed = self.attention_norm(x) if self.pre else x
-    attended, memory = self.attention.step(normed, memory, shared.mask, shared.index, shared.biases)
+    attended, memory = self.attention.step(normed, memory, shared.masks, shared.index, shared.biases)
     return self.finish(x, attended, shared), memory
 
   def ring(self, x: jax.Array, memory: KeyValues, shared: Shared):
@@ -200,8 +200,12 @@ class TransformerXL(nn.Module):
       columns = total + max(1, length - 1 if prefix is not None else 1)
       relative = attention.relative_positions(c, jnp.arange(total - 1, total - 1 - columns, -1))
       relative = self.dropout(relative.astype(c.compute_dtype), deterministic=deterministic)
-    mask = attention.attention_mask(*map(self.attended, (segment_ids, key_segments)), window, prefix)
-    shared = Shared(mask=mask, relative=relative, biases=self.shared_biases(), real=segment_ids > 0,
+    # A prefix is seen from before it, so its queries are not cut into chunks that do not see ahead.
+    chunk = (prefix is None and c.attention_chunk) or length
+    masks = [attention.attention_mask(self.attended(segment_ids[:, start:start + chunk]),
+                                      self.attended(key_segments[:, :memory.length + start + chunk]), window, prefix)
+             for start in range(0, length, chunk)]
+    shared = Shared(masks=masks, relative=relative, biases=self.shared_biases(), real=segment_ids > 0,
                     deterministic=deterministic)
     x = self.dropout(self.vocabulary.embed(tokens), deterministic=deterministic)
     x, layers = self.run("__call__", x, memory.layers, shared)
@@ -212,7 +216,7 @@ class TransformerXL(nn.Module):
     """Decodes one position: tokens and segment_ids [B] -> hidden [B, 1, D] and the cache one position on."""
     window = cache.segment_ids.shape[1]
     slots = cache.segment_ids.at[:, cache.index % window].set(segment_ids)
-    shared = Shared(mask=self.attended(slots) == segment_ids[:, None], biases=self.shared_biases(), index=cache.index,
+    shared = Shared(masks=self.attended(slots) == segment_ids[:, None], biases=self.shared_biases(), index=cache.index,
                     real=segment_ids[:, None] > 0)
     x, layers = self.run("step", self.vocabulary.embed(tokens[:, None]), cache.layers, shared)
     return self.last(x, True), Cache(layers, slots, cache.index + 1)

@@ -94,10 +94,12 @@ def test_gradients_are_those_of_the_loop(kind, factor):
 
 
 def test_first_choices_come_first_and_earlier_tokens_before_later_ones():
-  experts = jnp.array([[1, 0], [1, 2], [0, 1], [1, 0], [3, 3], [0, 1]])  # Expert 3 of three is none: padding.
+  """And rows are apart. Expert 3 of three is none: padding."""
+  experts = jnp.array([[[1, 0], [1, 2], [0, 1], [1, 0], [3, 3], [0, 1]], [[2, 0]] * 6])
   sources, slots = moe.assign(experts, num_experts=3, capacity=3)
-  assert sources.tolist() == [[2, 5, 0], [0, 1, 3], [1, 6, 6]]
-  assert slots.tolist() == [[3, 2], [4, 6], [0, 9], [5, 9], [9, 9], [1, 9]]
+  assert sources.tolist() == [[2, 5, 0, 6, 7, 8], [0, 1, 3, 12, 12, 12], [1, 12, 12, 6, 7, 8]]
+  assert slots.tolist() == [[[6, 2], [7, 12], [0, 18], [8, 18], [18, 18], [1, 18]],
+                            [[15, 3], [16, 4], [17, 5], [18, 18], [18, 18], [18, 18]]]
 
 
 def test_evaluation_drops_nothing_and_draws_nothing():

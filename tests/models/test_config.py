@@ -14,6 +14,7 @@ _SIZES = dict(vocab_size=20, num_layers=2, embed_dim=8, num_heads=2, mlp_dim=16)
 @pytest.mark.parametrize("changes, words", [
     (dict(num_heads=3), ["embed_dim = 8", "num_heads = 3", "head_dim"]),
     (dict(num_heads=0), ["num_heads = 0", "at least 1"]),
+    (dict(attention_chunk=0), ["attention_chunk = 0", "at least 1"]),
     (dict(num_kv_heads=0), ["num_kv_heads = 0", "at least 1"]),
     (dict(num_heads=4, num_kv_heads=3), ["num_heads = 4", "num_kv_heads = 3"]),
     (dict(vocab_size=0), ["vocab_size = 0", "at least 1"]),
@@ -50,6 +51,12 @@ def test_a_wrong_value_is_one_line(changes, words):
   assert not from_gin or "In call to configurable" in from_gin[0]
   for word in words:
     assert word in message
+
+
+def test_one_dial_makes_the_sizes():
+  config = TransformerConfig(vocab_size=32, num_heads=64, activation="swiglu")
+  assert (config.num_layers, config.embed_dim, config.mlp_dim, config.head_dim) == (80, 8192, 28672, 128)
+  assert TransformerConfig(vocab_size=32, num_heads=8, num_layers=3).mlp_dim == 4096
 
 
 @pytest.mark.parametrize("changes, words", [

@@ -14,6 +14,7 @@ from tests.training.steps import assert_same, batches, CAPACITY, CONFIG, LENGTH,
 @pytest.mark.parametrize("moe, mesh", [
     (CAPACITY, {"data": 1, "expert": 4, "tensor": 2}), (CAPACITY, {"data": 4, "expert": 2}),
     (CAPACITY, {"data": 1, "fsdp": 2, "expert": 2, "tensor": 2}),
+    (CAPACITY, {"data": 2, "fsdp": 2, "expert": 2}),
     (MIXTURE, {"data": 2, "expert": 2, "tensor": 2}), (MIXTURE, {"data": 1, "fsdp": 4, "expert": 2}),
 ], ids=lambda value: "capacity" if value == CAPACITY else "dropless" if value == MIXTURE else str(value))
 def test_experts_on_eight_devices_equal_those_on_one(moe, mesh):

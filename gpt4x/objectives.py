@@ -73,3 +73,69 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array, z_l
       correct=jnp.sum(weights * (jnp.argmax(logits, -1) == targets)),
       weight=jnp.sum(weights),
   )
+
+
+def linear_cross_entropy(hidden: jax.Array, kernel: jax.Array, bias: jax.Array | float, targets: jax.Array,
+                         weights: jax.Array, z_loss: float = 0.0, chunk: int = 128) -> Sums:
+  """`cross_entropy` of the logits hidden kernel^T + bias, of which those of a chunk exist at a time.
+
+  Nothing is made twice for that: a chunk's gradients are taken as soon as it has a loss, so that between the passes
+  there are these, of the size of `hidden` and `kernel`, and no logits. Only `Sums.objective` has a gradient.
+
+  Args:
+    hidden: [B, L, D].
+    kernel: [V, D].
+    bias: [V], or 0.
+    targets, weights: [B, L].
+    z_loss: as in `cross_entropy`.
+    chunk: positions of every row that are taken together.
+  """
+  objective, sums = _linear_objective(z_loss, chunk, hidden, kernel, jnp.asarray(bias), targets, weights)
+  sums = jax.lax.stop_gradient(sums)
+  return sums.replace(loss=objective - sums.z_loss)
+
+
+def _chunks(chunk: int, *arrays: jax.Array) -> list[jax.Array]:
+  """[B, L, ...] -> [ceil(L / chunk), B, chunk, ...], the end padded with zeros."""
+  def split(x):
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % chunk), *((0, 0),) * (x.ndim - 2)))
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+
+  return [split(x) for x in arrays]
+
+
+def _chunk_objective(z_loss, kernel, bias, hidden, targets, weights):
+  logits = jnp.einsum("bld,vd->blv", hidden, kernel, preferred_element_type=jnp.float32) + bias
+  sums = cross_entropy(logits, targets, weights, z_loss)
+  return sums.objective, sums
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _linear_objective(z_loss, chunk, hidden, kernel, bias, targets, weights):
+  def add(total, inputs):
+    return jax.tree.map(jnp.add, total, _chunk_objective(z_loss, kernel, bias, *inputs)), None
+
+  zero = jnp.zeros((), jnp.float32)
+  return jax.lax.scan(add, (zero, Sums(zero, zero, zero, zero)), _chunks(chunk, hidden, targets, weights))[0]
+
+
+def _linear_forward(z_loss, chunk, hidden, kernel, bias, targets, weights):
+  gradient = jax.value_and_grad(functools.partial(_chunk_objective, z_loss), argnums=(0, 1, 2), has_aux=True)
+
+  def add(total, inputs):
+    outputs, (*shared, own) = gradient(kernel, bias, *inputs)
+    return jax.tree.map(lambda sum, new: sum + new.astype(jnp.float32), total, (outputs, shared)), own
+
+  zero = jnp.zeros((), jnp.float32)
+  zeros = [jnp.zeros(x.shape, jnp.float32) for x in (kernel, bias)]
+  (outputs, shared), own = jax.lax.scan(
+      add, ((zero, Sums(zero, zero, zero, zero)), zeros), _chunks(chunk, hidden, targets, weights))
+  own = jnp.moveaxis(own, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[-1])[:, :hidden.shape[1]]
+  return outputs, (own, *(gradient.astype(x.dtype) for gradient, x in zip(shared, (kernel, bias))))
+
+
+def _linear_backward(z_loss, chunk, gradients, cotangents):
+  return *(gradient * cotangents[0].astype(gradient.dtype) for gradient in gradients), None, None
+
+
+_linear_objective.defvjp(_linear_forward, _linear_backward)

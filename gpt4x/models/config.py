@@ -112,6 +112,9 @@ class TransformerConfig:
   # Queries that attend at a time, to what is not ahead of them: less is computed, and only a chunk's scores are kept,
   # which the backward pass makes again. None: all L at once.
   attention_chunk: int | None = None
+  # Positions of each row whose logits exist at a time in training, for large vocabularies; None: all L, as ever with an
+  # adaptive softmax.
+  loss_chunk: int | None = None
 
   def __post_init__(self):
     set_field = lambda name, value: object.__setattr__(self, name, value)
@@ -126,7 +129,7 @@ class TransformerConfig:
       set_field("mlp_dim", self.embed_dim * 7 // 2 if self.activation == "swiglu" else self.embed_dim * 4)
     for name in ("vocab_size", "num_layers", "embed_dim", "mlp_dim", "adaptive_divisor", "share_layers"):
       self._require(name, getattr(self, name) >= 1, "at least 1")
-    for name in ("head_dim", "num_kv_heads", "vocab_embed_dim", "attention_chunk"):
+    for name in ("head_dim", "num_kv_heads", "vocab_embed_dim", "attention_chunk", "loss_chunk"):
       self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
     for name in ("memory_length", "eval_memory_length", "clamp_length"):
       self._require(name, (getattr(self, name) or 0) >= 0, "0 or more, not negative")

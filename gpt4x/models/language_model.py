@@ -57,13 +57,13 @@ class LanguageModel:
   def logits(self, params: Params, tokens: jax.Array, memory: Memory, segment_ids: jax.Array | None = None,
              prefix: jax.Array | None = None, window: int | None = None, dropout_rng: jax.Array | None = None):
     """Float32 logits [B, L, V] of the token after each of tokens [B, L], and the new memory."""
-    return self._forward(params, tokens, memory, segment_ids, prefix, window, dropout_rng)[0]
+    return self._forward("logits", params, tokens, memory, segment_ids, prefix, window, dropout_rng)[0]
 
-  def _forward(self, params, tokens, memory, segment_ids, prefix, window, dropout_rng):
-    """(logits, new memory), and the RouterSums at the paths of their layers; none without mixtures of experts."""
+  def _forward(self, method, params, tokens, memory, segment_ids, prefix, window, dropout_rng):
+    """A method of the module on the hidden states, and the new memory; the RouterSums at the paths of their layers."""
     def forward(module):
       hidden, new_memory = module(tokens, memory, segment_ids, prefix, window, deterministic=dropout_rng is None)
-      return module.logits(hidden), new_memory
+      return getattr(module, method)(hidden), new_memory
 
     rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
     outputs, collected = self.module.apply({"params": params}, method=forward, rngs=rngs, mutable=["router"])
@@ -80,11 +80,13 @@ class LanguageModel:
   def loss(self, params: Params, batch: Batch, memory: Memory,
            dropout_rng: jax.Array | None = None) -> tuple[objectives.Sums, Memory]:
     """Sums over a batch of `decoder_*` features [B, L], and the new memory; dropout if there is a key for it."""
-    (logits, memory), router = self._forward(
-        params, batch["decoder_input_tokens"], memory, batch["decoder_segment_ids"],
+    chunk = self.config.loss_chunk if len(self.config.clusters) == 1 else None
+    (output, memory), router = self._forward(
+        "output" if chunk else "logits", params, batch["decoder_input_tokens"], memory, batch["decoder_segment_ids"],
         batch.get("decoder_causal_attention"), None, dropout_rng)
-    sums = objectives.cross_entropy(
-        logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss)
+    targets = batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss
+    sums = (objectives.linear_cross_entropy(*output, *targets, chunk) if chunk else
+            objectives.cross_entropy(output, *targets))
     weigh = lambda layer: layer.replace(
         balance_loss=layer.balance_loss * sums.weight, z_loss=layer.z_loss * sums.weight)
     router = jax.tree.map(weigh, router, is_leaf=lambda x: isinstance(x, objectives.RouterSums))

@@ -129,6 +129,12 @@ class Vocabulary(nn.Module):
         embedded += jnp.where(inside[..., None], rows(i, jnp.clip(tokens - low, 0, high - low - 1)), 0)
     return constrain(embedded * c.embed_dim**0.5, ("batch", "residual_length", "embed"))
 
+  def output(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | float]:
+    """What the logits, of a plain softmax, are the product of: the projected hidden, the kernel [V, D]; and the bias."""
+    if self.config.has_projections:
+      hidden = hidden @ self.output_projections[0]
+    return hidden, self.kernels[0], self.biases[0]
+
   def logits(self, hidden: jax.Array) -> jax.Array:
     product = functools.partial(jnp.einsum, "...d,vd->...v", preferred_element_type=jnp.float32)
     projected = [hidden] * len(self.kernels)

@@ -230,6 +230,9 @@ class TransformerXL(nn.Module):
     """hidden [B, L, D] -> float32 logits [B, L, V]."""
     return constrain(self.vocabulary.logits(hidden), ("batch", "length", "vocab"))
 
+  def output(self, hidden: jax.Array):
+    return self.vocabulary.output(hidden)
+
   def run(self, method: str, x: jax.Array, memory: Any, shared: Shared):
     """Applies a method of every layer in turn; memory's leaves have a leading axis N."""
     n, period = self.config.num_layers, self.config.period

@@ -2,6 +2,7 @@
 
 import difflib
 import pathlib
+import re
 
 import pytest
 
@@ -28,6 +29,21 @@ def test_experiment_means_what_it_meant(path):
 def test_model_has_its_published_size(name, millions):
   configuration.load([f"models/{name}.gin"], partial=True)
   assert TransformerConfig().num_params() / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+FAMILY = sorted(path for kind in ("dense", "mixture") for path in (configuration.SHIPPED / "models").glob(f"{kind}_*"))
+
+
+@pytest.mark.parametrize("path", FAMILY, ids=lambda path: path.stem)
+def test_a_header_tells_the_model(path):
+  """Its parameters and FLOPs, to the digits given."""
+  configuration.load([f"models/{path.name}"], partial=True)
+  config, header = TransformerConfig(), "".join(path.read_text().splitlines(True)[:2])
+  units = {"million": 1e6, "billion": 1e9, "trillion": 1e12, "GFLOP": 1e9, "TFLOP": 1e12}
+  told = [float(number) * units[unit] for number, unit in re.findall(r"([\d.]+) (" + "|".join(units) + ")", header)]
+  length = int(re.search(r"being ([\d,]+)\.", header)[1].replace(",", ""))
+  params = [config.num_params()] + ([config.num_active_params()] if config.moe else [])
+  assert told == pytest.approx([*params, config.flops_per_token(length, length, training=True)], rel=1e-3)
 
 
 def test_the_tiny_mixture_costs_what_the_tiny_model_does():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from typing import Any
 
@@ -16,6 +17,10 @@ from gpt4x.planning import collectives
 from gpt4x.planning.chips import Topology
 from gpt4x.training.state import state_shapes
 from gpt4x.training.step import train_step
+
+
+# Products that overlap with their own communication piece by piece are loops, of which the compiler counts one turn.
+_NO_LOOPS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +67,13 @@ def topology_devices(topology: Topology) -> list[Any]:
 
   # Or libtpu asks a metadata server about the TPU that is not here, and complains.
   for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),
-                      ("TPU_ACCELERATOR_TYPE", "v5p-8")):
+                      ("TPU_ACCELERATOR_TYPE", "v5p-8"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")):
     os.environ.setdefault(name, value)
   # The default level takes three times as long, for the same fusions and costs.
   jax.config.update("jax_optimization_level", "O1")
   options = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
+  if math.prod(topology.shape) == 1:
+    options["chips_per_host_bounds"] = (1, 1, 1)  # Hosts of four are the default.
   try:
     return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices)
   except Exception as error:  # jaxlib raises its own kind.
@@ -74,7 +81,7 @@ def topology_devices(topology: Topology) -> list[Any]:
                     " shape of a slice that exists") from error
 
 
-def compile_step(step: Step, partitioner: Partitioner) -> jax.stages.Compiled:
+def compile_step(step: Step, partitioner: Partitioner, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
   """Compiles the very step that `gpt4x train` runs, for the partitioner's mesh."""
   shapes = step.state(partitioner)
   rows = partitioner.sharding("batch", None)
@@ -85,7 +92,7 @@ def compile_step(step: Step, partitioner: Partitioner) -> jax.stages.Compiled:
       out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
   with partitioner.activate():
     lowered = function.lower(shapes, batch)
-  return lowered.compile()
+  return lowered.compile(options)
 
 
 def cost(compiled: jax.stages.Compiled, partitioner: Partitioner) -> tuple[Cost, list[collectives.Collective]]:
@@ -106,7 +113,8 @@ def step_cost(step: Step, partitioner: Partitioner) -> tuple[Cost, list[collecti
   period, times = step.model.config.period, step.microbatches
   step = dataclasses.replace(step, batch_size=step.batch_size // times, microbatches=1)
   (one, _), (two, found) = (
-      cost(compile_step(step.replace_config(num_layers=blocks * period, scan_layers=False), partitioner), partitioner)
+      cost(compile_step(step.replace_config(num_layers=blocks * period, scan_layers=False), partitioner, _NO_LOOPS),
+           partitioner)
       for blocks in (1, 2))
   whole = one.extrapolate(two, step.model.config.num_layers / period)
   traffic = {axes: times * sent for axes, sent in whole.traffic.items()}

@@ -69,10 +69,7 @@ def main(gin_files: Sequence[str], bindings: Sequence[str], topology: str, num_s
   except ImportError:
     devices = None
   with partitioning.planning_for(devices or where.num_devices):
-    settings = loop.settings("")
-    step = _step(settings)
-    partitioner = settings["partitioner"] or Partitioner()
-    partitioner.check_batch(step.batch_size, step.microbatches)
+    step, partitioner = read_experiment()
     if search:
       plans = list(_search(step, where))
       print(json.dumps([dataclasses.asdict(plan) for plan in plans]) if as_json else _ranking(plans, where))
@@ -81,13 +78,16 @@ def main(gin_files: Sequence[str], bindings: Sequence[str], topology: str, num_s
   print(json.dumps(dataclasses.asdict(plan)) if as_json else describe(plan))
 
 
-def _step(settings: dict[str, Any]) -> Step:
-  experiment = settings["experiment"]
+def read_experiment() -> tuple[Step, Partitioner]:
+  """The step and the mesh of the gin files that are loaded."""
+  settings = loop.settings("")
+  experiment, partitioner = settings["experiment"], settings["partitioner"] or Partitioner()
   step = Step(experiment.model, with_clipping(settings["optimizer"], settings["clip_norm"]),
               experiment.dataset.batch_size, experiment.dataset.segment_length, experiment.memory_length,
               settings["microbatches"])
+  partitioner.check_batch(step.batch_size, step.microbatches)
   # On a TPU 'auto' means bfloat16, whatever machine the plan is made on.
-  return step.replace_config(dtype="bfloat16") if experiment.model.config.dtype == "auto" else step
+  return (step.replace_config(dtype="bfloat16") if step.model.config.dtype == "auto" else step), partitioner
 
 
 def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: bool,

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from gpt4x import cli
+from gpt4x import cli, configuration
 from gpt4x.errors import CommandError
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
@@ -114,7 +114,11 @@ def _no_libtpu(topology):
   raise ImportError("libtpu")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed (extra tpu)")
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed (extra tpu)")
+
+
+@needs_compiler
 def test_the_compiler_agrees_with_the_formulas():
   """State exactly, arithmetic to a fifth; and the step runs over the axes that the mesh has."""
   topology = parse_topology("v5p:2x2x4")
@@ -125,3 +129,16 @@ def test_the_compiler_agrees_with_the_formulas():
   assert sum(found.memory[name] for name in ("params", "optimizer", "memory")) == pytest.approx(state, rel=0.01)
   assert found.flops == pytest.approx(make(data=2, fsdp=4, tensor=2).flops, rel=0.2)
   assert {"fsdp", "tensor"} <= set(found.traffic) and found.compiled > 0
+
+
+@needs_compiler
+@pytest.mark.parametrize("experiment, topology", [("mixture_1t", "v5p:4x8x8"), ("mixture_1.8t", "v5p:8x8x8")])
+def test_a_trillion_parameters_fit(experiment, topology):
+  """The whole training step, with a tenth of every chip's memory to spare."""
+  topology = parse_topology(topology)
+  configuration.load(["runs/train.gin", f"experiments/{experiment}.gin"])
+  with planning_for(compiler.topology_devices(topology)):
+    step, partitioner = plan.read_experiment()
+    compiled = compiler.compile_step(step, partitioner)
+  assert step.model.config.num_params() > 1e12 and partitioner.mesh.size == topology.num_devices
+  assert sum(compiler.memory(compiled).values()) < 0.9 * topology.chip.hbm

@@ -7,8 +7,9 @@ row, all cores.
 
 Ours is the step that `gpt4x eval` compiles, on segments of 128 tokens with a memory of that length as keys and values.
 The vanilla model has rotary positions, which cost less than relative ones, heads of 40, as those are to be even, and
-computes the logits of the last position alone. In the rows `kv-cache` it decodes token by token with a cache of its keys and values, which recomputes nothing
-while the text fits the window. The limit is a matrix product, against the FLOPs of our model's dense products.
+computes the logits of the last position alone. In the rows `kv-cache` it decodes token by token with a cache of its
+keys and values, which recomputes nothing while the text fits the window. The limit is a matrix product, against the
+FLOPs of our model's dense products.
 """
 
 from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ compete for the machine, and whatever else slows it down for a while meets all o
 inside `make`, for importing this package is to cost nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import contextlib
 import dataclasses
 import multiprocessing

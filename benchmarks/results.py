@@ -14,7 +14,7 @@ from benchmarks.harness import Row
 Record = dict[str, Any]  # The fields of a Row, `met`, and the commit, machine and date of the run.
 
 HEADING = "# Measured by `make bench`"
-_COLUMNS = ("what", "figure", "unit", "peer", "ratio", "share of the limit", "goal", "met")
+_COLUMNS = ("what", "figure", "unit", "peer", "ratio", "of limit", "goal", "met")
 
 
 def merge(path: pathlib.Path, rows: Iterable[Row], **run: str) -> list[Record]:
@@ -42,7 +42,7 @@ def write_page(path: pathlib.Path, records: Sequence[Record], explanations: dict
 
 
 def print_table(records: Sequence[Record]) -> None:
-  table = rich_table.Table(*_COLUMNS)
+  table = rich_table.Table(rich_table.Column(_COLUMNS[0], no_wrap=True), *_COLUMNS[1:])
   for record in records:
     table.add_row(*_cells(record), style="red" if record["met"] is False else None)
   console.Console().print(table)

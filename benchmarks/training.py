@@ -57,15 +57,18 @@ def ours(case: Case) -> Callable[[], Round]:
   optimizer = optimizers.with_clipping(optimizers.adamw(_LEARNING_RATE, b2=0.999, weight_decay=0.0), 1.0)
   shapes = state.state_shapes(model, optimizer, case.rows, case.sizes.memory, partitioner)
   train_state = state.init_state(model, optimizer, shapes, 0, partitioner)
-  train_step = jax.jit(functools.partial(step.train_step, model, optimizer, 1, 0), donate_argnums=0)
+  train_step = jax.jit(functools.partial(step.train_step, model, optimizer, 1, 0), donate_argnums=0,
+                       out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
   tokens = _tokens(case)
   batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": np.roll(tokens, -1, 1),
            "decoder_segment_ids": np.ones_like(tokens), "decoder_loss_weights": np.ones(tokens.shape, np.float32)}
+  with partitioner.activate():
+    compiled = train_step.lower(train_state, batch).compile()
 
   def steps():
     nonlocal train_state
     for _ in range(case.steps):
-      train_state, metrics = train_step(train_state, batch)
+      train_state, metrics = compiled(train_state, batch)
     jax.block_until_ready(metrics)
 
   return lambda: {"tokens": case.steps * case.tokens / harness.timed(steps)}

@@ -1,7 +1,8 @@
 # make quickstart   trains, evaluates and samples a small model on text that is already on this machine
 # make test         runs the tests
+# make bench        measures speed and memory beside the peers', in an environment of its own
 # make t5x          adds upstream t5x to the environment
-# make clean        removes the environment, caches and the quickstart's run
+# make clean        removes the environments, caches and the quickstart's run
 #
 # They need Python 3.11 or later and a package index; PYTHON=... chooses another interpreter.
 
@@ -11,8 +12,9 @@ WORKERS ?= 2
 
 BIN := .venv/bin
 READY := .venv/ready
+BENCH := .venv-bench
 
-.PHONY: quickstart test t5x clean
+.PHONY: quickstart test bench t5x clean
 
 quickstart: $(READY)
 	$(BIN)/gpt4x train --gin_file=experiments/stdlib_tiny.gin --model_dir=$(RUN)
@@ -23,6 +25,10 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile $(TESTS)
 
+# GROUPS="train eval" measures these alone, ROUNDS=9 more rounds; see benchmarks/run.py.
+bench: $(BENCH)/ready
+	$(BENCH)/bin/python -m benchmarks.run $(GROUPS) $(if $(ROUNDS),--rounds=$(ROUNDS))
+
 # The list stands in setup.py, as the extra `t5x`, with the reason for --no-deps.
 t5x: $(READY)
 	$(BIN)/python -c 'from importlib.metadata import requires; \
@@ -30,13 +36,23 @@ t5x: $(READY)
 	$(BIN)/python -m pip install --no-deps -r .venv/t5x.txt
 
 clean:
-	rm -rf .venv .cache build *.egg-info $(RUN)
+	rm -rf .venv $(BENCH) .cache build *.egg-info $(RUN)
 
-# The environment is made once, and again when the lock changes.
+# An environment is made once, and again when what it is made from changes.
 $(READY): requirements.lock setup.py
+	$(call make-environment,.venv)
+	touch $@
+
+# The peers must do with the lock's packages.
+$(BENCH)/ready: requirements.lock setup.py benchmarks/requirements.txt
+	$(call make-environment,$(BENCH))
+	$(BENCH)/bin/python -m pip install --disable-pip-version-check -c requirements.lock -r benchmarks/requirements.txt
+	touch $@
+
+define make-environment
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or later is needed, and '$(PYTHON)' is not: set PYTHON=/path/to/python3.11" >&2; exit 1; }
-	"$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $(READY)
+	"$(PYTHON)" -m venv $(1)
+	$(1)/bin/python -m pip install --disable-pip-version-check --no-deps -r requirements.lock
+	$(1)/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+endef

@@ -1,0 +1,98 @@
+"""The pipeline, in `gpt4x train` of experiments/stdlib_tiny.gin: what feeds the model, and what saving it costs.
+
+`pipeline/stream` is the tokens/s of the stream alone beside those of the training that reads it. `pipeline/input_wait`
+is the share of its steps that the loop waits for a batch, the first left out. `pipeline/checkpoint` saves every tenth
+step; what those steps and the ones after take beyond the median, spread over the 1,000 steps of the default period
+(gin_configs/runs/train.gin), is given as a share of a step.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import io
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+from benchmarks import harness
+from benchmarks.harness import Round, Row
+
+EXPERIMENT = "experiments/stdlib_tiny.gin"
+_BATCHES, _STEPS = 500, 60  # Of a round.
+_PERIOD, _DEFAULT_PERIOD = 10, 1000
+
+
+def rows(rounds: int) -> Iterator[Row]:
+  with tempfile.TemporaryDirectory() as folder:
+    found = harness.alternate({"stream": stream, "training": training}, folder, rounds)
+  yield harness.compare("pipeline/stream", "tokens/s", found["stream"], found["training"], "tokens",
+                        goal="ratio >= 20")
+  for name, bound in (("input_wait", 0.01), ("checkpoint", 0.05)):
+    yield Row(f"pipeline/{name}", harness.median(found["training"], name), "of a step", goal=f"value < {bound}")
+
+
+def stream(folder: str) -> Callable[[], Round]:
+  _prepare(folder)
+  from gpt4x import cli, configuration
+  from gpt4x.data import pipeline
+  from gpt4x.training import loop
+
+  configuration.load((cli.TRAIN_FILE, EXPERIMENT))
+  dataset = loop.settings(folder)["experiment"].dataset
+  batches = pipeline.train_iterator(dataset)
+
+  def read():
+    for _ in range(_BATCHES):
+      next(batches)
+
+  return lambda: {"tokens": _BATCHES * dataset.batch_size * dataset.segment_length / harness.timed(read)}
+
+
+def training(folder: str) -> Callable[[], Round]:
+  _prepare(folder)
+  from gpt4x import cli
+  from gpt4x.data import pipeline
+  from gpt4x.training.metrics import read_metrics
+
+  prefetch, waits = pipeline.prefetch, []
+  pipeline.prefetch = lambda iterator: _Waits(prefetch(iterator), waits)
+
+  def train() -> Round:
+    waits.clear()
+    with tempfile.TemporaryDirectory() as model_dir, contextlib.redirect_stderr(io.StringIO()) as printed:
+      flags = {"TRAIN_STEPS": _STEPS, "EVAL_PERIOD": None, "CHECKPOINT_PERIOD": _PERIOD, "train.log_period": 1}
+      status = cli.main(["train", f"--gin_file={EXPERIMENT}", f"--model_dir={model_dir}",
+                         *(f"--gin.{name}={value}" for name, value in flags.items())])
+      lines = read_metrics(model_dir)
+    if status:
+      raise RuntimeError(printed.getvalue())
+    steps = [1 / line["steps_per_second"] for line in lines[1:]]
+    step = statistics.median(steps)
+    saves = (_STEPS - 1) // _PERIOD  # Not the last, after which there is no step.
+    return {
+        "tokens": statistics.median(line["tokens_per_second"] for line in lines[1:]),
+        "input_wait": sum(waits[1:]) / sum(steps),
+        "checkpoint": (sum(steps) - len(steps) * step) / saves / (_DEFAULT_PERIOD * step),
+    }
+
+  return train
+
+
+def _prepare(folder: str) -> None:
+  os.environ |= {"GPT4X_DATA_DIR": folder, "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder) / "compiled"),
+                 "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+class _Waits:
+  """Batches, and how long their consumer waited for each."""
+
+  def __init__(self, batches: Iterator, waits: list[float]):
+    self._batches, self._waits = batches, waits
+    self.close = batches.close
+
+  def __next__(self):
+    start = time.perf_counter()
+    batch = next(self._batches)
+    self._waits.append(time.perf_counter() - start)
+    return batch

@@ -1,0 +1,58 @@
+"""Measures, prints a table, and keeps the figures in benchmarks/results.json and RESULTS.md: `make bench`.
+
+    python -m benchmarks.run [GROUP ...] [--rounds=N]
+"""
+
+import argparse
+import datetime
+import importlib
+import os
+import pathlib
+import platform
+import re
+import subprocess
+
+from benchmarks import results
+
+# The first part of a row's name, and the module that makes such rows.
+GROUPS = {"train": "training", "eval": "evaluation", "decode": "decoding", "loss": "loss", "pipeline": "pipeline",
+          "start": "start"}
+_HERE = pathlib.Path(__file__).parent
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"some of {', '.join(GROUPS)} (default: all)")
+  parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted (default: %(default)s)")
+  arguments = parser.parse_args()
+  if unknown := set(arguments.groups) - set(GROUPS):
+    parser.error(f"no group {', '.join(unknown)}: choose some of {', '.join(GROUPS)}")
+  modules = {group: importlib.import_module(f"benchmarks.{name}") for group, name in GROUPS.items()}
+  run = {"commit": _commit(), "machine": machine(), "date": datetime.date.today().isoformat()}
+  for group in arguments.groups or GROUPS:
+    # Kept one by one: what comes later may fail.
+    for row in modules[group].rows(arguments.rounds):
+      records = results.merge(_HERE / "results.json", [row], **run)
+      results.write_page(_HERE / "RESULTS.md", records, {name: module.__doc__ for name, module in modules.items()})
+    results.print_table([record for record in records if record["name"].split("/")[0] == group])
+
+
+def machine() -> str:
+  """Cores, processor and memory."""
+  name = platform.processor() or platform.machine()
+  cpuinfo = pathlib.Path("/proc/cpuinfo")
+  if cpuinfo.exists() and (match := re.search(r"model name\s*: (.*)", cpuinfo.read_text())):
+    name = match[1]
+  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+  return f"{os.cpu_count()} cores of {name}, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
+
+
+def _commit() -> str:
+  """The checked-out commit, with a + if files beside the results differ from it."""
+  git = lambda *command: subprocess.run(["git", *command], cwd=_HERE, capture_output=True, text=True).stdout.strip()
+  changed = git("status", "--porcelain", "--", ":/", ":!/benchmarks/RESULTS.md", ":!/benchmarks/results.json")
+  return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+
+
+if __name__ == "__main__":
+  main()

@@ -48,8 +48,15 @@ class Sizes:
 
   @property
   def scores(self) -> float:
-    """Elements of all attention scores of a layer."""
-    return self.tokens * self.total * self.config.num_heads / self.tensor
+    """Elements of the attention scores of a layer that are computed."""
+    chunk = min(self.config.attention_chunk or self.length, self.length)
+    return self.tokens * (self.total - (self.length - chunk) / 2) * self.config.num_heads / self.tensor
+
+  @property
+  def scores_at_once(self) -> float:
+    """Those of one chunk."""
+    chunk = min(self.config.attention_chunk or self.length, self.length)
+    return self.tokens * self.total * self.config.num_heads / self.tensor * chunk / self.length
 
   @property
   def hidden(self) -> float:
@@ -67,8 +74,8 @@ def temporaries(step: Step, state: TrainState, partitioner: Partitioner) -> floa
   c = s.config
   block = s.gathered / c.num_layers * c.period
   kept = {"full": s.tokens * c.embed_dim * 2, "dots_no_batch": 2 * (8 * s.tokens * c.embed_dim + s.hidden)}.get(
-      c.remat, 2 * (12 * s.tokens * c.embed_dim + 3 * s.hidden + 2 * s.scores))
-  work = 10 * s.scores + 2 * (12 * s.tokens * c.embed_dim + 3 * s.hidden)
+      c.remat, 2 * (12 * s.tokens * c.embed_dim + 3 * s.hidden + 2 * s.scores_at_once))
+  work = 10 * s.scores_at_once + 2 * (12 * s.tokens * c.embed_dim + 3 * s.hidden)
   logits = 10 * s.tokens * c.vocab_size / s.tensor
   return 4 * s.owned + 2 * 2 * block + c.num_layers * kept + max(work, logits)
 

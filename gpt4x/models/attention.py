@@ -139,10 +139,10 @@ class Attention(nn.Module):
       parts, start = [], 0
       for i, mask in enumerate(masks):
         stop, seen = start + mask.shape[1], mask.shape[2]
-        chunk = jax.tree.map(lambda x: x[:, start:stop], (query, position_query))
-        parts.append(jax.checkpoint(attend)(
-            *chunk, keys[:, :seen], values[:, :seen], None if relative_keys is None else relative_keys[total - seen:], mask,
-            None if rng is None else jax.random.fold_in(rng, i)))
+        queries = jax.tree.map(lambda x: x[:, start:stop], (query, position_query))
+        distances = None if relative_keys is None else relative_keys[total - seen:]
+        parts.append(jax.checkpoint(attend)(*queries, keys[:, :seen], values[:, :seen], distances, mask,
+                                            None if rng is None else jax.random.fold_in(rng, i)))
         start = stop
       mixed = jnp.concatenate(parts, 1)
     return self.project_out(constrain(mixed, ("batch", "length", "heads", None, "kv"))), past

@@ -130,7 +130,7 @@ class Vocabulary(nn.Module):
     return constrain(embedded * c.embed_dim**0.5, ("batch", "residual_length", "embed"))
 
   def output(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | float]:
-    """What the logits, of a plain softmax, are the product of: the projected hidden, the kernel [V, D]; and the bias."""
+    """What the logits of a plain softmax are the product of, the projected hidden and the kernel [V, D]; the bias."""
     if self.config.has_projections:
       hidden = hidden @ self.output_projections[0]
     return hidden, self.kernels[0], self.biases[0]

@@ -45,7 +45,7 @@ def test_tokens_travel_to_experts_and_not_experts_to_tokens(moe):
   assert (experts, embed // 2, mlp) in shapes["reduce-scatter"]
   places = math.ceil(2 * LENGTH / moe.num_experts)  # All-to-all is listed as what goes to each other device.
   exchanged = {shape for shape in shapes.get("all-to-all", set()) if len(shape) == 4}
-  assert exchanged == ({(rows, experts, places, embed)} if moe.capacity_factor else set())
+  assert exchanged == ({(1, experts, rows * places, embed)} if moe.capacity_factor else set())
   for shape in set.union(*shapes.values()):
     assert math.prod(shape) <= moe.num_experts * embed or shape[0] not in (moe.num_experts, ROWS), shape
 

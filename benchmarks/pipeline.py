@@ -80,8 +80,8 @@ def training(folder: str) -> Callable[[], Round]:
 
 
 def _prepare(folder: str) -> None:
-  os.environ |= {"GPT4X_DATA_DIR": folder, "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder) / "compiled"),
-                 "TF_CPP_MIN_LOG_LEVEL": "3"}
+  os.environ |= {"GPT4X_DATA_DIR": folder, "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder) / "compiled")}
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # For TensorFlow's greetings; errors go to the parent.
 
 
 class _Waits:

@@ -16,6 +16,7 @@ at the bandwidth of a copy (bytes read and written per second).
 from collections.abc import Callable, Iterator
 import dataclasses
 import time
+from typing import Any
 
 from benchmarks import harness, peer
 from benchmarks.harness import Round, Row
@@ -75,17 +76,18 @@ def ours(case: Case) -> Callable[[], Round]:
   params = jax.jit(model.init)(jax.random.key(0))
   decoder = Decoder(model, case.window, eos_id=None, sampling=Sampling(temperature=0))
   prompts = _prompts(case)
+  return lambda: _round(case, *our_seconds(decoder, params, prompts, case.steps))
 
-  def decode() -> Round:
-    # The first piece comes after the prompt, and all others after as many steps as they have tokens.
-    ends, pieces = [time.perf_counter()], []
-    for piece in decoder(params, prompts, case.steps):
-      ends.append(time.perf_counter())
-      pieces.append(piece.shape[1])
-    step = (ends[-1] - ends[1]) / sum(pieces[1:])
-    return _round(case, prefill=ends[1] - ends[0] - pieces[0] * step, step=step)
 
-  return decode
+def our_seconds(decoder: Any, params: Any, prompts: Any, steps: int) -> tuple[float, float]:
+  """Of the prefill, and of a step of so many."""
+  # The first piece comes after the prompt, and all others after as many steps as they have tokens.
+  ends, pieces = [time.perf_counter()], []
+  for piece in decoder(params, prompts, steps):
+    ends.append(time.perf_counter())
+    pieces.append(piece.shape[1])
+  step = (ends[-1] - ends[1]) / sum(pieces[1:])
+  return ends[1] - ends[0] - pieces[0] * step, step
 
 
 def theirs(case: Case) -> Callable[[], Round]:

@@ -25,6 +25,8 @@ from typing import Any
 Round = dict[str, float]
 Make = Callable[[Any], Callable[[], Round]]
 
+ON_CPU = {"JAX_PLATFORMS": "cpu"}
+
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
 
@@ -58,13 +60,13 @@ class Row:
 
 
 class Side:
-  """A worker process that has prepared `make(case)`; `round()` runs one round of it."""
+  """A worker process that has prepared `make(case)`, in this environment and more; `round()` runs one round of it."""
 
-  def __init__(self, make: Make, case: Any):
+  def __init__(self, make: Make, case: Any, environment: Mapping[str, str] = ON_CPU):
     context = multiprocessing.get_context("spawn")
     self._name = make.__name__
     self._pipe, theirs = context.Pipe()
-    self._process = context.Process(target=_serve, args=(theirs, make, case), daemon=True)
+    self._process = context.Process(target=_serve, args=(theirs, make, case, dict(environment)), daemon=True)
     self._process.start()
     theirs.close()
 
@@ -85,12 +87,13 @@ class Side:
     self._process.join()
 
 
-def alternate(sides: Mapping[str, Make], case: Any, rounds: int) -> dict[str, list[Round]]:
+def alternate(sides: Mapping[str, Make], case: Any, rounds: int,
+              environment: Mapping[str, str] = ON_CPU) -> dict[str, list[Round]]:
   """The rounds of each side, asked in turn and in the opposite order every other time; a first one is dropped."""
   with contextlib.ExitStack() as stack:
     workers = {}
     for name, make in sides.items():
-      workers[name] = Side(make, case)
+      workers[name] = Side(make, case, environment)
       stack.callback(workers[name].close)
     found = {name: [] for name in sides}
     for count in range(1 + rounds):
@@ -108,13 +111,15 @@ def median_ratio(ours: list[Round], peer: list[Round], name: str) -> float:
   return statistics.median(mine[name] / theirs[name] for mine, theirs in zip(ours, peer, strict=True))
 
 
-def compare(name: str, unit: str, ours: list[Round], peer: list[Round], measured: str, **rest: Any) -> Row:
-  """The row of what both sides measured under one name."""
+def compare(name: str, unit: str, ours: list[Round], peer: list[Round] | None, measured: str, **rest: Any) -> Row:
+  """The row of what both sides, or ours alone, measured under one name."""
+  if peer is None:
+    return Row(name, median(ours, measured), unit, **rest)
   return Row(name, median(ours, measured), unit, median(peer, measured), median_ratio(ours, peer, measured), **rest)
 
 
-def _serve(pipe: connection.Connection, make: Make, case: Any) -> None:
-  os.environ["JAX_PLATFORMS"] = "cpu"
+def _serve(pipe: connection.Connection, make: Make, case: Any, environment: dict[str, str]) -> None:
+  os.environ.update(environment)
   run = None
   with contextlib.suppress(EOFError, BrokenPipeError):  # The parent has closed the pipe: it wants no more.
     while True:

@@ -4,20 +4,23 @@
 """
 
 import argparse
+from collections.abc import Iterable
 import datetime
 import importlib
 import os
 import pathlib
 import platform
 import re
+import shutil
 import subprocess
 
 from benchmarks import results
+from benchmarks.harness import Row
 
 # The first part of a row's name, and the module that makes such rows.
 GROUPS = {"train": "training", "eval": "evaluation", "decode": "decoding", "loss": "loss", "pipeline": "pipeline",
           "start": "start"}
-_HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).parent
 
 
 def main() -> None:
@@ -28,13 +31,26 @@ def main() -> None:
   if unknown := set(arguments.groups) - set(GROUPS):
     parser.error(f"no group {', '.join(unknown)}: choose some of {', '.join(GROUPS)}")
   modules = {group: importlib.import_module(f"benchmarks.{name}") for group, name in GROUPS.items()}
-  run = {"commit": _commit(), "machine": machine(), "date": datetime.date.today().isoformat()}
+  run = described(machine())
   for group in arguments.groups or GROUPS:
     # Kept one by one: what comes later may fail.
     for row in modules[group].rows(arguments.rounds):
-      records = results.merge(_HERE / "results.json", [row], **run)
-      results.write_page(_HERE / "RESULTS.md", records, {name: module.__doc__ for name, module in modules.items()})
+      records = keep([row], run)
     results.print_table([record for record in records if record["name"].split("/")[0] == group])
+
+
+def described(machine: str) -> dict[str, str]:
+  """What is kept of a run with each of its rows."""
+  return {"commit": _commit(), "machine": machine, "date": datetime.date.today().isoformat()}
+
+
+def keep(rows: Iterable[Row], run: dict[str, str], folder: pathlib.Path = HERE) -> list[results.Record]:
+  """Puts rows into the results.json and the RESULTS.md of a folder, and returns all that are there."""
+  records = results.merge(folder / "results.json", rows, **run)
+  explanations = {group: importlib.import_module(f"benchmarks.{name}").__doc__ for group, name in
+                  (GROUPS | {"gpu": "gpu"}).items()}
+  results.write_page(folder / "RESULTS.md", records, explanations)
+  return records
 
 
 def machine() -> str:
@@ -48,8 +64,10 @@ def machine() -> str:
 
 
 def _commit() -> str:
-  """The checked-out commit, with a + if files beside the results differ from it."""
-  git = lambda *command: subprocess.run(["git", *command], cwd=_HERE, capture_output=True, text=True).stdout.strip()
+  """The checked-out commit, with a + if files beside the results differ from it; empty where there is no git."""
+  if not shutil.which("git"):
+    return ""
+  git = lambda *command: subprocess.run(["git", *command], cwd=HERE, capture_output=True, text=True).stdout.strip()
   changed = git("status", "--porcelain", "--", ":/", ":!/benchmarks/RESULTS.md", ":!/benchmarks/results.json")
   return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 

@@ -9,6 +9,7 @@ is that of the whole process, libraries and compilation included.
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
+from typing import Any
 
 from benchmarks import harness, peer
 from benchmarks.harness import Round, Row
@@ -33,7 +34,7 @@ CASES = (
     Case("train/4x256", peer.Sizes(4, 256, 4, 1024, memory=128), length=128, rows=16, steps=6),
     Case("train/4x256-v32k", peer.Sizes(4, 256, 4, 1024, memory=128, vocabulary=32_000), length=128, rows=16, steps=2),
 )
-_LEARNING_RATE = 1e-4
+LEARNING_RATE = 1e-4
 
 
 def rows(rounds: int) -> Iterator[Row]:
@@ -47,39 +48,44 @@ def rows(rounds: int) -> Iterator[Row]:
 
 
 def ours(case: Case) -> Callable[[], Round]:
+  return our_steps(peer.ours(case.sizes), case.rows, case.length, case.steps)
+
+
+def our_steps(model: Any, rows: int, length: int, steps: int) -> Callable[[], Round]:
+  """Rounds of so many steps of a LanguageModel, as `gpt4x train` compiles them."""
   import jax
   import numpy as np
 
   from gpt4x.partitioning import Partitioner
   from gpt4x.training import optimizers, state, step
 
-  model, partitioner = peer.ours(case.sizes), Partitioner()
-  optimizer = optimizers.with_clipping(optimizers.adamw(_LEARNING_RATE, b2=0.999, weight_decay=0.0), 1.0)
-  shapes = state.state_shapes(model, optimizer, case.rows, case.sizes.memory, partitioner)
+  partitioner = Partitioner()
+  optimizer = optimizers.with_clipping(optimizers.adamw(LEARNING_RATE, b2=0.999, weight_decay=0.0), 1.0)
+  shapes = state.state_shapes(model, optimizer, rows, model.config.memory_length, partitioner)
   train_state = state.init_state(model, optimizer, shapes, 0, partitioner)
   train_step = jax.jit(functools.partial(step.train_step, model, optimizer, 1, 0), donate_argnums=0,
                        out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
-  tokens = _tokens(case)
+  tokens = random_tokens(model.config.vocab_size, rows, length)
   batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": np.roll(tokens, -1, 1),
            "decoder_segment_ids": np.ones_like(tokens), "decoder_loss_weights": np.ones(tokens.shape, np.float32)}
   with partitioner.activate():
     compiled = train_step.lower(train_state, batch).compile()
 
-  def steps():
+  def run():
     nonlocal train_state
-    for _ in range(case.steps):
+    for _ in range(steps):
       train_state, metrics = compiled(train_state, batch)
     jax.block_until_ready(metrics)
 
-  return lambda: {"tokens": case.steps * case.tokens / harness.timed(steps)}
+  return lambda: {"tokens": steps * tokens.size / harness.timed(run)}
 
 
 def theirs(case: Case) -> Callable[[], Round]:
   import torch
 
   model = peer.theirs(case.sizes).train()
-  optimizer = torch.optim.Adam(model.parameters(), _LEARNING_RATE)
-  tokens = torch.tensor(_tokens(case)).long()
+  optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+  tokens = torch.tensor(random_tokens(case.sizes.vocabulary, case.rows, case.length)).long()
   memory = None
 
   def steps():
@@ -96,6 +102,7 @@ def theirs(case: Case) -> Callable[[], Round]:
   return lambda: {"tokens": case.steps * case.tokens / harness.timed(steps), "parameters": parameters}
 
 
-def _tokens(case: Case):
+def random_tokens(vocabulary: int, rows: int, length: int):
+  """[rows, length] int32."""
   import numpy as np
-  return np.random.default_rng(0).integers(0, case.sizes.vocabulary, (case.rows, case.length), np.int32)
+  return np.random.default_rng(0).integers(0, vocabulary, (rows, length), np.int32)

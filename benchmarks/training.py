@@ -52,14 +52,14 @@ def ours(case: Case) -> Callable[[], Round]:
 
 
 def our_steps(model: Any, rows: int, length: int, steps: int) -> Callable[[], Round]:
-  """Rounds of so many steps of a LanguageModel, as `gpt4x train` compiles them."""
+  """Rounds of so many steps of a LanguageModel on one device, as `gpt4x train` compiles them."""
   import jax
   import numpy as np
 
   from gpt4x.partitioning import Partitioner
   from gpt4x.training import optimizers, state, step
 
-  partitioner = Partitioner()
+  partitioner = Partitioner(num_devices=1)
   optimizer = optimizers.with_clipping(optimizers.adamw(LEARNING_RATE, b2=0.999, weight_decay=0.0), 1.0)
   shapes = state.state_shapes(model, optimizer, rows, model.config.memory_length, partitioner)
   train_state = state.init_state(model, optimizer, shapes, 0, partitioner)

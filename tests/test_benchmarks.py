@@ -1,11 +1,16 @@
 """The benchmarks' harness: sides in turn, and results that keep what is missed. The peers themselves are not run."""
 
+import ast
+import importlib.util
 import json
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 
-from benchmarks import harness, results, run
+from benchmarks import gpu, harness, results, run
 from benchmarks.harness import Row
 
 RUN = dict(commit="abc", machine="here", date="2026-01-01")
@@ -81,3 +86,53 @@ def test_rows_are_merged_by_name_and_missed_goals_stay(tmp_path):
 def test_every_group_has_a_module_that_says_what_it_measures():
   for name in run.GROUPS.values():
     assert __import__(f"benchmarks.{name}", fromlist=["rows"]).__doc__
+
+
+def test_the_gpu_script_measures_the_shipped_model():
+  shipped = {}
+  for name in ("decoder", "dense_1.3b"):
+    text = (run.HERE.parent / f"gin_configs/models/{name}.gin").read_text()
+    shipped |= re.findall(r"^TransformerConfig\.(\w+) = (.*)$", text, re.MULTILINE)
+  assert gpu.DENSE == {name: ast.literal_eval(value) for name, value in shipped.items()}
+
+
+def test_mfu_counts_causal_attention_once():
+  case = gpu.make_cases(1, 1, {"norm_epsilon": 0.5}, tiny=True)[0]
+  c = case.config
+  assert (c.norm_epsilon, c.memory_length, c.positions, c.vocab_size) == (0.5, 0, "rotary", 256)
+  limit = [{"flops": 1e12, "published": 4e12}]
+  ours, theirs = ([{"tokens": tokens, "device_memory": 1.0}] for tokens in (1e5, 2e5))
+  speed, all_keys, memory, product = gpu._train_rows(case, ours, theirs, limit)
+
+  # Of 6 for each number of a matrix that a token meets, and 3 * 4 D for each key: D = 64, F = 224, two key/value heads.
+  matrices = 2 * (64 * (64 + 2 * 32 + 64) + 3 * 64 * 224) + 64 * 256
+  assert speed.limit_share == pytest.approx(1e5 * (6 * matrices + 2 * 12 * 64 * 33 / 2) / 1e12)
+  assert all_keys.limit_share == pytest.approx(1e5 * (6 * matrices + 2 * 12 * 64 * 32) / 1e12)
+  assert (speed.value, speed.ratio, memory.ratio, product.limit_share) == (1e5, 0.5, 1, 0.25)
+  assert speed.met is False
+  assert next(gpu._train_rows(case, ours, None, limit)).goal == "limit_share >= 0.5"
+
+
+def test_the_gpu_script_runs_without_what_reads_data(tmp_path):
+  for name in ("seqio", "tensorflow", "t5x"):
+    (tmp_path / f"{name}.py").write_text("raise SystemError(__name__)")  # Which nothing takes for a missing module.
+  finished = subprocess.run(
+      [sys.executable, "-m", "benchmarks.gpu", "gpu/train/1.3b", "gpu/decode/b1", "--tiny", "--rounds=1",
+       f"--out={tmp_path}"], cwd=run.HERE.parent, env=os.environ | {"PYTHONPATH": f"{tmp_path}:{run.HERE.parent}"},
+      capture_output=True, text=True)
+  assert finished.returncode == 0, finished.stderr
+  records = {record["name"]: record for record in json.loads((tmp_path / "results.json").read_text())}
+  assert list(records) == [*(f"gpu/train/1.3b{part}" for part in ("", "/all-keys", "/memory", "/product")),
+                           "gpu/decode/b1", "gpu/decode/b1/copy"]
+  assert all(record["value"] > 0 and "JAX" in record["machine"] for record in records.values())
+  for name in ("gpu/train/1.3b", "gpu/decode/b1"):
+    assert records[name]["limit_share"] > 0
+    if not importlib.util.find_spec("torch"):
+      assert records[name]["peer"] is None and "come without a peer" in finished.stderr
+  assert "## gpu\n\nOne GPU" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_the_gpu_script_says_that_there_is_no_gpu(monkeypatch, capsys):
+  monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  assert gpu.main([]) == 1
+  assert re.fullmatch("no GPU here: JAX finds cpu.*--tiny.*\n", capsys.readouterr().err)

@@ -1,10 +1,11 @@
 """One GPU: training and decoding of the 1.3-billion-parameter decoder of gin_configs/models/dense_1.3b.gin.
 
-    python -m benchmarks.gpu [ROW ...] [--batch=B] [--length=L] [--set NAME=VALUE ...] [--out=DIR] [--tiny]
+    python -m benchmarks.gpu [ROW ...] [--batch=B] [--length=L] [--set=NAME=VALUE ...] [--out=DIR] [--tiny]
 
-`--set` changes a field of TransformerConfig (`--set remat=full attention_chunk=1024`), `--tiny` runs everything at toy
-sizes on CPU. Of the project's requirements it needs jax, flax, optax, rich and gin-config, which is pure Python; seqio,
-TensorFlow and t5x it does not import. The peer, `benchmarks/torch_decoder.py`, needs PyTorch 2.5 with CUDA.
+`--set` changes a field of TransformerConfig (`--set=remat=full --set=loss_chunk=256`, where memory is short), `--tiny`
+runs everything at toy sizes on CPU. Of the project's requirements it needs jax, flax, optax, rich and gin-config (`pip
+install gin-config`, pure Python); seqio, TensorFlow and t5x it does not import. The peer, in torch_decoder.py, needs
+PyTorch 2.5 with CUDA; without it rows come without a peer.
 
 `gpu/train/...` are tokens/s of the step that `gpt4x train` compiles: bfloat16 compute, float32 parameters, Adam,
 gradients clipped, nothing rematerialised but attention's scores. The limit is a bfloat16 product of 8,192 x 8,192
@@ -38,9 +39,10 @@ from typing import Any
 
 from benchmarks import decoding, harness, results, run, training
 from benchmarks.harness import Round, Row
+from gpt4x.errors import UserError
 
 # Sides take memory as they need it, and there is more than one on the GPU.
-ON_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",
+ON_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_CLIENT_MEM_FRACTION": "0.95",
           "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 # What gin_configs/models/dense_1.3b.gin says, without what reads gin files, which imports seqio.
 DENSE = dict(vocab_size=32_768, num_heads=16, num_kv_heads=8, memory_length=2048, positions="rotary", norm="rms",
@@ -107,13 +109,14 @@ def train(case: Case) -> Callable[[], Round]:
   import jax
 
   from gpt4x.models.language_model import LanguageModel
-  steps = training.our_steps(LanguageModel(case.config), case.rows, case.length, case.steps)
+  run_steps = training.our_steps(LanguageModel(case.config), case.rows, case.length, case.steps)
 
-  def run_steps() -> Round:
-    found, statistics = steps(), jax.local_devices()[0].memory_stats()  # None on CPU.
-    return found | {"device_memory": statistics["peak_bytes_in_use"] / 2**30 if statistics else harness.peak_memory()}
+  def round() -> Round:
+    found = run_steps()
+    memory = harness.peak_memory() if case.tiny else jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30
+    return found | {"device_memory": memory}
 
-  return run_steps
+  return round
 
 
 def train_peer(case: Case) -> Callable[[], Round]:
@@ -164,11 +167,11 @@ def decode(case: Case) -> Callable[[], Round]:
   numbers = c.num_params() - c.vocab_size * c.embed_dim + cached
   read = numbers * jnp.dtype(c.compute_dtype).itemsize
 
-  def run_steps() -> Round:
+  def round() -> Round:
     _, step = decoding.our_seconds(decoder, params, prompts, case.steps)
     return {"tokens": case.rows / step, "bytes": read}
 
-  return run_steps
+  return round
 
 
 def decode_peer(case: Case) -> Callable[[], Round]:
@@ -250,13 +253,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument("--length", type=int, default=2048,
                       help="of training segments, and window of decoding (default: %(default)s)")
   parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted (default: %(default)s)")
-  parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="fields of TransformerConfig")
+  parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a field of TransformerConfig")
   parser.add_argument("--no_peer", action="store_true", help="leave PyTorch out")
   parser.add_argument("--out", type=pathlib.Path,
                       help="folder of results.json and RESULTS.md (default: benchmarks, or with --tiny none)")
   parser.add_argument("--tiny", action="store_true", help="toy sizes, on CPU")
   a = parser.parse_args(arguments)
-  cases = make_cases(a.batch, a.length, dict(map(_assignment, a.set)), a.tiny)
+  try:
+    cases = make_cases(a.batch, a.length, dict(map(_assignment, a.set)), a.tiny)
+  except (UserError, TypeError) as error:
+    parser.error(str(error))
   if unknown := set(a.rows) - {case.name for case in cases}:
     parser.error(f"no row {', '.join(unknown)}: choose some of {', '.join(case.name for case in cases)}")
   environment = harness.ON_CPU if a.tiny else ON_GPU
@@ -268,7 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
   if not with_peer:
     print("no PyTorch for this device here: the rows come without a peer", file=sys.stderr)
-  described, failed = run.described(f"{description}; {run.machine()}"), False
+  sizes = "toy sizes" if a.tiny else f"B {a.batch}, L {a.length}"
+  described, failed = run.described(", ".join([description, sizes, *a.set, run.machine()])), False
   with tempfile.TemporaryDirectory() as nowhere:
     folder = a.out or (pathlib.Path(nowhere) if a.tiny else run.HERE)
     folder.mkdir(parents=True, exist_ok=True)

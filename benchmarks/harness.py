@@ -75,7 +75,7 @@ class Side:
     self._pipe.send(None)
     try:
       result = self._pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionError):
       self._process.join()
       raise RuntimeError(f"{self._name} died with exit status {self._process.exitcode}") from None
     if isinstance(result, str):

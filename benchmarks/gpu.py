@@ -128,7 +128,6 @@ def train_peer(case: Case) -> Callable[[], Round]:
   with torch.device(device):
     model = torch_decoder.Decoder(case.config, dtype, case.length)
     tokens = torch.tensor(training.random_tokens(case.config.vocab_size, case.rows, case.length)).long()
-    tokens = tokens.to(device)
   targets = tokens.roll(-1, 1)
   optimizer = torch.optim.AdamW(model.parameters(), training.LEARNING_RATE, weight_decay=0.0, fused=True)
   compiled = model.loss if case.tiny else torch.compile(model.loss)

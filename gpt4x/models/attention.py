@@ -66,15 +66,16 @@ def rotate(x: jax.Array, position: jax.Array, base: float) -> jax.Array:
   return jnp.concatenate([x1 * cos - x2 * sin, x1 * sin + x2 * cos], -1)
 
 
-def relative_shift(scores: jax.Array, total: int) -> jax.Array:
+def relative_shift(scores: jax.Array, length: int, total: int) -> jax.Array:
   """Turns scores by distance [..., L, S] into scores by key [..., L, T]; column s is distance T - 1 - s, S > T.
 
   Query i meets key j at column j + L - 1 - i: in the flattened matrix rows then lie S - 1 apart, so one slice and
-  one reshape move every row into place (the paper's appendix B).
+  one reshape move every row into place (the paper's appendix B). The rows may be those of several matrices.
   """
-  *batch, length, columns = scores.shape
-  flat = scores.reshape(*batch, length * columns)[..., length - 1:length * columns - 1]
-  return flat.reshape(*batch, length, columns - 1)[..., :total]
+  *batch, rows, columns = scores.shape
+  scores = jax.lax.optimization_barrier(scores)  # Of its gradient: made once, for both factors of the product.
+  flat = scores.reshape(*batch, rows // length, length * columns)[..., length - 1:length * columns - 1]
+  return flat.reshape(*batch, rows, columns - 1)[..., :total]
 
 
 class Attention(nn.Module):
@@ -124,12 +125,15 @@ class Attention(nn.Module):
     keys, values, position_query, relative_keys = past.keys, past.values, None, None
     if c.positions == "relative":
       u, v = self.biases if c.untie_biases else biases
-      relative_keys = jnp.einsum("sd,dgk->sgk", relative, self.relative_key)
-      query, position_query = query + u, self.group(query + v)
+      relative_keys = jnp.einsum("sd,dgk->gsk", relative, self.relative_key)
+      query, position_query = query + u, query + v
     else:
       query = rotate(query, jnp.arange(total - length, total), c.rotary_base)
       keys = rotate(keys, jnp.arange(total), c.rotary_base)
-    query = self.group(query)
+    # Heads come first from here on: what one multiplies then lies together, and meets R in one product.
+    query, position_query = jax.tree.map(
+        lambda x: jnp.einsum("blgrk->gbrlk", self.group(x * c.head_dim**-0.5)), (query, position_query))
+    keys, values = (jnp.einsum("btgk->gbtk", x) for x in (keys, values))
     rng = None if deterministic or not c.attention_dropout_rate else self.make_rng("dropout")
     attend = functools.partial(self.attend, deterministic=deterministic)
     if len(masks) == 1:
@@ -139,28 +143,33 @@ class Attention(nn.Module):
       parts, start = [], 0
       for i, mask in enumerate(masks):
         stop, seen = start + mask.shape[1], mask.shape[2]
-        queries = jax.tree.map(lambda x: x[:, start:stop], (query, position_query))
-        distances = None if relative_keys is None else relative_keys[total - seen:]
-        parts.append(jax.checkpoint(attend)(*queries, keys[:, :seen], values[:, :seen], distances, mask,
+        queries = jax.tree.map(lambda x: x[:, :, :, start:stop], (query, position_query))
+        distances = None if relative_keys is None else relative_keys[:, total - seen:]
+        parts.append(jax.checkpoint(attend)(*queries, keys[:, :, :seen], values[:, :, :seen], distances, mask,
                                             None if rng is None else jax.random.fold_in(rng, i)))
         start = stop
-      mixed = jnp.concatenate(parts, 1)
-    return self.project_out(constrain(mixed, ("batch", "length", "heads", None, "kv"))), past
+      mixed = jnp.concatenate(parts, 3)
+    mixed = jnp.einsum("gbrlk->blgrk", constrain(mixed, ("heads", "batch", None, "length", "kv")))
+    return self.project_out(mixed), past
 
   def attend(self, query, position_query, keys, values, relative_keys, mask, rng, deterministic) -> jax.Array:
-    """The mixed values [B, C, G, H / G, K] of C queries, in groups, that see the P keys of mask [B, C, P]."""
-    scores = jnp.einsum("blgrk,btgk->bgrlt", query, keys, preferred_element_type=jnp.float32)
+    """What C queries [G, B, H / G, C, K] mix of the P values [G, B, P, K] that mask [B, C, P] lets them see."""
+    *_, groups, length, _ = query.shape
+    rows = lambda x: x.reshape(*x.shape[:2], groups * length, -1)  # Q = H / G * C rows meet the same keys.
+    scores = jnp.einsum("gbqk,gbtk->gbqt", rows(query), keys, preferred_element_type=jnp.float32)
     if position_query is not None:
-      by_distance = jnp.einsum("blgrk,sgk->bgrls", position_query, relative_keys, preferred_element_type=jnp.float32)
-      scores += relative_shift(by_distance, keys.shape[1])
-    scores = constrain(scores * self.config.head_dim**-0.5, ("batch", "heads", None, "length", None))
-    scores = jnp.where(mask[:, None, None], scores, MASKED)
+      by_distance = jnp.einsum("gbqk,gsk->gbqs", rows(position_query), relative_keys,
+                               preferred_element_type=jnp.float32)
+      scores += relative_shift(by_distance, length, keys.shape[2])
+    scores = constrain(scores, ("heads", "batch", "length", None))
+    # Added, not selected: the backward pass has nothing to do.
+    scores += jnp.tile(jnp.where(mask, 0, MASKED), (1, groups, 1))
     # A softmax whose division comes last, where there are K values to divide and not P.
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
-    norm = jnp.einsum("bgrl->blgr", jnp.sum(weights, -1))[..., None]
+    norm = jnp.sum(weights, -1, keepdims=True)
     weights = self.dropout(weights.astype(values.dtype), deterministic=deterministic, rng=rng)
-    mixed = jnp.einsum("bgrlt,btgk->blgrk", weights, values, preferred_element_type=jnp.float32)
-    return (mixed / norm).astype(values.dtype)
+    mixed = jnp.einsum("gbqt,gbtk->gbqk", weights, values, preferred_element_type=jnp.float32)
+    return (mixed / norm).astype(values.dtype).reshape(query.shape)
 
   def step(self, x: jax.Array, memory: RingKeyValues, mask: jax.Array, index: jax.Array,
            biases: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, RingKeyValues]:

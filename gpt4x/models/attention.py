@@ -43,7 +43,7 @@ class StepConstants:
   """
 
   kernel: jax.Array
-  relative_keys: jax.Array | None
+  relative_keys: jax.Array | None = None
 
 
 def attention_mask(query_segments: jax.Array, key_segments: jax.Array, window: int | None = None,

@@ -206,7 +206,10 @@ class Attention(nn.Module):
     scores = scores.reshape(len(x), c.num_heads, window) * c.head_dim**-0.5
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, MASKED)).astype(x.dtype)
     mixed = jnp.einsum("...rt,...tk->...rk", weights.reshape(*heads, -1, window), values)
-    return self.project_out(mixed.reshape(len(x), 1, c.num_heads, c.head_dim)), RingKeyValues(keys, values)
+    # XLA's CPU backend gives one core a small matrix and a vector, and two cores a batch of two of them: of its halves.
+    parts = 2 if len(x) == 1 and c.num_heads * c.head_dim % 2 == 0 else 1
+    out = jnp.einsum("bpi,pid->pbd", mixed.reshape(len(x), parts, -1), self.out.reshape(parts, -1, c.embed_dim))
+    return jnp.sum(out, 0)[:, None], RingKeyValues(keys, values)
 
   def ring(self, past: KeyValues) -> tuple[RingKeyValues, StepConstants]:
     """Makes the ring from the KeyValues of W positions, the oldest of which comes to lie in slot 0."""

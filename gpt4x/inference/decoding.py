@@ -41,7 +41,7 @@ class Decoder:
     self._allowed = (ids >= first_id) & (ids < (num_ids or len(ids)))
     self._sampling = sampling
     self._prefill = jax.jit(model.prefill, donate_argnums=3)
-    self._start = jax.jit(model.start_decoding, donate_argnums=1)
+    self._start = jax.jit(model.start_decoding)
     self._decode = jax.jit(self._decode_chunk, donate_argnums=(1, 2))
 
   def __call__(self, params: Any, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,

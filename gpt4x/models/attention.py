@@ -24,15 +24,26 @@ class KeyValues:
 
 @flax.struct.dataclass
 class RingKeyValues:
-  """Keys and values of the last W positions for decoding: position p lies in slot p mod W.
+  """Keys (rotary: rotated by their slot) and values of the last W positions: position p lies in slot p mod W.
 
-  `keys` [B, W, G, K] (rotary: rotated by their slot), `values` [B, W, G, K], and `relative_keys` [W, G, K]: the
-  projected R(distance), which does not change while decoding (relative positions; else width 0).
+  They are [B, G, W, K], so that what a step reads of a head lies in one piece; but there is no axis for a single row
+  or head, for XLA would leave it out of the products, which on CPU would then read a copy of the whole ring.
   """
 
   keys: jax.Array
   values: jax.Array
-  relative_keys: jax.Array
+
+
+@flax.struct.dataclass
+class StepConstants:
+  """What a layer makes of its parameters, once, for all steps of decoding.
+
+  kernel: [D, G, H / G + 2, K], the kernels of each group's queries, key and value, for one product in place of three.
+  relative_keys: [G, W, K], the projected R of the distances W - 1, ..., 0; None for rotary positions.
+  """
+
+  kernel: jax.Array
+  relative_keys: jax.Array | None = None
 
 
 def attention_mask(query_segments: jax.Array, key_segments: jax.Array, window: int | None = None,
@@ -171,43 +182,57 @@ class Attention(nn.Module):
     mixed = jnp.einsum("gbqt,gbtk->gbqk", weights, values, preferred_element_type=jnp.float32)
     return (mixed / norm).astype(values.dtype).reshape(query.shape)
 
-  def step(self, x: jax.Array, memory: RingKeyValues, mask: jax.Array, index: jax.Array,
+  def step(self, x: jax.Array, ring: RingKeyValues, constants: StepConstants, mask: jax.Array, index: jax.Array,
            biases: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, RingKeyValues]:
     """Attends from one token x [B, 1, D] at position `index` to the W latest, itself included; mask [B, W] by slot."""
     c = self.config
-    window = memory.keys.shape[1]
+    *heads, window, _ = ring.keys.shape  # B and G, or one of them.
     slot = index % window
-    query = jnp.einsum("bld,dhk->blhk", x, self.query)
-    new = self.key_values(x)
-    slots = jnp.arange(window)
-    if c.positions == "rotary":
-      new = new.replace(keys=rotate(new.keys, slot[None], c.rotary_base))
-    keys = jax.lax.dynamic_update_slice_in_dim(memory.keys, new.keys, slot, 1)
-    values = jax.lax.dynamic_update_slice_in_dim(memory.values, new.values, slot, 1)
-    content = lambda query: jnp.einsum(
-        "blgrk,btgk->bgrlt", self.group(query), keys, preferred_element_type=jnp.float32)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    projected = jnp.einsum("bd,dgck->bgck", x[:, 0], constants.kernel)
+    query, key, value = projected[:, :, :-2], projected[:, :, -2:-1], projected[:, :, -1:]
+
+    def rotated(x, position):
+      return jnp.swapaxes(rotate(jnp.swapaxes(x, 1, 2), position[None], c.rotary_base), 1, 2)
+
+    def put(past, new):
+      return jax.lax.dynamic_update_slice_in_dim(past, new.reshape(*heads, 1, c.head_dim), slot, len(heads))
+
+    def content(query):
+      return product("...rk,...tk->...rt", query.reshape(*heads, -1, c.head_dim), keys)
+
+    keys = put(ring.keys, rotated(key, slot) if c.positions == "rotary" else key)
+    values = put(ring.values, value)
     if c.positions == "relative":
-      u, v = self.biases if c.untie_biases else biases
-      by_distance = jnp.einsum("blgrk,sgk->bgrls", self.group(query + v), memory.relative_keys,
-                               preferred_element_type=jnp.float32)
-      scores = content(query + u) + by_distance[..., (slot - slots) % window]
+      u, v = (self.group(bias) for bias in (self.biases if c.untie_biases else biases))
+      by_distance = product("bgrk,gsk->bgrs", query + v, constants.relative_keys)
+      # The last column, distance 0, comes to the token's slot.
+      scores = content(query + u) + jnp.roll(by_distance, slot + 1, -1).reshape(*heads, -1, window)
     else:
       # A key was rotated by its slot, so one that lies ahead of the query in the ring is a whole turn behind it.
-      here = rotate(query, slot[None], c.rotary_base)
-      turned = rotate(query, slot[None] + window, c.rotary_base)
-      scores = jnp.where(slots <= slot, content(here), content(turned))
-    scores = jnp.where(mask[:, None, None, None], scores * c.head_dim**-0.5, MASKED)
-    mixed = jnp.einsum("bgrlt,btgk->blgrk", jax.nn.softmax(scores).astype(x.dtype), values)
-    return self.project_out(mixed), memory.replace(keys=keys, values=values)
+      scores = jnp.where(jnp.arange(window) <= slot, content(rotated(query, slot)),
+                         content(rotated(query, slot + window)))
+    scores = scores.reshape(len(x), c.num_heads, window) * c.head_dim**-0.5
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, MASKED)).astype(x.dtype)
+    mixed = jnp.einsum("...rt,...tk->...rk", weights.reshape(*heads, -1, window), values)
+    # XLA's CPU backend gives one core a small matrix and a vector, and two cores a batch of two of them: of its halves.
+    parts = 2 if len(x) == 1 and c.num_heads * c.head_dim % 2 == 0 else 1
+    out = jnp.einsum("bpi,pid->pbd", mixed.reshape(len(x), parts, -1), self.out.reshape(parts, -1, c.embed_dim))
+    return jnp.sum(out, 0)[:, None], RingKeyValues(keys, values)
 
-  def ring(self, past: KeyValues) -> RingKeyValues:
+  def ring(self, past: KeyValues) -> tuple[RingKeyValues, StepConstants]:
     """Makes the ring from the KeyValues of W positions, the oldest of which comes to lie in slot 0."""
-    window = past.keys.shape[1]
+    rows, window, groups, _ = past.keys.shape
+    keys, relative_keys = past.keys, None
     if self.config.positions == "rotary":
-      keys = rotate(past.keys, jnp.arange(window), self.config.rotary_base)
-      return RingKeyValues(keys, past.values, jnp.zeros((window, 0, 0), keys.dtype))
-    relative = relative_positions(self.config, jnp.arange(window)).astype(past.keys.dtype)
-    return RingKeyValues(past.keys, past.values, jnp.einsum("sd,dgk->sgk", relative, self.relative_key))
+      keys = rotate(keys, jnp.arange(window), self.config.rotary_base)
+    else:
+      relative = relative_positions(self.config, jnp.arange(window)[::-1]).astype(keys.dtype)
+      relative_keys = jnp.einsum("sd,dgk->gsk", relative, self.relative_key)
+    single = [axis for axis, size in enumerate((rows, groups)) if size == 1]
+    ring = RingKeyValues(*(jnp.squeeze(jnp.swapaxes(x, 1, 2), single) for x in (keys, past.values)))
+    kernels = [self.group(self.query), self.key[:, :, None], self.value[:, :, None]]
+    return ring, StepConstants(jnp.concatenate(kernels, 2), relative_keys)
 
   def key_values(self, x: jax.Array) -> KeyValues:
     axes = ("batch", "length", "heads", "kv")
@@ -215,8 +240,8 @@ class Attention(nn.Module):
                      constrain(jnp.einsum("btd,dgk->btgk", x, self.value), axes))
 
   def group(self, query: jax.Array) -> jax.Array:
-    """[B, L, H, K] -> [B, L, G, H / G, K]: head h shares the keys of head h // (H / G)."""
-    return query.reshape(*query.shape[:2], self.config.num_kv_heads, -1, query.shape[-1])
+    """[..., H, K] -> [..., G, H / G, K]: head h shares the keys of head h // (H / G)."""
+    return query.reshape(*query.shape[:-2], self.config.num_kv_heads, -1, query.shape[-1])
 
   def project_out(self, mixed: jax.Array) -> jax.Array:
     mixed = mixed.reshape(*mixed.shape[:2], self.config.num_heads, self.config.head_dim)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt4x.models import attention
-from gpt4x.models.attention import KeyValues, RingKeyValues
+from gpt4x.models.attention import KeyValues, RingKeyValues, StepConstants
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.layers import MLP, Norm, Vocabulary, constrain
 from gpt4x.models.moe import MoE
@@ -40,9 +40,13 @@ class Memory:
 
 @flax.struct.dataclass
 class Cache:
-  """The memory while decoding: a ring of the last W positions, the next of which is `index`."""
+  """The memory while decoding: a ring of the last W positions, the next of which is `index`.
 
-  layers: RingKeyValues  # Each leaf with a leading axis N.
+  Of the layers there is a list, or one whose leaves have a leading axis N, as layers that are scanned have it.
+  """
+
+  rings: list[RingKeyValues] | RingKeyValues
+  constants: list[StepConstants] | StepConstants
   segment_ids: jax.Array  # [B, W]
   index: jax.Array  # []
 
@@ -96,11 +100,11 @@ class Layer(nn.Module):
       attended, _ = attend(normed, self.attention_norm(memory) if self.pre else memory)
     return self.finish(x, attended, shared), new_memory
 
-  def step(self, x: jax.Array, memory: RingKeyValues, shared: Shared):
-    """The same for one token [B, 1, D] and a ring of keys and values."""
+  def step(self, x: jax.Array, memory: tuple[RingKeyValues, StepConstants], shared: Shared):
+    """The same for one token [B, 1, D], a ring of keys and values, which is moved on, and constants."""
     normed = self.attention_norm(x) if self.pre else x
-    attended, memory = self.attention.step(normed, memory, shared.masks, shared.index, shared.biases)
-    return self.finish(x, attended, shared), memory
+    attended, ring = self.attention.step(normed, *memory, shared.masks, shared.index, shared.biases)
+    return self.finish(x, attended, shared), ring
 
   def ring(self, x: jax.Array, memory: KeyValues, shared: Shared):
     return x, self.attention.ring(memory)
@@ -139,12 +143,16 @@ class Block(nn.Module):
 
 
 def run_layers(layers: Sequence[Layer], method: str, x: jax.Array, memory: Any, shared: Shared):
-  """Applies a method of each layer in turn; memory's leaves have a leading axis for them."""
+  """Applies a method of each layer in turn; memory is a list of theirs, or its leaves have a leading axis for them."""
   memories = []
-  for i, layer in enumerate(layers):
-    x, new = getattr(layer, method)(x, jax.tree.map(lambda leaf: leaf[i], memory), shared)
+  for layer, past in zip(layers, memory if isinstance(memory, list) else unstack(memory, len(layers))):
+    x, new = getattr(layer, method)(x, past, shared)
     memories.append(new)
-  return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
+  return x, memories if isinstance(memory, list) else jax.tree.map(lambda *leaves: jnp.stack(leaves), *memories)
+
+
+def unstack(memory: Any, count: int) -> list[Any]:
+  return [jax.tree.map(lambda leaf: leaf[i], memory) for i in range(count)]
 
 
 class TransformerXL(nn.Module):
@@ -218,13 +226,18 @@ class TransformerXL(nn.Module):
     slots = cache.segment_ids.at[:, cache.index % window].set(segment_ids)
     shared = Shared(masks=self.attended(slots) == segment_ids[:, None], biases=self.shared_biases(), index=cache.index,
                     real=segment_ids[:, None] > 0)
-    x, layers = self.run("step", self.vocabulary.embed(tokens[:, None]), cache.layers, shared)
-    return self.last(x, True), Cache(layers, slots, cache.index + 1)
+    layers = cache.rings, cache.constants
+    layers = list(zip(*layers)) if isinstance(cache.rings, list) else layers
+    x, rings = self.run("step", self.vocabulary.embed(tokens[:, None]), layers, shared)
+    return self.last(x, True), cache.replace(rings=rings, segment_ids=slots, index=cache.index + 1)
 
   def ring(self, memory: Memory) -> Cache:
     """Turns a memory of KeyValues into the decoding cache of the same W positions."""
-    _, layers = self.run("ring", jnp.zeros((), self.config.compute_dtype), memory.layers, Shared())
-    return Cache(layers, memory.segment_ids, jnp.zeros((), jnp.int32))
+    # A step would copy all of what is stacked: where layers are not scanned, they stay apart.
+    past = memory.layers if self.config.scan_layers else unstack(memory.layers, self.config.num_layers)
+    _, layers = self.run("ring", jnp.zeros((), self.config.compute_dtype), past, Shared())
+    rings, constants = map(list, zip(*layers)) if isinstance(layers, list) else layers
+    return Cache(rings, constants, memory.segment_ids, jnp.zeros((), jnp.int32))
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """hidden [B, L, D] -> float32 logits [B, L, V]."""
@@ -234,7 +247,7 @@ class TransformerXL(nn.Module):
     return self.vocabulary.output(hidden)
 
   def run(self, method: str, x: jax.Array, memory: Any, shared: Shared):
-    """Applies a method of every layer in turn; memory's leaves have a leading axis N."""
+    """Applies a method of every layer in turn; memory's leaves have a leading axis N (or see run_layers)."""
     n, period = self.config.num_layers, self.config.period
     if not self.config.scan_layers:
       return run_layers([self.layers[i // self.config.share_layers] for i in range(n)], method, x, memory, shared)

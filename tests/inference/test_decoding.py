@@ -83,6 +83,17 @@ def test_greedy_text_equals_that_of_the_uncached_forward_pass(options):
     np.testing.assert_array_equal(row, expected)
 
 
+@pytest.mark.parametrize("options", [
+    {"scan_layers": False}, {"num_kv_heads": 1, "positions": "rotary", "norm_position": "pre"},
+], ids=["paper", "rotary"])
+def test_a_row_alone(options):
+  """A ring has no axis for one row, nor for one head of keys."""
+  model, params = make_model(**options)
+  tokens, = decode(make_decoder(model), params, [[5, 9, 3]], 20)
+  expected, = reference(model, params, [[5, 9, 3]], 20)
+  np.testing.assert_array_equal(tokens, expected)
+
+
 def test_a_prefix_seen_in_both_directions():
   model, params = make_model()
   prompts = [[5, 9, 3, 7], [3, 8]]

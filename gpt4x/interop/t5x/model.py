@@ -14,7 +14,8 @@ from t5x import optimizers
 from gpt4x import objectives
 from gpt4x.data import pipeline, vocabularies
 from gpt4x.errors import UserError
-from gpt4x.models.transformer_xl import Cache, Memory, RingKeyValues, TransformerXL
+from gpt4x.models.attention import RingKeyValues, StepConstants
+from gpt4x.models.transformer_xl import Cache, Memory, TransformerXL
 from gpt4x.training.experiment import Experiment
 from gpt4x.training.step import target_bytes
 
@@ -153,12 +154,19 @@ def _with_segment_ids(batch: Batch) -> dict[str, jax.Array]:
 _SAME_IN_ALL_ROWS, _POSITION = "cached_bias", "position_embedder_index"
 
 
-def _t5x_cache(cache: Cache) -> dict[str, jax.Array]:
-  layers = cache.layers
-  return {"keys": layers.keys, "values": layers.values, "segment_ids": cache.segment_ids[None],
-          _SAME_IN_ALL_ROWS: layers.relative_keys, _POSITION: cache.index}
+def _t5x_cache(cache: Cache) -> dict[str, Any]:
+  layers = cache.rings, cache.constants
+  if isinstance(cache.rings, list):
+    layers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(*layers))
+  rings, constants = layers
+  rows = cache.segment_ids.shape[0]
+  rings = jax.tree.map(lambda x: x.reshape(len(x), rows, -1, *x.shape[-2:]), rings)  # [N, B, G, W, K], even with B = 1.
+  return {"keys": rings.keys, "values": rings.values, "segment_ids": cache.segment_ids[None],
+          "constants": {name: {_SAME_IN_ALL_ROWS: x} for name, x in vars(constants).items() if x is not None},
+          _POSITION: cache.index}
 
 
-def _ring_cache(cache: Mapping[str, jax.Array]) -> Cache:
-  layers = RingKeyValues(cache["keys"], cache["values"], cache[_SAME_IN_ALL_ROWS])
-  return Cache(layers, cache["segment_ids"][0], cache[_POSITION])
+def _ring_cache(cache: Mapping[str, Any]) -> Cache:
+  constants = {name: x[_SAME_IN_ALL_ROWS] for name, x in cache["constants"].items()}
+  return Cache(RingKeyValues(cache["keys"], cache["values"]), StepConstants(**constants), cache["segment_ids"][0],
+               cache[_POSITION])

@@ -9,7 +9,7 @@ that it meets, a row of which is then rotated by its query's place (`_skew`); it
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, Sequence
 
 import jax
 from jax.experimental import pallas as pl
@@ -17,6 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
 MASKED = -1e30  # Not -inf: a row in which all is masked (padding) must stay finite.
+VMEM = 64 * 2**20  # The bytes of fast memory that a core of every TPU from v5 on has, at least.
 
 
 def relative_attention(query: jax.Array, position_query: jax.Array | None, keys: jax.Array, values: jax.Array,
@@ -94,6 +95,18 @@ class _Sizes:
   def key_block(self, query_block: Any, step: Any) -> Any:
     """Negative: there is none."""
     return query_block + step + self.key_blocks - self.query_blocks - self.key_steps + 1
+
+  def cost(self, shape: tuple[int, ...], by_key: int, by_distance: int, arrays: Sequence[Any]) -> pl.CostEstimate:
+    """What the compiler cannot count: so many products of a block, for queries of `shape`.
+
+    Of `arrays`, all that is read or written, each counts once; keys and values are read for every block of queries.
+    """
+    rows, heads, _, dim = shape
+    blocks, n = rows * heads * self.pairs, self.block
+    size = lambda array: 0 if array is None else math.prod(array.shape) * array.dtype.itemsize
+    return pl.CostEstimate(
+        flops=blocks * 2 * n * dim * (by_key * n + by_distance * (n + self.band)), transcendentals=blocks * n * n,
+        bytes_accessed=sum(map(size, arrays)) + blocks * 2 * n * dim * arrays[0].dtype.itemsize)
 
 
 def _round_up(size: int, multiple: int) -> int:
@@ -208,6 +221,9 @@ def _forward(sizes, query, position_query, keys, values, relative_keys, query_se
     distances = pl.BlockSpec((None, *relative_keys.shape[1:]), lambda b, h, a, t: (jax.lax.div(h, group), 0, 0))
     position_specs = queries, distances
   column = lambda dtype=jnp.float32: pltpu.VMEM((n, 1), dtype)
+  inputs = query, position_query, keys, values, relative_keys, query_segments, key_segments
+  outputs = (jax.ShapeDtypeStruct(query.shape, query.dtype),
+             jax.ShapeDtypeStruct((rows, heads, 1, length), jnp.float32))
   call = functools.partial(
       pl.pallas_call, kernel,
       grid=(rows, heads, sizes.query_blocks, steps),
@@ -215,13 +231,13 @@ def _forward(sizes, query, position_query, keys, values, relative_keys, query_se
                 pl.BlockSpec((None, 1, n), lambda b, h, a, t: (b, 0, a)),
                 pl.BlockSpec((None, 1, n), lambda b, h, a, t: (b, 0, key_block(a, t)))],
       out_specs=[queries, pl.BlockSpec((None, None, 1, n), lambda b, h, a, t: (b, h, 0, a))],
-      out_shape=[jax.ShapeDtypeStruct(query.shape, query.dtype),
-                 jax.ShapeDtypeStruct((rows, heads, 1, length), jnp.float32)],
+      out_shape=outputs,
       scratch_shapes=[column(jnp.int32), column(), column(), pltpu.VMEM((n, dim), jnp.float32)],
       compiler_params=pltpu.CompilerParams(
           dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM),
+      cost_estimate=sizes.cost(query.shape, 2, 1 if relative_keys is not None else 0, [*inputs, *outputs]),
       name="relative_attention")
-  return _run(call, query, position_query, keys, values, relative_keys, query_segments, key_segments)
+  return _run(call, *inputs)
 
 
 def _backward(sizes, query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm,
@@ -306,6 +322,8 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
   like = lambda x: None if x is None else jax.ShapeDtypeStruct(x.shape, x.dtype)
   column = lambda dtype=jnp.float32: pltpu.VMEM((n, 1), dtype)
   sums = lambda rows: pltpu.VMEM((rows, dim), jnp.float32)
+  inputs = (query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm, gradient)
+  outputs = [like(query), like(position_query), like(keys), like(values), d_distances_shape]
   call = functools.partial(
       pl.pallas_call, kernel,
       grid=(rows, kv_heads, group, sizes.query_blocks, steps),
@@ -314,23 +332,20 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
                 pl.BlockSpec((None, 1, n), lambda b, g, r, a, t: (b, 0, key_block(a, t))),
                 queries, pl.BlockSpec((None, None, 1, n), lambda b, g, r, a, t: (b, g * group + r, 0, a)), queries],
       out_specs=[queries, positions, all_keys, all_keys, d_distances],
-      out_shape=[like(query), like(position_query), like(keys), like(values), d_distances_shape],
+      out_shape=outputs,
       scratch_shapes=[column(jnp.int32), column(), column(), pltpu.VMEM((n, dim), query.dtype), sums(n), sums(n),
                       sums(total), sums(total)],
       compiler_params=pltpu.CompilerParams(
           dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary", "arbitrary"),
           vmem_limit_bytes=VMEM),
+      cost_estimate=sizes.cost(query.shape, 5, 3 if relative_keys is not None else 0, [*inputs, *outputs]),
       name="relative_attention_gradient")
-  *gradients, d_relative_keys = _run(call, query, position_query, keys, values, relative_keys, query_segments,
-                                     key_segments, mixed, norm, gradient)
+  *gradients, d_relative_keys = _run(call, *inputs)
   if relative_keys is not None:
     d_relative_keys = jnp.sum(d_relative_keys, 0).astype(relative_keys.dtype)
   return *gradients, d_relative_keys
 
 
-VMEM = 100 * 2**20
-
-
 def _run(call, *inputs):
-  """On TPUs the kernel, elsewhere what it computes, step by step."""
+  """On TPUs the kernel, elsewhere what it computes, step by step; for what is compiled here may run there."""
   return jax.lax.platform_dependent(*inputs, tpu=call(), default=call(interpret=True))

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from gpt4x.models import attention, flash
+from gpt4x.planning import compiler
+from gpt4x.planning.chips import parse_topology
+from tests.models import tiny
 
 ROWS, DIM = 2, 16
 
@@ -53,22 +56,43 @@ def make(heads, kv_heads, length, total, relative, documents):
 
 @pytest.mark.parametrize("heads, kv_heads, length, total, block, band, window, relative, documents", CASES.values(),
                          ids=CASES)
-def test_the_plain_attention(heads, kv_heads, length, total, block, band, window, relative, documents):
+def test_values_and_gradients(heads, kv_heads, length, total, block, band, window, relative, documents):
   inputs, segments = make(heads, kv_heads, length, total, relative, documents)
-  fused = functools.partial(flash.relative_attention, window=window, block=block, band=band)
-  actual = jax.jit(fused)(**inputs, **segments)
-  expected = plain(**inputs, **segments, window=window)
+  gradient = jnp.asarray(np.random.default_rng(1).normal(size=inputs["query"].shape), jnp.float32)
+
+  @functools.partial(tiny.jit, static_argnums=0)
+  def run(attend, inputs):
+    values, pull = jax.vjp(lambda inputs: attend(**inputs, **segments, window=window), inputs)
+    return values, *pull(gradient)
+
+  fused = functools.partial(flash.relative_attention, block=block, band=band)
+  (actual, actual_gradients), (expected, gradients) = run(fused, inputs), run(plain, inputs)
   np.testing.assert_allclose(actual, expected, atol=2e-6)
-
-
-@pytest.mark.parametrize("heads, kv_heads, length, total, block, band, window, relative, documents", CASES.values(),
-                         ids=CASES)
-def test_the_plain_gradients(heads, kv_heads, length, total, block, band, window, relative, documents):
-  inputs, segments = make(heads, kv_heads, length, total, relative, documents)
-  weights = jnp.asarray(np.random.default_rng(1).normal(size=inputs["query"].shape), jnp.float32)
-  gradients = lambda attend: jax.jit(jax.grad(
-      lambda inputs: jnp.sum(attend(**inputs, **segments, window=window) * weights)))(inputs)
-  actual = gradients(functools.partial(flash.relative_attention, block=block, band=band))
-  for name, expected in gradients(plain).items():
+  for name, expected in gradients.items():
     if expected is not None:
-      np.testing.assert_allclose(actual[name], expected, atol=1e-5, err_msg=name)
+      np.testing.assert_allclose(actual_gradients[name], expected, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed (extra tpu)")
+@pytest.mark.parametrize("relative, window", [(True, 2048), (False, None)])
+def test_it_compiles_for_a_tpu(relative, window):
+  device, = compiler.topology_devices(parse_topology("v5p:1x1x1"))
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  shape = lambda *sizes, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
+  heads, kv_heads, length, total, dim = 16, 8, 2048, 4096, 128
+  query, key = shape(1, heads, length, dim), shape(1, kv_heads, total, dim)
+  inputs = (query, query if relative else None, key, key, shape(kv_heads, total + 1, dim) if relative else None)
+  segments = shape(1, length, dtype=jnp.int32), shape(1, total, dtype=jnp.int32)
+
+  def run(inputs, segments, gradient):
+    values, pull = jax.vjp(lambda *inputs: flash.relative_attention(*inputs, *segments, window), *inputs)
+    return values, pull(gradient)
+
+  compiled = jax.jit(run).lower(inputs, segments, query).compile()
+  assert compiled.as_text().count("tpu_custom_call") >= 2
+  # Fewer than even the scores of a single head would be.
+  assert compiled.memory_analysis().temp_size_in_bytes < 4 * length * total
+  # Three products forward and eight backward, of the 26 pairs of blocks of 512 that meet; a window of 2,048 leaves 20.
+  products = 7 + 4 * 640 / 512 if relative else 7
+  pairs = 20 if relative else 26
+  assert compiled.cost_analysis()["flops"] == pytest.approx(heads * pairs * products * 2 * 512**2 * dim, rel=0.05)

@@ -1,5 +1,6 @@
 """The fused attention kernel, interpreted, against the plain one; and through the TPU compiler where there is one."""
 
+import contextlib
 import functools
 import importlib.util
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from gpt4x.models import attention, flash
+from gpt4x.partitioning import Partitioner
 from gpt4x.planning import compiler
 from gpt4x.planning.chips import parse_topology
 from tests.models import tiny
+from tests.models.tiny import LENGTH
 
 ROWS, DIM = 2, 16
 
@@ -21,7 +24,7 @@ CASES = {
     "memory": (1, 1, 32, 64, 16, 8, None, True, False),
     "documents": (1, 1, 32, 48, 16, 8, None, True, True),
     "window": (1, 1, 32, 80, 16, 8, 21, True, False),
-    "window of a block and one": (1, 1, 32, 64, 16, 8, 17, True, True),
+    "window of a block and two": (1, 1, 32, 64, 16, 8, 18, True, True),
     "grouped heads": (4, 2, 32, 48, 16, 8, None, True, True),
     "padding": (2, 1, 21, 50, 16, 8, 30, True, True),
     "no positions": (4, 2, 32, 50, 16, 8, None, False, True),
@@ -71,6 +74,37 @@ def test_values_and_gradients(heads, kv_heads, length, total, block, band, windo
   for name, expected in gradients.items():
     if expected is not None:
       np.testing.assert_allclose(actual_gradients[name], expected, atol=1e-5, err_msg=name)
+
+
+def value_and_gradients(model, tokens, documents):
+  """Log-probabilities of a second segment, after a first one, and the gradients of some sum of them."""
+  weights = np.random.default_rng(2).normal(size=(*tokens.shape[:1], LENGTH, model.config.vocab_size))
+
+  def run(params):
+    _, memory = model.lm.log_probs(params, tokens[:, :LENGTH], segment_ids=documents[:, :LENGTH])
+    values, _ = model.lm.log_probs(params, tokens[:, LENGTH:], memory, documents[:, LENGTH:])
+    return jnp.sum(values * weights), values
+
+  (_, values), gradients = tiny.jit(jax.value_and_grad(run, has_aux=True))(model.params)
+  return values, gradients
+
+
+@pytest.mark.parametrize("changes, mesh, rows", [
+    (dict(same_length=True), None, 3),
+    (dict(num_kv_heads=2, untie_biases=True), dict(data=2, tensor=2), 4),
+    (dict(num_kv_heads=2, positions="rotary", remat="full"), dict(data=2, tensor=2), 3),
+], ids=["one device", "mesh", "rows that do not divide"])
+def test_a_model_with_the_kernel(changes, mesh, rows, monkeypatch):
+  small = functools.partial(flash.relative_attention, block=8, band=8)
+  monkeypatch.setattr(flash, "relative_attention", small)
+  changes = dict(memory_length=7, norm_position="pre", **changes)
+  plain, fused = tiny.make(**changes), tiny.make(**changes, attention_kernel="flash")
+  tokens = np.resize(tiny.random_tokens(plain.config, 2 * LENGTH), (rows, 2 * LENGTH))
+  documents = np.resize(tiny.random_documents(2 * LENGTH), (rows, 2 * LENGTH))
+  expected = value_and_gradients(plain, tokens, documents)
+  with Partitioner(**mesh, num_devices=4).activate() if mesh else contextlib.nullcontext():
+    actual = value_and_gradients(fused, tokens, documents)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), actual, expected)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed (extra tpu)")

@@ -77,6 +77,11 @@ class _Sizes:
   scale: float
 
   @property
+  def lanes(self) -> int:
+    """Copies of a number of each query, side by side, as a register has them."""
+    return math.gcd(self.block, 128)
+
+  @property
   def key_steps(self) -> int:
     blocks = self.key_blocks
     return blocks if self.window is None else min(blocks, (self.window + self.block - 2) // self.block + 1)
@@ -135,6 +140,11 @@ def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
   return jax.lax.dot_general(x, y, (((x_axis,), (y_axis,)), ((), ())), preferred_element_type=jnp.float32)
 
 
+def _across(x: jax.Array, columns: int) -> jax.Array:
+  """More or fewer of the columns of x [m, lanes], which are all alike."""
+  return jnp.concatenate([x] * -(-columns // x.shape[1]), 1)[:, :columns]
+
+
 def _skew(by_distance: jax.Array, keys: int) -> jax.Array:
   """[m, m + n] scores by distance -> [m, n] by key: row r begins at column m - 1 - r."""
   return pltpu.roll(by_distance, keys + 1, 1, stride=1, stride_axis=0)[:, :keys]
@@ -172,7 +182,7 @@ class _Band:
       scores += _skew(_dot(position_query[self.rows], relative_keys[self.distances], 1, 1), n)
     iota = functools.partial(jax.lax.broadcasted_iota, jnp.int32, scores.shape)
     distance = (sizes.key_steps - 1 - self.step) * n + self.first + iota(0) - iota(1)
-    allowed = (distance >= 0) & (query_segments[self.rows] == key_segments[...])
+    allowed = (distance >= 0) & (_across(query_segments[self.rows], n) == key_segments[...])
     if sizes.window is not None:
       allowed &= distance < sizes.window
     return jnp.where(allowed, scores * sizes.scale, MASKED)
@@ -190,7 +200,7 @@ def _forward(sizes, query, position_query, keys, values, relative_keys, query_se
 
     @pl.when(step == 0)
     def _():
-      segments[...] = query_segments[...].T
+      segments[...] = jnp.broadcast_to(query_segments[...].T, segments.shape)
       maximum[...] = jnp.full_like(maximum, MASKED)
       total[...] = jnp.zeros_like(total)
       sums[...] = jnp.zeros_like(sums)
@@ -202,16 +212,17 @@ def _forward(sizes, query, position_query, keys, values, relative_keys, query_se
         at = band.rows
         scores = band.scores(query, position_query, keys, relative_keys, segments, key_segments)
         new_maximum = jnp.maximum(maximum[at], jnp.max(scores, 1, keepdims=True))
-        weights = jnp.exp(scores - new_maximum)
+        weights = jnp.exp(scores - _across(new_maximum, n))
         keep = jnp.exp(maximum[at] - new_maximum)
-        total[at] = keep * total[at] + jnp.sum(weights, 1, keepdims=True)
-        sums[at] = keep * sums[at] + _dot(weights.astype(values.dtype), values[...], 1, 0)
+        total[at] = keep * total[at] + sum(jnp.split(weights, n // sizes.lanes, 1))
+        sums[at] = _across(keep, dim) * sums[at] + _dot(weights.astype(values.dtype), values[...], 1, 0)
         maximum[at] = new_maximum
 
     @pl.when(step == steps - 1)
     def _():
-      mixed[...] = (sums[...] / total[...]).astype(mixed.dtype)
-      norm[...] = (maximum[...] + jnp.log(total[...])).T
+      whole = jnp.sum(total[...], 1, keepdims=True)
+      mixed[...] = (sums[...] / whole).astype(mixed.dtype)
+      norm[...] = (maximum[:, :1] + jnp.log(whole)).T
 
   key_block = lambda a, t: jnp.maximum(sizes.key_block(a, t), 0)
   queries = pl.BlockSpec((None, None, n, dim), lambda b, h, a, t: (b, h, a, 0))
@@ -220,7 +231,7 @@ def _forward(sizes, query, position_query, keys, values, relative_keys, query_se
   if relative_keys is not None:
     distances = pl.BlockSpec((None, *relative_keys.shape[1:]), lambda b, h, a, t: (jax.lax.div(h, group), 0, 0))
     position_specs = queries, distances
-  column = lambda dtype=jnp.float32: pltpu.VMEM((n, 1), dtype)
+  column = lambda dtype=jnp.float32: pltpu.VMEM((n, sizes.lanes), dtype)
   inputs = query, position_query, keys, values, relative_keys, query_segments, key_segments
   outputs = (jax.ShapeDtypeStruct(query.shape, query.dtype),
              jax.ShapeDtypeStruct((rows, heads, 1, length), jnp.float32))
@@ -266,10 +277,10 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
 
     @pl.when(step == 0)
     def _():
-      segments[...] = query_segments[...].T
-      norms[...] = norm[...].T
       product = gradient[...].astype(jnp.float32) * mixed[...].astype(jnp.float32)
-      deltas[...] = jnp.sum(product, 1, keepdims=True)
+      for wide, column in ((segments, query_segments[...].T), (norms, norm[...].T),
+                           (deltas, jnp.sum(product, 1, keepdims=True))):
+        wide[...] = jnp.broadcast_to(column, wide.shape)
       query_sum[...] = jnp.zeros_like(query_sum)
       if relative:
         position_sum[...] = jnp.zeros_like(position_sum)
@@ -284,9 +295,9 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
         band = _Band(sizes, index, step)
         at = band.rows
         scores = band.scores(query, position_query, keys, relative_keys, segments, key_segments)
-        weights = jnp.exp(scores - norms[at])
+        weights = jnp.exp(scores - _across(norms[at], n))
         value_sum[at_keys] += _dot(weights.astype(gradient.dtype), gradient[at], 0, 0)
-        d_scores = weights * (_dot(gradient[at], values[...], 1, 1) - deltas[at]) * sizes.scale
+        d_scores = weights * (_dot(gradient[at], values[...], 1, 1) - _across(deltas[at], n)) * sizes.scale
         rounded = d_scores.astype(query.dtype)
         query_sum[at] += _dot(rounded, keys[...], 1, 0)
         key_sum[at_keys] += _dot(rounded, query[at], 0, 0)
@@ -320,7 +331,7 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
     d_distances = pl.BlockSpec((None, None, columns, dim), lambda b, g, r, a, t: (b, g, 0, 0))
     d_distances_shape = jax.ShapeDtypeStruct((rows, *relative_keys.shape), jnp.float32)
   like = lambda x: None if x is None else jax.ShapeDtypeStruct(x.shape, x.dtype)
-  column = lambda dtype=jnp.float32: pltpu.VMEM((n, 1), dtype)
+  column = lambda dtype=jnp.float32: pltpu.VMEM((n, sizes.lanes), dtype)
   sums = lambda rows: pltpu.VMEM((rows, dim), jnp.float32)
   inputs = (query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm, gradient)
   outputs = [like(query), like(position_query), like(keys), like(values), d_distances_shape]

@@ -9,7 +9,7 @@ that it meets, a row of which is then rotated by its query's place (`_skew`); it
 import dataclasses
 import functools
 import math
-from typing import Any, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import jax
 from jax.experimental import pallas as pl
@@ -101,6 +101,9 @@ class _Sizes:
     """Negative: there is none."""
     return query_block + step + self.key_blocks - self.query_blocks - self.key_steps + 1
 
+  def bands(self, step: jax.Array) -> list["_Band"]:
+    return [_Band(self, index, step) for index in range(self.block // self.band)]
+
   def cost(self, shape: tuple[int, ...], by_key: int, by_distance: int, arrays: Sequence[Any]) -> pl.CostEstimate:
     """What the compiler cannot count: so many products of a block, for queries of `shape`.
 
@@ -188,6 +191,14 @@ class _Band:
     return jnp.where(allowed, scores * sizes.scale, MASKED)
 
 
+def _one_ahead(make: Callable[[_Band], Any], bands: Sequence[_Band]) -> Iterator[tuple[_Band, Any]]:
+  """Each band with what is made of it, the next one's made first: one's products run beside the other's softmax."""
+  made = make(bands[0])
+  for band, following in zip(bands, [*bands[1:], None]):
+    current, made = made, following and make(following)
+    yield band, current
+
+
 def _forward(sizes, query, position_query, keys, values, relative_keys, query_segments, key_segments):
   """Mixed values [B, H, L, K] and the logarithm of each softmax's sum [B, H, 1, L]."""
   n, steps = sizes.block, sizes.key_steps
@@ -207,10 +218,9 @@ def _forward(sizes, query, position_query, keys, values, relative_keys, query_se
 
     @pl.when(sizes.key_block(pl.program_id(2), step) >= 0)
     def _():
-      for index in range(n // sizes.band):
-        band = _Band(sizes, index, step)
+      make = lambda band: band.scores(query, position_query, keys, relative_keys, segments, key_segments)
+      for band, scores in _one_ahead(make, sizes.bands(step)):
         at = band.rows
-        scores = band.scores(query, position_query, keys, relative_keys, segments, key_segments)
         new_maximum = jnp.maximum(maximum[at], jnp.max(scores, 1, keepdims=True))
         weights = jnp.exp(scores - _across(new_maximum, n))
         keep = jnp.exp(maximum[at] - new_maximum)
@@ -291,13 +301,13 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
     @pl.when(key_block >= 0)
     def _():
       at_keys = pl.ds(pl.multiple_of(key_block * n, n), n)
-      for index in bands:
-        band = _Band(sizes, index, step)
+      make = lambda band: (band.scores(query, position_query, keys, relative_keys, segments, key_segments),
+                           _dot(gradient[band.rows], values[...], 1, 1))
+      for band, (scores, d_weights) in _one_ahead(make, sizes.bands(step)):
         at = band.rows
-        scores = band.scores(query, position_query, keys, relative_keys, segments, key_segments)
         weights = jnp.exp(scores - _across(norms[at], n))
         value_sum[at_keys] += _dot(weights.astype(gradient.dtype), gradient[at], 0, 0)
-        d_scores = weights * (_dot(gradient[at], values[...], 1, 1) - _across(deltas[at], n)) * sizes.scale
+        d_scores = weights * (d_weights - _across(deltas[at], n)) * sizes.scale
         rounded = d_scores.astype(query.dtype)
         query_sum[at] += _dot(rounded, keys[...], 1, 0)
         key_sum[at_keys] += _dot(rounded, query[at], 0, 0)

@@ -1,13 +1,17 @@
 """Attention over [memory | segment] with relative positions (arXiv:1901.02860, section 3.3) or rotary ones."""
 
 import functools
+import math
 from typing import Sequence
 
 import flax.linen as nn
+from flax.linen import partitioning as nn_partitioning
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from gpt4x.models import flash
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.layers import constrain, kernel_init, param, residual_scale
 
@@ -46,6 +50,15 @@ class StepConstants:
   relative_keys: jax.Array | None = None
 
 
+@flax.struct.dataclass
+class Segments:
+  """What the fused kernel has in place of masks: the documents of queries [B, L] and keys [B, T], and the window."""
+
+  queries: jax.Array
+  keys: jax.Array
+  window: int | None = flax.struct.field(pytree_node=False, default=None)
+
+
 def attention_mask(query_segments: jax.Array, key_segments: jax.Array, window: int | None = None,
                    prefix: jax.Array | None = None) -> jax.Array:
   """True where query i [B, L] may see key j [B, T]: same document, not later, closer than `window`.
@@ -60,6 +73,27 @@ def attention_mask(query_segments: jax.Array, key_segments: jax.Array, window: i
     prefix_keys = jnp.pad(prefix, ((0, 0), (total - length, 0)))
     allowed = allowed | ((prefix[:, :, None] > 0) & (prefix_keys[:, None, :] > 0))
   return allowed & (query_segments[:, :, None] == key_segments[:, None, :])
+
+
+def fused_attention(query: jax.Array, position_query: jax.Array | None, keys: jax.Array, values: jax.Array,
+                    relative_keys: jax.Array | None, segments: Segments) -> jax.Array:
+  """flash.relative_attention of [B, L, H, K] and [B, T, G, K], relative_keys [G, S, K], on every device of the mesh.
+
+  The compiler cannot split a kernel: each device has its rows and heads, or all rows where they do not divide.
+  """
+  heads_first = lambda x: x if x is None else jnp.swapaxes(x, 1, 2)
+  inputs = (*map(heads_first, (query, position_query, keys, values)), relative_keys, segments.queries, segments.keys)
+  run = functools.partial(flash.relative_attention, window=segments.window)
+  mesh = jax.sharding.get_abstract_mesh()
+  if not mesh.empty and mesh.size > 1:
+    batch, heads = nn_partitioning.logical_to_mesh_axes(("batch", "heads"))
+    shards = math.prod(mesh.shape[axis] for axis in ((batch,) if isinstance(batch, str) else batch or ()))
+    batch = None if query.shape[0] % shards else batch
+    split, rows = PartitionSpec(batch, heads), PartitionSpec(batch)
+    specs = [None if x is None else spec
+             for x, spec in zip(inputs, [split] * 4 + [PartitionSpec(heads)] + [rows] * 2)]
+    run = jax.shard_map(run, in_specs=tuple(specs), out_specs=split, check_vma=False)
+  return heads_first(run(*inputs))
 
 
 def sinusoid(distance: jax.Array, dim: int) -> jax.Array:
@@ -109,7 +143,7 @@ class Attention(nn.Module):
         self.biases = position_biases(self, c)
     self.dropout = nn.Dropout(c.attention_dropout_rate)
 
-  def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, masks: Sequence[jax.Array],
+  def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, masks: Sequence[jax.Array] | Segments,
                relative: jax.Array | None, biases: tuple[jax.Array, jax.Array] | None,
                deterministic: bool) -> tuple[jax.Array, KeyValues]:
     """Attends from a segment to its memory and itself.
@@ -118,7 +152,7 @@ class Attention(nn.Module):
       x: [B, L, D], the (normed) segment.
       memory: [B, M, D], the layer's (normed) past inputs, whose projections are trained; or their KeyValues.
       masks: of each chunk of C queries in turn [B, C, P], True where a query sees a key; of the keys, T = M + L in
-        all, the first P are those that are not ahead of the whole chunk.
+        all, the first P are those that are not ahead of the whole chunk. Segments: by the fused kernel.
       relative: [S, D], R for the distances T - 1, T - 2, ..., T - S; None for rotary positions.
       biases: u and v, [H, K] each, where all layers share them.
       deterministic: no dropout.
@@ -141,6 +175,8 @@ class Attention(nn.Module):
     else:
       query = rotate(query, jnp.arange(total - length, total), c.rotary_base)
       keys = rotate(keys, jnp.arange(total), c.rotary_base)
+    if isinstance(masks, Segments):
+      return self.project_out(fused_attention(query, position_query, keys, values, relative_keys, masks)), past
     # Heads come first from here on: what one multiplies then lies together, and meets R in one product.
     query, position_query = jax.tree.map(
         lambda x: jnp.einsum("blgrk->gbrlk", self.group(x * c.head_dim**-0.5)), (query, position_query))

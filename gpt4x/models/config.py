@@ -109,8 +109,10 @@ class TransformerConfig:
   dtype: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 on accelerators, float32 on CPU.
   scan_layers: bool = True
   remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
-  # Queries that attend at a time, to what is not ahead of them: less is computed, and only a chunk's scores are kept,
-  # which the backward pass makes again. None: all L at once.
+  # 'flash': a fused kernel that keeps no scores (models/flash.py), for TPUs from v5 on; a prefix is left to 'xla'.
+  attention_kernel: Literal["xla", "flash"] = "xla"
+  # Queries that attend at a time ('xla' only), to what is not ahead of them: less is computed, and only a chunk's scores
+  # are kept, which the backward pass makes again. None: all L at once.
   attention_chunk: int | None = None
   # Positions of each row whose logits exist at a time in training, for large vocabularies; None: all L, as ever with an
   # adaptive softmax.
@@ -161,6 +163,10 @@ class TransformerConfig:
       raise UserError(f"TransformerConfig.embed_dim = {self.embed_dim} must be even for sinusoidal positions")
     if self.same_length and not (self.memory_length and self.eval_memory_length):
       raise UserError("TransformerConfig.same_length needs a memory: set memory_length above 0")
+    if self.attention_kernel == "flash" and self.attention_dropout_rate:
+      raise UserError(
+          f"TransformerConfig.attention_dropout_rate = {self.attention_dropout_rate} needs attention_kernel = 'xla': the"
+          " fused kernel drops nothing; change either")
     if self.empty_memory == "zeros" and self.norm_position == "pre":
       raise UserError("TransformerConfig.empty_memory = 'zeros' needs norm_position = 'post': the norm before attention"
                       " would turn zeros into something else")

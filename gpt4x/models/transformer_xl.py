@@ -55,7 +55,8 @@ class Cache:
 class Shared:
   """What all layers have in common in one call."""
 
-  masks: Any = None  # Of each chunk of queries [B, C, P]; or one, [B, W] by slot, when decoding.
+  # Of each chunk of queries [B, C, P]; or one, [B, W] by slot, when decoding; or the fused kernel's Segments.
+  masks: Any = None
   biases: tuple[jax.Array, jax.Array] | None = None  # u and v, [H, K].
   relative: jax.Array | None = None  # R, [S, D].
   real: jax.Array | None = None  # [B, L], False for padding.
@@ -208,11 +209,14 @@ class TransformerXL(nn.Module):
       columns = total + max(1, length - 1 if prefix is not None else 1)
       relative = attention.relative_positions(c, jnp.arange(total - 1, total - 1 - columns, -1))
       relative = self.dropout(relative.astype(c.compute_dtype), deterministic=deterministic)
-    # A prefix is seen from before it, so its queries are not cut into chunks that do not see ahead.
-    chunk = (prefix is None and c.attention_chunk) or length
-    masks = [attention.attention_mask(self.attended(segment_ids[:, start:start + chunk]),
-                                      self.attended(key_segments[:, :memory.length + start + chunk]), window, prefix)
-             for start in range(0, length, chunk)]
+    if c.attention_kernel == "flash" and prefix is None:
+      masks = attention.Segments(self.attended(segment_ids), self.attended(key_segments), window)
+    else:
+      # A prefix is seen from before it, so its queries are not cut into chunks that do not see ahead.
+      chunk = (prefix is None and c.attention_chunk) or length
+      masks = [attention.attention_mask(self.attended(segment_ids[:, start:start + chunk]),
+                                        self.attended(key_segments[:, :memory.length + start + chunk]), window, prefix)
+               for start in range(0, length, chunk)]
     shared = Shared(masks=masks, relative=relative, biases=self.shared_biases(), real=segment_ids > 0,
                     deterministic=deterministic)
     x = self.dropout(self.vocabulary.embed(tokens), deterministic=deterministic)

@@ -34,6 +34,7 @@ _SIZES = dict(vocab_size=20, num_layers=2, embed_dim=8, num_heads=2, mlp_dim=16)
     (dict(same_length=True, memory_length=4, eval_memory_length=0), ["same_length", "memory"]),
     (dict(dropout_rate=1.0), ["dropout_rate = 1.0"]),
     (dict(attention_dropout_rate=-0.1), ["attention_dropout_rate = -0.1"]),
+    (dict(attention_dropout_rate=0.1, attention_kernel="flash"), ["attention_dropout_rate = 0.1", "'xla'"]),
     (dict(adaptive_cutoffs=(10, 5)), ["adaptive_cutoffs = (10, 5)", "rise"]),
     (dict(adaptive_cutoffs=(10, 20)), ["adaptive_cutoffs = (10, 20)", "vocab_size = 20"]),
     (dict(adaptive_cutoffs=(0, 5)), ["adaptive_cutoffs = (0, 5)"]),

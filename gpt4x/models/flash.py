@@ -1,0 +1,372 @@
+"""Attention in one fused kernel for TPUs (Pallas), with Transformer-XL's relative positions, forward and backward.
+
+Scores exist for one block of queries and keys at a time, in the chip's fast memory: the softmax goes over the blocks of
+a query's keys with a running maximum and sum (arXiv:2205.14135), and the backward pass makes the scores again from
+their saved logarithm. The position term of a block is a product of its queries with the relative keys of the distances
+that it meets, a row of which is then rotated by its query's place (`_skew`); its gradients go the way back.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Callable, Iterator, Sequence
+
+import jax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+import jax.numpy as jnp
+
+MASKED = -1e30  # Not -inf: a row in which all is masked (padding) must stay finite.
+VMEM = 64 * 2**20  # The bytes of fast memory that a core of every TPU from v5 on has, at least.
+
+
+def relative_attention(query: jax.Array, position_query: jax.Array | None, keys: jax.Array, values: jax.Array,
+                       relative_keys: jax.Array | None, query_segments: jax.Array, key_segments: jax.Array,
+                       window: int | None = None, block: int = 512, band: int = 128) -> jax.Array:
+  """Mixes the values of the keys that each query sees: of its segment, not later, closer than `window`.
+
+  A query that sees no key, not even itself, gets something finite and no meaning.
+
+  Args:
+    query: [B, H, L, K], the last L of T positions; u has been added.
+    position_query: [B, H, L, K], what meets the relative keys; v has been added. None: no position term.
+    keys: [B, G, T, K]; head h takes those of h // (H / G).
+    values: [B, G, T, K].
+    relative_keys: [G, S, K], row s for the distance T - 1 - s, S >= T; None with position_query.
+    query_segments: [B, L] int32.
+    key_segments: [B, T] int32.
+    window: distances from which on nothing is seen.
+    block: at most so many queries and keys at a time.
+    band: queries of a block whose scores are made together. TPUs want both to be multiples of 128.
+
+  Returns:
+    [B, H, L, K]
+  """
+  length, total = query.shape[2], keys.shape[2]
+  block = math.gcd(_round_up(length, band), block)
+  # Padding goes behind the queries, and before the keys, where it is of a segment of its own.
+  after = -length % block
+  before = -(total + after) % block
+  pad = lambda x, axis, low, high, value=0: x if x is None else jnp.pad(
+      x, [(low, high) if i == axis else (0, 0) for i in range(x.ndim)], constant_values=value)
+  sizes = _Sizes(block, min(band, block), (length + after) // block, (before + total + after) // block, window,
+                 query.shape[3]**-0.5)
+  if relative_keys is not None:
+    # Of a block ahead of the diagonal's last query the distances are negative, and all masked.
+    relative_keys = pad(relative_keys[:, :total], 1, before + after, block)
+  mixed = _attention(
+      sizes, pad(query, 2, 0, after), pad(position_query, 2, 0, after), pad(keys, 2, before, after),
+      pad(values, 2, before, after), relative_keys, pad(query_segments, 1, 0, after, -2)[:, None],
+      pad(pad(key_segments, 1, before, 0, -1), 1, 0, after, -2)[:, None])
+  return mixed[:, :, :length]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+  """n = `block` queries (and keys) of a block, m = `band` of a band, and how many blocks there are.
+
+  Step t of a block of queries meets the key block that is `key_steps` - 1 - t before the one on its diagonal, so that a
+  step means the same distances for all of them.
+  """
+
+  block: int
+  band: int
+  query_blocks: int
+  key_blocks: int
+  window: int | None
+  scale: float
+
+  @property
+  def lanes(self) -> int:
+    """Copies of a number of each query, side by side, as a register has them."""
+    return math.gcd(self.block, 128)
+
+  @property
+  def key_steps(self) -> int:
+    blocks = self.key_blocks
+    return blocks if self.window is None else min(blocks, (self.window + self.block - 2) // self.block + 1)
+
+  @property
+  def first_distance(self) -> int:
+    """The block of relative keys with which step 0 begins."""
+    return self.key_blocks - self.key_steps
+
+  @property
+  def pairs(self) -> int:
+    """Of query and key blocks that meet, in one head."""
+    memory = self.key_blocks - self.query_blocks
+    return sum(min(self.key_steps, memory + a + 1) for a in range(self.query_blocks))
+
+  def key_block(self, query_block: Any, step: Any) -> Any:
+    """Negative: there is none."""
+    return query_block + step + self.key_blocks - self.query_blocks - self.key_steps + 1
+
+  def bands(self, step: jax.Array) -> list["_Band"]:
+    return [_Band(self, index, step) for index in range(self.block // self.band)]
+
+  def cost(self, shape: tuple[int, ...], by_key: int, by_distance: int, arrays: Sequence[Any]) -> pl.CostEstimate:
+    """What the compiler cannot count: so many products of a block, for queries of `shape`.
+
+    Of `arrays`, all that is read or written, each counts once; keys and values are read for every block of queries.
+    """
+    rows, heads, _, dim = shape
+    blocks, n = rows * heads * self.pairs, self.block
+    size = lambda array: 0 if array is None else math.prod(array.shape) * array.dtype.itemsize
+    return pl.CostEstimate(
+        flops=blocks * 2 * n * dim * (by_key * n + by_distance * (n + self.band)), transcendentals=blocks * n * n,
+        bytes_accessed=sum(map(size, arrays)) + blocks * 2 * n * dim * arrays[0].dtype.itemsize)
+
+
+def _round_up(size: int, multiple: int) -> int:
+  return -(-size // multiple) * multiple
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(sizes, query, position_query, keys, values, relative_keys, query_segments, key_segments):
+  return _forward(sizes, query, position_query, keys, values, relative_keys, query_segments, key_segments)[0]
+
+
+def _attention_forward(sizes, *inputs):
+  mixed, norm = _forward(sizes, *inputs)
+  return mixed, (inputs, mixed, norm)
+
+
+def _attention_backward(sizes, residuals, gradient):
+  inputs, mixed, norm = residuals
+  return *_backward(sizes, *inputs, mixed, norm, gradient), None, None
+
+
+_attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
+  return jax.lax.dot_general(x, y, (((x_axis,), (y_axis,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _across(x: jax.Array, columns: int) -> jax.Array:
+  """More or fewer of the columns of x [m, lanes], which are all alike."""
+  return jnp.concatenate([x] * -(-columns // x.shape[1]), 1)[:, :columns]
+
+
+def _skew(by_distance: jax.Array, keys: int) -> jax.Array:
+  """[m, m + n] scores by distance -> [m, n] by key: row r begins at column m - 1 - r."""
+  return pltpu.roll(by_distance, keys + 1, 1, stride=1, stride_axis=0)[:, :keys]
+
+
+def _unskew(by_key: jax.Array) -> jax.Array:
+  """[m, n], its rows last to first -> [m, n + m]: row i moves to column i. So rotations only ever go forward."""
+  rows = by_key.shape[0]
+  wide = jnp.concatenate([by_key, jnp.zeros((rows, rows), by_key.dtype)], 1)
+  return pltpu.roll(wide, 0, 1, stride=1, stride_axis=0)
+
+
+def _flip(x: jax.Array) -> jax.Array:
+  """Rows of x [m, ...] float32 last to first, eight of them, which make a register, at a time."""
+  order = 7 - jax.lax.broadcasted_iota(jnp.int32, (8, x.shape[1]), 0)
+  return jnp.concatenate([jnp.take_along_axis(x[i:i + 8], order, 0) for i in reversed(range(0, len(x), 8))], 0)
+
+
+class _Band:
+  """A band of a block's queries at a step: where it lies, and its scores."""
+
+  def __init__(self, sizes: _Sizes, index: int, step: jax.Array):
+    n, m = sizes.block, sizes.band
+    self.sizes, self.step = sizes, step
+    self.rows = pl.ds(index * m, m)
+    self.first = index * m
+    # The relative keys of the distances that it meets begin here.
+    self.distances = pl.ds(pl.multiple_of((sizes.first_distance + step) * n, n) + n - (index + 1) * m, n + m)
+
+  def scores(self, query, position_query, keys, relative_keys, query_segments, key_segments) -> jax.Array:
+    """[m, n] of references to a whole block (or, relative_keys, to all)."""
+    sizes, n = self.sizes, self.sizes.block
+    scores = _dot(query[self.rows], keys[...], 1, 1)
+    if relative_keys is not None:
+      scores += _skew(_dot(position_query[self.rows], relative_keys[self.distances], 1, 1), n)
+    iota = functools.partial(jax.lax.broadcasted_iota, jnp.int32, scores.shape)
+    distance = (sizes.key_steps - 1 - self.step) * n + self.first + iota(0) - iota(1)
+    allowed = (distance >= 0) & (_across(query_segments[self.rows], n) == key_segments[...])
+    if sizes.window is not None:
+      allowed &= distance < sizes.window
+    return jnp.where(allowed, scores * sizes.scale, MASKED)
+
+
+def _one_ahead(make: Callable[[_Band], Any], bands: Sequence[_Band]) -> Iterator[tuple[_Band, Any]]:
+  """Each band with what is made of it, the next one's made first: one's products run beside the other's softmax."""
+  made = make(bands[0])
+  for band, following in zip(bands, [*bands[1:], None]):
+    current, made = made, following and make(following)
+    yield band, current
+
+
+def _forward(sizes, query, position_query, keys, values, relative_keys, query_segments, key_segments):
+  """Mixed values [B, H, L, K] and the logarithm of each softmax's sum [B, H, 1, L]."""
+  n, steps = sizes.block, sizes.key_steps
+  rows, heads, length, dim = query.shape
+  group = heads // keys.shape[1]
+
+  def kernel(query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm,
+             segments, maximum, total, sums):
+    step = pl.program_id(3)
+
+    @pl.when(step == 0)
+    def _():
+      segments[...] = jnp.broadcast_to(query_segments[...].T, segments.shape)
+      maximum[...] = jnp.full_like(maximum, MASKED)
+      total[...] = jnp.zeros_like(total)
+      sums[...] = jnp.zeros_like(sums)
+
+    @pl.when(sizes.key_block(pl.program_id(2), step) >= 0)
+    def _():
+      make = lambda band: band.scores(query, position_query, keys, relative_keys, segments, key_segments)
+      for band, scores in _one_ahead(make, sizes.bands(step)):
+        at = band.rows
+        new_maximum = jnp.maximum(maximum[at], jnp.max(scores, 1, keepdims=True))
+        weights = jnp.exp(scores - _across(new_maximum, n))
+        keep = jnp.exp(maximum[at] - new_maximum)
+        total[at] = keep * total[at] + sum(jnp.split(weights, n // sizes.lanes, 1))
+        sums[at] = _across(keep, dim) * sums[at] + _dot(weights.astype(values.dtype), values[...], 1, 0)
+        maximum[at] = new_maximum
+
+    @pl.when(step == steps - 1)
+    def _():
+      whole = jnp.sum(total[...], 1, keepdims=True)
+      mixed[...] = (sums[...] / whole).astype(mixed.dtype)
+      norm[...] = (maximum[:, :1] + jnp.log(whole)).T
+
+  key_block = lambda a, t: jnp.maximum(sizes.key_block(a, t), 0)
+  queries = pl.BlockSpec((None, None, n, dim), lambda b, h, a, t: (b, h, a, 0))
+  each_key = pl.BlockSpec((None, None, n, dim), lambda b, h, a, t: (b, jax.lax.div(h, group), key_block(a, t), 0))
+  position_specs = (None, None)
+  if relative_keys is not None:
+    distances = pl.BlockSpec((None, *relative_keys.shape[1:]), lambda b, h, a, t: (jax.lax.div(h, group), 0, 0))
+    position_specs = queries, distances
+  column = lambda dtype=jnp.float32: pltpu.VMEM((n, sizes.lanes), dtype)
+  inputs = query, position_query, keys, values, relative_keys, query_segments, key_segments
+  outputs = (jax.ShapeDtypeStruct(query.shape, query.dtype),
+             jax.ShapeDtypeStruct((rows, heads, 1, length), jnp.float32))
+  call = functools.partial(
+      pl.pallas_call, kernel,
+      grid=(rows, heads, sizes.query_blocks, steps),
+      in_specs=[queries, position_specs[0], each_key, each_key, position_specs[1],
+                pl.BlockSpec((None, 1, n), lambda b, h, a, t: (b, 0, a)),
+                pl.BlockSpec((None, 1, n), lambda b, h, a, t: (b, 0, key_block(a, t)))],
+      out_specs=[queries, pl.BlockSpec((None, None, 1, n), lambda b, h, a, t: (b, h, 0, a))],
+      out_shape=outputs,
+      scratch_shapes=[column(jnp.int32), column(), column(), pltpu.VMEM((n, dim), jnp.float32)],
+      compiler_params=pltpu.CompilerParams(
+          dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM),
+      cost_estimate=sizes.cost(query.shape, 2, 1 if relative_keys is not None else 0, [*inputs, *outputs]),
+      name="relative_attention")
+  return _run(call, *inputs)
+
+
+def _backward(sizes, query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm,
+              gradient):
+  """The gradients of all but the segments.
+
+  Those of keys, values and relative keys are summed in fast memory, over all that one key head meets, in float32.
+  """
+  n, m, steps = sizes.block, sizes.band, sizes.key_steps
+  rows, heads, _, dim = query.shape
+  kv_heads, total = keys.shape[1:3]
+  group = heads // kv_heads
+  bands = range(n // m)
+
+  def kernel(query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm, gradient,
+             d_query, d_position_query, d_keys, d_values, d_relative_keys,
+             segments, norms, deltas, flipped, query_sum, position_sum, key_sum, value_sum):
+    turn, block, step = (pl.program_id(axis) for axis in (2, 3, 4))
+    key_block = sizes.key_block(block, step)
+    relative = relative_keys is not None
+
+    @pl.when((turn == 0) & (block == 0) & (step == 0))
+    def _():
+      for sums in (key_sum, value_sum) + ((d_relative_keys,) if relative else ()):
+        sums[...] = jnp.zeros_like(sums)
+
+    @pl.when(step == 0)
+    def _():
+      product = gradient[...].astype(jnp.float32) * mixed[...].astype(jnp.float32)
+      for wide, column in ((segments, query_segments[...].T), (norms, norm[...].T),
+                           (deltas, jnp.sum(product, 1, keepdims=True))):
+        wide[...] = jnp.broadcast_to(column, wide.shape)
+      query_sum[...] = jnp.zeros_like(query_sum)
+      if relative:
+        position_sum[...] = jnp.zeros_like(position_sum)
+        for index in bands:
+          at = pl.ds(index * m, m)
+          flipped[at] = _flip(position_query[at].astype(jnp.float32)).astype(flipped.dtype)
+
+    @pl.when(key_block >= 0)
+    def _():
+      at_keys = pl.ds(pl.multiple_of(key_block * n, n), n)
+      make = lambda band: (band.scores(query, position_query, keys, relative_keys, segments, key_segments),
+                           _dot(gradient[band.rows], values[...], 1, 1))
+      for band, (scores, d_weights) in _one_ahead(make, sizes.bands(step)):
+        at = band.rows
+        weights = jnp.exp(scores - _across(norms[at], n))
+        value_sum[at_keys] += _dot(weights.astype(gradient.dtype), gradient[at], 0, 0)
+        d_scores = weights * (d_weights - _across(deltas[at], n)) * sizes.scale
+        rounded = d_scores.astype(query.dtype)
+        query_sum[at] += _dot(rounded, keys[...], 1, 0)
+        key_sum[at_keys] += _dot(rounded, query[at], 0, 0)
+        if relative:
+          by_distance = _unskew(_flip(d_scores)).astype(query.dtype)
+          position_sum[at] += _dot(by_distance, relative_keys[band.distances], 1, 0)
+          d_relative_keys[band.distances] += _dot(by_distance, flipped[at], 0, 0)
+
+    @pl.when(step == steps - 1)
+    def _():
+      d_query[...] = query_sum[...].astype(d_query.dtype)
+      if relative:
+        for index in bands:
+          at = pl.ds(index * m, m)
+          d_position_query[at] = _flip(position_sum[at]).astype(d_position_query.dtype)
+
+    @pl.when((turn == group - 1) & (block == sizes.query_blocks - 1) & (step == steps - 1))
+    def _():
+      d_keys[...] = key_sum[...].astype(d_keys.dtype)
+      d_values[...] = value_sum[...].astype(d_values.dtype)
+
+  key_block = lambda a, t: jnp.maximum(sizes.key_block(a, t), 0)
+  queries = pl.BlockSpec((None, None, n, dim), lambda b, g, r, a, t: (b, g * group + r, a, 0))
+  each_key = pl.BlockSpec((None, None, n, dim), lambda b, g, r, a, t: (b, g, key_block(a, t), 0))
+  all_keys = pl.BlockSpec((None, None, total, dim), lambda b, g, r, a, t: (b, g, 0, 0))
+  positions, distances, d_distances, d_distances_shape = None, None, None, None
+  if relative_keys is not None:
+    columns = relative_keys.shape[1]
+    positions = queries
+    distances = pl.BlockSpec((None, columns, dim), lambda b, g, r, a, t: (g, 0, 0))
+    d_distances = pl.BlockSpec((None, None, columns, dim), lambda b, g, r, a, t: (b, g, 0, 0))
+    d_distances_shape = jax.ShapeDtypeStruct((rows, *relative_keys.shape), jnp.float32)
+  like = lambda x: None if x is None else jax.ShapeDtypeStruct(x.shape, x.dtype)
+  column = lambda dtype=jnp.float32: pltpu.VMEM((n, sizes.lanes), dtype)
+  sums = lambda rows: pltpu.VMEM((rows, dim), jnp.float32)
+  inputs = (query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm, gradient)
+  outputs = [like(query), like(position_query), like(keys), like(values), d_distances_shape]
+  call = functools.partial(
+      pl.pallas_call, kernel,
+      grid=(rows, kv_heads, group, sizes.query_blocks, steps),
+      in_specs=[queries, positions, each_key, each_key, distances,
+                pl.BlockSpec((None, 1, n), lambda b, g, r, a, t: (b, 0, a)),
+                pl.BlockSpec((None, 1, n), lambda b, g, r, a, t: (b, 0, key_block(a, t))),
+                queries, pl.BlockSpec((None, None, 1, n), lambda b, g, r, a, t: (b, g * group + r, 0, a)), queries],
+      out_specs=[queries, positions, all_keys, all_keys, d_distances],
+      out_shape=outputs,
+      scratch_shapes=[column(jnp.int32), column(), column(), pltpu.VMEM((n, dim), query.dtype), sums(n), sums(n),
+                      sums(total), sums(total)],
+      compiler_params=pltpu.CompilerParams(
+          dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary", "arbitrary"),
+          vmem_limit_bytes=VMEM),
+      cost_estimate=sizes.cost(query.shape, 5, 3 if relative_keys is not None else 0, [*inputs, *outputs]),
+      name="relative_attention_gradient")
+  *gradients, d_relative_keys = _run(call, *inputs)
+  if relative_keys is not None:
+    d_relative_keys = jnp.sum(d_relative_keys, 0).astype(relative_keys.dtype)
+  return *gradients, d_relative_keys
+
+
+def _run(call, *inputs):
+  """On TPUs the kernel, elsewhere what it computes, step by step; for what is compiled here may run there."""
+  return jax.lax.platform_dependent(*inputs, tpu=call(), default=call(interpret=True))

@@ -48,13 +48,17 @@ class Sizes:
 
   @property
   def scores(self) -> float:
-    """Elements of the attention scores of a layer that are computed."""
+    """Elements of the attention scores of a layer that pass through memory: none of the fused kernel's."""
+    if self.config.attention_kernel == "flash":
+      return 0.0
     chunk = min(self.config.attention_chunk or self.length, self.length)
     return self.tokens * (self.total - (self.length - chunk) / 2) * self.config.num_heads / self.tensor
 
   @property
   def scores_at_once(self) -> float:
     """Those of one chunk."""
+    if self.config.attention_kernel == "flash":
+      return 0.0
     chunk = min(self.config.attention_chunk or self.length, self.length)
     return self.tokens * self.total * self.config.num_heads / self.tensor * chunk / self.length
 

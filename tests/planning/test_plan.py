@@ -1,5 +1,6 @@
 """Plans by formula, against counts written out, and by the TPU compiler where there is one."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -37,10 +38,10 @@ def test_wrong_topologies(text, words):
     parse_topology(text)
 
 
-def make(**mesh):
+def make(step=STEP, **mesh):
   topology = parse_topology("v5p:2x2x4")
   with planning_for(topology.num_devices):
-    return plan.make(STEP, Partitioner(**mesh), topology, compiled=False)
+    return plan.make(step, Partitioner(**mesh), topology, compiled=False)
 
 
 def test_a_plan_by_formula():
@@ -116,6 +117,14 @@ def _no_libtpu(topology):
 
 needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed (extra tpu)")
+
+
+def test_scores_of_the_fused_kernel_stay_on_the_chip():
+  fused = dataclasses.replace(STEP, model=LanguageModel(dataclasses.replace(CONFIG, attention_kernel="flash")))
+  xla, flash = (make(step, data=2, fsdp=4, tensor=2) for step in (STEP, fused))
+  scores = 4 * 128 * 256 * 2  # Of a layer: 4 rows, 128 queries, 256 keys, 2 heads.
+  assert xla.seconds["memory"] - flash.seconds["memory"] == pytest.approx(4 * 64 * scores / 2.8e12, rel=0.01)
+  assert flash.memory["temporaries"] < xla.memory["temporaries"]
 
 
 @needs_compiler

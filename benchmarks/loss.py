@@ -1,7 +1,7 @@
 """The loss over a large vocabulary: 4,096 tokens, width 512, 128,000 words; speed and memory of it and its gradients.
 
 `plain` makes all logits [B, L, V] in float32 and then `objectives.cross_entropy`; `ours` is the loss of
-`TransformerConfig.loss_chunk`, 32 positions of each of four rows at a time. Memory is the peak of the process beyond what it had with the inputs in place. The limit is a matrix product,
+`TransformerConfig.loss_chunk`, 64 positions of each of four rows at a time. Memory is the peak of the process beyond what it had with the inputs in place. The limit is a matrix product,
 against the FLOPs of the three products that loss and gradients need.
 """
 
@@ -24,7 +24,7 @@ def rows(rounds: int) -> Iterator[Row]:
 def ours(case: None) -> Callable[[], Round]:
   from gpt4x import objectives
   return _rounds(lambda hidden, kernel, targets, weights: objectives.linear_cross_entropy(
-      hidden, kernel, 0.0, targets, weights, chunk=32))
+      hidden, kernel, 0.0, targets, weights, chunk=64))
 
 
 def plain(case: None) -> Callable[[], Round]:

@@ -22,7 +22,8 @@ def ours(sizes: Sizes):
   from gpt4x.models.language_model import LanguageModel
   return LanguageModel(TransformerConfig(
       vocab_size=sizes.vocabulary, num_layers=sizes.layers, embed_dim=sizes.width, num_heads=sizes.heads,
-      mlp_dim=sizes.mlp, memory_length=sizes.memory, output_bias=True, scan_layers=False))
+      mlp_dim=sizes.mlp, memory_length=sizes.memory, output_bias=True, scan_layers=False,
+      loss_chunk=16 if sizes.vocabulary > 10_000 else None))
 
 
 def theirs(sizes: Sizes):

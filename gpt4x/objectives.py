@@ -70,7 +70,7 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, weights: jax.Array, z_l
   return Sums(
       loss=jnp.sum(weights * (log_z - target_logits)),
       z_loss=z_loss * jnp.sum(weights * log_z**2),
-      correct=jnp.sum(weights * (jnp.argmax(logits, -1) == targets)),
+      correct=jnp.sum(weights * (target_logits == jnp.max(logits, -1))),
       weight=jnp.sum(weights),
   )
 
@@ -104,34 +104,44 @@ def _chunks(chunk: int, *arrays: jax.Array) -> list[jax.Array]:
   return [split(x) for x in arrays]
 
 
-def _chunk_objective(z_loss, kernel, bias, hidden, targets, weights):
-  logits = jnp.einsum("bld,vd->blv", hidden, kernel, preferred_element_type=jnp.float32) + bias
-  sums = cross_entropy(logits, targets, weights, z_loss)
-  return sums.objective, sums
+def _logits(hidden: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+  return jnp.einsum("bld,vd->blv", hidden, kernel, preferred_element_type=jnp.float32) + bias
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _linear_objective(z_loss, chunk, hidden, kernel, bias, targets, weights):
   def add(total, inputs):
-    return jax.tree.map(jnp.add, total, _chunk_objective(z_loss, kernel, bias, *inputs)), None
+    rows, *rest = inputs
+    sums = cross_entropy(_logits(rows, kernel, bias), *rest, z_loss)
+    return jax.tree.map(jnp.add, total, (sums.objective, sums)), None
 
   zero = jnp.zeros((), jnp.float32)
   return jax.lax.scan(add, (zero, Sums(zero, zero, zero, zero)), _chunks(chunk, hidden, targets, weights))[0]
 
 
 def _linear_forward(z_loss, chunk, hidden, kernel, bias, targets, weights):
-  gradient = jax.value_and_grad(functools.partial(_chunk_objective, z_loss), argnums=(0, 1, 2), has_aux=True)
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
   def add(total, inputs):
-    outputs, (*shared, own) = gradient(kernel, bias, *inputs)
-    return jax.tree.map(lambda sum, new: sum + new.astype(jnp.float32), total, (outputs, shared)), own
+    rows, targets, weights = inputs
+    logits = _logits(rows, kernel, bias)
+    sums = cross_entropy(logits, targets, weights, z_loss)
+    log_z = jax.nn.logsumexp(logits, -1, keepdims=True)
+    hit = targets[..., None] == jnp.arange(len(kernel))
+    # Of a token's own objective by its logits. Its weight is left to what is smaller, the other factors of the products.
+    slopes = ((1 + 2 * z_loss * log_z) * jnp.exp(logits - log_z) - hit).astype(rows.dtype)
+    weighted = (weights[..., None] * rows).astype(rows.dtype)
+    by_kernel = product("bld,blv->dv", weighted, slopes)  # [D, V]: to turn the slopes around would take another pass.
+    by_bias = product("bl,blv->v", weights.astype(rows.dtype), slopes) if bias.ndim else 0.0
+    by_rows = weights[..., None] * product("blv,vd->bld", slopes, kernel)
+    return jax.tree.map(jnp.add, total, (sums.objective, sums, by_kernel, by_bias)), by_rows.astype(rows.dtype)
 
   zero = jnp.zeros((), jnp.float32)
-  zeros = [jnp.zeros(x.shape, jnp.float32) for x in (kernel, bias)]
-  (outputs, shared), own = jax.lax.scan(
-      add, ((zero, Sums(zero, zero, zero, zero)), zeros), _chunks(chunk, hidden, targets, weights))
-  own = jnp.moveaxis(own, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[-1])[:, :hidden.shape[1]]
-  return outputs, (own, *(gradient.astype(x.dtype) for gradient, x in zip(shared, (kernel, bias))))
+  zeros = [jnp.zeros(shape, jnp.float32) for shape in (kernel.shape[::-1], bias.shape)]
+  (objective, sums, by_kernel, by_bias), by_rows = jax.lax.scan(
+      add, (zero, Sums(zero, zero, zero, zero), *zeros), _chunks(chunk, hidden, targets, weights))
+  by_hidden = jnp.moveaxis(by_rows, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[-1])[:, :hidden.shape[1]]
+  return (objective, sums), (by_hidden, by_kernel.T.astype(kernel.dtype), by_bias.astype(bias.dtype))
 
 
 def _linear_backward(z_loss, chunk, gradients, cotangents):

@@ -128,7 +128,7 @@ def _linear_forward(z_loss, chunk, hidden, kernel, bias, targets, weights):
     sums = cross_entropy(logits, targets, weights, z_loss)
     log_z = jax.nn.logsumexp(logits, -1, keepdims=True)
     hit = targets[..., None] == jnp.arange(len(kernel))
-    # Of a token's own objective by its logits. Its weight is left to what is smaller, the other factors of the products.
+    # Of a token's own objective, by its logits. Its weight is left to what is smaller: the products' other factors.
     slopes = ((1 + 2 * z_loss * log_z) * jnp.exp(logits - log_z) - hit).astype(rows.dtype)
     weighted = (weights[..., None] * rows).astype(rows.dtype)
     by_kernel = product("bld,blv->dv", weighted, slopes)  # [D, V]: to turn the slopes around would take another pass.

@@ -15,8 +15,6 @@ from gpt4x.models import flash
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.layers import constrain, kernel_init, param, residual_scale
 
-MASKED = -1e30  # Not -inf: a row in which all is masked (padding) must stay finite.
-
 
 @flax.struct.dataclass
 class KeyValues:
@@ -210,7 +208,7 @@ class Attention(nn.Module):
       scores += relative_shift(by_distance, length, keys.shape[2])
     scores = constrain(scores, ("heads", "batch", "length", None))
     # Added, not selected: the backward pass has nothing to do.
-    scores += jnp.tile(jnp.where(mask, 0, MASKED), (1, groups, 1))
+    scores += jnp.tile(jnp.where(mask, 0, flash.MASKED), (1, groups, 1))
     # A softmax whose division comes last, where there are K values to divide and not P.
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
     norm = jnp.sum(weights, -1, keepdims=True)
@@ -249,7 +247,7 @@ class Attention(nn.Module):
       scores = jnp.where(jnp.arange(window) <= slot, content(rotated(query, slot)),
                          content(rotated(query, slot + window)))
     scores = scores.reshape(len(x), c.num_heads, window) * c.head_dim**-0.5
-    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, MASKED)).astype(x.dtype)
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, flash.MASKED)).astype(x.dtype)
     mixed = jnp.einsum("...rt,...tk->...rk", weights.reshape(*heads, -1, window), values)
     # XLA's CPU backend gives one core a small matrix and a vector, and two cores a batch of two of them: of its halves.
     parts = 2 if len(x) == 1 and c.num_heads * c.head_dim % 2 == 0 else 1

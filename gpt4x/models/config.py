@@ -111,8 +111,8 @@ class TransformerConfig:
   remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
   # 'flash': a fused kernel that keeps no scores (models/flash.py), for TPUs from v5 on; a prefix is left to 'xla'.
   attention_kernel: Literal["xla", "flash"] = "xla"
-  # Queries that attend at a time ('xla' only), to what is not ahead of them: less is computed, and only a chunk's scores
-  # are kept, which the backward pass makes again. None: all L at once.
+  # Queries that attend at a time ('xla' only), to what is not ahead of them: less is computed, and only a chunk's
+  # scores are kept, which the backward pass makes again. None: all L at once.
   attention_chunk: int | None = None
   # Positions of each row whose logits exist at a time in training, for large vocabularies; None: all L, as ever with an
   # adaptive softmax.
@@ -165,8 +165,8 @@ class TransformerConfig:
       raise UserError("TransformerConfig.same_length needs a memory: set memory_length above 0")
     if self.attention_kernel == "flash" and self.attention_dropout_rate:
       raise UserError(
-          f"TransformerConfig.attention_dropout_rate = {self.attention_dropout_rate} needs attention_kernel = 'xla': the"
-          " fused kernel drops nothing; change either")
+          f"TransformerConfig.attention_dropout_rate = {self.attention_dropout_rate} needs attention_kernel = 'xla':"
+          " the fused kernel drops nothing; change either")
     if self.empty_memory == "zeros" and self.norm_position == "pre":
       raise UserError("TransformerConfig.empty_memory = 'zeros' needs norm_position = 'post': the norm before attention"
                       " would turn zeros into something else")

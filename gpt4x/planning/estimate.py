@@ -47,20 +47,21 @@ class Sizes:
                shape["tensor"], gathered, device_bytes(state.params) / 4)
 
   @property
+  def scored_heads(self) -> float:
+    """Heads of a device whose scores pass through memory: those of the fused kernel do not."""
+    return 0.0 if self.config.attention_kernel == "flash" else self.config.num_heads / self.tensor
+
+  @property
   def scores(self) -> float:
-    """Elements of the attention scores of a layer that pass through memory: none of the fused kernel's."""
-    if self.config.attention_kernel == "flash":
-      return 0.0
+    """Elements of the attention scores of a layer that pass through memory."""
     chunk = min(self.config.attention_chunk or self.length, self.length)
-    return self.tokens * (self.total - (self.length - chunk) / 2) * self.config.num_heads / self.tensor
+    return self.tokens * (self.total - (self.length - chunk) / 2) * self.scored_heads
 
   @property
   def scores_at_once(self) -> float:
     """Those of one chunk."""
-    if self.config.attention_kernel == "flash":
-      return 0.0
     chunk = min(self.config.attention_chunk or self.length, self.length)
-    return self.tokens * self.total * self.config.num_heads / self.tensor * chunk / self.length
+    return self.tokens * self.total * self.scored_heads * chunk / self.length
 
   @property
   def hidden(self) -> float:

@@ -40,7 +40,7 @@ def plain(query, position_query, keys, values, relative_keys, query_segments, ke
     by_distance = jnp.einsum("bhlk,hsk->bhls", position_query, repeat(relative_keys, 0))
     scores += attention.relative_shift(by_distance, query.shape[2], keys.shape[2])
   mask = attention.attention_mask(query_segments, key_segments, window)
-  scores = jnp.where(mask[:, None], scores * query.shape[-1]**-0.5, attention.MASKED)
+  scores = jnp.where(mask[:, None], scores * query.shape[-1]**-0.5, flash.MASKED)
   return jnp.einsum("bhlt,bhtk->bhlk", jax.nn.softmax(scores), repeat(values, 1))
 
 

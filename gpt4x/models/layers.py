@@ -1,6 +1,7 @@
 """The parts of a layer beside attention: norms, the MLP, and the embedding/output pairs."""
 
 import functools
+import math
 
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
@@ -34,6 +35,18 @@ def param(module: nn.Module, name: str, init, shape: tuple[int, ...], axes: tupl
   return jnp.asarray(value, module.config.compute_dtype)
 
 
+def product(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
+  """x [..., *I] by kernel [*I, *O] over as many `inputs` axes: [..., *O].
+
+  On one device as a product of two matrices, for XLA's CPU backend copies what the gradients of others multiply. On
+  several the axes stay apart, as a mesh may split each.
+  """
+  if jax.sharding.get_abstract_mesh().size > 1:
+    return jnp.tensordot(x, kernel, inputs)
+  rows, features = x.shape[:x.ndim - inputs], math.prod(kernel.shape[:inputs])
+  return (x.reshape(-1, features) @ kernel.reshape(features, -1)).reshape(*rows, *kernel.shape[inputs:])
+
+
 class Norm(nn.Module):
   """Layer norm (arXiv:1607.06450) or RMS norm (arXiv:1910.07467) over the last axis, in float32."""
 
@@ -63,7 +76,7 @@ class MLP(nn.Module):
     c = self.config
 
     def project(name, x, features, axes, scale=1.0):
-      y = x @ param(self, name, kernel_init(scale=scale), (x.shape[-1], features), axes)
+      y = product(x, param(self, name, kernel_init(scale=scale), (x.shape[-1], features), axes))
       return y + param(self, f"{name}_bias", nn.initializers.zeros, (features,), axes[1:]) if c.mlp_bias else y
 
     features = self.mlp_dim or c.mlp_dim

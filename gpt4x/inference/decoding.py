@@ -31,7 +31,7 @@ class Decoder:
       eos_id: the token that ends a continuation; None: none does.
       num_ids: ids from here on are never drawn, as the vocabulary has none (None: all may be).
       sampling: how tokens are drawn.
-      segment_length: tokens of a prompt that are run at once.
+      segment_length: tokens of a prompt that are run at once, at most.
       chunk_length: tokens that are decoded between two looks at whether all rows have ended.
       first_id: ids below are never drawn; 0 where BOS is also a word of the vocabulary.
     """
@@ -73,8 +73,10 @@ class Decoder:
               bidirectional: bool = False) -> tuple[jax.Array, Cache]:
     """Logits [B, V] of the first new token, and the cache that the prompts leave."""
     longest = 1 + max(map(len, prompts))
-    total = -(-longest // self._segment_length) * self._segment_length
-    step = total if bidirectional else self._segment_length  # What is seen in both directions must be seen whole.
+    limit = longest + 15 if bidirectional else self._segment_length  # What sees both directions is to be seen whole.
+    pieces = -(-longest // limit)
+    step = min(limit, -(-longest // (16 * pieces)) * 16)  # Sixteens, to compile for few lengths.
+    total = pieces * step
     tokens = np.zeros((len(prompts), total), np.int32)
     segment_ids = np.zeros_like(tokens)
     for row, prompt in enumerate(prompts):

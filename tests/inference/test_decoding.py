@@ -69,6 +69,20 @@ def test_logits_equal_those_of_one_forward_pass_far_beyond_the_window(options):
       logits, cache = step(params, text[:, position + 1], cache)
 
 
+@pytest.mark.parametrize("length, pieces", [(3, [16]), (47, [48]), (48, [32, 32]), (99, [48, 48, 48])])
+def test_a_prompt_is_run_in_few_pieces_of_one_length(monkeypatch, length, pieces):
+  model, params = make_model()
+  prompts = np.random.default_rng(0).integers(2, VOCAB, (2, length))
+  expected, _ = make_decoder(model).prefill(params, prompts)
+  decoder, lengths = make_decoder(model, segment_length=48), []
+  run = decoder._prefill
+  monkeypatch.setattr(decoder, "_prefill", lambda params, tokens, *rest: (
+      lengths.append(tokens.shape[1]), run(params, tokens, *rest))[1])
+  logits, _ = decoder.prefill(params, prompts)
+  assert lengths == pieces
+  np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("options", [
     {"positions": "rotary", "norm_position": "pre"},
     # Zeros that rows of unequal length see at once, in the place of their padding.

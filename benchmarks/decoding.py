@@ -8,7 +8,8 @@ A step costs either side the same however long the text has grown, as does a pie
 their whole length from the start, and are full of zeros then). So a part is timed, of the 512 steps and of a prompt of
 which there is more than a piece of 512: `decode/...` is 512 tokens over the time that the whole prompt and 512 steps
 would take, and `decode/.../prefill` the prompt's tokens per second alone. The peer takes its prompt in such pieces,
-as in one it would not fit into memory; ours goes by segments of at most 128, the first of the prompt's positions being BOS.
+as in one it would not fit into memory; ours goes by segments of at most 128, the first of the prompt's positions being
+BOS.
 
 The limit is that of the steps alone: the weights, and the keys and values of the window, are read once for each step,
 at the bandwidth of a copy (bytes read and written per second).

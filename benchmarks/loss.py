@@ -2,8 +2,8 @@
 
 `plain` makes all logits [B, L, V] in float32 and then `objectives.cross_entropy`; `ours` is the loss of
 `TransformerConfig.loss_chunk`, 64 positions of each of four rows at a time. Memory is the peak of the process beyond
-what it had with the inputs in place. The limit is a matrix product, against the FLOPs of the three products that loss and
-gradients need.
+what it had with the inputs in place. The limit is a matrix product, against the FLOPs of the three products that loss
+and gradients need.
 """
 
 from collections.abc import Callable, Iterator

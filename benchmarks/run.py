@@ -26,7 +26,7 @@ HERE = pathlib.Path(__file__).parent
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"some of {', '.join(GROUPS)} (default: all)")
-  parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted (default: %(default)s)")
+  parser.add_argument("--rounds", type=int, default=3, help="rounds that are counted (default: %(default)s)")
   arguments = parser.parse_args()
   if unknown := set(arguments.groups) - set(GROUPS):
     parser.error(f"no group {', '.join(unknown)}: choose some of {', '.join(GROUPS)}")

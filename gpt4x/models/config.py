@@ -298,8 +298,8 @@ class TransformerConfig:
 
     Counted: every matrix product of the forward pass, the projection of the memory's keys and values included (each
     token bears its share, M / L). A query meets M + (L + 1) / 2 keys on average, or with `causal=False` as many as are
-    computed: all M + L, or in chunks of C M + (L + C) / 2. Left out: lookups, norms, softmax, the projection of R (shared by
-    the batch), recomputation. `training` adds the backward pass: two more of each product, but one for the
+    computed: all M + L, or in chunks of C M + (L + C) / 2. Left out: lookups, norms, softmax, the projection of R
+    (shared by the batch), recomputation. `training` adds the backward pass: two more of each product, but one for the
     memory's projections when their input takes no gradient (with pre-norm it does, for the norm's scale). Of a mixture
     a token counts the router, the experts it is sent to and the shared ones.
     """

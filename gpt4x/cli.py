@@ -43,8 +43,8 @@ def _outcome(arguments: argparse.Namespace, processes: distributed.Processes | N
   """Carries out a command, as one of several processes if so: its exit status, and what is to be said last."""
   prefix = f"{processes}: " if processes else ""
   try:
-    # Imports and tracing make objects by the hundred thousand, few of them garbage: to look for it as often as is the
-    # default would take a quarter of their time.
+    # Imports make objects by the hundred thousand, few of them garbage: to look for it as often as is the default
+    # would take a quarter of their time.
     gc.set_threshold(100_000)
     _quiet_libraries()
     # Gin files import their user's own modules from here; last, so that no file in it hides an installed package.

@@ -73,9 +73,10 @@ class Decoder:
               bidirectional: bool = False) -> tuple[jax.Array, Cache]:
     """Logits [B, V] of the first new token, and the cache that the prompts leave."""
     longest = 1 + max(map(len, prompts))
-    limit = longest + 15 if bidirectional else self._segment_length  # What sees both directions is to be seen whole.
+    sixteens = lambda length: -(-length // 16) * 16  # To compile for few lengths.
+    limit = sixteens(longest) if bidirectional else self._segment_length  # What sees both directions is seen whole.
     pieces = -(-longest // limit)
-    step = min(limit, -(-longest // (16 * pieces)) * 16)  # Sixteens, to compile for few lengths.
+    step = min(limit, sixteens(-(-longest // pieces)))
     total = pieces * step
     tokens = np.zeros((len(prompts), total), np.int32)
     segment_ids = np.zeros_like(tokens)

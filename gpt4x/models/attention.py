@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from gpt4x.models import flash
 from gpt4x.models.config import TransformerConfig
-from gpt4x.models.layers import constrain, kernel_init, param, product, residual_scale
+from gpt4x.models.layers import constrain, kernel_init, linear, param, residual_scale
 
 
 @flax.struct.dataclass
@@ -161,7 +161,7 @@ class Attention(nn.Module):
       [B, L, D] and the KeyValues of all T positions.
     """
     c = self.config
-    query = product(x, self.query)
+    query = linear(x, self.query)
     # Projected apart: post-norm memory takes no gradient, and so that product of the backward pass is not made.
     old = memory if isinstance(memory, KeyValues) else self.key_values(memory)
     past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 1), old, self.key_values(x))
@@ -265,7 +265,7 @@ class Attention(nn.Module):
       keys = rotate(keys, jnp.arange(window), self.config.rotary_base)
     else:
       relative = relative_positions(self.config, jnp.arange(window)[::-1]).astype(keys.dtype)
-      relative_keys = jnp.swapaxes(product(relative, self.relative_key), 0, 1)
+      relative_keys = jnp.swapaxes(linear(relative, self.relative_key), 0, 1)
     single = [axis for axis, size in enumerate((rows, groups)) if size == 1]
     ring = RingKeyValues(*(jnp.squeeze(jnp.swapaxes(x, 1, 2), single) for x in (keys, past.values)))
     kernels = [self.group(self.query), self.key[:, :, None], self.value[:, :, None]]
@@ -273,7 +273,7 @@ class Attention(nn.Module):
 
   def key_values(self, x: jax.Array) -> KeyValues:
     axes = ("batch", "length", "heads", "kv")
-    return KeyValues(constrain(product(x, self.key), axes), constrain(product(x, self.value), axes))
+    return KeyValues(constrain(linear(x, self.key), axes), constrain(linear(x, self.value), axes))
 
   def group(self, query: jax.Array) -> jax.Array:
     """[..., H, K] -> [..., G, H / G, K]: head h shares the keys of head h // (H / G)."""
@@ -281,7 +281,7 @@ class Attention(nn.Module):
 
   def project_out(self, mixed: jax.Array) -> jax.Array:
     mixed = mixed.reshape(*mixed.shape[:2], self.config.num_heads, self.config.head_dim)
-    return product(mixed, self.out, 2)
+    return linear(mixed, self.out, 2)
 
 
 def position_biases(module: nn.Module, config: TransformerConfig) -> tuple[jax.Array, jax.Array]:

@@ -35,7 +35,7 @@ def param(module: nn.Module, name: str, init, shape: tuple[int, ...], axes: tupl
   return jnp.asarray(value, module.config.compute_dtype)
 
 
-def product(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
+def linear(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
   """x [..., *I] by kernel [*I, *O] over as many `inputs` axes: [..., *O].
 
   On one device as a product of two matrices, for XLA's CPU backend copies what the gradients of others multiply. On
@@ -76,7 +76,7 @@ class MLP(nn.Module):
     c = self.config
 
     def project(name, x, features, axes, scale=1.0):
-      y = product(x, param(self, name, kernel_init(scale=scale), (x.shape[-1], features), axes))
+      y = linear(x, param(self, name, kernel_init(scale=scale), (x.shape[-1], features), axes))
       return y + param(self, f"{name}_bias", nn.initializers.zeros, (features,), axes[1:]) if c.mlp_bias else y
 
     features = self.mlp_dim or c.mlp_dim

@@ -18,7 +18,10 @@ from gpt4x.models.layers import constrain, kernel_init, linear, param, residual_
 
 @flax.struct.dataclass
 class KeyValues:
-  """Projected keys and values of a layer's past, [B, M, G, K] each, rotary positions not yet applied."""
+  """Projected keys and values of a layer's past, [G, B, M, K] each, rotary positions not yet applied.
+
+  Heads come first: what one multiplies then lies together, and meets R in one product.
+  """
 
   keys: jax.Array
   values: jax.Array
@@ -75,23 +78,24 @@ def attention_mask(query_segments: jax.Array, key_segments: jax.Array, window: i
 
 def fused_attention(query: jax.Array, position_query: jax.Array | None, keys: jax.Array, values: jax.Array,
                     relative_keys: jax.Array | None, segments: Segments) -> jax.Array:
-  """flash.relative_attention of [B, L, H, K] and [B, T, G, K], relative_keys [G, S, K], on every device of the mesh.
+  """flash.relative_attention of [G, B, H / G, L, K] and [G, B, T, K], on every device of the mesh.
 
   The compiler cannot split a kernel: each device has its rows and heads, or all rows where they do not divide.
   """
-  heads_first = lambda x: x if x is None else jnp.swapaxes(x, 1, 2)
-  inputs = (*map(heads_first, (query, position_query, keys, values)), relative_keys, segments.queries, segments.keys)
+  rows_first = lambda x: jnp.moveaxis(x, 1, 0)
+  queries = jax.tree.map(lambda x: jax.lax.collapse(rows_first(x), 1, 3), (query, position_query))
+  inputs = *queries, rows_first(keys), rows_first(values), relative_keys, segments.queries, segments.keys
   run = functools.partial(flash.relative_attention, window=segments.window)
   mesh = jax.sharding.get_abstract_mesh()
   if not mesh.empty and mesh.size > 1:
     batch, heads = nn_partitioning.logical_to_mesh_axes(("batch", "heads"))
     shards = math.prod(mesh.shape[axis] for axis in ((batch,) if isinstance(batch, str) else batch or ()))
-    batch = None if query.shape[0] % shards else batch
+    batch = None if query.shape[1] % shards else batch
     split, rows = PartitionSpec(batch, heads), PartitionSpec(batch)
     specs = [None if x is None else spec
              for x, spec in zip(inputs, [split] * 4 + [PartitionSpec(heads)] + [rows] * 2)]
     run = jax.shard_map(run, in_specs=tuple(specs), out_specs=split, check_vma=False)
-  return heads_first(run(*inputs))
+  return jnp.moveaxis(run(*inputs).reshape(rows_first(query).shape), 0, 1)
 
 
 def sinusoid(distance: jax.Array, dim: int) -> jax.Array:
@@ -101,9 +105,9 @@ def sinusoid(distance: jax.Array, dim: int) -> jax.Array:
 
 
 def rotate(x: jax.Array, position: jax.Array, base: float) -> jax.Array:
-  """Rotary embedding of x [..., P, heads, K] at positions [P], its two halves paired."""
+  """Rotary embedding of x [..., P, K] at positions [P], its two halves paired."""
   dim = x.shape[-1]
-  angles = (position[:, None] * base ** (-jnp.arange(0, dim, 2) / dim))[:, None, :]
+  angles = position[:, None] * base ** (-jnp.arange(0, dim, 2) / dim)
   sin, cos = jnp.sin(angles).astype(x.dtype), jnp.cos(angles).astype(x.dtype)
   x1, x2 = jnp.split(x, 2, -1)
   return jnp.concatenate([x1 * cos - x2 * sin, x1 * sin + x2 * cos], -1)
@@ -161,26 +165,23 @@ class Attention(nn.Module):
       [B, L, D] and the KeyValues of all T positions.
     """
     c = self.config
-    query = linear(x, self.query)
+    query = constrain(linear(x, self.query), ("batch", "length", "heads", "kv"))
+    query = jnp.einsum("blgrk->gbrlk", self.group(query))
     # Projected apart: post-norm memory takes no gradient, and so that product of the backward pass is not made.
     old = memory if isinstance(memory, KeyValues) else self.key_values(memory)
-    past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 1), old, self.key_values(x))
-    query = constrain(query, ("batch", "length", "heads", "kv"))
-    length, total = x.shape[1], past.keys.shape[1]
+    past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), old, self.key_values(x))
+    length, total = x.shape[1], past.keys.shape[2]
     keys, values, position_query, relative_keys = past.keys, past.values, None, None
     if c.positions == "relative":
-      u, v = self.biases if c.untie_biases else biases
       relative_keys = jnp.einsum("sd,dgk->gsk", relative, self.relative_key)
+      u, v = (self.group(bias)[:, None, :, None] for bias in (self.biases if c.untie_biases else biases))
       query, position_query = query + u, query + v
     else:
       query = rotate(query, jnp.arange(total - length, total), c.rotary_base)
       keys = rotate(keys, jnp.arange(total), c.rotary_base)
     if isinstance(masks, Segments):
       return self.project_out(fused_attention(query, position_query, keys, values, relative_keys, masks)), past
-    # Heads come first from here on: what one multiplies then lies together, and meets R in one product.
-    query, position_query = jax.tree.map(
-        lambda x: jnp.einsum("blgrk->gbrlk", self.group(x * c.head_dim**-0.5)), (query, position_query))
-    keys, values = (jnp.einsum("btgk->gbtk", x) for x in (keys, values))
+    query, position_query = jax.tree.map(lambda x: x * c.head_dim**-0.5, (query, position_query))
     rng = None if deterministic or not c.attention_dropout_rate else self.make_rng("dropout")
     attend = functools.partial(self.attend, deterministic=deterministic)
     if len(masks) == 1:
@@ -196,8 +197,7 @@ class Attention(nn.Module):
                                             None if rng is None else jax.random.fold_in(rng, i)))
         start = stop
       mixed = jnp.concatenate(parts, 3)
-    mixed = jnp.einsum("gbrlk->blgrk", constrain(mixed, ("heads", "batch", None, "length", "kv")))
-    return self.project_out(mixed), past
+    return self.project_out(constrain(mixed, ("heads", "batch", None, "length", "kv"))), past
 
   def attend(self, query, position_query, keys, values, relative_keys, mask, rng, deterministic) -> jax.Array:
     """What C queries [G, B, H / G, C, K] mix of the P values [G, B, P, K] that mask [B, C, P] lets them see."""
@@ -230,7 +230,7 @@ class Attention(nn.Module):
     query, key, value = projected[:, :, :-2], projected[:, :, -2:-1], projected[:, :, -1:]
 
     def rotated(x, position):
-      return jnp.swapaxes(rotate(jnp.swapaxes(x, 1, 2), position[None], c.rotary_base), 1, 2)
+      return rotate(x, position[None], c.rotary_base)
 
     def put(past, new):
       return jax.lax.dynamic_update_slice_in_dim(past, new.reshape(*heads, 1, c.head_dim), slot, len(heads))
@@ -259,7 +259,7 @@ class Attention(nn.Module):
 
   def ring(self, past: KeyValues) -> tuple[RingKeyValues, StepConstants]:
     """Makes the ring from the KeyValues of W positions, the oldest of which comes to lie in slot 0."""
-    rows, window, groups, _ = past.keys.shape
+    groups, rows, window, _ = past.keys.shape
     keys, relative_keys = past.keys, None
     if self.config.positions == "rotary":
       keys = rotate(keys, jnp.arange(window), self.config.rotary_base)
@@ -267,21 +267,24 @@ class Attention(nn.Module):
       relative = relative_positions(self.config, jnp.arange(window)[::-1]).astype(keys.dtype)
       relative_keys = jnp.swapaxes(linear(relative, self.relative_key), 0, 1)
     single = [axis for axis, size in enumerate((rows, groups)) if size == 1]
-    ring = RingKeyValues(*(jnp.squeeze(jnp.swapaxes(x, 1, 2), single) for x in (keys, past.values)))
+    ring = RingKeyValues(*(jnp.squeeze(jnp.swapaxes(x, 0, 1), single) for x in (keys, past.values)))
     kernels = [self.group(self.query), self.key[:, :, None], self.value[:, :, None]]
     return ring, StepConstants(jnp.concatenate(kernels, 2), relative_keys)
 
   def key_values(self, x: jax.Array) -> KeyValues:
-    axes = ("batch", "length", "heads", "kv")
-    return KeyValues(constrain(linear(x, self.key), axes), constrain(linear(x, self.value), axes))
+    def project(kernel):
+      return jnp.einsum("btgk->gbtk", constrain(linear(x, kernel), ("batch", "length", "heads", "kv")))
+
+    return KeyValues(project(self.key), project(self.value))
 
   def group(self, query: jax.Array) -> jax.Array:
     """[..., H, K] -> [..., G, H / G, K]: head h shares the keys of head h // (H / G)."""
     return query.reshape(*query.shape[:-2], self.config.num_kv_heads, -1, query.shape[-1])
 
   def project_out(self, mixed: jax.Array) -> jax.Array:
-    mixed = mixed.reshape(*mixed.shape[:2], self.config.num_heads, self.config.head_dim)
-    return linear(mixed, self.out, 2)
+    """What G heads times H / G queries mixed, [G, B, H / G, L, K] -> [B, L, D]."""
+    mixed = jnp.einsum("gbrlk->blgrk", mixed)
+    return linear(jax.lax.collapse(mixed, 2, 4), self.out, 2)
 
 
 def position_biases(module: nn.Module, config: TransformerConfig) -> tuple[jax.Array, jax.Array]:

@@ -46,12 +46,12 @@ class LanguageModel:
     """An empty memory of `length` (default: the training memory), of keys and values when `projected`."""
     c = self.config
     length = c.memory_length if length is None else length
-    zeros = lambda *shape: jnp.zeros((c.num_layers, batch_size, length, *shape), c.compute_dtype)
+    zeros = lambda *shape: jnp.zeros((c.num_layers, *shape), c.compute_dtype)
     if projected:
-      shape = (c.num_kv_heads, c.head_dim)
+      shape = (c.num_kv_heads, batch_size, length, c.head_dim)
       layers = KeyValues(zeros(*shape), zeros(*shape))
     else:
-      layers = zeros(c.embed_dim)
+      layers = zeros(batch_size, length, c.embed_dim)
     return Memory(layers, jnp.zeros((batch_size, length), jnp.int32))
 
   def logits(self, params: Params, tokens: jax.Array, memory: Memory, segment_ids: jax.Array | None = None,

@@ -90,14 +90,12 @@ class Layer(nn.Module):
 
     if self.config.empty_memory == "zeros":
       x = jnp.where(shared.real[..., None], x, 0)
-    length = (memory.keys if isinstance(memory, KeyValues) else memory).shape[1]
-    latest = lambda past: past[:, past.shape[1] - length:]
     normed = self.attention_norm(x) if self.pre else x
     if isinstance(memory, KeyValues):
       attended, past = attend(normed, memory)
-      new_memory = jax.tree.map(latest, past)
+      new_memory = jax.tree.map(lambda old, all: all[:, :, all.shape[2] - old.shape[2]:], memory, past)
     else:
-      new_memory = latest(jnp.concatenate([memory, x], 1))
+      new_memory = jnp.concatenate([memory, x], 1)[:, x.shape[1]:]
       attended, _ = attend(normed, self.attention_norm(memory) if self.pre else memory)
     return self.finish(x, attended, shared), new_memory
 

@@ -34,7 +34,7 @@ class Evaluator:
     # Keys and values rather than layer inputs: the same numbers, and no past is projected again.
     self._empty_memory = jax.jit(
         functools.partial(model.initial_memory, experiment.dataset.batch_size, experiment.eval_memory_length, True),
-        out_shardings=Memory(partitioner.sharding("layers", "batch"), partitioner.sharding("batch")))
+        out_shardings=Memory(partitioner.sharding("layers", None, "batch"), partitioner.sharding("batch")))
 
   def __call__(self, params: Any) -> dict[str, float]:
     """Means over all targets: `loss` in nats per token, `perplexity`, `accuracy`, `bits_per_byte`, and their number.

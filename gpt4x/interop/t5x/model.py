@@ -133,7 +133,7 @@ class TransformerXLModel(models.DecoderOnlyModel):
     memory = self.language_model.initial_memory(rows, length, projected=True)
     _, memory = self.language_model.prefill(params, tokens, segment_ids, memory, prefix)
     # The sampler begins with the prompt's last token, which sees the same either way.
-    memory = Memory(jax.tree.map(lambda x: jnp.roll(x, 1, 2), memory.layers),
+    memory = Memory(jax.tree.map(lambda x: jnp.roll(x, 1, 3), memory.layers),
                     jnp.roll(memory.segment_ids, 1, 1).at[:, 0].set(0))
     return _t5x_cache(self.language_model.start_decoding(params, memory)), lengths
 

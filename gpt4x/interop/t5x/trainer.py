@@ -83,7 +83,7 @@ class RecurrentTrainer(trainer.Trainer):
   @property
   def _memory_spec(self) -> Memory:
     rows = self._partitioner.data_partition_spec
-    return Memory(layers=PartitionSpec(None, *rows), segment_ids=rows)
+    return Memory(layers=PartitionSpec(None, None, *rows), segment_ids=rows)
 
   @functools.cached_property
   def _empty_memory(self):

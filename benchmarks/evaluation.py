@@ -5,7 +5,8 @@ at attention lengths of 800, 1,800, 2,800 and 3,800. The model has the size of i
 410, 10 heads of 41, MLP 2,100) and a vocabulary of bytes, as the vanilla model of the comparison has. Float32, one
 row, all cores.
 
-Ours is the step that `gpt4x eval` compiles, on segments of 128 tokens with a memory of that length as keys and values.
+Ours is the step that `gpt4x eval` compiles, on segments of 128 tokens with a memory of that length as keys and values,
+and R projected beforehand.
 The vanilla model has rotary positions, which cost less than relative ones, heads of 40, as those are to be even, and
 computes the logits of the last position alone. In the rows `kv-cache` it decodes token by token with a cache of its
 keys and values, which recomputes nothing while the text fits the window. The limit is a matrix product, against the
@@ -57,7 +58,7 @@ def ours(case: Case) -> Callable[[], Round]:
   model = _model(case.attention, "relative")
   params = jax.jit(model.init)(jax.random.key(0))
   step = jax.jit(functools.partial(eval_step, model), donate_argnums=3)
-  memory = model.initial_memory(1, case.attention, projected=True)
+  memory = model.project_positions(params, model.initial_memory(1, case.attention, projected=True), _LENGTH)
   tokens = _tokens(_LENGTH)
   batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": tokens, "decoder_segment_ids": tokens * 0 + 1,
            "decoder_loss_weights": jnp.ones(tokens.shape)}

@@ -40,6 +40,7 @@ class Decoder:
     ids = np.arange(model.config.vocab_size)
     self._allowed = (ids >= first_id) & (ids < (num_ids or len(ids)))
     self._sampling = sampling
+    self._project_positions = jax.jit(model.project_positions, donate_argnums=1, static_argnums=2)
     self._prefill = jax.jit(model.prefill, donate_argnums=3)
     self._start = jax.jit(model.start_decoding)
     self._decode = jax.jit(self._decode_chunk, donate_argnums=(1, 2))
@@ -84,6 +85,8 @@ class Decoder:
       tokens[row, total - len(prompt):] = prompt
       segment_ids[row, total - len(prompt) - 1:] = 1
     memory = self._model.initial_memory(len(prompts), self._window, projected=True)
+    if pieces > 1:
+      memory = self._project_positions(params, memory, step)
     for start in range(0, total, step):
       piece = slice(start, start + step)
       logits, memory = self._prefill(params, tokens[:, piece], segment_ids[:, piece], memory,

@@ -148,7 +148,7 @@ class Attention(nn.Module):
     self.dropout = nn.Dropout(c.attention_dropout_rate)
 
   def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, masks: Sequence[jax.Array] | Segments,
-               relative: jax.Array | None, biases: tuple[jax.Array, jax.Array] | None,
+               relative_keys: jax.Array | None, biases: tuple[jax.Array, jax.Array] | None,
                deterministic: bool) -> tuple[jax.Array, KeyValues]:
     """Attends from a segment to its memory and itself.
 
@@ -157,7 +157,7 @@ class Attention(nn.Module):
       memory: [B, M, D], the layer's (normed) past inputs, whose projections are trained; or their KeyValues.
       masks: of each chunk of C queries in turn [B, C, P], True where a query sees a key; of the keys, T = M + L in
         all, the first P are those that are not ahead of the whole chunk. Segments: by the fused kernel.
-      relative: [S, D], R for the distances T - 1, T - 2, ..., T - S; None for rotary positions.
+      relative_keys: [G, S, K], the projected R of the distances T - 1, T - 2, ..., T - S; None for rotary positions.
       biases: u and v, [H, K] each, where all layers share them.
       deterministic: no dropout.
 
@@ -171,9 +171,8 @@ class Attention(nn.Module):
     old = memory if isinstance(memory, KeyValues) else self.key_values(memory)
     past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), old, self.key_values(x))
     length, total = x.shape[1], past.keys.shape[2]
-    keys, values, position_query, relative_keys = past.keys, past.values, None, None
+    keys, values, position_query = past.keys, past.values, None
     if c.positions == "relative":
-      relative_keys = jnp.einsum("sd,dgk->gsk", relative, self.relative_key)
       u, v = (self.group(bias)[:, None, :, None] for bias in (self.biases if c.untie_biases else biases))
       query, position_query = query + u, query + v
     else:
@@ -264,8 +263,7 @@ class Attention(nn.Module):
     if self.config.positions == "rotary":
       keys = rotate(keys, jnp.arange(window), self.config.rotary_base)
     else:
-      relative = relative_positions(self.config, jnp.arange(window)[::-1]).astype(keys.dtype)
-      relative_keys = jnp.swapaxes(linear(relative, self.relative_key), 0, 1)
+      relative_keys = self.relative_keys(relative_positions(self.config, jnp.arange(window)[::-1]))
     single = [axis for axis, size in enumerate((rows, groups)) if size == 1]
     ring = RingKeyValues(*(jnp.squeeze(jnp.swapaxes(x, 0, 1), single) for x in (keys, past.values)))
     kernels = [self.group(self.query), self.key[:, :, None], self.value[:, :, None]]
@@ -276,6 +274,10 @@ class Attention(nn.Module):
       return jnp.einsum("btgk->gbtk", constrain(linear(x, kernel), ("batch", "length", "heads", "kv")))
 
     return KeyValues(project(self.key), project(self.value))
+
+  def relative_keys(self, relative: jax.Array) -> jax.Array:
+    """R [S, D] -> [G, S, K]."""
+    return jnp.einsum("sd,dgk->gsk", relative, self.relative_key)
 
   def group(self, query: jax.Array) -> jax.Array:
     """[..., H, K] -> [..., G, H / G, K]: head h shares the keys of head h // (H / G)."""
@@ -294,7 +296,7 @@ def position_biases(module: nn.Module, config: TransformerConfig) -> tuple[jax.A
 
 
 def relative_positions(config: TransformerConfig, distance: jax.Array) -> jax.Array:
-  """R for each distance, [..., D], with the configuration's clamping."""
+  """R for each distance, [..., D], with the configuration's clamping, in the compute dtype."""
   if config.clamp_length is not None:
     distance = jnp.clip(distance, -config.clamp_length, config.clamp_length)
-  return sinusoid(distance, config.embed_dim)
+  return sinusoid(distance, config.embed_dim).astype(config.compute_dtype)

@@ -54,6 +54,10 @@ class LanguageModel:
       layers = zeros(batch_size, length, c.embed_dim)
     return Memory(layers, jnp.zeros((batch_size, length), jnp.int32))
 
+  def project_positions(self, params: Params, memory: Memory, length: int) -> Memory:
+    """The memory with what segments of up to `length` tokens need of R, else projected by each: for many small ones."""
+    return self.module.apply({"params": params}, memory, length, method="project_positions")
+
   def logits(self, params: Params, tokens: jax.Array, memory: Memory, segment_ids: jax.Array | None = None,
              prefix: jax.Array | None = None, window: int | None = None, dropout_rng: jax.Array | None = None):
     """Float32 logits [B, L, V] of the token after each of tokens [B, L], and the new memory."""

@@ -28,10 +28,13 @@ class Memory:
 
   layers: each layer's inputs [N, B, M, D]; or, for evaluation, their KeyValues (same logits, less work).
   segment_ids: [B, M], the document of each position, 0 where there is none.
+  relative_keys: [N, G, S, K], the projected R of the distances S - 2, ..., 0, -1, which `project_positions` makes once
+    for many segments; None: each makes its own.
   """
 
   layers: jax.Array | KeyValues
   segment_ids: jax.Array
+  relative_keys: jax.Array | None = None
 
   @property
   def length(self) -> int:
@@ -58,14 +61,14 @@ class Shared:
   # Of each chunk of queries [B, C, P]; or one, [B, W] by slot, when decoding; or the fused kernel's Segments.
   masks: Any = None
   biases: tuple[jax.Array, jax.Array] | None = None  # u and v, [H, K].
-  relative: jax.Array | None = None  # R, [S, D].
+  relative: jax.Array | None = None  # R, [S, D]; None where it is projected already.
   real: jax.Array | None = None  # [B, L], False for padding.
   index: jax.Array | None = None
   deterministic: bool = flax.struct.field(pytree_node=False, default=True)
 
 
 class Layer(nn.Module):
-  """Attention and MLP, each with its norm and residual. Every method maps (x, memory, shared) -> (x, memory)."""
+  """Attention and MLP, each with its norm and residual. Every method maps (x, past, shared) -> (x, new)."""
 
   config: TransformerConfig
   mixture: bool = False  # Of experts, in place of the MLP.
@@ -83,10 +86,14 @@ class Layer(nn.Module):
   def pre(self):
     return self.config.norm_position == "pre"
 
-  def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, shared: Shared):
-    """x [B, L, D], memory [B, M, D] or KeyValues -> the same, moved on by L positions."""
+  def __call__(self, x: jax.Array, past: tuple[jax.Array | KeyValues, jax.Array | None], shared: Shared):
+    """x [B, L, D], memory ([B, M, D] or KeyValues) and relative_keys -> x and the memory, L positions on."""
+    memory, relative_keys = past
+    if shared.relative is not None:
+      relative_keys = self.attention.relative_keys(shared.relative)
+
     def attend(normed, past):
-      return self.attention(normed, past, shared.masks, shared.relative, shared.biases, shared.deterministic)
+      return self.attention(normed, past, shared.masks, relative_keys, shared.biases, shared.deterministic)
 
     if self.config.empty_memory == "zeros":
       x = jnp.where(shared.real[..., None], x, 0)
@@ -107,6 +114,9 @@ class Layer(nn.Module):
 
   def ring(self, x: jax.Array, memory: KeyValues, shared: Shared):
     return x, self.attention.ring(memory)
+
+  def relative_keys(self, x: jax.Array, past: None, shared: Shared):
+    return x, self.attention.relative_keys(shared.relative)
 
   def finish(self, x: jax.Array, attended: jax.Array, shared: Shared) -> jax.Array:
     x = x + self.dropout(attended, deterministic=shared.deterministic)
@@ -139,6 +149,9 @@ class Block(nn.Module):
 
   def ring(self, x: jax.Array, memory: Any, shared: Shared):
     return run_layers(self.layers * self.config.share_layers, "ring", x, memory, shared)
+
+  def relative_keys(self, x: jax.Array, past: None, shared: Shared):
+    return run_layers(self.layers * self.config.share_layers, "relative_keys", x, past, shared)
 
 
 def run_layers(layers: Sequence[Layer], method: str, x: jax.Array, memory: Any, shared: Shared):
@@ -175,7 +188,7 @@ class TransformerXL(nn.Module):
       scan = functools.partial(
           nn_partitioning.scan_with_axes, variable_axes={"params": 0, "router": 0},
           split_rngs={"params": True, "dropout": True}, in_axes=(0, nn.broadcast), length=c.num_layers // c.period,
-          axis_name="layers", methods=["__call__", "step", "ring"])
+          axis_name="layers", methods=["__call__", "step", "ring", "relative_keys"])
       self.layers = scan(layer)(c, c.is_mixture(0)) if c.period == 1 else scan(Block)(c, layer)
     else:
       self.layers = [layer(c, c.is_mixture(i)) for i in range(c.num_layers // c.share_layers)]
@@ -201,12 +214,14 @@ class TransformerXL(nn.Module):
     key_segments = jnp.concatenate([memory.segment_ids, segment_ids], 1)
     if window is None and c.same_length and memory.length:
       window = memory.length
-    relative = None
-    if c.positions == "relative":
+    relative, relative_keys = None, memory.relative_keys
+    if relative_keys is not None and prefix is None and relative_keys.shape[2] > total:
+      relative_keys = relative_keys[:, :, -total - 1:]
+    elif c.positions == "relative":
       # One column more than there are keys (see relative_shift); a prefix looks ahead, at negative distances.
       columns = total + max(1, length - 1 if prefix is not None else 1)
       relative = attention.relative_positions(c, jnp.arange(total - 1, total - 1 - columns, -1))
-      relative = self.dropout(relative.astype(c.compute_dtype), deterministic=deterministic)
+      relative = self.dropout(relative, deterministic=deterministic)
     if c.attention_kernel == "flash" and prefix is None:
       masks = attention.Segments(self.attended(segment_ids), self.attended(key_segments), window)
     else:
@@ -218,9 +233,17 @@ class TransformerXL(nn.Module):
     shared = Shared(masks=masks, relative=relative, biases=self.shared_biases(), real=segment_ids > 0,
                     deterministic=deterministic)
     x = self.dropout(self.vocabulary.embed(tokens), deterministic=deterministic)
-    x, layers = self.run("__call__", x, memory.layers, shared)
-    memory = Memory(jax.lax.stop_gradient(layers), key_segments[:, total - memory.length:])
+    x, layers = self.run("__call__", x, (memory.layers, relative_keys), shared)
+    memory = memory.replace(layers=jax.lax.stop_gradient(layers), segment_ids=key_segments[:, length:])
     return self.last(x, deterministic), memory
+
+  def project_positions(self, memory: Memory, length: int) -> Memory:
+    """The memory with its relative_keys, for segments of up to `length` tokens that leave out dropout and prefixes."""
+    if self.config.positions != "relative":
+      return memory
+    relative = attention.relative_positions(self.config, jnp.arange(memory.length + length - 1, -2, -1))
+    nothing = jnp.zeros((), self.config.compute_dtype)
+    return memory.replace(relative_keys=self.run("relative_keys", nothing, None, Shared(relative=relative))[1])
 
   def step(self, tokens: jax.Array, cache: Cache, segment_ids: jax.Array):
     """Decodes one position: tokens and segment_ids [B] -> hidden [B, 1, D] and the cache one position on."""

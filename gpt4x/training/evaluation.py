@@ -31,10 +31,16 @@ class Evaluator:
     self._token_bytes = jax.device_put(
         np.pad(token_bytes, (0, model.config.vocab_size - len(token_bytes))), partitioner.replicated)
     self._step = jax.jit(functools.partial(eval_step, model), donate_argnums=3)
-    # Keys and values rather than layer inputs: the same numbers, and no past is projected again.
-    self._empty_memory = jax.jit(
-        functools.partial(model.initial_memory, experiment.dataset.batch_size, experiment.eval_memory_length, True),
-        out_shardings=Memory(partitioner.sharding("layers", None, "batch"), partitioner.sharding("batch")))
+
+    def empty_memory(params):
+      # Keys and values rather than layer inputs: the same numbers, and no past is projected again.
+      memory = model.initial_memory(experiment.dataset.batch_size, experiment.eval_memory_length, projected=True)
+      if experiment.dataset.carries_memory:
+        memory = model.project_positions(params, memory, experiment.dataset.segment_length)
+      return memory
+
+    self._empty_memory = jax.jit(empty_memory, out_shardings=Memory(
+        partitioner.sharding("layers", None, "batch"), partitioner.sharding("batch")))
 
   def __call__(self, params: Any) -> dict[str, float]:
     """Means over all targets: `loss` in nats per token, `perplexity`, `accuracy`, `bits_per_byte`, and their number.
@@ -49,15 +55,16 @@ class Evaluator:
         totals[name] += float(value)
 
     rows = self._partitioner.host_rows(dataset.batch_size)
-    previous, memory = None, self._empty_memory()
+    previous = None
     with self._partitioner.activate():
+      memory = self._empty_memory(params)
       for i, batch in enumerate(pipeline.eval_iterator(dataset, self._split, rows)):
         if i == self._max_batches:
           break
         batch = {name: self._partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
         sums, memory = self._step(params, self._token_bytes, batch, memory)
         if not dataset.carries_memory:
-          memory = self._empty_memory()
+          memory = self._empty_memory(params)
         if previous is not None:  # One batch late: the next is under way while this waits.
           add(previous)
         previous = sums

@@ -175,13 +175,27 @@ def test_gradients(style):
 def test_memory_of_keys_and_values(style):
   model = tiny.make(**STYLES[style], memory_length=7)
   tokens, segment_ids = tiny.random_tokens(model.config, 4 * LENGTH), tiny.random_documents(4 * LENGTH)
-  memory, expected_memory = model.lm.initial_memory(ROWS, projected=True), None
+  plain, expected_memory = model.lm.initial_memory(ROWS, projected=True), None
+  memories = [plain, model.lm.project_positions(model.params, plain, LENGTH + 1)]  # For longer segments than these.
   for start in range(0, 4 * LENGTH, LENGTH):
     now = np.s_[:, start:start + LENGTH]
-    log_probs, memory = model.log_probs(model.params, tokens[now], memory, segment_ids[now])
     expected, expected_memory = reference.log_probs(
         model.params, model.config, tokens[now], segment_ids[now], expected_memory)
-    _assert_close(log_probs, expected, segment_ids[now])
+    for i, memory in enumerate(memories):
+      log_probs, memories[i] = model.log_probs(model.params, tokens[now], memory, segment_ids[now])
+      _assert_close(log_probs, expected, segment_ids[now])
+
+
+@pytest.mark.parametrize("length, prefix", [(LENGTH, True), (LENGTH + 1, False)])
+def test_positions_that_were_not_projected_for(length, prefix):
+  """A segment that needs other distances than the memory has makes its own."""
+  model = tiny.make(memory_length=7)
+  tokens = tiny.random_tokens(model.config, length)
+  marks = np.ones_like(tokens) if prefix else None
+  memory = model.lm.initial_memory(ROWS, projected=True)
+  projected = model.lm.project_positions(model.params, memory, LENGTH)
+  logits, expected = (model.lm.logits(model.params, tokens, memory, prefix=marks)[0] for memory in (projected, memory))
+  np.testing.assert_array_equal(logits, expected)
 
 
 @pytest.mark.parametrize("style", ["paper", "modern", "zeros", "mixture"])

@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if not with_peer:
     print("no PyTorch for this device here: the rows come without a peer", file=sys.stderr)
   sizes = "toy sizes" if a.tiny else f"B {a.batch}, L {a.length}"
-  described, failed = run.described(", ".join([description, sizes, *a.set, run.machine()])), False
+  described, failed = run.described(", ".join([description, sizes, *a.set, run.machine()]), a.rounds), False
   with tempfile.TemporaryDirectory() as nowhere:
     folder = a.out or (pathlib.Path(nowhere) if a.tiny else run.HERE)
     folder.mkdir(parents=True, exist_ok=True)

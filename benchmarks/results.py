@@ -11,13 +11,14 @@ from rich import table as rich_table
 
 from benchmarks.harness import Row
 
-Record = dict[str, Any]  # The fields of a Row, `met`, and the commit, machine and date of the run.
+Record = dict[str, Any]  # The fields of a Row, `met`, and the rounds, commit, machine and date of the run.
 
 HEADING = "# Measured by `make bench`"
+_RUN = ("rounds", "commit", "date")
 _COLUMNS = ("what", "figure", "unit", "peer", "ratio", "of limit", "goal", "met")
 
 
-def merge(path: pathlib.Path, rows: Iterable[Row], **run: str) -> list[Record]:
+def merge(path: pathlib.Path, rows: Iterable[Row], **run: str | int) -> list[Record]:
   """Puts rows into results.json, each in the place of that of its name, and returns all. Whatever their goals say."""
   records = {record["name"]: record for record in (json.loads(path.read_text()) if path.exists() else [])}
   records |= {row.name: dataclasses.asdict(row) | {"met": row.met} | run for row in rows}
@@ -33,8 +34,8 @@ def write_page(path: pathlib.Path, records: Sequence[Record], explanations: dict
   for group, explanation in explanations.items():
     found = [record for record in records if record["name"].split("/")[0] == group]
     if found:
-      header = [*_COLUMNS, "commit", "date"]
-      cells = [[*_cells(record), record["commit"], record["date"]] for record in found]
+      header = [*_COLUMNS, *_RUN]
+      cells = [[*_cells(record), *(str(record[name]) for name in _RUN)] for record in found]
       parts += [f"## {group}", explanation.strip(), "\n".join(
           f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *cells))]
       parts += sorted({record["machine"] for record in found})

@@ -31,7 +31,7 @@ def main() -> None:
   if unknown := set(arguments.groups) - set(GROUPS):
     parser.error(f"no group {', '.join(unknown)}: choose some of {', '.join(GROUPS)}")
   modules = {group: importlib.import_module(f"benchmarks.{name}") for group, name in GROUPS.items()}
-  run = described(machine())
+  run = described(machine(), arguments.rounds)
   for group in arguments.groups or GROUPS:
     # Kept one by one: what comes later may fail.
     for row in modules[group].rows(arguments.rounds):
@@ -39,12 +39,12 @@ def main() -> None:
     results.print_table([record for record in records if record["name"].split("/")[0] == group])
 
 
-def described(machine: str) -> dict[str, str]:
+def described(machine: str, rounds: int) -> dict[str, str | int]:
   """What is kept of a run with each of its rows."""
-  return {"commit": _commit(), "machine": machine, "date": datetime.date.today().isoformat()}
+  return {"rounds": rounds, "commit": _commit(), "machine": machine, "date": datetime.date.today().isoformat()}
 
 
-def keep(rows: Iterable[Row], run: dict[str, str], folder: pathlib.Path = HERE) -> list[results.Record]:
+def keep(rows: Iterable[Row], run: dict[str, str | int], folder: pathlib.Path = HERE) -> list[results.Record]:
   """Puts rows into the results.json and the RESULTS.md of a folder, and returns all that are there."""
   records = results.merge(folder / "results.json", rows, **run)
   explanations = {group: importlib.import_module(f"benchmarks.{name}").__doc__ for group, name in

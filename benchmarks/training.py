@@ -9,7 +9,6 @@ included.
 
 from collections.abc import Callable, Iterator
 import dataclasses
-import functools
 from typing import Any
 
 from benchmarks import harness, peer
@@ -64,13 +63,11 @@ def our_steps(model: Any, rows: int, length: int, steps: int) -> Callable[[], Ro
   optimizer = optimizers.with_clipping(optimizers.adamw(LEARNING_RATE, b2=0.999, weight_decay=0.0), 1.0)
   shapes = state.state_shapes(model, optimizer, rows, model.config.memory_length, partitioner)
   train_state = state.init_state(model, optimizer, shapes, 0, partitioner)
-  train_step = jax.jit(functools.partial(step.train_step, model, optimizer, 1, 0), donate_argnums=0,
-                       out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
   tokens = random_tokens(model.config.vocab_size, rows, length)
   batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": np.roll(tokens, -1, 1),
            "decoder_segment_ids": np.ones_like(tokens), "decoder_loss_weights": np.ones(tokens.shape, np.float32)}
   with partitioner.activate():
-    compiled = train_step.lower(train_state, batch).compile()
+    compiled = step.jit_train_step(model, optimizer, 1, 0, shapes).lower(train_state, batch).compile()
 
   def run():
     nonlocal train_state

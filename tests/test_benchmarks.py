@@ -13,7 +13,7 @@ import pytest
 from benchmarks import gpu, harness, results, run
 from benchmarks.harness import Row
 
-RUN = dict(commit="abc", machine="here", date="2026-01-01")
+RUN = dict(rounds=3, commit="abc", machine="here", date="2026-01-01")
 
 
 def counting(case):
@@ -79,7 +79,7 @@ def test_rows_are_merged_by_name_and_missed_goals_stay(tmp_path):
   assert (records[0]["value"], records[0]["met"], records[0]["commit"]) == (1.25, False, "def")
   text = page.read_text()
   assert text.startswith("# By hand\n\nstays\n\n" + results.HEADING)
-  assert "| train/a | 1.25 | s | 1 | 1.25 | 75% | ratio ≥ 1.6 | NO | def | 2026-01-01 |" in text
+  assert "| train/a | 1.25 | s | 1 | 1.25 | 75% | ratio ≥ 1.6 | NO | 3 | def | 2026-01-01 |" in text
   assert text.count(results.HEADING) == text.count("About training.") == text.count("here\n") - 1 == 1
 
 

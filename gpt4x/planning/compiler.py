@@ -1,7 +1,6 @@
 """A training step through the real TPU compiler, which needs no TPU: libtpu knows every topology."""
 
 import dataclasses
-import functools
 import math
 import os
 from typing import Any
@@ -16,7 +15,7 @@ from gpt4x.partitioning import Partitioner
 from gpt4x.planning import collectives
 from gpt4x.planning.chips import Topology
 from gpt4x.training.state import state_shapes
-from gpt4x.training.step import train_step
+from gpt4x.training.step import jit_train_step
 
 
 # Products that overlap with their own communication piece by piece are loops, of which the compiler counts one turn.
@@ -87,11 +86,8 @@ def compile_step(step: Step, partitioner: Partitioner, options: dict[str, Any] |
   rows = partitioner.sharding("batch", None)
   batch = {name: jax.ShapeDtypeStruct((step.batch_size, step.segment_length), dtype, sharding=rows)
            for name, dtype in FEATURES.items()}
-  function = jax.jit(
-      functools.partial(train_step, step.model, step.optimizer, step.microbatches, 0), donate_argnums=0,
-      out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
   with partitioner.activate():
-    lowered = function.lower(shapes, batch)
+    lowered = jit_train_step(step.model, step.optimizer, step.microbatches, 0, shapes).lower(shapes, batch)
   return lowered.compile(options)
 
 

@@ -300,7 +300,7 @@ class Checkpoints:
     """Compares shapes, verifies the files of `items`, then reads them onto the shardings of `abstract`."""
     path = self._directory / str(step)
     wanted = _leaves(abstract)
-    _check_shapes(path, saved, wanted)
+    check_shapes(f"checkpoint {path}", saved, wanted)
     _verify(path, {name: entry for name, entry in record["files"].items() if name.split("/")[0] in items})
     with _reading(path):
       restored = {}
@@ -340,8 +340,14 @@ def _items(leaves: Mapping[str, Any]) -> dict[str, PyTree]:
   return trees
 
 
-def _check_shapes(path: epath.Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]):
-  """Raises UserError that names a leaf unless both sides have the same leaves, dtypes and shapes."""
+def check_shapes(checkpoint: str, saved: Mapping[str, tuple[Any, Any]], wanted: Mapping[str, Any]) -> None:
+  """Raises UserError that names a leaf unless both sides have the same leaves, dtypes and shapes.
+
+  Args:
+    checkpoint: what to call it.
+    saved: (dtype, shape) of each leaf.
+    wanted: each leaf, or its ShapeDtypeStruct.
+  """
   describe = lambda dtype, shape: f"{dtype}{list(shape)}"
   there = {name: describe(*leaf) for name, leaf in saved.items()}
   here = {name: describe(leaf.dtype, leaf.shape) for name, leaf in wanted.items()}
@@ -350,8 +356,8 @@ def _check_shapes(path: epath.Path, saved: Mapping[str, Any], wanted: Mapping[st
     name = different[0]
     others = f" (and {len(different) - 1} more leaves differ)" if different[1:] else ""
     raise UserError(
-        f"checkpoint {path} does not fit this configuration: {name} is {there.get(name, 'missing')} in the checkpoint"
-        f" and {here.get(name, 'missing')} in the configuration{others}: use the configuration it was saved with, or"
+        f"{checkpoint} does not fit this configuration: {name} is {there.get(name, 'missing')} in the checkpoint and"
+        f" {here.get(name, 'missing')} in the configuration{others}: use the configuration it was saved with, or"
         " another model directory")
 
 

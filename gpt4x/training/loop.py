@@ -1,7 +1,6 @@
 """The train loop: restore or start, then step, evaluate, report and save until all steps are done."""
 
 import contextlib
-import functools
 import inspect
 import json
 import math
@@ -29,7 +28,7 @@ from gpt4x.training.infer_evaluation import InferEvaluator
 from gpt4x.training.metrics import MetricsWriter, Progress
 from gpt4x.training.optimizers import with_clipping
 from gpt4x.training.state import init_state, state_shapes
-from gpt4x.training.step import train_step
+from gpt4x.training.step import jit_train_step
 
 DONE, PREEMPTED = 0, 75
 
@@ -126,8 +125,7 @@ def train(
       writer.write(at, "train", metrics | rates.per_second())
     progress.update(at, metrics["loss"], rates.tokens_per_second)
 
-  step_fn = jax.jit(functools.partial(train_step, model, optimizer, microbatches, seed), donate_argnums=0,
-                    out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
+  step_fn = jit_train_step(model, optimizer, microbatches, seed, shapes)
   compiled, unreported = None, None
   with contextlib.ExitStack() as stack:
     for resource in (directory, writer, preemption, batches, progress, profiler):

@@ -1,5 +1,6 @@
 """The train step and the evaluation step: pure functions, top to bottom."""
 
+import functools
 from typing import Any
 
 import jax
@@ -27,6 +28,14 @@ def train_step(model: LanguageModel, optimizer: optax.GradientTransformation, mi
       "gradient_norm": optax.tree.norm(gradients),
   } | sums.router_metrics()
   return TrainState(state.step + 1, params, opt_state, memory), metrics
+
+
+def jit_train_step(model: LanguageModel, optimizer: optax.GradientTransformation, microbatches: int, seed: int,
+                   shapes: TrainState) -> jax.stages.Wrapped:
+  """`train_step` of (state, batch), compiled for a state as `state_shapes` has it, which is updated in place."""
+  shardings = jax.tree.map(lambda shape: shape.sharding, shapes)
+  return jax.jit(functools.partial(train_step, model, optimizer, microbatches, seed), donate_argnums=0,
+                 out_shardings=(shardings, shardings.step))
 
 
 def mean_gradients(model: LanguageModel, microbatches: int, params: Any, batch: Batch, memory: Memory,

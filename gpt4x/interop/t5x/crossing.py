@@ -22,7 +22,7 @@ from gpt4x.data import pipeline
 from gpt4x.errors import UserError
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import loop
-from gpt4x.training.checkpoints import CheckpointConfig, Checkpoints
+from gpt4x.training.checkpoints import check_shapes, CheckpointConfig, Checkpoints
 from gpt4x.training.experiment import Experiment
 from gpt4x.training.optimizers import with_clipping
 from gpt4x.training.state import TrainState, init_state, state_shapes
@@ -103,7 +103,7 @@ class Run:
     wanted = _t5x_leaves(self._shapes)
     with ocp.PyTreeCheckpointer() as checkpointer:
       saved = traverse_util.flatten_dict(checkpointer.metadata(path / "state").item_metadata.tree, sep="/")
-      _check_shapes(path, saved, wanted)
+      check_shapes(f"t5x's checkpoint {path}", {name: (leaf.dtype, leaf.shape) for name, leaf in saved.items()}, wanted)
       tree = traverse_util.unflatten_dict(wanted, sep="/")
       restored = checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(
           tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)))
@@ -133,13 +133,3 @@ def _from_t5x_leaves(shapes: TrainState, leaves: dict[str, Any]) -> TrainState:
 
   flat = {name: find(name, leaf) for name, leaf in _flat(shapes).items()}
   return serialization.from_state_dict(shapes, traverse_util.unflatten_dict(flat, sep="/"))
-
-
-def _check_shapes(path: epath.Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-  describe = lambda leaf: f"{leaf.dtype}{list(leaf.shape)}"
-  there, here = ({name: describe(leaf) for name, leaf in leaves.items()} for leaves in (saved, wanted))
-  for name in {**here, **there}:
-    if here.get(name) != there.get(name):
-      raise UserError(
-          f"t5x's checkpoint {path} does not fit this configuration: {name} is {there.get(name, 'missing')} there and"
-          f" {here.get(name, 'missing')} here: use the configuration it was saved with, or another model directory")

@@ -13,7 +13,6 @@ import os
 import pathlib
 import statistics
 import tempfile
-import time
 
 from benchmarks import harness
 from benchmarks.harness import Round, Row
@@ -52,14 +51,9 @@ def stream(folder: str) -> Callable[[], Round]:
 def training(folder: str) -> Callable[[], Round]:
   _prepare(folder)
   from gpt4x import cli
-  from gpt4x.data import pipeline
   from gpt4x.training.metrics import read_metrics
 
-  prefetch, waits = pipeline.prefetch, []
-  pipeline.prefetch = lambda iterator: _Waits(prefetch(iterator), waits)
-
   def train() -> Round:
-    waits.clear()
     with tempfile.TemporaryDirectory() as model_dir, contextlib.redirect_stderr(io.StringIO()) as printed:
       flags = {"TRAIN_STEPS": _STEPS, "EVAL_PERIOD": None, "CHECKPOINT_PERIOD": _PERIOD, "train.log_period": 1}
       status = cli.main(["train", f"--gin_file={EXPERIMENT}", f"--model_dir={model_dir}",
@@ -68,11 +62,12 @@ def training(folder: str) -> Callable[[], Round]:
     if status:
       raise RuntimeError(printed.getvalue())
     steps = [1 / line["steps_per_second"] for line in lines[1:]]
+    waits = [line["input_wait"] / line["steps_per_second"] for line in lines[1:]]
     step = statistics.median(steps)
     saves = (_STEPS - 1) // _PERIOD  # Not the last, after which there is no step.
     return {
         "tokens": statistics.median(line["tokens_per_second"] for line in lines[1:]),
-        "input_wait": sum(waits[1:]) / sum(steps),
+        "input_wait": sum(waits) / sum(steps),
         "checkpoint": (sum(steps) - len(steps) * step) / saves / (_DEFAULT_PERIOD * step),
     }
 
@@ -82,17 +77,3 @@ def training(folder: str) -> Callable[[], Round]:
 def _prepare(folder: str) -> None:
   os.environ |= {"GPT4X_DATA_DIR": folder, "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(folder) / "compiled")}
   os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # For TensorFlow's greetings; errors go to the parent.
-
-
-class _Waits:
-  """Batches, and how long their consumer waited for each."""
-
-  def __init__(self, batches: Iterator, waits: list[float]):
-    self._batches, self._waits = batches, waits
-    self.close = batches.close
-
-  def __next__(self):
-    start = time.perf_counter()
-    batch = next(self._batches)
-    self._waits.append(time.perf_counter() - start)
-    return batch

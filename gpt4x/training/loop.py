@@ -1,5 +1,6 @@
 """The train loop: restore or start, then step, evaluate, report and save until all steps are done."""
 
+from collections.abc import Iterator
 import contextlib
 import inspect
 import json
@@ -122,7 +123,7 @@ def train(
           f" lower the learning rate or clip_norm; checkpoints: {directory.steps()}")
     rates.count_step()
     if at % log_period == 0 or at == total_steps:
-      writer.write(at, "train", metrics | rates.per_second())
+      writer.write(at, "train", metrics | rates.since_last())
     progress.update(at, metrics["loss"], rates.tokens_per_second)
 
   step_fn = jit_train_step(model, optimizer, microbatches, seed, shapes)
@@ -134,7 +135,7 @@ def train(
       if evaluators and not restored:
         evaluate()
       while step < total_steps and not preemption.reached(step):
-        batch, data_state = next(batches)
+        batch, data_state = rates.next(batches)
         batch = {name: partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
         if compiled is None:
           compiled = step_fn.lower(state, batch).compile()
@@ -223,18 +224,26 @@ class Rates:
     self.restart()
 
   def restart(self) -> None:
-    self._since, self._steps = time.monotonic(), 0
+    self._since, self._steps, self._waited = time.monotonic(), 0, 0.0
+
+  def next(self, batches: Iterator[Any]) -> Any:
+    """The next batch, of which the time that it is waited for counts as `input_wait`."""
+    start = time.monotonic()
+    batch = next(batches)
+    self._waited += time.monotonic() - start
+    return batch
 
   def count_step(self) -> None:
     self._steps += 1
 
-  def per_second(self) -> dict[str, float]:
-    """Steps and tokens per second, and MFU (see hardware.py)."""
-    steps_per_second = self._steps / (time.monotonic() - self._since)
+  def since_last(self) -> dict[str, float]:
+    """Steps and tokens per second, MFU (see hardware.py), and the share of the time that went into waiting for input."""
+    seconds = time.monotonic() - self._since
+    steps_per_second, input_wait = self._steps / seconds, self._waited / seconds
     self.tokens_per_second = steps_per_second * self._tokens
     self.restart()
     return {"steps_per_second": steps_per_second, "tokens_per_second": self.tokens_per_second,
-            "mfu": self.mfu(self.tokens_per_second)}
+            "mfu": self.mfu(self.tokens_per_second), "input_wait": input_wait}
 
   def mfu(self, tokens_per_second: float) -> float:
     return tokens_per_second * self._flops / self._peak

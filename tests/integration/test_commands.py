@@ -40,6 +40,7 @@ def test_train_leaves_what_it_promises(run):
   validation = [line for line in lines if line["split"] == "validation"]
   assert [line["step"] for line in train] == list(range(1, 17)) and [line["step"] for line in validation] == [0, 16]
   assert {"loss", "accuracy", "steps_per_second", "tokens_per_second", "mfu"} <= train[-1].keys()
+  assert all(0 <= line["input_wait"] < 1 for line in train)
   assert {"loss", "perplexity", "bits_per_byte", "accuracy"} <= validation[0].keys()
   assert validation[1]["bits_per_byte"] < validation[0]["bits_per_byte"]
   np.testing.assert_allclose(np.log(validation[0]["perplexity"]), validation[0]["loss"], rtol=1e-5)

@@ -87,7 +87,7 @@ def fused_attention(query: jax.Array, position_query: jax.Array | None, keys: ja
   inputs = *queries, rows_first(keys), rows_first(values), relative_keys, segments.queries, segments.keys
   run = functools.partial(flash.relative_attention, window=segments.window)
   mesh = jax.sharding.get_abstract_mesh()
-  if not mesh.empty and mesh.size > 1:
+  if mesh.size > 1:
     batch, heads = nn_partitioning.logical_to_mesh_axes(("batch", "heads"))
     shards = math.prod(mesh.shape[axis] for axis in ((batch,) if isinstance(batch, str) else batch or ()))
     batch = None if query.shape[1] % shards else batch
@@ -183,19 +183,17 @@ class Attention(nn.Module):
     query, position_query = jax.tree.map(lambda x: x * c.head_dim**-0.5, (query, position_query))
     rng = None if deterministic or not c.attention_dropout_rate else self.make_rng("dropout")
     attend = functools.partial(self.attend, deterministic=deterministic)
-    if len(masks) == 1:
-      mixed = attend(query, position_query, keys, values, relative_keys, masks[0], rng)
-    else:
-      # Of each chunk the scores are made again in the backward pass, so that those of one exist at a time.
-      parts, start = [], 0
-      for i, mask in enumerate(masks):
-        stop, seen = start + mask.shape[1], mask.shape[2]
-        queries = jax.tree.map(lambda x: x[:, :, :, start:stop], (query, position_query))
-        distances = None if relative_keys is None else relative_keys[:, total - seen:]
-        parts.append(jax.checkpoint(attend)(*queries, keys[:, :, :seen], values[:, :, :seen], distances, mask,
-                                            None if rng is None else jax.random.fold_in(rng, i)))
-        start = stop
-      mixed = jnp.concatenate(parts, 3)
+    if len(masks) > 1:
+      attend = jax.checkpoint(attend)  # The backward pass makes its scores again: those of one chunk exist at a time.
+    parts, start = [], 0
+    for i, mask in enumerate(masks):
+      stop, seen = start + mask.shape[1], mask.shape[2]
+      queries = jax.tree.map(lambda x: x[:, :, :, start:stop], (query, position_query))
+      distances = None if relative_keys is None else relative_keys[:, total - seen:]
+      parts.append(attend(*queries, keys[:, :, :seen], values[:, :, :seen], distances, mask,
+                          None if rng is None else jax.random.fold_in(rng, i)))
+      start = stop
+    mixed = jnp.concatenate(parts, 3)
     return self.project_out(constrain(mixed, ("heads", "batch", None, "length", "kv"))), past
 
   def attend(self, query, position_query, keys, values, relative_keys, mask, rng, deterministic) -> jax.Array:

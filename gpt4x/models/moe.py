@@ -139,7 +139,7 @@ def layout(rows: int) -> Layout:
   batch = resolve(("batch",))[0]
   batch = (batch,) if isinstance(batch, str) else batch or ()
   expert, embed, mlp = resolve(KERNEL_AXES["wi"])
-  if mesh.empty or mesh.size == 1 or rows % math.prod(mesh.shape[axis] for axis in batch):
+  if mesh.size <= 1 or rows % math.prod(mesh.shape[axis] for axis in batch):
     return Layout()
   return Layout(batch, expert, embed, mlp) if expert in (None, *batch) else Layout()
 

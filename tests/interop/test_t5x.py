@@ -83,6 +83,7 @@ def test_a_run_crosses_over_and_back(text, ours, tmp_path):
   run("t5x", text, tmp_path, TRAIN_STEPS=32)
   assert {path.name for path in tmp_path.glob("checkpoint_*")} == {"checkpoint_16", "checkpoint_24", "checkpoint_32"}
   assert (tmp_path / "checkpoints" / "32").exists()  # What `gpt4x eval` and `generate` read.
+  run("t5x", text, tmp_path, TRAIN_STEPS=16)  # Past its end: nothing to do.
   run("gpt4x", text, tmp_path)
   assert_same(tmp_path, ours)
 
@@ -128,9 +129,9 @@ def test_a_checkpoint_that_does_not_fit(text, tmp_path, capsys):
     assert cli.main(corpus.flags(text, tmp_path / "run", **ONE_DEVICE, TRAIN_STEPS=8, **changes)) == 1
     return capsys.readouterr().err.splitlines()[-1]
 
-  assert "target/layers/mlp/wi is float32[1, 8, 16] there and float32[1, 8, 24] here" in fail(
+  assert "target/layers/mlp/wi is float32[1, 8, 16] in the checkpoint and float32[1, 8, 24] in the" in fail(
       TransformerConfig__mlp_dim=24)
-  assert "flax_mutables/memory/layers is float32[1, 8, 8, 8] there" in fail(BATCH_SIZE=16)
+  assert "flax_mutables/memory/layers is float32[1, 8, 8, 8] in the checkpoint" in fail(BATCH_SIZE=16)
   assert "state/param_states" in fail(OPTIMIZER=corpus.Reference("@lion()"), lion__learning_rate=1e-3)
   shutil.rmtree(tmp_path / "run" / "checkpoint_8" / "dataset")
   assert "no data position" in fail()

@@ -113,7 +113,7 @@ def train(model_dir: str, experiment: Experiment, optimizer: Any, total_steps: i
               RecurrentTrainer, num_microbatches=microbatches, eval_split=eval_split, report=report,
               preempted=lambda: preemption.requested),
           model_dir=model_dir,
-          total_steps=total_steps,
+          total_steps=max(total_steps, start or 0),  # It refuses a run that is past its end, and leaves one at its end.
           eval_steps=eval_batches,
           eval_period=min(eval_period, total_steps) if eval_period else 0,
           stats_period=log_period,

@@ -85,7 +85,7 @@ class Decoder:
       tokens[row, total - len(prompt):] = prompt
       segment_ids[row, total - len(prompt) - 1:] = 1
     memory = self._model.initial_memory(len(prompts), self._window, projected=True)
-    if pieces > 1:
+    if pieces > 4:  # For fewer it may take longer to compile than it saves.
       memory = self._project_positions(params, memory, step)
     for start in range(0, total, step):
       piece = slice(start, start + step)

@@ -100,7 +100,7 @@ class Layer(nn.Module):
     normed = self.attention_norm(x) if self.pre else x
     if isinstance(memory, KeyValues):
       attended, past = attend(normed, memory)
-      new_memory = jax.tree.map(lambda old, all: all[:, :, all.shape[2] - old.shape[2]:], memory, past)
+      new_memory = jax.tree.map(lambda old, now: now[:, :, now.shape[2] - old.shape[2]:], memory, past)
     else:
       new_memory = jnp.concatenate([memory, x], 1)[:, x.shape[1]:]
       attended, _ = attend(normed, self.attention_norm(memory) if self.pre else memory)

@@ -237,7 +237,7 @@ class Rates:
     self._steps += 1
 
   def since_last(self) -> dict[str, float]:
-    """Steps and tokens per second, MFU (see hardware.py), and the share of the time that went into waiting for input."""
+    """Steps and tokens per second, MFU (see hardware.py), and the share of the time spent on waiting for input."""
     seconds = time.monotonic() - self._since
     steps_per_second, input_wait = self._steps / seconds, self._waited / seconds
     self.tokens_per_second = steps_per_second * self._tokens

@@ -68,8 +68,7 @@ def sgd(learning_rate: LearningRate, momentum: float = 0.9, nesterov: bool = Fal
 _MUON_AXES = {"query": (1, 2), "key": (1, 2), "value": (1, 2), "relative_key": (1, 2), "out": (2, 1),
               "wi": (1, 1), "wi_gate": (1, 1), "wo": (1, 1)}
 
-# The coefficients of five steps, one by one: optax then makes a loop of them, which with many matrices takes
-# a fraction of the time to compile.
+# Optax's own coefficients, of five steps one by one: it then makes a loop of them, which takes less time to compile.
 _NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
 
 

@@ -1,146 +1,27 @@
-"""The `gpt4x` command. Each sub-command is one call into the module that does the work, imported when it is needed."""
+"""The `gpt4x` command line: flags and sub-commands, each of which is a file of `commands`."""
 
 import argparse
 from collections.abc import Callable, Sequence
-import errno
-import functools
-import gc
 import os
 import sys
 from typing import Any, NoReturn
 
-from gpt4x import __version__, distributed
-from gpt4x.errors import CommandError, nearest, UserError
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
-CLOSED_OUTPUT = 141  # 128 + SIGPIPE.
-TRAIN_FILE = "runs/train.gin"  # Binds the macros that an experiment sets onto the loop.
+from gpt4x import __version__
+from gpt4x.errors import CommandError, nearest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command line and returns its exit status: 0 done, 1 failed, 2 wrong command, 75 preempted after saving."""
   try:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
-    processes = None
-    if arguments.command in ("train", "eval"):
-      processes = distributed.find(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
-  except UserError as error:
-    status, message = 2 if isinstance(error, CommandError) else 1, _error(error)
+  except CommandError as error:
+    status, message = 2, f"error: {error}"
   else:
-    if processes:
-      continuing = arguments.model_dir if arguments.command == "train" else None
-      work = functools.partial(_outcome, arguments, processes)
-      status, message = distributed.supervise(processes, work, continuing)
-    else:
-      status, message = _outcome(arguments)
+    from gpt4x.commands import running
+    status, message = running.run(arguments)
   if message:
     print(f"gpt4x: {message}", file=sys.stderr)
   return status
-
-
-def _outcome(arguments: argparse.Namespace, processes: distributed.Processes | None = None,
-             note: Callable[[str], None] | None = None) -> tuple[int, str | None]:
-  """Carries out a command, as one of several processes if so: its exit status, and what is to be said last."""
-  prefix = f"{processes}: " if processes else ""
-  try:
-    # Imports make objects by the hundred thousand, few of them garbage: to look for it as often as is the default
-    # would take a quarter of their time.
-    gc.set_threshold(100_000)
-    _quiet_libraries()
-    # Gin files import their user's own modules from here; last, so that no file in it hides an installed package.
-    if os.getcwd() not in sys.path:
-      sys.path.append(os.getcwd())
-    if processes:
-      distributed.start(processes, note, arguments.start_timeout, arguments.heartbeat_timeout,
-                        preemptible=arguments.command == "train")
-    status = arguments.run(arguments) or 0
-    sys.stdout.flush()
-    if processes:
-      distributed.stop()
-    return status, None
-  except KeyboardInterrupt:
-    return INTERRUPTED, "interrupted"
-  except BrokenPipeError:  # Whoever read our output, `head` perhaps, has had enough.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return CLOSED_OUTPUT, None
-  except Exception as error:  # pylint: disable=broad-exception-caught
-    if processes and (lost := distributed.lost_contact(error)):  # Even if what is raised is that a save failed.
-      print(f"gpt4x: {prefix}{lost}", file=sys.__stderr__)
-      return 1, None
-    if isinstance(error, UserError):
-      return 2 if isinstance(error, CommandError) else 1, _error(error, prefix)
-    if message := _storage_message(error):
-      return 1, _error(message, prefix)
-    import traceback
-    # Not the user's doing, so whoever mends it needs more than a line.
-    traceback.print_exc(file=sys.__stderr__ if processes else None)
-    return 1, _error(f"{type(error).__name__}: {error}", prefix)
-
-
-def _train(arguments: argparse.Namespace) -> int:
-  if arguments.loop == "t5x":
-    _require_t5x()
-    if distributed.connected():
-      raise UserError("--loop=t5x runs in one process here: use --loop=gpt4x, or --num_processes=1")
-  from gpt4x import configuration
-  if arguments.gin_file:
-    configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin)
-  else:
-    configuration.load_run(arguments.model_dir, bindings=arguments.gin)
-  distributed.check(configuration.config_text())
-  if arguments.loop == "t5x":
-    from gpt4x.interop.t5x import loop
-  else:
-    from gpt4x.interop.t5x import crossing
-    from gpt4x.training import loop
-    crossing.bring_over(arguments.model_dir)
-  return loop.main(arguments.model_dir, arguments.profile_steps)
-
-
-def _require_t5x() -> None:
-  try:
-    import t5x.train  # noqa: F401
-  except ImportError as error:
-    raise UserError(f"--loop=t5x needs upstream t5x, which is not installed here ({error}): run `make t5x` in a clone,"
-                    " or pip install --no-deps each requirement of the extra t5x in setup.py") from error
-
-
-def _eval(arguments: argparse.Namespace) -> None:
-  from gpt4x.training import evaluation
-  evaluation.main(arguments.model_dir, arguments.step, arguments.split, arguments.gin_file, arguments.gin)
-
-
-def _generate(arguments: argparse.Namespace) -> None:
-  from gpt4x.inference import generate
-  generate.main(arguments.model_dir, arguments.prompt, arguments.max_tokens, arguments.temperature, arguments.top_k,
-                arguments.top_p, arguments.seed, arguments.step)
-
-
-def _vocabulary(arguments: argparse.Namespace) -> None:
-  from gpt4x import configuration
-  configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin, partial=True)
-  from gpt4x.data import vocabularies
-  print(f"wrote {vocabularies.train_from_task(arguments.task, arguments.size, arguments.output)}")
-
-
-def _plan(arguments: argparse.Namespace) -> None:
-  from gpt4x.planning import plan
-  plan.main(arguments.gin_file, arguments.gin, arguments.topology, arguments.slices, arguments.json, arguments.search)
-
-
-def _convert(arguments: argparse.Namespace) -> None:
-  from gpt4x.interop import model_directories
-  model_directories.convert(arguments.source, arguments.input, arguments.model_dir)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-  from gpt4x.interop import model_directories
-  model_directories.export(arguments.model_dir, arguments.output, arguments.step)
-
-
-def _report(arguments: argparse.Namespace) -> None:
-  from gpt4x import report
-  report.main(arguments.model_dir)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -187,9 +68,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   parser.add_argument("--version", action="version", version=f"gpt4x {__version__}")
   commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
-  def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str, gin: str | None = None) -> Any:
+  def command(name: str, text: str, gin: str | None = None) -> Any:
     sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    sub.set_defaults(run=run)
     if name not in ("vocabulary", "plan"):
       sub.add_argument("--model_dir", required=True, type=_directory, metavar="DIR", help="the directory of the run")
     if gin:
@@ -199,16 +79,16 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
       group.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=gin)
     return sub
 
-  train = command("train", _train, "train a model, or continue the run in DIR", gin=(
+  train = command("train", "train a model, or continue the run in DIR", gin=(
       "an experiment, below the current directory or the shipped gin_configs/; without any, DIR's own configuration"))
   train.add_argument("--loop", choices=["gpt4x", "t5x"], default="gpt4x",
                      help="the train loop: our own, or upstream t5x's (default: %(default)s)")
   train.add_argument("--profile_steps", type=_steps, metavar="START:STOP", help="write a profiler trace of these steps")
 
-  evaluate = command("eval", _eval, "evaluate a checkpoint of the run in DIR", gin="changes to DIR's own configuration")
+  evaluate = command("eval", "evaluate a checkpoint of the run in DIR", gin="changes to DIR's own configuration")
   evaluate.add_argument("--split", default="validation", help="the split to evaluate (default: %(default)s)")
 
-  generate = command("generate", _generate, "continue a prompt with the model in DIR")
+  generate = command("generate", "continue a prompt with the model in DIR")
   generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
   generate.add_argument("--max_tokens", type=_number(int, 1), default=256, metavar="N",
                         help="tokens to add at most (default: %(default)s)")
@@ -219,32 +99,32 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                         help="sample among the likeliest tokens that hold a probability of P together")
   generate.add_argument("--seed", type=_number(int, 0), default=0, metavar="S", help="(default: %(default)s)")
 
-  convert = command("convert", _convert, "make a model directory of a model in another format")
+  convert = command("convert", "make a model directory of a model in another format")
   convert.add_argument("--from", dest="source", required=True, choices=["transfo_xl", "safetensors"], help=(
       "transfo_xl: a Transformer-XL directory of Hugging Face; safetensors: what gpt4x export wrote"))
   convert.add_argument("--input", required=True, type=_directory, metavar="DIR", help="the directory to read")
 
-  export = command("export", _export, "write a checkpoint of the run in DIR as safetensors")
+  export = command("export", "write a checkpoint of the run in DIR as safetensors")
   export.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the directory to write")
   for sub in (train, evaluate):
     _add_process_flags(sub)
   for sub in (evaluate, generate, export):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
 
-  vocabulary = command("vocabulary", _vocabulary, "train a SentencePiece vocabulary on the text of a task", gin=(
+  vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))
   vocabulary.add_argument("--task", required=True, help="a seqio task, such as stdlib_bytes")
   vocabulary.add_argument("--size", type=_number(int, 1), required=True, metavar="V", help="number of pieces")
   vocabulary.add_argument("--output", required=True, metavar="NAME_OR_PATH",
                           help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or the path of a .model file")
 
-  plan = command("plan", _plan, "what a training step needs on TPUs that are not at hand", gin="an experiment")
+  plan = command("plan", "what a training step needs on TPUs that are not at hand", gin="an experiment")
   plan.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="such as v5p:8x16x16, the slice of a pod")
   plan.add_argument("--slices", type=_number(int, 1), default=1, metavar="N", help="(default: %(default)s)")
   plan.add_argument("--json", action="store_true", help="for scripts")
   plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
 
-  command("report", _report, "compare the run in DIR with gzip and xz on the same held-out text")
+  command("report", "compare the run in DIR with gzip and xz on the same held-out text")
   return parser, commands.choices
 
 
@@ -287,50 +167,6 @@ def _steps(text: str) -> tuple[int, int]:
   if not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
     raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP with two step numbers, the smaller first")
   return int(start), int(stop)
-
-
-def _error(message: object, prefix: str = "") -> str:
-  # A message that passed through gin has lines about the call appended.
-  return f"error: {prefix}{str(message).splitlines()[0]}"
-
-
-_STORAGE_ERRORS = {
-    errno.ENOSPC: "free some space, then run the command again",
-    errno.EDQUOT: "free some space, then run the command again",
-    errno.EROFS: "choose a directory that can be written",
-    errno.EACCES: "change its permissions or choose another directory",
-    errno.EPERM: "change its permissions or choose another directory",
-    errno.ENOTDIR: "choose another directory",
-}
-
-
-def _storage_message(error: BaseException | None) -> str | None:
-  """One line about a directory that cannot be used, if that is what the error, or one that led to it, is about."""
-  while error is not None:
-    for code, remedy in _STORAGE_ERRORS.items():
-      # By the system's words, which TensorStore and TensorFlow keep in errors of their own, and gin in copies.
-      if os.strerror(code) in str(error):
-        return f"{str(error).splitlines()[0]}: {remedy}"
-    error = error.__cause__ or error.__context__
-  return None
-
-
-def _quiet_libraries() -> None:
-  """Silences what libraries print below errors, unless the user has set TF_CPP_MIN_LOG_LEVEL to see it."""
-  if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-    return
-  os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
-  from absl import logging
-  logging.set_verbosity(logging.ERROR)
-  # TensorFlow greets from C++ before it reads that level (github.com/tensorflow/tensorflow/issues/100442).
-  stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-  os.dup2(null, 2)
-  try:
-    import tensorflow  # noqa: F401
-  finally:
-    os.dup2(stderr, 2)
-    os.close(stderr)
-    os.close(null)
 
 
 if __name__ == "__main__":

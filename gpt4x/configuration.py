@@ -20,28 +20,26 @@ from etils import epath
 import gin
 from gin import config_parser
 
-from gpt4x.data.directories import WORDS_FILE
+from gpt4x import run_directory
 from gpt4x.errors import CommandError, nearest
 
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
 MODULES = (
     "gpt4x.data.local_text",
-    "gpt4x.data.pipeline",
+    "gpt4x.data.dataset",
     "gpt4x.models.config",
     "gpt4x.models.language_model",
     "gpt4x.partitioning",
-    "gpt4x.training.checkpoints",
-    "gpt4x.training.evaluation",
-    "gpt4x.training.experiment",
-    "gpt4x.training.loop",
+    "gpt4x.objectives.next_token",
+    "gpt4x.checkpoints.manager",
+    "gpt4x.experiment",
+    "gpt4x.evaluation.likelihood",
     "gpt4x.inference.generate",
-    "gpt4x.report",
+    "gpt4x.training.config",
     "gpt4x.training.optimizers",
 )
 # Beside this package both in a clone and where a wheel is installed.
 SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "gin_configs"
-# What a model directory keeps of `config_text`.
-RUN_FILE = "config.gin"
 
 _MACRO = "gin.macro"
 _REQUIRED = "%gin.REQUIRED"
@@ -84,12 +82,12 @@ def load(
 
 def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = ()) -> None:
   """Restores the configuration of a model directory, changed by `gin_files` and `bindings`."""
-  path = epath.Path(model_dir) / RUN_FILE
+  path = epath.Path(model_dir) / run_directory.CONFIG
   if not path.exists():
     raise CommandError(
-        f"no run in {model_dir} ({RUN_FILE} is missing): check --model_dir, or start one with train --gin_file=FILE")
+        f"no run in {model_dir} ({run_directory.CONFIG} is missing): check --model_dir, or start one with train --gin_file=FILE")
   text = path.read_text()
-  if (words := path.parent / WORDS_FILE).exists():  # The run's own, wherever it has been moved.
+  if (words := path.parent / run_directory.WORDS).exists():  # The run's own, wherever it has been moved.
     text += f"\nLocalText.words = {str(words.absolute() if isinstance(words, pathlib.Path) else words)!r}\n"
   load(gin_files, bindings, text=text)
 

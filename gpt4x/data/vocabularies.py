@@ -13,16 +13,14 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 
+from gpt4x import run_directory
 from gpt4x.data import directories
-from gpt4x.data.directories import WORDS_FILE
 from gpt4x.data.local_text import LocalText
 from gpt4x.errors import nearest, UserError
 
 SPACE = "\u2581"  # Stands for a space inside SentencePiece's pieces.
 MAX_CHARACTERS = 200_000_000  # Text enough for any vocabulary; training holds it in memory.
 CHUNK = 4096  # Characters in what SentencePiece calls a sentence, so that pieces with line ends inside are learnt too.
-SPEC_FILE = "vocabulary.json"
-MODEL_FILE = "sentencepiece.model"
 
 
 def model_path(name: str | os.PathLike) -> pathlib.Path:
@@ -97,7 +95,7 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
     raise UserError(f"cannot train a vocabulary of {size} pieces on {characters} characters: {reason}") from error
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  directories.write(path, model.getvalue())
+  run_directory.write(path, model.getvalue())
 
 
 def train_from_task(task_name: str, size: int, path: str | os.PathLike) -> pathlib.Path:
@@ -108,7 +106,6 @@ def train_from_task(task_name: str, size: int, path: str | os.PathLike) -> pathl
 
 
 def _texts(task_name: str) -> Iterator[str]:
-  import tasks  # Registers them; here, because they use this module.  pylint: disable=g-import-not-at-top,unused-import
   try:
     subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task_name))
   except ValueError as error:
@@ -227,10 +224,10 @@ def _word_ids(words: Sequence[str], where: str | os.PathLike) -> dict[str, int]:
 
 def write_words(words: Sequence[str], directory: str | os.PathLike) -> WordVocabulary:
   """Writes the words of a model into its directory; returns the vocabulary."""
-  path = pathlib.Path(directory) / WORDS_FILE
+  path = pathlib.Path(directory) / run_directory.WORDS
   _word_ids(words, path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  directories.write(path, "".join(f"{word}\n" for word in words).encode())
+  run_directory.write(path, "".join(f"{word}\n" for word in words).encode())
   return WordVocabulary(path)
 
 
@@ -254,7 +251,7 @@ def token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
 # Vocabularies with a file of their own, and its name in a model directory.
 CLASSES = {cls.__name__: cls for cls in (
     seqio.SentencePieceVocabulary, LosslessSentencePieceVocabulary, WordVocabulary)}
-FILES = {name: WORDS_FILE if name == "WordVocabulary" else MODEL_FILE for name in CLASSES}
+FILES = {name: run_directory.WORDS if name == "WordVocabulary" else run_directory.SENTENCEPIECE for name in CLASSES}
 
 
 def spec(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
@@ -278,15 +275,15 @@ def save(vocabulary: seqio.Vocabulary, directory: str | os.PathLike) -> None:
   directory, saved = pathlib.Path(directory), spec(vocabulary)
   directory.mkdir(parents=True, exist_ok=True)
   if "sha256" in saved:
-    directories.write(directory / FILES[saved["class"]], _content(vocabulary))
-  directories.write(directory / SPEC_FILE, (json.dumps(saved, indent=2) + "\n").encode())
+    run_directory.write(directory / FILES[saved["class"]], _content(vocabulary))
+  run_directory.write(directory / run_directory.VOCABULARY, (json.dumps(saved, indent=2) + "\n").encode())
 
 
 def load(directory: str | os.PathLike) -> seqio.Vocabulary:
   """Returns the vocabulary that `save` wrote into `directory`."""
   directory = pathlib.Path(directory)
   try:
-    saved = json.loads((directory / SPEC_FILE).read_text())
+    saved = json.loads((directory / run_directory.VOCABULARY).read_text())
     if saved["class"] == "ByteVocabulary":
       return seqio.ByteVocabulary(saved["extra_ids"])
     path = directory / FILES[saved["class"]]
@@ -296,5 +293,5 @@ def load(directory: str | os.PathLike) -> seqio.Vocabulary:
     reason = f"{path.name} is damaged"
   except (OSError, ValueError, LookupError, TypeError) as error:
     reason = str(error) or type(error).__name__
-  raise UserError(f"cannot load a vocabulary from {directory} ({reason}); copy {SPEC_FILE} and the file beside it there"
+  raise UserError(f"cannot load a vocabulary from {directory} ({reason}); copy {run_directory.VOCABULARY} and the file beside it there"
                   " again")

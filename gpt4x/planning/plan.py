@@ -1,22 +1,18 @@
 """`gpt4x plan`: parameters, memory, time and utilisation of an experiment on a topology, and what to change first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import dataclasses
 import itertools
-import json
 import math
 from typing import Any
 
 import jax
 
-from gpt4x import configuration, partitioning
 from gpt4x.errors import UserError
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning import collectives, compiler, estimate
-from gpt4x.planning.chips import GIB, parse_topology, Topology
+from gpt4x.planning.chips import GIB, Topology
 from gpt4x.planning.compiler import Step
-from gpt4x.training import loop
-from gpt4x.training.optimizers import with_clipping
 from gpt4x.training.state import TrainState
 
 SPARE = 0.10  # Of memory, to be left free.
@@ -56,38 +52,6 @@ class Plan:
   @property
   def spare(self) -> float:
     return 1 - self.used / self.hbm
-
-
-def main(gin_files: Sequence[str], bindings: Sequence[str], topology: str, num_slices: int, as_json: bool,
-         search: bool) -> None:
-  """Plans what `gpt4x train` with these files would do."""
-  jax.config.update("jax_platforms", "cpu")  # Nothing runs; a TPU that is at hand stays free.
-  configuration.load(("runs/train.gin", *gin_files), bindings)
-  where = parse_topology(topology, num_slices)
-  try:
-    devices = compiler.topology_devices(where)
-  except ImportError:
-    devices = None
-  with partitioning.planning_for(devices or where.num_devices):
-    step, partitioner = read_experiment()
-    if search:
-      plans = list(_search(step, where))
-      print(json.dumps([dataclasses.asdict(plan) for plan in plans]) if as_json else _ranking(plans, where))
-      return
-    plan = make(step, partitioner, where, compiled=devices is not None)
-  print(json.dumps(dataclasses.asdict(plan)) if as_json else describe(plan))
-
-
-def read_experiment() -> tuple[Step, Partitioner]:
-  """The step and the mesh of the gin files that are loaded."""
-  settings = loop.settings("")
-  experiment, partitioner = settings["experiment"], settings["partitioner"] or Partitioner()
-  step = Step(experiment.model, with_clipping(settings["optimizer"], settings["clip_norm"]),
-              experiment.dataset.batch_size, experiment.dataset.segment_length, experiment.memory_length,
-              settings["microbatches"])
-  partitioner.check_batch(step.batch_size, step.microbatches)
-  # On a TPU 'auto' means bfloat16, whatever machine the plan is made on.
-  return (step.replace_config(dtype="bfloat16") if step.model.config.dtype == "auto" else step), partitioner
 
 
 def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: bool,
@@ -167,7 +131,7 @@ def _surprises(instructions: list[collectives.Collective], expected: float) -> I
            f" {one.result_bytes / GIB:.2f} GiB")
 
 
-def _search(step: Step, topology: Topology) -> Iterator[Plan]:
+def search(step: Step, topology: Topology) -> Iterator[Plan]:
   """By formula, the meshes and remat policies that fit, the fastest first; then those that do not."""
   found = []
   for mesh in _meshes(topology, step):
@@ -219,7 +183,7 @@ def describe(plan: Plan) -> str:
   return "\n".join(f"{name:<16}{text}" for name, text in lines)
 
 
-def _ranking(plans: list[Plan], topology: Topology) -> str:
+def ranking(plans: list[Plan], topology: Topology) -> str:
   lines = [f"{topology}, by formula; `gpt4x plan` without --search asks the compiler about one of them",
            f"{'MFU':>6} {'spare':>6} {'step':>8}  mesh, remat"]
   for plan in plans[:12]:

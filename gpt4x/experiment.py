@@ -1,25 +1,34 @@
-"""Experiment: what an experiment file names, whichever loop or command reads it."""
+"""Experiment: a model, its data and what it is trained for, whichever command or loop reads them."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import gin
-import jax
 
-from gpt4x.data import pipeline
+from gpt4x.checkpoints.manager import Checkpoints
+from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.errors import UserError
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.objectives.objective import Objective
+from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
-from gpt4x.training.checkpoints import Checkpoints
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A model and the data it is trained on."""
+  """A model, the data it is trained on, and the objective."""
 
   model: LanguageModel
-  dataset: pipeline.DatasetConfig
+  dataset: DatasetConfig
+  objective: Objective = dataclasses.field(default_factory=lambda: NextToken())  # As gin has it when it is made.
+
+  @functools.cached_property
+  def data(self) -> Dataset:
+    """The task or mixture that `dataset` names, resolved once."""
+    import gpt4x.tasks  # noqa: F401  The shipped ones; a user's come by an import in a gin file.
+    return Dataset(self.dataset)
 
   @property
   def memory_length(self) -> int:
@@ -32,7 +41,7 @@ class Experiment:
 
   def check_vocabulary(self) -> None:
     """Raises UserError if the data may hold a token that the model has no embedding for."""
-    size, room = pipeline.vocabulary(self.dataset).vocab_size, self.model.config.vocab_size
+    size, room = self.data.vocabulary.vocab_size, self.model.config.vocab_size
     if size > room:
       raise UserError(
           f"TransformerConfig.vocab_size = {room} is smaller than the {size} ids of the vocabulary of"
@@ -40,8 +49,4 @@ class Experiment:
 
   def restore_params(self, model_dir: str, partitioner: Partitioner, step: int | None = None) -> tuple[int, Any]:
     """(step, params) of a checkpoint, the newest if step is None, laid out on the partitioner's mesh."""
-    shapes = jax.eval_shape(self.model.init, jax.random.key(0))
-    shardings = partitioner.param_shardings(shapes, self.model.param_axes())
-    abstract = jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings)
-    return Checkpoints(model_dir).restore_params(abstract, step)
+    return Checkpoints(model_dir).restore_params(partitioner.place(*self.model.declared), step)

@@ -28,7 +28,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gpt4x import distributed
+from gpt4x.launch import agreement
 from gpt4x.errors import UserError
 
 PyTree = Any
@@ -183,11 +183,11 @@ class Checkpoints:
     """Raises UserError on every process unless all of them see what the first has just written."""
     if jax.process_count() == 1:
       return
-    probe = self._directory / f".shared-{distributed.exchange(uuid.uuid4().hex)[0]}"  # A name that nothing has cached.
+    probe = self._directory / f".shared-{agreement.exchange(uuid.uuid4().hex)[0]}"  # A name that nothing has cached.
     if jax.process_index() == 0:
       probe.touch()
-    distributed.exchange("written")
-    blind = [index for index, seen in enumerate(distributed.exchange(str(probe.exists()))) if seen == "False"]
+    agreement.exchange("written")
+    blind = [index for index, seen in enumerate(agreement.exchange(str(probe.exists()))) if seen == "False"]
     if jax.process_index() == 0:
       probe.unlink()
     if blind:

@@ -1,22 +1,21 @@
 """`gpt4x report`: what a run reached, beside general-purpose compressors on the same held-out text."""
 
+import argparse
 import gzip
 import lzma
 
-import gin
-
-from gpt4x import configuration
-from gpt4x.data import pipeline
+from gpt4x.commands import reading
 from gpt4x.errors import UserError
-from gpt4x.training.experiment import Experiment
+from gpt4x.experiment import Experiment
 from gpt4x.training.metrics import read_metrics
 
 
-def main(model_dir: str, split: str = "validation") -> None:
+def run(arguments: argparse.Namespace, split: str = "validation") -> None:
   """Prints the table of a run; raises UserError if it has no evaluation yet."""
   from rich.console import Console
   from rich.table import Table
-  configuration.load_run(model_dir)
+  model_dir = arguments.model_dir
+  experiment = reading.saved_experiment(model_dir)
   metrics = read_metrics(model_dir)
   evaluations = [line for line in metrics if line["split"] == split and "bits_per_byte" in line]
   if not evaluations:
@@ -28,7 +27,7 @@ def main(model_dir: str, split: str = "validation") -> None:
   row = lambda name, value: table.add_row(name, value)
   row(f"bits per byte, step {first['step']}", f"{first['bits_per_byte']:.3f}")
   row(f"bits per byte, step {last['step']}", f"[bold]{last['bits_per_byte']:.3f}[/bold]")
-  text = held_out_text(split)
+  text = held_out_text(experiment, split)
   for name, compressed in (("gzip -9", gzip.compress(text, 9)), ("xz -9", lzma.compress(text, preset=9))):
     row(f"bits per byte, {name}", f"{8 * len(compressed) / len(text):.3f}")
   if speeds:
@@ -40,9 +39,7 @@ def main(model_dir: str, split: str = "validation") -> None:
   Console(width=100).print(table)
 
 
-@gin.configurable
-def held_out_text(split: str, experiment: Experiment = gin.REQUIRED) -> bytes:
+def held_out_text(experiment: Experiment, split: str) -> bytes:
   """All documents of a split, one after another, as UTF-8."""
-  vocabulary = pipeline.vocabulary(experiment.dataset)
-  documents = pipeline.documents(experiment.dataset, split)
-  return "".join(vocabulary.decode(document.tolist()) for document in documents).encode()
+  documents = experiment.data.documents(split)
+  return "".join(experiment.data.vocabulary.decode(document.tolist()) for document in documents).encode()

@@ -87,49 +87,63 @@ class DatasetConfig:
     return sum(self.task_feature_lengths.values())
 
 
-def train_iterator(config: DatasetConfig, split: str = "train", rows: Sequence[int] | None = None) -> DatasetIterator:
-  """The endless batches of this host: `rows` of the B rows, rising; None for all."""
-  provider = _provider(config, split)
-  if not config.carries_memory:
-    return _Examples(config, provider, split, rows)
-  rates = {task: _rate(provider, task) for task in _tasks(provider, split)}
-  rates = {task: rate for task, rate in rates.items() if rate > 0}
-  if not rates:
-    raise UserError(f"mixture {provider.name}, split {split}: every rate is 0: give a task a rate")
-  return SegmentStream(
-      [token_store.open_or_build(task, split) for task in rates], rates=list(rates.values()),
-      batch_size=config.batch_size, segment_length=config.segment_length, rows=rows, seed=config.seed)
+class Dataset:
+  """The task or mixture of a DatasetConfig, found and checked once; everything that is read of it.
 
+  Attributes:
+    config: what it was made of.
+    vocabulary: what the targets' tokens stand for.
+  """
 
-def eval_iterator(config: DatasetConfig, split: str, rows: Sequence[int] | None = None) -> Iterator[Batch]:
-  """This host's rows of as many batches as hold each example once; where examples run out, segment ids are 0."""
-  provider = _provider(config, split)
-  tasks = _tasks(provider, split)
-  if config.carries_memory:
-    return EvaluationSegments(
-        [token_store.open_or_build(task, split) for task in tasks],
-        batch_size=config.batch_size, segment_length=config.segment_length, rows=rows)
-  examples = itertools.chain.from_iterable(
-      _converted(config, task, split, shuffle=False, num_epochs=1) for task in tasks)
-  return _in_batches(config, provider, split, rows, examples)
+  def __init__(self, config: DatasetConfig):
+    self.config = config
+    self._provider = _find(config)
+    self.vocabulary: "seqio.Vocabulary" = self._provider.output_features["targets"].vocabulary
 
+  def train(self, split: str = "train", rows: Sequence[int] | None = None) -> DatasetIterator:
+    """The endless batches of this host: `rows` of the B rows, rising; None for all."""
+    config, provider = self.config, self._provider
+    self._check_split(split)
+    if not config.carries_memory:
+      return _Examples(config, provider, split, rows)
+    rates = {task: _rate(provider, task) for task in _tasks(provider, split)}
+    rates = {task: rate for task, rate in rates.items() if rate > 0}
+    if not rates:
+      raise UserError(f"mixture {provider.name}, split {split}: every rate is 0: give a task a rate")
+    return SegmentStream(
+        [token_store.open_or_build(task, split) for task in rates], rates=list(rates.values()),
+        batch_size=config.batch_size, segment_length=config.segment_length, rows=rows, seed=config.seed)
 
-def vocabulary(config: DatasetConfig) -> "seqio.Vocabulary":
-  """What the targets' tokens stand for."""
-  return _provider(config).output_features["targets"].vocabulary
+  def evaluation(self, split: str, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+    """This host's rows of as many batches as hold each example once; where examples run out, segment ids are 0."""
+    config = self.config
+    self._check_split(split)
+    tasks = _tasks(self._provider, split)
+    if config.carries_memory:
+      return EvaluationSegments(
+          [token_store.open_or_build(task, split) for task in tasks],
+          batch_size=config.batch_size, segment_length=config.segment_length, rows=rows)
+    examples = itertools.chain.from_iterable(
+        _converted(config, task, split, shuffle=False, num_epochs=1) for task in tasks)
+    return _in_batches(config, self._provider, split, rows, examples)
 
+  def documents(self, split: str) -> Iterator[np.ndarray]:
+    """The tokens of each document of a split, in the order of the corpus."""
+    self._check_split(split)
+    for task in _tasks(self._provider, split):
+      yield from token_store.open_or_build(task, split)
 
-def documents(config: DatasetConfig, split: str) -> Iterator[np.ndarray]:
-  """The tokens of each document of a split, in the order of the corpus."""
-  for task in _tasks(_provider(config, split), split):
-    yield from token_store.open_or_build(task, split)
+  @property
+  def has_metrics(self) -> bool:
+    """Whether a task has seqio metrics of its own, for infer-evaluation."""
+    import seqio
 
+    return any(task.metric_objs for task in seqio.get_subtasks(self._provider))
 
-def has_metrics(config: DatasetConfig) -> bool:
-  """Whether a task has seqio metrics of its own, for infer-evaluation."""
-  import seqio
-
-  return any(task.metric_objs for task in seqio.get_subtasks(_provider(config)))
+  def _check_split(self, split: str) -> None:
+    if split not in self._provider.splits:
+      known = ", ".join(sorted(self._provider.splits))
+      raise UserError(f"task {self._provider.name} has no split {split!r}: use one of {known}")
 
 
 def host_rows(batch_size: int, process_index: int, process_count: int) -> range:
@@ -141,11 +155,9 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> range:
   return range(process_index * share, (process_index + 1) * share)
 
 
-def _provider(config: DatasetConfig, split: str | None = None) -> "seqio.Task | seqio.Mixture":
+def _find(config: DatasetConfig) -> "seqio.Task | seqio.Mixture":
   """The task or mixture by its name, checked to have what `config` asks of it."""
   import seqio
-
-  import tasks  # noqa: F401  The shipped ones; a user's come by an import in a gin file.
 
   name = config.mixture_or_task_name
   known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
@@ -165,8 +177,6 @@ def _provider(config: DatasetConfig, split: str | None = None) -> "seqio.Task | 
   if vocabularies[0].pad_id is None and not config.carries_memory:
     raise UserError(f"the vocabulary of task {name} has a word for id 0, which {config.feature_converter!r} takes for"
                     " padding: set DatasetConfig.feature_converter = 'stream'")
-  if split is not None and split not in provider.splits:
-    raise UserError(f"task {name} has no split {split!r}: use one of {', '.join(sorted(provider.splits))}")
   return provider
 
 

@@ -1,0 +1,16 @@
+"""`gpt4x eval`."""
+
+import argparse
+
+from gpt4x import configuration
+from gpt4x.commands import reading
+from gpt4x.evaluation.likelihood import evaluate
+from gpt4x.launch import agreement
+
+
+def run(arguments: argparse.Namespace) -> None:
+  """Prints the metrics of a checkpoint, a name and a value a line."""
+  experiment = reading.saved_experiment(arguments.model_dir, arguments.gin_file, arguments.gin)
+  agreement.check(configuration.config_text())
+  for name, value in evaluate(arguments.model_dir, experiment, step=arguments.step, split=arguments.split).items():
+    print(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}")

@@ -1,0 +1,21 @@
+"""`gpt4x export`."""
+
+import argparse
+import pathlib
+
+from gpt4x import configuration, run_directory
+from gpt4x.commands import reading
+from gpt4x.data import vocabularies
+from gpt4x.interop import exports
+from gpt4x.partitioning import Partitioner
+
+
+def run(arguments: argparse.Namespace) -> None:
+  """Writes a checkpoint as safetensors, with its vocabulary and its run's configuration."""
+  experiment = reading.saved_experiment(arguments.model_dir)
+  step, params = experiment.restore_params(arguments.model_dir, Partitioner(data=1, num_devices=1), arguments.step)
+  exports.save(arguments.output, experiment.model, params)
+  if (pathlib.Path(arguments.model_dir) / run_directory.VOCABULARY).exists():
+    vocabularies.save(vocabularies.load(arguments.model_dir), arguments.output)
+  run_directory.write(pathlib.Path(arguments.output) / run_directory.CONFIG, configuration.config_text().encode())
+  print(f"wrote {arguments.output}: step {step}, {experiment.model.config.num_params():,} parameters")

@@ -1,0 +1,33 @@
+"""What the commands read from gin: the only place, with the commands themselves, that asks gin for its state."""
+
+from collections.abc import Sequence
+
+import gin
+
+from gpt4x import configuration, run_directory
+from gpt4x.errors import UserError
+from gpt4x.experiment import Experiment
+from gpt4x.training.config import TrainConfig
+
+TRAIN_FILE = "runs/train.gin"  # Binds the macros that an experiment sets onto the loop.
+
+
+def new_run(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> TrainConfig:
+  """What experiment files and bindings say of a run that is to begin."""
+  configuration.load((TRAIN_FILE, *gin_files), bindings)
+  return TrainConfig()
+
+
+def saved_run(model_dir: str, bindings: Sequence[str] = ()) -> TrainConfig:
+  """What a model directory says of the run in it."""
+  configuration.load_run(model_dir, bindings=bindings)
+  if "experiment" not in gin.get_bindings(TrainConfig):  # A model that was converted.
+    raise UserError(f"{model_dir} says how to read its model, not how to train it: choose another --model_dir, with"
+                    f" --gin_file={model_dir}/{run_directory.CONFIG} and --gin.train.init_from=\"'{model_dir}'\"")
+  return TrainConfig()
+
+
+def saved_experiment(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = ()) -> Experiment:
+  """The experiment of a model directory, changed by `gin_files` and `bindings`."""
+  configuration.load_run(model_dir, gin_files, bindings)
+  return Experiment()

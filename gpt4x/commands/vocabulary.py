@@ -1,0 +1,14 @@
+"""`gpt4x vocabulary`."""
+
+import argparse
+
+from gpt4x import configuration
+from gpt4x.commands.reading import TRAIN_FILE
+from gpt4x.data import vocabularies
+
+
+def run(arguments: argparse.Namespace) -> None:
+  """Trains a SentencePiece vocabulary on the text of a task."""
+  configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin, partial=True)
+  import gpt4x.tasks  # noqa: F401  Registers the shipped ones.
+  print(f"wrote {vocabularies.train_from_task(arguments.task, arguments.size, arguments.output)}")

@@ -114,20 +114,20 @@ class Partitioner:
   def replicated(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec())
 
-  def param_shardings(self, params: Any, axes: Any) -> Any:
-    """A NamedSharding for each of `params` (arrays or their shapes), given their logical `axes`."""
-    def one(path, param, names):
-      spec = self.spec(names)
-      for dim, name, mesh_axes in zip(param.shape, names, spec):
+  def place(self, params: Any, declarations: Any) -> Any:
+    """The shapes of `params` with a NamedSharding each, by the axes `names` of their `declarations`, a like tree."""
+    def one(path, param, declaration):
+      spec = self.spec(declaration.names)
+      for dim, name, mesh_axes in zip(param.shape, declaration.names, spec):
         mesh_axes = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
         split = {axis: self.mesh.shape[axis] for axis in mesh_axes if self.mesh.shape[axis] > 1}
         if dim % math.prod(split.values()):
           raise UserError(
               f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {param.shape}: its {name} = {dim}"
               f" does not divide over mesh axis {' x '.join(split)} = {math.prod(split.values())}; change either")
-      return NamedSharding(self.mesh, spec)
+      return jax.ShapeDtypeStruct(param.shape, param.dtype, sharding=NamedSharding(self.mesh, spec))
 
-    return jax.tree_util.tree_map_with_path(one, params, axes)
+    return jax.tree_util.tree_map_with_path(one, params, declarations)
 
   def host_rows(self, global_rows: int, host: int | None = None) -> range | tuple[int, ...]:
     """Those of the B rows of a batch that lie on the devices of a process (None: this one), rising.

@@ -1,89 +1,107 @@
-"""Evaluation: each example of a split once, with the memory carried along every row."""
+"""Likelihood: an experiment's objective on each example of a split once, with the memory carried along every row."""
 
-import functools
+from collections.abc import Mapping
 import math
-from typing import Any, Sequence
+from typing import Any
 
 import gin
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gpt4x import configuration, distributed
-from gpt4x.data import pipeline, vocabularies
+from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
-from gpt4x.models.transformer_xl import Memory
+from gpt4x.evaluation.task_metrics import TaskMetrics
+from gpt4x.experiment import Experiment
+from gpt4x.models.language_model import Batch
+from gpt4x.models.memory import Memory, map_memories
+from gpt4x.models.sums import Sums, Sum, metrics
 from gpt4x.partitioning import Partitioner
-from gpt4x.training.experiment import Experiment
-from gpt4x.training.infer_evaluation import InferEvaluator
-from gpt4x.training.step import eval_step
 
 
 class Evaluator:
-  """Loss, perplexity, bits per byte and accuracy of parameters on a split of an experiment's data."""
+  """The means of an objective's sums on a split of an experiment's data, with perplexity and bits per byte."""
 
   def __init__(self, experiment: Experiment, partitioner: Partitioner, split: str, max_batches: int | None = None):
     experiment.check_vocabulary()
     partitioner.check_batch(experiment.dataset.batch_size)
     self._experiment, self._partitioner = experiment, partitioner
     self._split, self._max_batches = split, max_batches
-    model = experiment.model
-    token_bytes = vocabularies.token_bytes(pipeline.vocabulary(experiment.dataset)).astype(np.float32)
+    model, objective, dataset = experiment.model, experiment.objective, experiment.dataset
+    token_bytes = vocabularies.token_bytes(experiment.data.vocabulary).astype(np.float32)
     self._token_bytes = jax.device_put(
         np.pad(token_bytes, (0, model.config.vocab_size - len(token_bytes))), partitioner.replicated)
-    self._step = jax.jit(functools.partial(eval_step, model), donate_argnums=3)
+
+    def step(params, frozen, token_bytes, batch, memory):
+      sums, memory = objective(model, params, frozen, batch, memory, None)
+      return sums, target_bytes(token_bytes, batch), memory
 
     def empty_memory(params):
       # Keys and values rather than layer inputs: the same numbers, and no past is projected again.
-      memory = model.initial_memory(experiment.dataset.batch_size, experiment.eval_memory_length, projected=True)
-      if experiment.dataset.carries_memory:
-        memory = model.project_positions(params, memory, experiment.dataset.segment_length)
+      memory = objective.initial_memory(model, dataset.batch_size, experiment.eval_memory_length, projected=True)
+      if dataset.carries_memory and isinstance(memory, Memory):
+        memory = model.project_positions(params, memory, dataset.segment_length)
       return memory
 
-    self._empty_memory = jax.jit(empty_memory, out_shardings=Memory(
-        partitioner.sharding("layers", None, "batch"), partitioner.sharding("batch")))
+    self._step = jax.jit(step, donate_argnums=4)
+    place = lambda _: Memory(partitioner.sharding("layers", None, "batch"), partitioner.sharding("batch"))
+    memory = jax.eval_shape(lambda: objective.initial_memory(model, dataset.batch_size, 0, projected=True))
+    self._empty_memory = jax.jit(empty_memory, out_shardings=map_memories(place, memory))
 
-  def __call__(self, params: Any) -> dict[str, float]:
-    """Means over all targets: `loss` in nats per token, `perplexity`, `accuracy`, `bits_per_byte`, and their number.
+  def __call__(self, params: Any, frozen: Any = None) -> dict[str, float]:
+    """Means over all targets, `loss` in nats per token among them; `perplexity`, `bits_per_byte`, `tokens`.
 
     Bits per byte are those of the text that the targets stand for: the end of a document costs bits and has no bytes.
     """
-    dataset = self._experiment.dataset
-    totals = dict.fromkeys(("loss", "correct", "weight", "bytes"), 0.0)
-
-    def add(sums):
-      for name, value in jax.device_get(sums).items():
-        totals[name] += float(value)
-
-    rows = self._partitioner.host_rows(dataset.batch_size)
+    dataset, partitioner = self._experiment.dataset, self._partitioner
+    total: Total = ({}, 0.0)
+    rows = partitioner.host_rows(dataset.batch_size)
     previous = None
-    with self._partitioner.activate():
+    with partitioner.activate():
       memory = self._empty_memory(params)
-      for i, batch in enumerate(pipeline.eval_iterator(dataset, self._split, rows)):
+      for i, batch in enumerate(self._experiment.data.evaluation(self._split, rows)):
         if i == self._max_batches:
           break
-        batch = {name: self._partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
-        sums, memory = self._step(params, self._token_bytes, batch, memory)
+        batch = {name: partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
+        sums, num_bytes, memory = self._step(params, frozen or {}, self._token_bytes, batch, memory)
         if not dataset.carries_memory:
           memory = self._empty_memory(params)
         if previous is not None:  # One batch late: the next is under way while this waits.
-          add(previous)
-        previous = sums
+          total = _add(total, previous)
+        previous = sums, num_bytes
     if previous is not None:
-      add(previous)
-    if not totals["weight"]:
-      raise UserError(
-          f"split {self._split} of {dataset.mixture_or_task_name} has no target tokens: choose another split")
-    loss = totals["loss"] / totals["weight"]
-    metrics = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": totals["correct"] / totals["weight"],
-               "tokens": totals["weight"]}
-    if totals["bytes"]:
-      metrics["bits_per_byte"] = totals["loss"] / math.log(2) / totals["bytes"]
-    return metrics
+      total = _add(total, previous)
+    return _means(*total, f"split {self._split} of {dataset.mixture_or_task_name}")
 
 
-@gin.configurable(denylist=["model_dir", "step", "split"])
-def evaluate(model_dir: str, experiment: Experiment = gin.REQUIRED, partitioner: Partitioner | None = None,
-             step: int | None = None, split: str = "validation", max_batches: int | None = None) -> dict[str, float]:
+Total = tuple[dict[str, Sum], float]
+
+
+def _add(total: Total, batch: tuple[Sums, jax.Array]) -> Total:
+  """In float64, for these may be billions of tokens."""
+  (sums, num_bytes), (new_sums, new_bytes) = total, jax.device_get(batch)
+  double = {name: Sum(np.float64(one.value), np.float64(one.weight)) for name, one in new_sums.items()}
+  return {name: sums[name] + one if name in sums else one for name, one in double.items()}, num_bytes + float(new_bytes)
+
+
+def _means(sums: Mapping[str, Sum], num_bytes: float, where: str) -> dict[str, float]:
+  if not sums or not sums["loss"].weight:
+    raise UserError(f"{where} has no target tokens: choose another split")
+  found = {name: float(value) for name, value in metrics(sums).items()}
+  found |= {"perplexity": math.exp(min(found["loss"], 700.0)), "tokens": float(sums["loss"].weight)}
+  if num_bytes:
+    found["bits_per_byte"] = float(sums["loss"].value) / math.log(2) / num_bytes
+  return found
+
+
+def target_bytes(token_bytes: jax.Array, batch: Batch) -> jax.Array:
+  """The bytes of text that a batch's weighted targets stand for, given those of each token [V]."""
+  return jnp.sum(batch["decoder_loss_weights"] * token_bytes[batch["decoder_target_tokens"]])
+
+
+@gin.configurable(allowlist=["partitioner", "max_batches"])
+def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | None = None, step: int | None = None,
+             split: str = "validation", max_batches: int | None = None) -> dict[str, float]:
   """Evaluates a checkpoint; returns the metrics of `Evaluator`, those of seqio's infer-evaluation, and `step`.
 
   The mesh of the run does not matter: unless told otherwise, all devices here split the batch as far as it divides.
@@ -95,14 +113,4 @@ def evaluate(model_dir: str, experiment: Experiment = gin.REQUIRED, partitioner:
     partitioner = Partitioner(data=devices, num_devices=devices)
   evaluator = Evaluator(experiment, partitioner, split, max_batches)
   step, params = experiment.restore_params(model_dir, partitioner, step)
-  metrics = evaluator(params)
-  return {"step": step} | metrics | InferEvaluator(experiment, split)(params)
-
-
-def main(model_dir: str, step: int | None, split: str, gin_files: Sequence[str], bindings: Sequence[str]) -> None:
-  """`gpt4x eval`: prints the metrics, a name and a value a line."""
-  configuration.load_run(model_dir, gin_files, bindings)
-  distributed.check(configuration.config_text())
-  metrics = evaluate(model_dir, step=step, split=split)
-  for name, value in metrics.items():
-    print(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}")
+  return {"step": step} | evaluator(params) | TaskMetrics(experiment, split)(params)

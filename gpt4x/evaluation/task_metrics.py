@@ -1,4 +1,4 @@
-"""Infer-evaluation: a task's own seqio metrics, computed from what the model writes or how it scores the targets."""
+"""A task's own seqio metrics, computed from what the model writes or how it scores the targets."""
 
 import numbers
 from typing import Any
@@ -8,13 +8,12 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from gpt4x.data import pipeline
-from gpt4x.inference.decoding import Decoder
+from gpt4x.experiment import Experiment
+from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
-from gpt4x.training.experiment import Experiment
 
 
-class InferEvaluator:
+class TaskMetrics:
   """Runs `seqio.Evaluator` on the tasks of an experiment that have inputs and metrics; without any it does nothing.
 
   Predictions are decoded greedily from `inputs`; a score is the log-likelihood of `targets` given `inputs`. Metrics
@@ -26,14 +25,14 @@ class InferEvaluator:
     self._experiment = experiment
     self._evaluator = None
     dataset = experiment.dataset
-    if dataset.feature_converter != "prefix_lm" or not pipeline.has_metrics(dataset):
+    if dataset.feature_converter != "prefix_lm" or not experiment.data.has_metrics:
       return
     import seqio
     self._evaluator = seqio.Evaluator(
         dataset.mixture_or_task_name, seqio.PrefixLMFeatureConverter(pack=False), split,
         sequence_length=dict(dataset.task_feature_lengths), async_compute_metrics=False)
-    model, vocabulary = experiment.model, pipeline.vocabulary(dataset)
-    self._decoder = Decoder(
+    model, vocabulary = experiment.model, experiment.data.vocabulary
+    self._engine = Engine(
         model, window=dataset.segment_length, eos_id=vocabulary.eos_id, num_ids=vocabulary.vocab_size,
         sampling=Sampling(temperature=0.0), segment_length=16)
     self._eos_id = vocabulary.eos_id
@@ -61,7 +60,7 @@ class InferEvaluator:
       # The converter marks the inputs and the position that predicts the first target, which come first: BOS, inputs.
       lengths = batch["decoder_causal_attention"].sum(1)
       prompts = [row[1:length] for row, length in zip(batch["decoder_input_tokens"], lengths)]
-      rows = np.concatenate(list(self._decoder(params, prompts, max_tokens, bidirectional=True)), 1)
+      rows = np.concatenate([piece.tokens for piece in self._engine(params, prompts, max_tokens, bidirectional=True)], 1)
       # Of one length, as seqio stacks them; its vocabularies end a text at the first EOS.
       rows = np.pad(rows, ((0, 0), (0, max_tokens - rows.shape[1])), constant_values=self._eos_id)
       results += zip(ids[:count], rows.tolist())
@@ -89,7 +88,6 @@ def _scores(model, params, batch) -> jax.Array:
   """Log-likelihood [B] of each row's weighted targets."""
   tokens, targets = batch["decoder_input_tokens"], batch["decoder_target_tokens"]
   segment_ids = (targets > 0).astype(jnp.int32)
-  logits, _ = model.logits(params, tokens, model.initial_memory(len(tokens), 0), segment_ids,
-                           batch["decoder_causal_attention"])
-  log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
-  return jnp.sum(log_probs * batch["decoder_loss_weights"], -1)
+  output = model.forward(params, tokens, model.initial_memory(len(tokens), 0), segment_ids,
+                         batch["decoder_causal_attention"])
+  return jnp.sum(model.token_log_probs(params, output.hidden, targets) * batch["decoder_loss_weights"], -1)

@@ -1,19 +1,46 @@
-"""Decoding: prompts are prefilled a segment at a time, then every token costs the same, however long the text grows."""
+"""The engine: prompts are prefilled a segment at a time, then every token costs the same, however long the text grows."""
 
-from typing import Any, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
+from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gpt4x.inference.sampling import Sampling
-from gpt4x.models.language_model import LanguageModel
-from gpt4x.models.transformer_xl import Cache
+from gpt4x.models.language_model import LanguageModel, Params
+from gpt4x.models.memory import Cache, Memory
+from gpt4x.partitioning import Partitioner
 
 BOS = 0  # The first input of every document, as in seqio's decoder features.
 
 
-class Decoder:
+class Piece(NamedTuple):
+  """Tokens of each row, [B, n], and the log-probability that the model gives each, before temperature and filters."""
+
+  tokens: np.ndarray
+  log_probs: np.ndarray
+
+
+@flax.struct.dataclass
+class Prefilled:
+  """What prompts leave: the logits [B, V] of the first new token, and the memory of the window, projected."""
+
+  logits: jax.Array
+  memory: Memory
+
+
+@flax.struct.dataclass
+class Slots:
+  """Rows that are decoded together, each for itself: the logits [B, V] of the next token, and the ring cache."""
+
+  logits: jax.Array
+  cache: Cache
+
+
+class Engine:
   """Continues prompts with a language model.
 
   Every token attends to the `window` latest positions, itself included: a forward pass over the whole text with that
@@ -22,7 +49,7 @@ class Decoder:
 
   def __init__(self, model: LanguageModel, window: int, eos_id: int | None, num_ids: int | None = None,
                sampling: Sampling = Sampling(), segment_length: int = 128, chunk_length: int = 32,
-               first_id: int = BOS + 1):
+               first_id: int = BOS + 1, partitioner: Partitioner | None = None):
     """Prepares to decode.
 
     Args:
@@ -34,20 +61,22 @@ class Decoder:
       segment_length: tokens of a prompt that are run at once, at most.
       chunk_length: tokens that are decoded between two looks at whether all rows have ended.
       first_id: ids below are never drawn; 0 where BOS is also a word of the vocabulary.
+      partitioner: the mesh that the parameters lie on; None: one device.
     """
     self._model, self._window, self._eos_id = model, window, -1 if eos_id is None else eos_id
     self._segment_length, self._chunk_length = segment_length, chunk_length
     ids = np.arange(model.config.vocab_size)
     self._allowed = (ids >= first_id) & (ids < (num_ids or len(ids)))
-    self._sampling = sampling
+    self._sampling, self._partitioner = sampling, partitioner
     self._project_positions = jax.jit(model.project_positions, donate_argnums=1, static_argnums=2)
     self._prefill = jax.jit(model.prefill, donate_argnums=3)
-    self._start = jax.jit(model.start_decoding)
-    self._decode = jax.jit(self._decode_chunk, donate_argnums=(1, 2))
+    self._start = jax.jit(model.start_decoding, static_argnums=2)
+    self._insert = jax.jit(self._put_row, donate_argnums=1)
+    self._decode = jax.jit(self._decode_chunk, donate_argnums=1)
 
-  def __call__(self, params: Any, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
-               bidirectional: bool = False) -> Iterator[np.ndarray]:
-    """Yields continuations in pieces [B, n], n tokens at a time; a row that has ended goes on with EOS.
+  def __call__(self, params: Params, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
+               bidirectional: bool = False) -> Iterator[Piece]:
+    """Yields continuations in pieces, n tokens at a time; a row that has ended goes on with EOS.
 
     Args:
       params: the model's parameters.
@@ -56,23 +85,21 @@ class Decoder:
       seed: of the sampling.
       bidirectional: the prompt's tokens see each other in both directions (prefix LM).
     """
-    logits, cache = self.prefill(params, prompts, bidirectional)
+    slots = self.start(params, self.prefill(params, prompts, bidirectional))
     ended = np.zeros(len(prompts), bool)
     rng = jax.random.key(seed)
     for start in range(0, max_tokens, self._chunk_length):
-      tokens, logits, cache = self._decode(params, logits, cache, jax.random.fold_in(rng, start))
-      tokens = np.asarray(tokens)[:, :max_tokens - start]
+      piece, slots = self.step(params, slots, jax.random.fold_in(rng, start))
+      tokens, log_probs = (x[:, :max_tokens - start] for x in piece)
       # From a row's first EOS on, all is EOS.
       ends = np.cumsum(np.concatenate([ended[:, None], tokens == self._eos_id], 1), 1) > 0
-      tokens = np.where(ends[:, 1:], self._eos_id, tokens)
-      yield tokens
+      yield Piece(np.where(ends[:, 1:], self._eos_id, tokens), np.where(ends[:, :-1], 0.0, log_probs))
       ended = ends[:, -1]
       if ended.all():
         return
 
-  def prefill(self, params: Any, prompts: Sequence[Sequence[int]],
-              bidirectional: bool = False) -> tuple[jax.Array, Cache]:
-    """Logits [B, V] of the first new token, and the cache that the prompts leave."""
+  def prefill(self, params: Params, prompts: Sequence[Sequence[int]], bidirectional: bool = False) -> Prefilled:
+    """Runs prompts."""
     longest = 1 + max(map(len, prompts))
     sixteens = lambda length: -(-length // 16) * 16  # To compile for few lengths.
     limit = sixteens(longest) if bidirectional else self._segment_length  # What sees both directions is seen whole.
@@ -84,21 +111,57 @@ class Decoder:
     for row, prompt in enumerate(prompts):
       tokens[row, total - len(prompt):] = prompt
       segment_ids[row, total - len(prompt) - 1:] = 1
-    memory = self._model.initial_memory(len(prompts), self._window, projected=True)
-    if pieces > 4:  # For fewer it may take longer to compile than it saves.
-      memory = self._project_positions(params, memory, step)
-    for start in range(0, total, step):
-      piece = slice(start, start + step)
-      logits, memory = self._prefill(params, tokens[:, piece], segment_ids[:, piece], memory,
-                                     segment_ids[:, piece] if bidirectional else None)
-    return logits, self._start(params, memory)
+    with self._mesh():
+      memory = self._empty_memory(len(prompts))
+      if pieces > 4:  # For fewer it may take longer to compile than it saves.
+        memory = self._project_positions(params, memory, step)
+      for start in range(0, total, step):
+        piece = slice(start, start + step)
+        logits, memory = self._prefill(params, tokens[:, piece], segment_ids[:, piece], memory,
+                                       segment_ids[:, piece] if bidirectional else None)
+    return Prefilled(logits, memory.replace(position_keys=None))
 
-  def _decode_chunk(self, params: Any, logits: jax.Array, cache: Cache, rng: jax.Array):
-    """Draws `chunk_length` tokens [B, n] in turn; returns them, the logits of the next and the cache."""
-    def one(carry, rng):
-      logits, cache = carry
-      tokens = self._sampling(jnp.where(self._allowed, logits, -jnp.inf), rng)
-      return self._model.decode_step(params, tokens, cache), tokens
+  def start(self, params: Params, prefilled: Prefilled) -> Slots:
+    """Slots with a row of prefilled prompts each."""
+    with self._mesh():
+      return Slots(prefilled.logits, self._start(params, prefilled.memory, 0))
 
-    (logits, cache), tokens = jax.lax.scan(one, (logits, cache), jax.random.split(rng, self._chunk_length))
-    return tokens.T, logits, cache
+  def insert(self, params: Params, slots: Slots, row: int, prefilled: Prefilled) -> Slots:
+    """Puts a prefilled prompt, alone in its batch, in the place of a row; the others go on as if nothing had happened.
+
+    The ring's positions depend on (index - slot) mod W alone, so the prompt's are rolled to where the others are.
+    """
+    with self._mesh():
+      return self._insert(params, slots, row, prefilled)
+
+  def step(self, params: Params, slots: Slots, rng: jax.Array) -> tuple[Piece, Slots]:
+    """Draws `chunk_length` tokens of every row."""
+    with self._mesh():
+      tokens, log_probs, slots = self._decode(params, slots, rng)
+    return Piece(np.asarray(tokens), np.asarray(log_probs)), slots
+
+  def _put_row(self, params: Params, slots: Slots, row: jax.Array, prefilled: Prefilled) -> Slots:
+    one = self._model.start_decoding(params, prefilled.memory, slots.cache.index)
+    return Slots(slots.logits.at[row].set(prefilled.logits[0]), slots.cache.insert(row, one))
+
+  def _decode_chunk(self, params: Params, slots: Slots, rng: jax.Array):
+    """`chunk_length` tokens [B, n] in turn, their log-probabilities, and the slots after them."""
+    def one(slots, rng):
+      tokens = self._sampling(jnp.where(self._allowed, slots.logits, -jnp.inf), rng)
+      log_probs = jnp.take_along_axis(jax.nn.log_softmax(slots.logits), tokens[:, None], 1)[:, 0]
+      return Slots(*self._model.decode_step(params, tokens, slots.cache)), (tokens, log_probs)
+
+    slots, (tokens, log_probs) = jax.lax.scan(one, slots, jax.random.split(rng, self._chunk_length))
+    return tokens.T, log_probs.T, slots
+
+  def _empty_memory(self, rows: int) -> Memory:
+    memory = self._model.initial_memory(rows, self._window, projected=True)
+    if self._partitioner is None:
+      return memory
+    split = rows % self._partitioner.num_batch_shards == 0
+    place = lambda leaf, axes: jax.device_put(
+        leaf, self._partitioner.sharding(*axes) if split else self._partitioner.replicated)
+    return jax.tree.map(place, memory, memory.logical_axes())
+
+  def _mesh(self) -> contextlib.AbstractContextManager:
+    return self._partitioner.activate() if self._partitioner else contextlib.nullcontext()

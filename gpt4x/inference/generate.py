@@ -1,26 +1,28 @@
-"""`gpt4x generate`: continues a prompt with the model of a run."""
+"""Text by the model of a run."""
+
+from collections.abc import Iterator
 
 import gin
 import numpy as np
 
-from gpt4x import configuration
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
-from gpt4x.inference.decoding import Decoder
+from gpt4x.experiment import Experiment
+from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
 from gpt4x.partitioning import Partitioner
-from gpt4x.training.experiment import Experiment
 
 
-@gin.configurable(allowlist=["experiment", "window"])
-def generate(model_dir: str, prompt: str, experiment: Experiment = gin.REQUIRED, max_tokens: int = 256,
-             sampling: Sampling = Sampling(), seed: int = 0, step: int | None = None, window: int | None = None):
+@gin.configurable(allowlist=["window"])
+def generate(model_dir: str, experiment: Experiment, prompt: str, *, max_tokens: int = 256,
+             sampling: Sampling = Sampling(), seed: int = 0, step: int | None = None,
+             window: int | None = None) -> Iterator[str]:
   """Yields the continuation of a prompt, piece by piece, until its document ends or max_tokens are drawn.
 
   Args:
     model_dir: a run's directory; nothing else is read.
+    experiment: the run's own.
     prompt: the text to continue; may be empty.
-    experiment: the run's own, from gin.
     max_tokens: tokens to add at most.
     sampling: how tokens are drawn.
     seed: of the drawing.
@@ -38,26 +40,12 @@ def generate(model_dir: str, prompt: str, experiment: Experiment = gin.REQUIRED,
   if unknown:
     raise UserError(f"the prompt has the token {unknown[0]}, outside the model's {config.vocab_size}: change it")
   _, params = experiment.restore_params(model_dir, Partitioner(data=1, num_devices=1), step)
-  decoder = Decoder(experiment.model, window, vocabulary.eos_id, vocabulary.vocab_size, sampling,
-                    first_id=first_id)
+  engine = Engine(experiment.model, window, vocabulary.eos_id, vocabulary.vocab_size, sampling, first_id=first_id)
   written, shown = [], vocabulary.decode(ids)
-  for tokens in decoder(params, [ids], max_tokens, seed, bidirectional=dataset.feature_converter == "prefix_lm"):
+  for tokens, _ in engine(params, [ids], max_tokens, seed, bidirectional=dataset.feature_converter == "prefix_lm"):
     ended = np.flatnonzero(tokens[0] == vocabulary.eos_id)
     written += tokens[0, :ended[0] if ended.size else None].tolist()
     # All is decoded anew and what is new is shown: a piece may end within a character, or begin with a space.
     text = vocabulary.decode(ids + written).rstrip("\N{REPLACEMENT CHARACTER}")
     yield text[len(shown):]
     shown = text
-
-
-def main(model_dir: str, prompt: str, max_tokens: int, temperature: float, top_k: int | None, top_p: float | None,
-         seed: int, step: int | None) -> None:
-  """Prints the prompt and its continuation as it is drawn."""
-  configuration.load_run(model_dir)
-  pieces = generate(model_dir, prompt, max_tokens=max_tokens, sampling=Sampling(temperature, top_k, top_p), seed=seed,
-                    step=step)
-  first = next(pieces, "")  # Whatever is wrong comes to light before the prompt is repeated.
-  print(prompt, first, sep="", end="", flush=True)
-  for piece in pieces:
-    print(piece, end="", flush=True)
-  print()

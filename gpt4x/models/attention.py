@@ -2,90 +2,41 @@
 
 import functools
 import math
-from typing import Sequence
 
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gpt4x.models import flash
 from gpt4x.models.config import TransformerConfig
-from gpt4x.models.layers import constrain, kernel_init, linear, param, residual_scale
+from gpt4x.models.layers import constrain, residual_scale
+from gpt4x.models.masks import Mask
+from gpt4x.models.memory import KeyValues, RingKeyValues, StepConstants
+from gpt4x.models.parameters import kernel_init, param, product, product_of_rows
+
+# What a kernel of attention has of a mask: the boolean blocks of its chunks of queries; the mask itself, if it is fused.
+Prepared = list[jax.Array] | Mask
 
 
-@flax.struct.dataclass
-class KeyValues:
-  """Projected keys and values of a layer's past, [G, B, M, K] each, rotary positions not yet applied.
-
-  Heads come first: what one multiplies then lies together, and meets R in one product.
-  """
-
-  keys: jax.Array
-  values: jax.Array
-
-
-@flax.struct.dataclass
-class RingKeyValues:
-  """Keys (rotary: rotated by their slot) and values of the last W positions: position p lies in slot p mod W.
-
-  They are [B, G, W, K], so that what a step reads of a head lies in one piece; but there is no axis for a single row
-  or head, for XLA would leave it out of the products, which on CPU would then read a copy of the whole ring.
-  """
-
-  keys: jax.Array
-  values: jax.Array
-
-
-@flax.struct.dataclass
-class StepConstants:
-  """What a layer makes of its parameters, once, for all steps of decoding.
-
-  kernel: [D, G, H / G + 2, K], the kernels of each group's queries, key and value, for one product in place of three.
-  relative_keys: [G, W, K], the projected R of the distances W - 1, ..., 0; None for rotary positions.
-  """
-
-  kernel: jax.Array
-  relative_keys: jax.Array | None = None
-
-
-@flax.struct.dataclass
-class Segments:
-  """What the fused kernel has in place of masks: the documents of queries [B, L] and keys [B, T], and the window."""
-
-  queries: jax.Array
-  keys: jax.Array
-  window: int | None = flax.struct.field(pytree_node=False, default=None)
-
-
-def attention_mask(query_segments: jax.Array, key_segments: jax.Array, window: int | None = None,
-                   prefix: jax.Array | None = None) -> jax.Array:
-  """True where query i [B, L] may see key j [B, T]: same document, not later, closer than `window`.
-
-  The L queries are the last of the T keys. Segment id 0 marks padding and empty memory, which only padding sees.
-  `prefix` [B, L] marks positions of the segment that see each other in both directions (prefix LM).
-  """
-  length, total = query_segments.shape[1], key_segments.shape[1]
-  distance = jnp.arange(total - length, total)[:, None] - jnp.arange(total)
-  allowed = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-  if prefix is not None:
-    prefix_keys = jnp.pad(prefix, ((0, 0), (total - length, 0)))
-    allowed = allowed | ((prefix[:, :, None] > 0) & (prefix_keys[:, None, :] > 0))
-  return allowed & (query_segments[:, :, None] == key_segments[:, None, :])
+def prepare(config: TransformerConfig, mask: Mask) -> Prepared:
+  """What the layers' attention takes of a mask; made once for all of them."""
+  if config.attention_kernel == "flash" and mask.prefix is None:  # The fused kernel never looks ahead.
+    return mask
+  return mask.blocks(config.attention_chunk)
 
 
 def fused_attention(query: jax.Array, position_query: jax.Array | None, keys: jax.Array, values: jax.Array,
-                    relative_keys: jax.Array | None, segments: Segments) -> jax.Array:
+                    position_keys: jax.Array | None, mask: Mask) -> jax.Array:
   """flash.relative_attention of [G, B, H / G, L, K] and [G, B, T, K], on every device of the mesh.
 
   The compiler cannot split a kernel: each device has its rows and heads, or all rows where they do not divide.
   """
   rows_first = lambda x: jnp.moveaxis(x, 1, 0)
   queries = jax.tree.map(lambda x: jax.lax.collapse(rows_first(x), 1, 3), (query, position_query))
-  inputs = *queries, rows_first(keys), rows_first(values), relative_keys, segments.queries, segments.keys
-  run = functools.partial(flash.relative_attention, window=segments.window)
+  inputs = *queries, rows_first(keys), rows_first(values), position_keys, mask.queries, mask.keys
+  run = functools.partial(flash.relative_attention, window=mask.window)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.size > 1:
     batch, heads = nn_partitioning.logical_to_mesh_axes(("batch", "heads"))
@@ -120,9 +71,9 @@ def relative_shift(scores: jax.Array, length: int, total: int) -> jax.Array:
   one reshape move every row into place (the paper's appendix B). The rows may be those of several matrices.
   """
   *batch, rows, columns = scores.shape
-  scores = jax.lax.optimization_barrier(scores)  # Of its gradient: made once, for both factors of the product.
+  scores = jax.lax.optimization_barrier(scores)  # So that its gradient is made once, for both factors of the product.
   flat = scores.reshape(*batch, rows // length, length * columns)
-  # Split, not sliced: the gradient is then joined, not padded, which takes XLA's CPU backend a fifth of the time.
+  # Split, not sliced: its gradient is a join, not a pad, for XLA's CPU backend 0.9 against 4.9 ms.
   _, flat, _ = jnp.split(flat, (length - 1, length * columns - 1), -1)
   return flat.reshape(*batch, rows, columns - 1)[..., :total]
 
@@ -135,29 +86,30 @@ class Attention(nn.Module):
   def setup(self):
     c = self.config
     query, key = (c.embed_dim, c.num_heads, c.head_dim), (c.embed_dim, c.num_kv_heads, c.head_dim)
-    axes, init = ("embed", "heads", "kv"), kernel_init(0, (1, 2))
-    self.query = param(self, "query", init, query, axes)
-    self.key = param(self, "key", init, key, axes)
-    self.value = param(self, "value", init, key, axes)
+
+    def project(name, shape):
+      return param(self, name, kernel_init(0, (1, 2)), shape, ("embed", "heads", "kv"), ("embed",))
+
+    self.query = project("query", query)
+    self.key = project("key", key)
+    self.value = project("value", key)
     self.out = param(self, "out", kernel_init((0, 1), 2, residual_scale(c)), query[1:] + query[:1],
-                     ("heads", "kv", "embed"))
+                     ("heads", "kv", "embed"), ("heads", "kv"))
     if c.positions == "relative":
-      self.relative_key = param(self, "relative_key", init, key, axes)
+      self.relative_key = project("relative_key", key)
       if c.untie_biases:
         self.biases = position_biases(self, c)
     self.dropout = nn.Dropout(c.attention_dropout_rate)
 
-  def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, masks: Sequence[jax.Array] | Segments,
-               relative_keys: jax.Array | None, biases: tuple[jax.Array, jax.Array] | None,
-               deterministic: bool) -> tuple[jax.Array, KeyValues]:
+  def __call__(self, x: jax.Array, memory: jax.Array | KeyValues, mask: Prepared, position_keys: jax.Array | None,
+               biases: tuple[jax.Array, jax.Array] | None, deterministic: bool) -> tuple[jax.Array, KeyValues]:
     """Attends from a segment to its memory and itself.
 
     Args:
       x: [B, L, D], the (normed) segment.
       memory: [B, M, D], the layer's (normed) past inputs, whose projections are trained; or their KeyValues.
-      masks: of each chunk of C queries in turn [B, C, P], True where a query sees a key; of the keys, T = M + L in
-        all, the first P are those that are not ahead of the whole chunk. Segments: by the fused kernel.
-      relative_keys: [G, S, K], the projected R of the distances T - 1, T - 2, ..., T - S; None for rotary positions.
+      mask: of the L queries and the T = M + L keys, as `prepare` makes it.
+      position_keys: [G, S, K], the projected R of the distances T - 1, T - 2, ..., T - S; None for rotary positions.
       biases: u and v, [H, K] each, where all layers share them.
       deterministic: no dropout.
 
@@ -165,9 +117,9 @@ class Attention(nn.Module):
       [B, L, D] and the KeyValues of all T positions.
     """
     c = self.config
-    query = constrain(linear(x, self.query), ("batch", "length", "heads", "kv"))
+    query = constrain(product(x, self.query), ("batch", "length", "heads", "kv"))
     query = jnp.einsum("blgrk->gbrlk", self.group(query))
-    # Projected apart: post-norm memory takes no gradient, and so that product of the backward pass is not made.
+    # Memory is projected separately: with post-norm it needs no gradient, which saves one backward product.
     old = memory if isinstance(memory, KeyValues) else self.key_values(memory)
     past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), old, self.key_values(x))
     length, total = x.shape[1], past.keys.shape[2]
@@ -178,37 +130,37 @@ class Attention(nn.Module):
     else:
       query = rotate(query, jnp.arange(total - length, total), c.rotary_base)
       keys = rotate(keys, jnp.arange(total), c.rotary_base)
-    if isinstance(masks, Segments):
-      return self.project_out(fused_attention(query, position_query, keys, values, relative_keys, masks)), past
+    if isinstance(mask, Mask):
+      return self.project_out(fused_attention(query, position_query, keys, values, position_keys, mask)), past
     query, position_query = jax.tree.map(lambda x: x * c.head_dim**-0.5, (query, position_query))
     rng = None if deterministic or not c.attention_dropout_rate else self.make_rng("dropout")
     attend = functools.partial(self.attend, deterministic=deterministic)
-    if len(masks) > 1:
+    if len(mask) > 1:
       attend = jax.checkpoint(attend)  # The backward pass makes its scores again: those of one chunk exist at a time.
     parts, start = [], 0
-    for i, mask in enumerate(masks):
-      stop, seen = start + mask.shape[1], mask.shape[2]
+    for i, block in enumerate(mask):
+      stop, seen = start + block.shape[1], block.shape[2]
       queries = jax.tree.map(lambda x: x[:, :, :, start:stop], (query, position_query))
-      distances = None if relative_keys is None else relative_keys[:, total - seen:]
-      parts.append(attend(*queries, keys[:, :, :seen], values[:, :, :seen], distances, mask,
+      distances = None if position_keys is None else position_keys[:, total - seen:]
+      parts.append(attend(*queries, keys[:, :, :seen], values[:, :, :seen], distances, block,
                           None if rng is None else jax.random.fold_in(rng, i)))
       start = stop
     mixed = jnp.concatenate(parts, 3)
     return self.project_out(constrain(mixed, ("heads", "batch", None, "length", "kv"))), past
 
-  def attend(self, query, position_query, keys, values, relative_keys, mask, rng, deterministic) -> jax.Array:
+  def attend(self, query, position_query, keys, values, position_keys, mask, rng, deterministic) -> jax.Array:
     """What C queries [G, B, H / G, C, K] mix of the P values [G, B, P, K] that mask [B, C, P] lets them see."""
-    kv_heads, batch, groups, length, dim = query.shape
-    rows = lambda x: x.reshape(kv_heads, batch, groups * length, dim)  # Q = H / G * C rows meet the same keys.
+    kv_heads, batch, heads_per_key, length, dim = query.shape
+    rows = lambda x: x.reshape(kv_heads, batch, heads_per_key * length, dim)  # Q = H / G * C rows meet the same keys.
     scores = jnp.einsum("gbqk,gbtk->gbqt", rows(query), keys, preferred_element_type=jnp.float32)
     if position_query is not None:
       # All rows as one axis, of which the gradients are sums.
-      by_distance = jnp.einsum("gnk,gsk->gns", position_query.reshape(kv_heads, -1, dim), relative_keys,
+      by_distance = jnp.einsum("gnk,gsk->gns", position_query.reshape(kv_heads, -1, dim), position_keys,
                                preferred_element_type=jnp.float32)
       scores += relative_shift(by_distance, length, keys.shape[2]).reshape(scores.shape)
     scores = constrain(scores, ("heads", "batch", "length", None))
     # Added, not selected: the backward pass has nothing to do.
-    scores += jnp.tile(jnp.where(mask, 0, flash.MASKED), (1, groups, 1))
+    scores += jnp.tile(jnp.where(mask, 0, flash.MASKED), (1, heads_per_key, 1))
     # A softmax whose division comes last, where there are K values to divide and not P.
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
     norm = jnp.sum(weights, -1, keepdims=True)
@@ -239,7 +191,7 @@ class Attention(nn.Module):
     values = put(ring.values, value)
     if c.positions == "relative":
       u, v = (self.group(bias) for bias in (self.biases if c.untie_biases else biases))
-      by_distance = product("bgrk,gsk->bgrs", query + v, constants.relative_keys)
+      by_distance = product("bgrk,gsk->bgrs", query + v, constants.position_keys)
       # The last column, distance 0, comes to the token's slot.
       scores = content(query + u) + jnp.roll(by_distance, slot + 1, -1).reshape(*heads, -1, window)
     else:
@@ -249,33 +201,31 @@ class Attention(nn.Module):
     scores = scores.reshape(len(x), c.num_heads, window) * c.head_dim**-0.5
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, flash.MASKED)).astype(x.dtype)
     mixed = jnp.einsum("...rt,...tk->...rk", weights.reshape(*heads, -1, window), values)
-    # XLA's CPU backend gives one core a small matrix and a vector, and two cores a batch of two of them: of its halves.
-    parts = 2 if len(x) == 1 and c.num_heads * c.head_dim % 2 == 0 else 1
-    out = jnp.einsum("bpi,pid->pbd", mixed.reshape(len(x), parts, -1), self.out.reshape(parts, -1, c.embed_dim))
-    return jnp.sum(out, 0)[:, None], RingKeyValues(keys, values)
+    out = product_of_rows(mixed.reshape(len(x), -1), self.out.dense().reshape(-1, c.embed_dim))
+    return out[:, None], RingKeyValues(keys, values)
 
   def ring(self, past: KeyValues) -> tuple[RingKeyValues, StepConstants]:
-    """Makes the ring from the KeyValues of W positions, the oldest of which comes to lie in slot 0."""
+    """Makes the ring from the KeyValues of W positions, the first of which comes to lie in slot 0."""
     groups, rows, window, _ = past.keys.shape
-    keys, relative_keys = past.keys, None
+    keys, position_keys = past.keys, None
     if self.config.positions == "rotary":
       keys = rotate(keys, jnp.arange(window), self.config.rotary_base)
     else:
-      relative_keys = self.relative_keys(relative_positions(self.config, jnp.arange(window)[::-1]))
+      position_keys = self.project_positions(relative_positions(self.config, jnp.arange(window)[::-1]))
     single = [axis for axis, size in enumerate((rows, groups)) if size == 1]
     ring = RingKeyValues(*(jnp.squeeze(jnp.swapaxes(x, 0, 1), single) for x in (keys, past.values)))
-    kernels = [self.group(self.query), self.key[:, :, None], self.value[:, :, None]]
-    return ring, StepConstants(jnp.concatenate(kernels, 2), relative_keys)
+    kernels = [self.group(self.query.dense()), self.key.dense()[:, :, None], self.value.dense()[:, :, None]]
+    return ring, StepConstants(jnp.concatenate(kernels, 2), position_keys)
 
   def key_values(self, x: jax.Array) -> KeyValues:
     def project(kernel):
-      return jnp.einsum("btgk->gbtk", constrain(linear(x, kernel), ("batch", "length", "heads", "kv")))
+      return jnp.einsum("btgk->gbtk", constrain(product(x, kernel), ("batch", "length", "heads", "kv")))
 
     return KeyValues(project(self.key), project(self.value))
 
-  def relative_keys(self, relative: jax.Array) -> jax.Array:
-    """R [S, D] -> [G, S, K]."""
-    return jnp.einsum("sd,dgk->gsk", relative, self.relative_key)
+  def project_positions(self, relative: jax.Array) -> jax.Array:
+    """R [S, D] -> position keys [G, S, K]."""
+    return jnp.einsum("sgk->gsk", product(relative, self.relative_key))
 
   def group(self, query: jax.Array) -> jax.Array:
     """[..., H, K] -> [..., G, H / G, K]: head h shares the keys of head h // (H / G)."""
@@ -284,7 +234,7 @@ class Attention(nn.Module):
   def project_out(self, mixed: jax.Array) -> jax.Array:
     """What G heads times H / G queries mixed, [G, B, H / G, L, K] -> [B, L, D]."""
     mixed = jnp.einsum("gbrlk->blgrk", mixed)
-    return linear(jax.lax.collapse(mixed, 2, 4), self.out, 2)
+    return product(jax.lax.collapse(mixed, 2, 4), self.out)
 
 
 def position_biases(module: nn.Module, config: TransformerConfig) -> tuple[jax.Array, jax.Array]:

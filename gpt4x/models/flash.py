@@ -21,7 +21,7 @@ VMEM = 64 * 2**20  # The bytes of fast memory that a core of every TPU from v5 o
 
 
 def relative_attention(query: jax.Array, position_query: jax.Array | None, keys: jax.Array, values: jax.Array,
-                       relative_keys: jax.Array | None, query_segments: jax.Array, key_segments: jax.Array,
+                       position_keys: jax.Array | None, query_segments: jax.Array, key_segments: jax.Array,
                        window: int | None = None, block: int = 512, band: int = 128) -> jax.Array:
   """Mixes the values of the keys that each query sees: of its segment, not later, closer than `window`.
 
@@ -32,7 +32,7 @@ def relative_attention(query: jax.Array, position_query: jax.Array | None, keys:
     position_query: [B, H, L, K], what meets the relative keys; v has been added. None: no position term.
     keys: [B, G, T, K]; head h takes those of h // (H / G).
     values: [B, G, T, K].
-    relative_keys: [G, S, K], row s for the distance T - 1 - s, S >= T; None with position_query.
+    position_keys: [G, S, K], row s for the distance T - 1 - s, S >= T; None with position_query.
     query_segments: [B, L] int32.
     key_segments: [B, T] int32.
     window: distances from which on nothing is seen.
@@ -51,12 +51,12 @@ def relative_attention(query: jax.Array, position_query: jax.Array | None, keys:
       x, [(low, high) if i == axis else (0, 0) for i in range(x.ndim)], constant_values=value)
   sizes = _Sizes(block, min(band, block), (length + after) // block, (before + total + after) // block, window,
                  query.shape[3]**-0.5)
-  if relative_keys is not None:
+  if position_keys is not None:
     # Of a block ahead of the diagonal's last query the distances are negative, and all masked.
-    relative_keys = pad(relative_keys[:, :total], 1, before + after, block)
+    position_keys = pad(position_keys[:, :total], 1, before + after, block)
   mixed = _attention(
       sizes, pad(query, 2, 0, after), pad(position_query, 2, 0, after), pad(keys, 2, before, after),
-      pad(values, 2, before, after), relative_keys, pad(query_segments, 1, 0, after, -2)[:, None],
+      pad(values, 2, before, after), position_keys, pad(query_segments, 1, 0, after, -2)[:, None],
       pad(pad(key_segments, 1, before, 0, -1), 1, 0, after, -2)[:, None])
   return mixed[:, :, :length]
 
@@ -122,8 +122,8 @@ def _round_up(size: int, multiple: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(sizes, query, position_query, keys, values, relative_keys, query_segments, key_segments):
-  return _forward(sizes, query, position_query, keys, values, relative_keys, query_segments, key_segments)[0]
+def _attention(sizes, query, position_query, keys, values, position_keys, query_segments, key_segments):
+  return _forward(sizes, query, position_query, keys, values, position_keys, query_segments, key_segments)[0]
 
 
 def _attention_forward(sizes, *inputs):
@@ -177,12 +177,12 @@ class _Band:
     # The relative keys of the distances that it meets begin here.
     self.distances = pl.ds(pl.multiple_of((sizes.first_distance + step) * n, n) + n - (index + 1) * m, n + m)
 
-  def scores(self, query, position_query, keys, relative_keys, query_segments, key_segments) -> jax.Array:
-    """[m, n] of references to a whole block (or, relative_keys, to all)."""
+  def scores(self, query, position_query, keys, position_keys, query_segments, key_segments) -> jax.Array:
+    """[m, n] of references to a whole block (or, position_keys, to all)."""
     sizes, n = self.sizes, self.sizes.block
     scores = _dot(query[self.rows], keys[...], 1, 1)
-    if relative_keys is not None:
-      scores += _skew(_dot(position_query[self.rows], relative_keys[self.distances], 1, 1), n)
+    if position_keys is not None:
+      scores += _skew(_dot(position_query[self.rows], position_keys[self.distances], 1, 1), n)
     iota = functools.partial(jax.lax.broadcasted_iota, jnp.int32, scores.shape)
     distance = (sizes.key_steps - 1 - self.step) * n + self.first + iota(0) - iota(1)
     allowed = (distance >= 0) & (_across(query_segments[self.rows], n) == key_segments[...])
@@ -199,13 +199,13 @@ def _one_ahead(make: Callable[[_Band], Any], bands: Sequence[_Band]) -> Iterator
     yield band, current
 
 
-def _forward(sizes, query, position_query, keys, values, relative_keys, query_segments, key_segments):
+def _forward(sizes, query, position_query, keys, values, position_keys, query_segments, key_segments):
   """Mixed values [B, H, L, K] and the logarithm of each softmax's sum [B, H, 1, L]."""
   n, steps = sizes.block, sizes.key_steps
   rows, heads, length, dim = query.shape
   group = heads // keys.shape[1]
 
-  def kernel(query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm,
+  def kernel(query, position_query, keys, values, position_keys, query_segments, key_segments, mixed, norm,
              segments, maximum, total, sums):
     step = pl.program_id(3)
 
@@ -218,7 +218,7 @@ def _forward(sizes, query, position_query, keys, values, relative_keys, query_se
 
     @pl.when(sizes.key_block(pl.program_id(2), step) >= 0)
     def _():
-      make = lambda band: band.scores(query, position_query, keys, relative_keys, segments, key_segments)
+      make = lambda band: band.scores(query, position_query, keys, position_keys, segments, key_segments)
       for band, scores in _one_ahead(make, sizes.bands(step)):
         at = band.rows
         new_maximum = jnp.maximum(maximum[at], jnp.max(scores, 1, keepdims=True))
@@ -238,11 +238,11 @@ def _forward(sizes, query, position_query, keys, values, relative_keys, query_se
   queries = pl.BlockSpec((None, None, n, dim), lambda b, h, a, t: (b, h, a, 0))
   each_key = pl.BlockSpec((None, None, n, dim), lambda b, h, a, t: (b, jax.lax.div(h, group), key_block(a, t), 0))
   position_specs = (None, None)
-  if relative_keys is not None:
-    distances = pl.BlockSpec((None, *relative_keys.shape[1:]), lambda b, h, a, t: (jax.lax.div(h, group), 0, 0))
+  if position_keys is not None:
+    distances = pl.BlockSpec((None, *position_keys.shape[1:]), lambda b, h, a, t: (jax.lax.div(h, group), 0, 0))
     position_specs = queries, distances
   column = lambda dtype=jnp.float32: pltpu.VMEM((n, sizes.lanes), dtype)
-  inputs = query, position_query, keys, values, relative_keys, query_segments, key_segments
+  inputs = query, position_query, keys, values, position_keys, query_segments, key_segments
   outputs = (jax.ShapeDtypeStruct(query.shape, query.dtype),
              jax.ShapeDtypeStruct((rows, heads, 1, length), jnp.float32))
   call = functools.partial(
@@ -256,12 +256,12 @@ def _forward(sizes, query, position_query, keys, values, relative_keys, query_se
       scratch_shapes=[column(jnp.int32), column(), column(), pltpu.VMEM((n, dim), jnp.float32)],
       compiler_params=pltpu.CompilerParams(
           dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM),
-      cost_estimate=sizes.cost(query.shape, 2, 1 if relative_keys is not None else 0, [*inputs, *outputs]),
+      cost_estimate=sizes.cost(query.shape, 2, 1 if position_keys is not None else 0, [*inputs, *outputs]),
       name="relative_attention")
   return _run(call, *inputs)
 
 
-def _backward(sizes, query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm,
+def _backward(sizes, query, position_query, keys, values, position_keys, query_segments, key_segments, mixed, norm,
               gradient):
   """The gradients of all but the segments.
 
@@ -273,16 +273,16 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
   group = heads // kv_heads
   bands = range(n // m)
 
-  def kernel(query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm, gradient,
-             d_query, d_position_query, d_keys, d_values, d_relative_keys,
+  def kernel(query, position_query, keys, values, position_keys, query_segments, key_segments, mixed, norm, gradient,
+             d_query, d_position_query, d_keys, d_values, d_position_keys,
              segments, norms, deltas, flipped, query_sum, position_sum, key_sum, value_sum):
     turn, block, step = (pl.program_id(axis) for axis in (2, 3, 4))
     key_block = sizes.key_block(block, step)
-    relative = relative_keys is not None
+    relative = position_keys is not None
 
     @pl.when((turn == 0) & (block == 0) & (step == 0))
     def _():
-      for sums in (key_sum, value_sum) + ((d_relative_keys,) if relative else ()):
+      for sums in (key_sum, value_sum) + ((d_position_keys,) if relative else ()):
         sums[...] = jnp.zeros_like(sums)
 
     @pl.when(step == 0)
@@ -301,7 +301,7 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
     @pl.when(key_block >= 0)
     def _():
       at_keys = pl.ds(pl.multiple_of(key_block * n, n), n)
-      make = lambda band: (band.scores(query, position_query, keys, relative_keys, segments, key_segments),
+      make = lambda band: (band.scores(query, position_query, keys, position_keys, segments, key_segments),
                            _dot(gradient[band.rows], values[...], 1, 1))
       for band, (scores, d_weights) in _one_ahead(make, sizes.bands(step)):
         at = band.rows
@@ -313,8 +313,8 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
         key_sum[at_keys] += _dot(rounded, query[at], 0, 0)
         if relative:
           by_distance = _unskew(_flip(d_scores)).astype(query.dtype)
-          position_sum[at] += _dot(by_distance, relative_keys[band.distances], 1, 0)
-          d_relative_keys[band.distances] += _dot(by_distance, flipped[at], 0, 0)
+          position_sum[at] += _dot(by_distance, position_keys[band.distances], 1, 0)
+          d_position_keys[band.distances] += _dot(by_distance, flipped[at], 0, 0)
 
     @pl.when(step == steps - 1)
     def _():
@@ -334,16 +334,16 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
   each_key = pl.BlockSpec((None, None, n, dim), lambda b, g, r, a, t: (b, g, key_block(a, t), 0))
   all_keys = pl.BlockSpec((None, None, total, dim), lambda b, g, r, a, t: (b, g, 0, 0))
   positions, distances, d_distances, d_distances_shape = None, None, None, None
-  if relative_keys is not None:
-    columns = relative_keys.shape[1]
+  if position_keys is not None:
+    columns = position_keys.shape[1]
     positions = queries
     distances = pl.BlockSpec((None, columns, dim), lambda b, g, r, a, t: (g, 0, 0))
     d_distances = pl.BlockSpec((None, None, columns, dim), lambda b, g, r, a, t: (b, g, 0, 0))
-    d_distances_shape = jax.ShapeDtypeStruct((rows, *relative_keys.shape), jnp.float32)
+    d_distances_shape = jax.ShapeDtypeStruct((rows, *position_keys.shape), jnp.float32)
   like = lambda x: None if x is None else jax.ShapeDtypeStruct(x.shape, x.dtype)
   column = lambda dtype=jnp.float32: pltpu.VMEM((n, sizes.lanes), dtype)
   sums = lambda rows: pltpu.VMEM((rows, dim), jnp.float32)
-  inputs = (query, position_query, keys, values, relative_keys, query_segments, key_segments, mixed, norm, gradient)
+  inputs = (query, position_query, keys, values, position_keys, query_segments, key_segments, mixed, norm, gradient)
   outputs = [like(query), like(position_query), like(keys), like(values), d_distances_shape]
   call = functools.partial(
       pl.pallas_call, kernel,
@@ -359,12 +359,12 @@ def _backward(sizes, query, position_query, keys, values, relative_keys, query_s
       compiler_params=pltpu.CompilerParams(
           dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary", "arbitrary"),
           vmem_limit_bytes=VMEM),
-      cost_estimate=sizes.cost(query.shape, 5, 3 if relative_keys is not None else 0, [*inputs, *outputs]),
+      cost_estimate=sizes.cost(query.shape, 5, 3 if position_keys is not None else 0, [*inputs, *outputs]),
       name="relative_attention_gradient")
-  *gradients, d_relative_keys = _run(call, *inputs)
-  if relative_keys is not None:
-    d_relative_keys = jnp.sum(d_relative_keys, 0).astype(relative_keys.dtype)
-  return *gradients, d_relative_keys
+  *gradients, d_position_keys = _run(call, *inputs)
+  if position_keys is not None:
+    d_position_keys = jnp.sum(d_position_keys, 0).astype(position_keys.dtype)
+  return *gradients, d_position_keys
 
 
 def _run(call, *inputs):

@@ -1,20 +1,14 @@
 """The parts of a layer beside attention: norms, the MLP, and the embedding/output pairs."""
 
-import functools
-import math
-
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
 import jax
 import jax.numpy as jnp
 
 from gpt4x.models.config import TransformerConfig
+from gpt4x.models.parameters import Kernel, kernel_init, lookup, param, product
 
 constrain = nn_partitioning.with_sharding_constraint
-
-
-def kernel_init(in_axis=0, out_axis=-1, scale: float = 1.0, batch_axis=()):
-  return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal", in_axis, out_axis, batch_axis)
 
 
 def activate(activation: str, hidden: jax.Array, gate: jax.Array | None) -> jax.Array:
@@ -29,24 +23,6 @@ def residual_scale(config: TransformerConfig) -> float:
   return 1 / (2 * config.num_layers) if config.norm_position == "pre" else 1.0
 
 
-def param(module: nn.Module, name: str, init, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-  """A float32 parameter with logical axis names, cast to the compute dtype."""
-  value = nn_partitioning.param_with_axes(name, init, shape, jnp.float32, axes=axes, module=module)
-  return jnp.asarray(value, module.config.compute_dtype)
-
-
-def linear(x: jax.Array, kernel: jax.Array, inputs: int = 1) -> jax.Array:
-  """x [..., *I] by kernel [*I, *O] over as many `inputs` axes: [..., *O].
-
-  On one device as a product of two matrices, for XLA's CPU backend copies what the gradients of others multiply. On
-  several the axes stay apart, as a mesh may split each.
-  """
-  if jax.sharding.get_abstract_mesh().size > 1:
-    return jnp.tensordot(x, kernel, inputs)
-  rows, features = x.shape[:x.ndim - inputs], math.prod(kernel.shape[:inputs])
-  return (x.reshape(-1, features) @ kernel.reshape(features, -1)).reshape(*rows, *kernel.shape[inputs:])
-
-
 class Norm(nn.Module):
   """Layer norm (arXiv:1607.06450) or RMS norm (arXiv:1910.07467) over the last axis, in float32."""
 
@@ -55,11 +31,11 @@ class Norm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype, x = x.dtype, x.astype(jnp.float32)
-    scale = nn_partitioning.param_with_axes("scale", nn.initializers.ones, x.shape[-1:], jnp.float32, axes=("embed",))
+    scale = param(self, "scale", nn.initializers.ones, x.shape[-1:], ("embed",), dtype=jnp.float32)
     if self.config.norm == "rms":
       x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.config.norm_epsilon) * scale
     else:
-      bias = nn_partitioning.param_with_axes("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32, axes=("embed",))
+      bias = param(self, "bias", nn.initializers.zeros, x.shape[-1:], ("embed",), dtype=jnp.float32)
       x = x - jnp.mean(x, -1, keepdims=True)
       x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.config.norm_epsilon) * scale + bias
     return x.astype(dtype)
@@ -76,7 +52,7 @@ class MLP(nn.Module):
     c = self.config
 
     def project(name, x, features, axes, scale=1.0):
-      y = linear(x, param(self, name, kernel_init(scale=scale), (x.shape[-1], features), axes))
+      y = product(x, param(self, name, kernel_init(scale=scale), (x.shape[-1], features), axes, axes[:1]))
       return y + param(self, f"{name}_bias", nn.initializers.zeros, (features,), axes[1:]) if c.mlp_bias else y
 
     features = self.mlp_dim or c.mlp_dim
@@ -101,37 +77,39 @@ class Vocabulary(nn.Module):
     init = nn.initializers.normal(c.embed_dim**-0.5)  # The input is scaled by sqrt(D) to unit variance.
     narrow = "cluster_embed" if c.has_projections else "embed"
 
-    def make(name, init, shapes, axes):
+    def make(name, init, shapes, axes, summed=()):
       names = [f"{name}_{i}" for i in range(len(shapes))] if len(shapes) > 1 else [name]
-      return [param(self, name, init, shape, axes) if shape else None for name, shape in zip(names, shapes)]
+      return [param(self, name, init, shape, axes, summed) if shape else None for name, shape in zip(names, shapes)]
 
     sizes = [(high - low, width) for low, high, width in c.tables]
-    self.tables = make("table", init, sizes, ("vocab", narrow))
-    kernels = self.tables if c.tie_embeddings else make("output_kernel", init, sizes, ("vocab", narrow))
+    self.tables = make("table", init, sizes, ("vocab", narrow), (narrow,))
+    kernels = self.tables
+    if not c.tie_embeddings:
+      kernels = make("output_kernel", init, sizes, ("vocab", narrow), (narrow,))
     zeros = nn.initializers.zeros
     biases = make("output_bias", zeros, [size[:1] for size in sizes], ("vocab",)) if c.output_bias else []
-    if len(c.tables) < len(c.clusters):
-      kernels, biases = ([whole[low:high] for whole in one for low, high, _ in c.clusters] for one in (kernels, biases))
+    if len(c.tables) < len(c.clusters):  # Each cluster is a part of the one table.
+      kernels = [kernels[0].rows(low, high) for low, high, _ in c.clusters]
+      biases = [bias[low:high] for bias in biases for low, high, _ in c.clusters]
     self.kernels, self.biases = kernels, biases or [0.0] * len(c.clusters)
     if c.has_projections:
       self.projections = make("projection", kernel_init(), [(width, c.embed_dim) for _, _, width in c.tables],
-                              (narrow, "embed"))
+                              (narrow, "embed"), (narrow,))
       shapes = [None if tied else (c.embed_dim, width)
                 for (_, _, width), tied in zip(c.clusters, c.tied_projections)]
-      own = make("output_projection", kernel_init(), shapes, ("embed", narrow))
+      own = make("output_projection", kernel_init(), shapes, ("embed", narrow), ("embed",))
       shared = self.projections * (len(own) // len(self.projections))
-      self.output_projections = [into.T if out is None else out for into, out in zip(shared, own)]
+      self.output_projections = [into.transposed() if out is None else out for into, out in zip(shared, own)]
     if tails := len(c.clusters) - 1:
-      self.cluster_kernel, = make("cluster_kernel", init, [(tails, c.vocab_embed_dim)], ("clusters", narrow))
+      self.cluster_kernel, = make("cluster_kernel", init, [(tails, c.vocab_embed_dim)], ("clusters", narrow), (narrow,))
       self.cluster_bias, = make("cluster_bias", zeros, [(tails,)], ("clusters",)) if c.output_bias else [0.0]
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     c = self.config
 
     def rows(i, ids):
-      # Rows with all of D, for GSPMD would look up the whole batch's tokens on each device that has a part of it.
-      found = constrain(self.tables[i], ("vocab", None))[ids]
-      return found @ self.projections[i] if c.has_projections else found
+      found = lookup(self.tables[i], ids)
+      return product(found, self.projections[i]) if c.has_projections else found
 
     if len(c.tables) == 1:
       embedded = rows(0, tokens)
@@ -142,21 +120,21 @@ class Vocabulary(nn.Module):
         embedded += jnp.where(inside[..., None], rows(i, jnp.clip(tokens - low, 0, high - low - 1)), 0)
     return constrain(embedded * c.embed_dim**0.5, ("batch", "residual_length", "embed"))
 
-  def output(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | float]:
+  def unembedding(self, hidden: jax.Array) -> tuple[jax.Array, Kernel, jax.Array | float]:
     """What the logits of a plain softmax are the product of, the projected hidden and the kernel [V, D]; the bias."""
     if self.config.has_projections:
-      hidden = hidden @ self.output_projections[0]
+      hidden = product(hidden, self.output_projections[0])
     return hidden, self.kernels[0], self.biases[0]
 
   def logits(self, hidden: jax.Array) -> jax.Array:
-    product = functools.partial(jnp.einsum, "...d,vd->...v", preferred_element_type=jnp.float32)
     projected = [hidden] * len(self.kernels)
     if self.config.has_projections:
-      projected = [hidden @ projection for projection in self.output_projections]
-    head, *tails = [product(*factors) + bias for *factors, bias in zip(projected, self.kernels, self.biases)]
+      projected = [product(hidden, projection) for projection in self.output_projections]
+    head, *tails = [product(x, kernel, jnp.float32) + bias
+                    for x, kernel, bias in zip(projected, self.kernels, self.biases)]
     if not tails:
       return head
-    clusters = product(projected[0], self.cluster_kernel) + self.cluster_bias
+    clusters = product(projected[0], self.cluster_kernel, jnp.float32) + self.cluster_bias
     head = jax.nn.log_softmax(jnp.concatenate([head, clusters], -1))
     first = self.config.clusters[0][1]
     parts = [head[..., first + i, None] + jax.nn.log_softmax(tail) for i, tail in enumerate(tails)]

@@ -13,17 +13,20 @@ rows for P times its own choices, for any of them may be its experts'. That suit
 
 import functools
 import math
-from typing import Callable, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
+import flax.struct
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gpt4x.models.config import TransformerConfig
-from gpt4x.models.layers import MLP, activate, constrain, kernel_init, param, residual_scale
-from gpt4x.objectives import RouterSums
+from gpt4x.models.layers import MLP, activate, constrain, residual_scale
+from gpt4x.models.parameters import kernel_init, param
+from gpt4x.models.sums import Sum, Sums
 
 KERNEL_AXES = {
     "wi": ("expert", "embed", "mlp"),
@@ -34,10 +37,20 @@ KERNEL_AXES = {
 Kernels = dict[str, jax.Array]
 
 
+@flax.struct.dataclass
+class Routing:
+  """What a router did to a batch, over all its devices; a leading axis where layers are scanned."""
+
+  balance_loss: jax.Array  # [], a mean over tokens, as is z_loss.
+  z_loss: jax.Array
+  load: jax.Array  # [E], choices of each expert by a token.
+  dropped: jax.Array  # [], choices that the expert had no room for.
+
+
 class MoE(nn.Module):
   """[B, L, D] -> [B, L, D] by the k experts that each token is sent to, and the shared ones. Experts have no biases.
 
-  Collects RouterSums, if the collection "router" is mutable, at the path of its parameters.
+  Collects a Routing, if the collection "router" is mutable, at the path of its parameters.
   """
 
   config: TransformerConfig
@@ -54,8 +67,9 @@ class MoE(nn.Module):
     c, m = self.config, self.config.moe
     shape, init = (m.num_experts, c.embed_dim, c.expert_dim), functools.partial(kernel_init, 1, 2, batch_axis=0)
     names = ("wi", "wi_gate") if c.activation == "swiglu" else ("wi",)
-    kernels = {name: param(self, name, init(), shape, KERNEL_AXES[name]) for name in names}
-    kernels["wo"] = param(self, "wo", init(residual_scale(c)), (shape[0], shape[2], shape[1]), KERNEL_AXES["wo"])
+    make = lambda name, init, shape: param(self, name, init, shape, KERNEL_AXES[name], KERNEL_AXES[name][1:2]).dense()
+    kernels = {name: make(name, init(), shape) for name in names}
+    kernels["wo"] = make("wo", init(residual_scale(c)), (shape[0], shape[2], shape[1]))
     capacity = None
     if m.capacity_factor is not None and not deterministic:  # An expert meets a token once, so at most L of a row.
       even_share = m.experts_per_token * x.shape[1] / m.num_experts
@@ -70,17 +84,17 @@ class MoE(nn.Module):
             deterministic: bool) -> tuple[jax.Array, jax.Array]:
     """Each token's k experts, best first, [B, L, k] (E: none), and their float32 weights."""
     m = self.config.moe
-    make = functools.partial(nn_partitioning.param_with_axes, module=self)
-    router = make("router", kernel_init(), (x.shape[-1], m.num_experts), jnp.float32, axes=("embed", None))
+    router = param(self, "router", kernel_init(), (x.shape[-1], m.num_experts), ("embed", None), ("embed",),
+                   jnp.float32).dense()
     x = constrain(x, ("batch", "residual_length", "embed")).astype(jnp.float32)
     if m.jitter and not deterministic:
       x *= jax.random.uniform(self.make_rng("dropout"), x.shape, minval=1 - m.jitter, maxval=1 + m.jitter)
     logits = jnp.einsum("bld,de->ble", x, router, precision=jax.lax.Precision.HIGHEST)
     scores = jax.nn.softmax(logits) if m.scores == "softmax" else jax.nn.sigmoid(logits)
     ranks = jax.lax.stop_gradient(scores)
-    if m.bias_rate:  # Decides who is chosen but not with what weight; LanguageModel.balance_experts moves it.
+    if m.bias_rate:  # Decides who is chosen but not with what weight; `balanced` moves it.
       ranks += jax.lax.stop_gradient(
-          make("router_bias", nn.initializers.zeros, (m.num_experts,), jnp.float32, axes=(None,)))
+          param(self, "router_bias", nn.initializers.zeros, (m.num_experts,), (None,), dtype=jnp.float32))
     experts = best(ranks, m.experts_per_token)
     chosen = experts[..., None] == jnp.arange(m.num_experts)
     weights = jnp.sum(jnp.where(chosen, scores[..., None, :], 0.0), -1)  # Not a gather, whose gradient is a scatter.
@@ -88,12 +102,12 @@ class MoE(nn.Module):
       weights /= jnp.sum(weights, -1, keepdims=True)
     experts = jnp.where(real[..., None], experts, m.num_experts)
     # Layers that share parameters add to the same sums.
-    add = lambda sums, new: jax.tree.map(jnp.add, sums, new) if sums else new
-    self.sow("router", "sums", self.sums(logits, scores, experts, real, capacity), reduce_fn=add, init_fn=lambda: None)
+    add = lambda total, new: jax.tree.map(jnp.add, total, new) if total else new
+    self.sow("router", "routing", self.routing(logits, scores, experts, real, capacity), reduce_fn=add,
+             init_fn=lambda: None)
     return weights, experts
 
-  def sums(self, logits, scores, experts, real, capacity) -> RouterSums:
-    """What the router did to this batch, over all its devices; the losses are means over tokens."""
+  def routing(self, logits, scores, experts, real, capacity) -> Routing:
     m = self.config.moe
     tokens = jnp.maximum(jnp.sum(real), 1)
     mean = lambda values: jnp.sum(values * real[..., None], (0, 1)) / tokens
@@ -101,11 +115,43 @@ class MoE(nn.Module):
     load = jnp.sum(row_load, 0)
     share = load / (m.experts_per_token * tokens)  # Sums to one, as the probabilities do.
     probs = scores / jnp.sum(scores, -1, keepdims=True)
-    return RouterSums(
-        balance_loss=m.balance_loss * m.num_experts * jnp.sum(share * mean(probs)),
-        z_loss=m.router_z_loss * jnp.sum(mean(jax.nn.logsumexp(logits, -1, keepdims=True) ** 2)),
+    return Routing(
+        balance_loss=m.num_experts * jnp.sum(share * mean(probs)),
+        z_loss=jnp.sum(mean(jax.nn.logsumexp(logits, -1, keepdims=True) ** 2)),
         load=load.astype(jnp.float32),
         dropped=jnp.sum(jnp.maximum(row_load - (capacity or row_load), 0)).astype(jnp.float32))
+
+
+def sums(routings: Mapping[str, Any], tokens: jax.Array) -> Sums:
+  """The named sums of all routers of a model, from the collection that they sowed; empty without mixtures.
+
+  The two losses add up over layers. `expert_imbalance/PATH` is the load of each expert beside an even share of it.
+  """
+  found = traverse_util.flatten_dict(routings)
+  if not found:
+    return {}
+  total = lambda field: sum(jnp.sum(getattr(routing, field)) for routing in found.values())
+  named = {"router_balance_loss": Sum(total("balance_loss") * tokens, tokens),
+           "router_z_loss": Sum(total("z_loss") * tokens, tokens),
+           "expert_dropped": Sum(total("dropped"), total("load"))}
+  for (*path, _), routing in found.items():
+    even = jnp.mean(routing.load, -1, keepdims=True)
+    named["/".join(("expert_imbalance", *path))] = Sum(routing.load, even)
+  return named
+
+
+def balanced(params: Any, named: Sums, rate: float) -> Any:
+  """The parameters with the bias of each expert moved by `rate`, up if it had less than an even share of the load.
+
+  That is the balancing without a loss of arXiv:2408.15664. The biases are parameters without a gradient, which
+  optimizers leave where they are; `named` are the sums of a whole step.
+  """
+  flat = traverse_util.flatten_dict(params)
+  for name, load in named.items():
+    kind, _, path = name.partition("/")
+    if kind == "expert_imbalance":
+      flat[(*path.split("/"), "router_bias")] += rate * jnp.sign(load.weight - load.value)
+  return traverse_util.unflatten_dict(flat)
 
 
 def best(ranks: jax.Array, k: int) -> jax.Array:

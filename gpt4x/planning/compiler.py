@@ -6,16 +6,18 @@ import os
 from typing import Any
 
 import jax
-import optax
 
 from gpt4x.data.stream import FEATURES
 from gpt4x.errors import UserError
+from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning import collectives
 from gpt4x.planning.chips import Topology
+from gpt4x.training.config import TrainConfig
+from gpt4x.training.gradients import whole
 from gpt4x.training.state import state_shapes
-from gpt4x.training.step import jit_train_step
+from gpt4x.training.step import TrainStep
 
 
 # Products that overlap with their own communication piece by piece are loops, of which the compiler counts one turn.
@@ -24,21 +26,38 @@ _NO_LOOPS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """What is compiled: a training step of a model on B rows of L tokens, with a memory of M."""
+  """What is compiled: a training step on B rows of L tokens, with a memory of M."""
 
-  model: LanguageModel
-  optimizer: optax.GradientTransformation
+  train_step: TrainStep
   batch_size: int
   segment_length: int
   memory_length: int
   microbatches: int = 1
 
+  @classmethod
+  def of(cls, config: TrainConfig) -> "Step":
+    """The step of a run, checked to fit its mesh; on a TPU a dtype of 'auto' means bfloat16."""
+    experiment = config.experiment
+    config.partitioner.check_batch(experiment.dataset.batch_size, config.microbatches)
+    step = cls(config.step, experiment.dataset.batch_size, experiment.dataset.segment_length,
+               experiment.memory_length, config.microbatches)
+    return step.replace_config(dtype="bfloat16") if step.config.dtype == "auto" else step
+
+  @property
+  def config(self) -> TransformerConfig:
+    return self.train_step.config
+
   def state(self, partitioner: Partitioner) -> Any:
-    return state_shapes(self.model, self.optimizer, self.batch_size, self.memory_length, partitioner)
+    return state_shapes(self.train_step, self.batch_size, self.memory_length, partitioner)
 
   def replace_config(self, **changes: Any) -> "Step":
-    config = dataclasses.replace(self.model.config, **changes)
-    return dataclasses.replace(self, model=LanguageModel(config, self.model.z_loss))
+    model = LanguageModel(dataclasses.replace(self.config, **changes))
+    return dataclasses.replace(self, train_step=dataclasses.replace(self.train_step, model=model))
+
+  def microbatch(self) -> "Step":
+    """The step on the rows of one microbatch."""
+    return dataclasses.replace(self, train_step=dataclasses.replace(self.train_step, gradients=whole),
+                               batch_size=self.batch_size // self.microbatches, microbatches=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +106,7 @@ def compile_step(step: Step, partitioner: Partitioner, options: dict[str, Any] |
   batch = {name: jax.ShapeDtypeStruct((step.batch_size, step.segment_length), dtype, sharding=rows)
            for name, dtype in FEATURES.items()}
   with partitioner.activate():
-    lowered = jit_train_step(step.model, step.optimizer, step.microbatches, 0, shapes).lower(shapes, batch)
+    lowered = step.train_step.jit(shapes).lower(shapes, batch)
   return lowered.compile(options)
 
 
@@ -106,13 +125,13 @@ def step_cost(step: Step, partitioner: Partitioner) -> tuple[Cost, list[collecti
 
   Microbatches are a loop as well: one is compiled and counted as often, and the optimizer, too often, with it.
   """
-  period, times = step.model.config.period, step.microbatches
-  step = dataclasses.replace(step, batch_size=step.batch_size // times, microbatches=1)
+  period, times = step.config.period, step.microbatches
+  step = step.microbatch()
   (one, _), (two, found) = (
       cost(compile_step(step.replace_config(num_layers=blocks * period, scan_layers=False), partitioner, _NO_LOOPS),
            partitioner)
       for blocks in (1, 2))
-  whole = one.extrapolate(two, step.model.config.num_layers / period)
+  whole = one.extrapolate(two, step.config.num_layers / period)
   traffic = {axes: times * sent for axes, sent in whole.traffic.items()}
   return Cost(times * whole.flops, times * whole.bytes, times * whole.seconds, traffic), found
 

@@ -36,7 +36,7 @@ class Sizes:
 
   @classmethod
   def of(cls, step: Step, state: TrainState, partitioner: Partitioner) -> "Sizes":
-    shape, config = partitioner.mesh.shape, step.model.config
+    shape, config = partitioner.mesh.shape, step.config
     rows = step.batch_size / partitioner.num_batch_shards / step.microbatches
     gathered = 0.0
     for leaf in jax.tree.leaves(state.params):
@@ -87,7 +87,7 @@ def temporaries(step: Step, state: TrainState, partitioner: Partitioner) -> floa
 
 def cost(step: Step, state: TrainState, partitioner: Partitioner) -> Cost:
   """Arithmetic, memory traffic and communication of a step."""
-  s, shape, c = Sizes.of(step, state, partitioner), partitioner.mesh.shape, step.model.config
+  s, shape, c = Sizes.of(step, state, partitioner), partitioner.mesh.shape, step.config
   tokens = step.batch_size * step.segment_length / partitioner.mesh.size
   flops = lambda training: c.flops_per_token(step.segment_length, step.memory_length, training=training, causal=False)
   again = {"full": 1.0, "none": 0.0}.get(c.remat, 0.3)

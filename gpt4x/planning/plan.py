@@ -57,7 +57,7 @@ class Plan:
 def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: bool,
          state: TrainState | None = None) -> Plan:
   """The plan of a step on a topology; `compiled`: by the TPU compiler, which takes minutes, or else by formula."""
-  config, state = step.model.config, state or step.state(partitioner)
+  config, state = step.config, state or step.state(partitioner)
   parts = {"params": state.params, "optimizer": state.opt_state, "memory": state.memory}
   memory = {name: estimate.device_bytes(tree) for name, tree in parts.items()}
   expected = _largest_expected(step, state, partitioner)
@@ -119,7 +119,7 @@ def _coarse(params: Any, partitioner: Partitioner) -> Iterator[str]:
 
 def _largest_expected(step: Step, state: TrainState, partitioner: Partitioner) -> float:
   """Bytes of the largest thing that a step moves at once: a parameter of one block, gathered, or the activations."""
-  config, sizes = step.model.config, estimate.Sizes.of(step, state, partitioner)
+  config, sizes = step.config, estimate.Sizes.of(step, state, partitioner)
   stacked = lambda path: config.num_layers / config.period if path[0].key == "layers" else 1
   leaf = max(math.prod(leaf.shape) / stacked(path) for path, leaf in jax.tree_util.tree_leaves_with_path(state.params))
   return 4 * max(leaf, sizes.tokens * config.embed_dim * (config.moe.experts_per_token if config.moe else 1))
@@ -149,7 +149,7 @@ def search(step: Step, topology: Topology) -> Iterator[Plan]:
 
 
 def _meshes(topology: Topology, step: Step) -> Iterator[dict[str, int]]:
-  chips, moe = math.prod(topology.shape), step.model.config.moe
+  chips, moe = math.prod(topology.shape), step.config.moe
   powers = [2**i for i in range(int(math.log2(chips)) + 1)]
   for tensor, expert, fsdp in itertools.product(powers[:5], powers if moe else [1], powers):
     if (not moe or moe.num_experts % expert == 0) and chips % (tensor * expert * fsdp) == 0:

@@ -1,6 +1,8 @@
 """TrainConfig: what a training run is told, beside its directory."""
 
 import dataclasses
+import functools
+import re
 
 import gin
 
@@ -8,8 +10,10 @@ from gpt4x.checkpoints.manager import CheckpointConfig
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.partitioning import Partitioner
+from gpt4x.training.gradients import microbatched
 from gpt4x.training.optimizers import Optimizer
-from gpt4x.training.step import AfterUpdate
+from gpt4x.training.state import everything
+from gpt4x.training.step import AfterUpdate, TrainStep
 
 
 @gin.configurable("train")
@@ -57,3 +61,14 @@ class TrainConfig:
         raise UserError(f"train.{name} = {getattr(self, name)} must be at least 1")
     if self.partitioner is None:
       object.__setattr__(self, "partitioner", Partitioner())
+
+  @functools.cached_property
+  def step(self) -> TrainStep:
+    """The step that is trained with."""
+    trained = everything if self.trained is None else functools.partial(_matches, re.compile(self.trained))
+    return TrainStep(self.experiment.model, self.experiment.objective, self.optimizer, self.clip_norm,
+                     microbatched(self.microbatches), trained, tuple(self.after_update), self.seed)
+
+
+def _matches(pattern: re.Pattern, name: str) -> bool:
+  return pattern.fullmatch(name) is not None

@@ -9,16 +9,15 @@ from typing import Any, Mapping
 
 import jax
 
+from gpt4x import run_directory
 from gpt4x.errors import UserError
-
-_FILE = "metrics.jsonl"
 
 
 class MetricsWriter:
   """Appends to DIR/metrics.jsonl, one JSON object a line, and to TensorBoard event files beside it."""
 
   def __init__(self, model_dir: str, tensorboard: bool = True):
-    self._path = pathlib.Path(model_dir) / _FILE
+    self._path = pathlib.Path(model_dir) / run_directory.METRICS
     self._active = jax.process_index() == 0
     self._tensorboard = tensorboard
     self._events = None  # TensorFlow takes seconds to import, so not before the first metrics.
@@ -65,7 +64,7 @@ class MetricsWriter:
 
 def read_metrics(model_dir: str) -> list[dict[str, Any]]:
   """The lines of DIR/metrics.jsonl, oldest first; empty if there is none."""
-  path = pathlib.Path(model_dir) / _FILE
+  path = pathlib.Path(model_dir) / run_directory.METRICS
   return [json.loads(line) for line in _whole_lines(path)] if path.exists() else []
 
 

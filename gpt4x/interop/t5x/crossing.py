@@ -4,7 +4,6 @@ t5x keeps `DIR/checkpoint_<step>/{state,dataset}`, we keep `DIR/checkpoints/<ste
 other names, so nothing here needs t5x.
 """
 
-import dataclasses
 import json
 import re
 from typing import Any
@@ -14,17 +13,12 @@ from flax import serialization
 from flax import traverse_util
 import jax
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 
-from gpt4x import configuration
-from gpt4x.data import pipeline
+from gpt4x.checkpoints.manager import check_shapes
+from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.errors import UserError
-from gpt4x.partitioning import Partitioner
-from gpt4x.training import loop
-from gpt4x.training.checkpoints import check_shapes, CheckpointConfig, Checkpoints
-from gpt4x.training.experiment import Experiment
-from gpt4x.training.optimizers import with_clipping
+from gpt4x.training.config import TrainConfig
 from gpt4x.training.state import TrainState, init_state, state_shapes
 
 # Where t5x keeps the parts of our TrainState.
@@ -38,53 +32,43 @@ def newest_t5x_step(model_dir: str) -> int | None:
   return max((int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))), default=None)
 
 
-def bring_over(model_dir: str) -> None:
+def bring_over(model_dir: str, config: TrainConfig, gin_text: str) -> None:
   """Before our own loop starts: makes t5x's newest checkpoint one of ours, if ours are behind."""
   if newest_t5x_step(model_dir) is not None:
-    arguments = loop.settings(model_dir)
-    Run(**{field.name: arguments[field.name] for field in dataclasses.fields(Run)}).bring_over()
+    Crossing(model_dir, config, gin_text).bring_over()
 
 
-@dataclasses.dataclass
-class Run:
-  """A run that both loops may take further; its fields are arguments of `gpt4x.training.loop.train`."""
+class Crossing:
+  """A run that both loops may take further."""
 
-  model_dir: str
-  experiment: Experiment
-  optimizer: optax.GradientTransformation
-  clip_norm: float | None
-  partitioner: Partitioner | None
-  checkpoints: CheckpointConfig
-  seed: int
-
-  def __post_init__(self):
-    self.partitioner = self.partitioner or Partitioner()
-    self._directory = Checkpoints(self.model_dir, self.checkpoints)
-    self._optimizer = with_clipping(self.optimizer, self.clip_norm)
+  def __init__(self, model_dir: str, config: TrainConfig, gin_text: str):
+    self._model_dir, self._config, self._gin_text = model_dir, config, gin_text
+    self._directory = Checkpoints(model_dir, config.checkpoints)
+    experiment = config.experiment
     self._shapes = state_shapes(
-        self.experiment.model, self._optimizer, self.experiment.dataset.batch_size, self.experiment.memory_length,
-        self.partitioner)
+        config.step, experiment.dataset.batch_size, experiment.memory_length, config.partitioner)
 
-  def state_ahead_of_t5x(self, init_from: str | None) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+  def state_ahead_of_t5x(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
     """(step, t5x's state dict, data position) that t5x is to start from, if it has no checkpoint as new as that."""
-    ours, theirs = self._directory.latest_step(), newest_t5x_step(self.model_dir)
+    config, experiment = self._config, self._config.experiment
+    ours, theirs = self._directory.latest_step(), newest_t5x_step(self._model_dir)
     if ours is not None and (theirs is None or ours > theirs):
       step, state, data_state = self._directory.restore(self._shapes)
-      self._directory.check_seed(step, self.seed)
-    elif theirs is None and init_from:
-      state = init_state(self.experiment.model, self._optimizer, self._shapes, self.seed, self.partitioner)
-      state = state.replace(params=self.experiment.restore_params(init_from, self.partitioner)[1])
-      step, data_state = 0, pipeline.train_iterator(self.experiment.dataset).get_state()
+      self._directory.check_seed(step, config.seed)
+    elif theirs is None and config.init_from:
+      state = init_state(config.step, self._shapes, config.partitioner)
+      state = state.replace(params=experiment.restore_params(config.init_from, config.partitioner)[1])
+      step, data_state = 0, experiment.data.train().get_state()
     else:
       return None
     return step, traverse_util.unflatten_dict(_t5x_leaves(state), sep="/"), data_state
 
   def bring_over(self) -> None:
     """Makes the newest checkpoint of t5x one of ours, if ours are behind."""
-    ours, theirs = self._directory.latest_step(), newest_t5x_step(self.model_dir)
+    ours, theirs = self._directory.latest_step(), newest_t5x_step(self._model_dir)
     if theirs is None or (ours is not None and ours >= theirs):
       return
-    path = epath.Path(self.model_dir).expanduser().resolve() / f"checkpoint_{theirs}"
+    path = epath.Path(self._model_dir).expanduser().resolve() / f"checkpoint_{theirs}"
     positions = [root / name for root, _, names in (path / "dataset").walk() for name in names
                  if name.startswith("train_ds-")]  # One a host, all alike.
     if not positions:
@@ -96,7 +80,7 @@ class Run:
       raise UserError(f"{positions[0]} is no data position of this project's stream: continue with the t5x"
                       " configuration that wrote it") from error
     state = self._read(path)
-    self._directory.save(theirs, state, data_state, configuration.config_text(), self.seed, wait=True)
+    self._directory.save(theirs, state, data_state, self._gin_text, self._config.seed, wait=True)
     self._directory.close()
 
   def _read(self, path: epath.Path) -> TrainState:

@@ -5,44 +5,35 @@ import functools
 import math
 import os
 import sys
-from typing import Any
 
 from t5x import decoding
 from t5x import train as t5x_train
 from t5x import trainer as t5x_trainer
 from t5x import utils
 
-from gpt4x.data import pipeline
 from gpt4x.errors import UserError
 from gpt4x.interop.t5x import crossing, data
 from gpt4x.interop.t5x.model import TransformerXLModel
 from gpt4x.interop.t5x.optimizer import OptaxOptimizer
 from gpt4x.interop.t5x.partitioner import MeshPartitioner
 from gpt4x.interop.t5x.trainer import RecurrentTrainer
-from gpt4x.partitioning import Partitioner
 from gpt4x.training import loop, plots
-from gpt4x.training.checkpoints import CheckpointConfig
-from gpt4x.training.experiment import Experiment
+from gpt4x.training.config import TrainConfig
 from gpt4x.training.metrics import MetricsWriter, Progress
+from gpt4x.training.preemption import Preemption
+from gpt4x.training.telemetry import Rates
 
 
-def main(model_dir: str, profile_steps: tuple[int, int] | None = None) -> int:
-  """Trains what gin has been told of `train`."""
-  return train(**loop.settings(model_dir, profile_steps))
-
-
-def train(model_dir: str, experiment: Experiment, optimizer: Any, total_steps: int, partitioner: Partitioner | None,
-          checkpoints: CheckpointConfig, seed: int, microbatches: int, clip_norm: float | None, log_period: int,
-          eval_period: int | None, eval_batches: int | None, eval_split: str, init_from: str | None,
-          profile_steps: tuple[int, int] | None = None) -> int:
+def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tuple[int, int] | None = None) -> int:
   """Trains an experiment with t5x; arguments and result are those of `gpt4x.training.loop.train`.
 
   The model directory gets t5x's checkpoints, `checkpoint_<step>`, beside our own: a run begins with whichever is ahead,
   and ends with its last step in both.
   """
+  experiment, partitioner, checkpoints = config.experiment, config.partitioner, config.checkpoints
+  dataset, total_steps, eval_period = experiment.dataset, config.total_steps, config.eval_period
   model_dir = os.path.abspath(os.path.expanduser(model_dir))  # Orbax under t5x takes no other.
-  dataset, partitioner = experiment.dataset, partitioner or Partitioner()
-  partitioner.check_batch(dataset.batch_size, microbatches)
+  partitioner.check_batch(dataset.batch_size, config.microbatches)
   experiment.check_vocabulary()
   if profile_steps or checkpoints.keep_period:
     name = "--profile_steps" if profile_steps else "CheckpointConfig.keep_period"
@@ -57,10 +48,10 @@ def train(model_dir: str, experiment: Experiment, optimizer: Any, total_steps: i
       num_partitions=partitioner.mesh.shape["tensor"], num_devices=partitioner.mesh.size,
       parameter_partitioning_dims=2 if partitioner.mesh.shape["fsdp"] > 1 else 1)
   model = TransformerXLModel(
-      experiment, OptaxOptimizer(optimizer, clip_norm),
+      experiment, OptaxOptimizer(config.optimizer, config.clip_norm),
       split_memory=experiment.memory_length % partitioner.mesh.shape["tensor"] == 0,
       decode_fn=functools.partial(decoding.temperature_sample, temperature=0.0))
-  config = lambda split, **changes: utils.DatasetConfig(**{
+  data_config = lambda split, **changes: utils.DatasetConfig(**{
       "mixture_or_task_name": dataset.mixture_or_task_name, "task_feature_lengths": dict(dataset.task_feature_lengths),
       "split": split, "batch_size": dataset.batch_size, "shuffle": False, "seed": dataset.seed, "pack": dataset.pack,
       **changes})
@@ -70,29 +61,29 @@ def train(model_dir: str, experiment: Experiment, optimizer: Any, total_steps: i
   converter = {"feature_converter": dataset.feature_converter}
 
   # Where the run stands.
-  run = crossing.Run(model_dir, experiment, optimizer, clip_norm, partitioner, checkpoints, seed)
+  run = crossing.Crossing(model_dir, config, gin_text)
   start = crossing.newest_t5x_step(model_dir)
-  if state := run.state_ahead_of_t5x(init_from):
+  if state := run.state_ahead_of_t5x():
     start, train_state, data_state = state
     _save(train_state, data_state, model, t5x_partitioner, save, model_dir, data.get_dataset(
-        config("train"), 0, 1, **converter))
-  loop.write_configuration(model_dir, dataset)
+        data_config("train"), 0, 1, **converter))
+  loop.write_configuration(model_dir, experiment, gin_text)
   writer = MetricsWriter(model_dir, tensorboard=False)  # t5x writes its own.
   writer.truncate(-1 if start is None else start)
-  rates, progress = loop.Rates(experiment, partitioner), Progress(total_steps, start or 0)
-  preemption = loop.Preemption()
+  rates, progress = Rates(experiment, partitioner), Progress(total_steps, start or 0)
+  preemption = Preemption()
   shape = " x ".join(f"{name}={size}" for name, size in t5x_partitioner.mesh.shape.items())
   print(f"{experiment.model.config.num_params():,} parameters; t5x, mesh {shape}; step {start or 0} to {total_steps};"
         f" peak {rates.peak}", file=sys.stderr)
 
   def report(step: int, split: str, metrics: dict[str, float]):
     if split == "train":
-      names = ("loss", "z_loss", "accuracy", "steps_per_second", "tokens_per_second")
-      metrics = {name: metrics[name] for name in names} | {"mfu": rates.mfu(metrics["tokens_per_second"])}
+      metrics = {name: value for name, value in metrics.items() if name not in ("bits_per_byte", "tokens")}
+      metrics |= {"mfu": rates.mfu(metrics["tokens_per_second"])}
       progress.update(step, metrics["loss"], metrics["tokens_per_second"])
     else:
-      names = ("loss", "accuracy", "tokens", "bits_per_byte")
-      metrics = {name: metrics[name] for name in names} | {"perplexity": math.exp(min(metrics["loss"], 700.0))}
+      metrics = {name: value for name, value in metrics.items() if not name.endswith("_per_second")}
+      metrics = metrics | {"perplexity": math.exp(min(metrics["loss"], 700.0))}
       progress.print(f"step {step}: {split} " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     writer.write(step, split, metrics)
 
@@ -103,21 +94,21 @@ def train(model_dir: str, experiment: Experiment, optimizer: Any, total_steps: i
     try:
       t5x_train.train(
           model=model,
-          train_dataset_cfg=config("train"),
-          train_eval_dataset_cfg=config(eval_split) if eval_period else None,
-          infer_eval_dataset_cfg=config(eval_split, pack=False) if (
-              eval_period and dataset.feature_converter == "prefix_lm" and pipeline.has_metrics(dataset)) else None,
+          train_dataset_cfg=data_config("train"),
+          train_eval_dataset_cfg=data_config(config.eval_split) if eval_period else None,
+          infer_eval_dataset_cfg=data_config(config.eval_split, pack=False) if (
+              eval_period and dataset.feature_converter == "prefix_lm" and experiment.data.has_metrics) else None,
           checkpoint_cfg=utils.CheckpointConfig(save=save),
           partitioner=t5x_partitioner,
           trainer_cls=functools.partial(
-              RecurrentTrainer, num_microbatches=microbatches, eval_split=eval_split, report=report,
+              RecurrentTrainer, num_microbatches=config.microbatches, eval_split=config.eval_split, report=report,
               preempted=lambda: preemption.requested),
           model_dir=model_dir,
           total_steps=max(total_steps, start or 0),  # It refuses a run that is past its end, and leaves one at its end.
-          eval_steps=eval_batches,
+          eval_steps=config.eval_batches,
           eval_period=min(eval_period, total_steps) if eval_period else 0,
-          stats_period=log_period,
-          random_seed=seed,
+          stats_period=config.log_period,
+          random_seed=config.seed,
           summarize_config_fn=lambda model_dir, writer, step: None,
           get_dataset_fn=functools.partial(data.get_dataset, **converter),
           train_eval_get_dataset_fn=functools.partial(data.get_eval_datasets, **converter),

@@ -11,13 +11,13 @@ from t5x import metrics as t5x_metrics
 from t5x import models
 from t5x import optimizers
 
-from gpt4x import objectives
-from gpt4x.data import pipeline, vocabularies
+from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
-from gpt4x.models.attention import RingKeyValues, StepConstants
-from gpt4x.models.transformer_xl import Cache, Memory, TransformerXL
-from gpt4x.training.experiment import Experiment
-from gpt4x.training.step import target_bytes
+from gpt4x.evaluation.likelihood import target_bytes
+from gpt4x.experiment import Experiment
+from gpt4x.models.memory import Cache, Memory, RingKeyValues, StepConstants
+from gpt4x.models.sums import Sums, weighted_mean
+from gpt4x.models.transformer_xl import TransformerXL
 
 Batch = Mapping[str, jax.Array]
 
@@ -47,12 +47,14 @@ class TransformerXLModel(models.DecoderOnlyModel):
     if experiment.model.config.moe and experiment.model.config.moe.bias_rate:
       raise UserError("MoEConfig.bias_rate > 0 moves biases after each step, which t5x has no place for: set it to 0"
                       " and MoEConfig.balance_loss above 0, or use --loop=gpt4x")
-    self.language_model, self.dataset = experiment.model, experiment.dataset
+    self.language_model, self.objective, self.dataset = experiment.model, experiment.objective, experiment.dataset
+    if optimizer_def is not None:
+      optimizer_def.declare(experiment.model.declared[1])
     self.memory_length = experiment.memory_length if carry_memory else 0
     self.split_memory = split_memory
     self.eval_memory_length = experiment.eval_memory_length
-    self._token_bytes = vocabularies.token_bytes(pipeline.vocabulary(experiment.dataset))
-    super().__init__(_Module(experiment.model.config), pipeline.vocabulary(experiment.dataset), optimizer_def,
+    self._token_bytes = vocabularies.token_bytes(experiment.data.vocabulary)
+    super().__init__(_Module(experiment.model.config), experiment.data.vocabulary, optimizer_def,
                      decode_fn, inputs_bidirectional_attention=experiment.dataset.feature_converter == "prefix_lm")
 
   def get_initial_variables(self, rng: jax.Array, input_shapes: Mapping[str, tuple[int, ...]],
@@ -71,12 +73,19 @@ class TransformerXLModel(models.DecoderOnlyModel):
 
   def loss_fn(self, params: Any, batch: Batch, dropout_rng: jax.Array | None, flax_mutables: Any = None):
     """The mean objective, and metrics; with memory, (metrics, the memory L positions on)."""
-    sums, memory = self.language_model.loss(
-        params, _with_segment_ids(batch), self.memory(batch, flax_mutables), dropout_rng=dropout_rng)
-    loss = sums.objective / jnp.maximum(sums.weight, 1.0)
+    sums, memory = self.sums(params, batch, self.memory(batch, flax_mutables), dropout_rng)
+    loss = weighted_mean(sums, self.coefficients)
     if flax_mutables is None:
       return loss, self.metrics(sums, batch)
     return loss, (self.metrics(sums, batch), self.mutables(memory))
+
+  @property
+  def coefficients(self) -> dict[str, float]:
+    return self.objective.coefficients(self.language_model)
+
+  def sums(self, params: Any, batch: Batch, memory: Memory, rng: jax.Array | None) -> tuple[Sums, Memory]:
+    """The objective's sums of a batch, and the memory L positions on."""
+    return self.objective(self.language_model, params, {}, _with_segment_ids(batch), memory, rng)
 
   def eval_fn(self, params: Any, batch: Batch, flax_mutables: Any = None):
     """As `loss_fn` from an empty memory, for the one in the train state has read the training rows."""
@@ -85,7 +94,7 @@ class TransformerXLModel(models.DecoderOnlyModel):
 
   def eval_segment(self, params: Any, batch: Batch, memory: Memory) -> tuple[dict[str, Any], Memory]:
     """Metrics of a batch that continues from `memory`, and the memory after it."""
-    sums, memory = self.language_model.loss(params, _with_segment_ids(batch), memory)
+    sums, memory = self.sums(params, batch, memory, None)
     return self.metrics(sums, batch), memory
 
   def mutables(self, memory: Memory) -> flax.core.FrozenDict:
@@ -96,17 +105,15 @@ class TransformerXLModel(models.DecoderOnlyModel):
       return self.language_model.initial_memory(batch["decoder_input_tokens"].shape[0], 0)
     return Memory(**flax_mutables["memory"])
 
-  def metrics(self, sums: objectives.Sums, batch: Batch) -> dict[str, Any]:
+  def metrics(self, sums: Sums, batch: Batch) -> dict[str, Any]:
     """clu metrics that t5x merges over the steps of a report; bits per byte are those of the targets' text."""
     average = lambda total, count: clu.metrics.Average(total=total, count=count)
     num_bytes = target_bytes(jnp.asarray(self._token_bytes, jnp.float32), batch)
     return {
-        "loss": average(sums.loss, sums.weight),
-        "z_loss": average(sums.z_loss, sums.weight),
-        "accuracy": average(sums.correct, sums.weight),
-        "bits_per_byte": average(sums.loss / jnp.log(2.0), num_bytes),
-        "tokens": t5x_metrics.Sum(total=sums.weight),
-        "tokens_per_second": t5x_metrics.TimeRate.from_model_output(numerator=sums.weight),
+        **{name: average(one.value, one.weight) for name, one in sums.items() if not one.value.ndim},
+        "bits_per_byte": average(sums["loss"].value / jnp.log(2.0), num_bytes),
+        "tokens": t5x_metrics.Sum(total=sums["loss"].weight),
+        "tokens_per_second": t5x_metrics.TimeRate.from_model_output(numerator=sums["loss"].weight),
         "steps_per_second": t5x_metrics.StepsPerTime.from_model_output(),
     }
 
@@ -133,8 +140,8 @@ class TransformerXLModel(models.DecoderOnlyModel):
     memory = self.language_model.initial_memory(rows, length, projected=True)
     _, memory = self.language_model.prefill(params, tokens, segment_ids, memory, prefix)
     # The sampler begins with the prompt's last token, which sees the same either way.
-    memory = Memory(jax.tree.map(lambda x: jnp.roll(x, 1, 3), memory.layers),
-                    jnp.roll(memory.segment_ids, 1, 1).at[:, 0].set(0))
+    memory = memory.roll(1)
+    memory = memory.replace(segment_ids=memory.segment_ids.at[:, 0].set(0))
     return _t5x_cache(self.language_model.start_decoding(params, memory)), lengths
 
   def _compute_logits_from_slice(self, decoding_state, params, max_decode_length):

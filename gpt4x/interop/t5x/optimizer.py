@@ -8,7 +8,7 @@ import jax
 import optax
 from t5x import optimizers
 
-from gpt4x.training.optimizers import with_clipping
+from gpt4x.training.optimizers import Declarations, Optimizer, complete
 
 
 class OptaxOptimizer(optimizers.OptaxWrapper):
@@ -21,8 +21,13 @@ class OptaxOptimizer(optimizers.OptaxWrapper):
     clip_norm: global norm that gradients are scaled down to, as in our own loop; None: they are not.
   """
 
-  def __init__(self, optimizer: optax.GradientTransformation, clip_norm: float | None = 1.0):
-    super().__init__(with_clipping(optimizer, clip_norm))
+  def __init__(self, optimizer: Optimizer, clip_norm: float | None = 1.0):
+    super().__init__(optax.identity())  # Until `declare`.
+    self._incomplete, self._clip_norm = optimizer, clip_norm
+
+  def declare(self, declarations: Declarations) -> None:
+    """Tells the optimizer of the parameters, ahead of its use."""
+    self.optax_optimizer = complete(self._incomplete, declarations, self._clip_norm)
 
   def derive_logical_axes(self, optimizer: optimizers.Optimizer, param_logical_axes: Any) -> optimizers.Optimizer:
     """Statistics of a parameter's shape lie as it does; whatever else there is, everywhere."""

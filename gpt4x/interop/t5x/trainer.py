@@ -7,8 +7,8 @@ from typing import Any
 from jax.sharding import PartitionSpec
 from t5x import trainer
 
-from gpt4x.models.transformer_xl import Memory
-from gpt4x.training.step import mean_gradients
+from gpt4x.models.memory import Memory
+from gpt4x.training.gradients import microbatched
 
 
 class RecurrentTrainer(trainer.Trainer):
@@ -60,8 +60,8 @@ class RecurrentTrainer(trainer.Trainer):
             weight_metrics_computer=self._weight_metrics_computer, data_partition_spec=spec)
       else:
         memory = self._model.memory(batch, train_state.flax_mutables or None)
-        gradients, sums, memory = mean_gradients(
-            self._model.language_model, self._num_microbatches, train_state.params, batch, memory, rng)
+        gradients, sums, memory = microbatched(self._num_microbatches)(
+            self._model.sums, self._model.coefficients, train_state.params, batch, memory, rng)
         others = {"flax_mutables": self._model.mutables(memory)} if train_state.flax_mutables else None
         state, metrics = trainer.apply_grads(train_state, gradients, self._model.metrics(sums, batch), 0.0,
                                              self._weight_metrics_computer, others)

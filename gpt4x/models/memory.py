@@ -1,0 +1,141 @@
+"""Memory: what the stack remembers of its past, between segments and while decoding."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class KeyValues:
+  """Projected keys and values of a layer's past, [G, B, M, K] each, rotary positions not yet applied.
+
+  Heads come first: what one multiplies then lies together, and meets R in one product.
+  """
+
+  keys: jax.Array
+  values: jax.Array
+
+
+@flax.struct.dataclass
+class Memory:
+  """What the stack remembers of its past; a fresh one is all zeros.
+
+  Attributes:
+    layers: each layer's inputs [N, B, M, D]; or, for evaluation, their KeyValues (same logits, less work).
+    segment_ids: [B, M], the document of each position, 0 where there is none.
+    position_keys: [N, G, S, K], the projected R of the distances S - 2, ..., 0, -1, made once for many segments by
+      `LanguageModel.project_positions`; None: each segment makes its own.
+  """
+
+  layers: jax.Array | KeyValues
+  segment_ids: jax.Array
+  position_keys: jax.Array | None = None
+
+  @property
+  def length(self) -> int:
+    return self.segment_ids.shape[1]
+
+  def split(self, parts: int) -> "Memory":
+    """Rows i, i + parts, ... as microbatch i, on a new leading axis; they stay on their devices."""
+    return self._map(lambda x, rows, _: split_rows(x, rows, parts))
+
+  def join(self) -> "Memory":
+    """The inverse of `split`."""
+    return self._map(lambda x, rows, _: join_rows(x, rows))
+
+  def roll(self, shift: int | jax.Array) -> "Memory":
+    """Moves every position on by `shift`, the last ones to the front."""
+    return self._map(lambda x, _, positions: jnp.roll(x, shift, positions))
+
+  def logical_axes(self, positions: str = "length") -> "Memory":
+    """The names of its axes, a tuple in the place of each array."""
+    layers: Any = ("layers", "batch", positions, None)
+    if isinstance(self.layers, KeyValues):
+      layers = KeyValues(*[("layers", None, "batch", None, None)] * 2)
+    return Memory(layers, ("batch", "length"), None if self.position_keys is None else ("layers", None, None, None))
+
+  def _map(self, function: Callable[[jax.Array, int, int], jax.Array]) -> "Memory":
+    """Applies a function of (array, its axis of rows, its axis of positions) to all but the position keys."""
+    rows = 2 if isinstance(self.layers, KeyValues) else 1
+    return self.replace(layers=jax.tree.map(lambda x: function(x, rows, rows + 1), self.layers),
+                        segment_ids=function(self.segment_ids, 0, 1))
+
+
+def map_memories(function: Callable[[Memory], Any], tree: Any) -> Any:
+  """Applies a function to every Memory of a tree: an objective may have several."""
+  return jax.tree.map(function, tree, is_leaf=lambda x: isinstance(x, Memory))
+
+
+def split_rows(x: jax.Array, axis: int, parts: int) -> jax.Array:
+  """[..., B, ...] -> [parts, ..., B / parts, ...] along `axis`; rows i, i + parts, ... stay on their devices."""
+  x = x.reshape(*x.shape[:axis], x.shape[axis] // parts, parts, *x.shape[axis + 1:])
+  return jnp.moveaxis(x, axis + 1, 0)
+
+
+def join_rows(x: jax.Array, axis: int) -> jax.Array:
+  """The inverse of split_rows."""
+  x = jnp.moveaxis(x, 0, axis + 1)
+  return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2:])
+
+
+@flax.struct.dataclass
+class RingKeyValues:
+  """Keys (rotary: rotated by their slot) and values of the last W positions: position p lies in slot p mod W.
+
+  Contiguous per head, [B, G, W, K]. Axes B and G of size 1 are left out, or XLA on CPU copies the whole ring.
+  """
+
+  keys: jax.Array
+  values: jax.Array
+
+
+@flax.struct.dataclass
+class StepConstants:
+  """What a layer makes of its parameters, once, for all steps of decoding.
+
+  Attributes:
+    kernel: [D, G, H / G + 2, K], the kernels of each group's queries, key and value, for one product in place of three.
+    position_keys: [G, W, K], the projected R of the distances W - 1, ..., 0; None for rotary positions.
+  """
+
+  kernel: jax.Array
+  position_keys: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Cache:
+  """The memory while decoding: a ring of the last W positions, the next of which is `index`, for all rows alike.
+
+  Layers are a list, or one whose leaves have a leading axis N where layers are scanned.
+  """
+
+  rings: list[RingKeyValues] | RingKeyValues
+  constants: list[StepConstants] | StepConstants
+  segment_ids: jax.Array  # [B, W]
+  index: jax.Array  # []
+
+  @property
+  def window(self) -> int:
+    return self.segment_ids.shape[1]
+
+  def insert(self, row: int | jax.Array, other: "Cache") -> "Cache":
+    """Puts the only row of another cache, which must have come to the same index, in the place of a row of this one.
+
+    Raises:
+      ValueError: if the two differ in their window, or `other` has several rows.
+    """
+    if other.segment_ids.shape != (1, self.window):
+      raise ValueError(f"a row of window {self.window} is wanted, and there are {other.segment_ids.shape}")
+    if len(self.segment_ids) == 1:
+      return self.replace(rings=other.rings, segment_ids=other.segment_ids)
+    lead = 0 if isinstance(self.rings, list) else 1  # The axis of scanned layers.
+
+    def put(ring, new):
+      return jax.lax.dynamic_update_slice_in_dim(ring, new.reshape(*ring.shape[:lead], 1, *ring.shape[lead + 1:]),
+                                                 row, lead)
+
+    return self.replace(rings=jax.tree.map(put, self.rings, other.rings),
+                        segment_ids=self.segment_ids.at[row].set(other.segment_ids[0]))

@@ -1,0 +1,68 @@
+"""Gradients of an objective's weighted means over a batch: in one go, or by microbatches.
+
+Another way to the same (per-row gradients, clipped and noised, for privacy) is another function of these arguments.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gpt4x.models.language_model import Batch, Params
+from gpt4x.models.memory import map_memories, split_rows
+from gpt4x.models.sums import Sums, weighted_mean
+
+# (params, batch, memory, rng) -> the sums and the memory L positions on.
+Loss = Callable[[Params, Batch, Any, jax.Array], tuple[Sums, Any]]
+# (loss, coefficients, params, batch, memory, rng) -> gradients, the sums and the memory L positions on.
+Gradients = Callable[[Loss, Mapping[str, float], Params, Batch, Any, jax.Array], tuple[Params, Sums, Any]]
+
+
+def whole(loss: Loss, coefficients: Mapping[str, float], params: Params, batch: Batch, memory: Any,
+          rng: jax.Array) -> tuple[Params, Sums, Any]:
+  """The gradient of the weighted means, the sums behind them, and the memory L positions on."""
+  def objective(params):
+    sums, new_memory = loss(params, batch, memory, rng)
+    return weighted_mean(sums, coefficients), (sums, new_memory)
+
+  gradients, (sums, memory) = jax.grad(objective, has_aux=True)(params)
+  return gradients, sums, memory
+
+
+def microbatched(parts: int) -> Gradients:
+  """`whole`, but rows are cut into as many groups, each with its rows of the memory, whose gradients are summed.
+
+  The same numbers, to rounding and but for dropout, in less memory: each sum is divided by its weight in the whole
+  batch. Only what a model itself takes a mean of, as routers do, is then the mean of the microbatches' means.
+  """
+  if parts == 1:
+    return whole
+
+  def gradients(loss, coefficients, params, batch, memory, rng):
+    microbatches = ({name: split_rows(rows, 0, parts) for name, rows in batch.items()},
+                    map_memories(lambda one: one.split(parts), memory), jax.random.split(rng, parts))
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    sums, _ = jax.eval_shape(loss, params, *first)
+    zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+    add = lambda total, new: jax.tree.map(jnp.add, total, new)
+
+    def weigh(total, microbatch):
+      sums, _ = loss(params, *microbatch)  # Weights depend on the batch alone: XLA leaves out all the rest.
+      return add(total, {name: sums[name].weight for name in coefficients}), None
+
+    weights, _ = jax.lax.scan(weigh, zeros({name: sums[name].weight for name in coefficients}), microbatches)
+
+    def accumulate(total, microbatch):
+      def objective(params):
+        sums, memory = loss(params, *microbatch)
+        parts = (factor * sums[name].value / jnp.maximum(weights[name], 1.0) for name, factor in coefficients.items())
+        return sum(parts), (sums, memory)
+
+      gradients, (sums, memory) = jax.grad(objective, has_aux=True)(params)
+      return add(total, (gradients, sums)), memory
+
+    (summed, sums), memory = jax.lax.scan(accumulate, zeros((params, sums)), microbatches)
+    return summed, sums, map_memories(lambda one: one.join(), memory)
+
+  return gradients

@@ -225,7 +225,7 @@ class Attention(nn.Module):
 
   def project_positions(self, relative: jax.Array) -> jax.Array:
     """R [S, D] -> position keys [G, S, K]."""
-    return jnp.einsum("sgk->gsk", product(relative, self.relative_key))
+    return jnp.einsum("sd,dgk->gsk", relative, self.relative_key.dense())
 
   def group(self, query: jax.Array) -> jax.Array:
     """[..., H, K] -> [..., G, H / G, K]: head h shares the keys of head h // (H / G)."""

@@ -20,4 +20,6 @@ def test_what_computes_imports_no_data_library():
 
 
 def test_the_command_line_imports_nothing_heavy():
-  assert not (HEAVY | {"jax", "flax", "numpy", "gin"}) & imported_by("import gpt4x.cli")
+  """Nor does what carries a command out, ahead of the fork that several processes begin with."""
+  heavy = HEAVY | {"jax", "flax", "numpy", "gin", "absl"}
+  assert not heavy & imported_by("import gpt4x.cli, gpt4x.commands.running")

@@ -61,37 +61,30 @@ def _number(value: int | None, name: str) -> int | None:
   return int(os.environ[name])
 
 
-def _hint() -> str | None:
-  """The class of `jax._src.clusters` to ask. JAX asks all of them, but most machines are spared even its import."""
-  env = os.environ
-  if int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-    return "OmpiCluster"
-  # JAX goes by SLURM_NTASKS, which a batch script has as well, though it is a single process. `srun` sets SLURM_STEP_*.
-  if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-    return "SlurmCluster"
-  if "TPU_PROCESS_ADDRESSES" in env or "TPU_WORKER_HOSTNAMES" in env:
-    return "GkeTpuCluster"
-  if (not {"tpu", ""}.isdisjoint(env.get("JAX_PLATFORMS", "").split(",")) and importlib.util.find_spec("libtpu")
-      and glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")):
-    return "GceTpuCluster"
-  return None
-
-
 def _found(timeout: int, coordinator_given: bool) -> dict:
-  """What JAX finds of several processes; empty for a single one."""
-  hint = _hint()
+  """What JAX finds of several processes; empty for one. Only where something hints at a cluster is JAX imported."""
+  env = os.environ
+  tpu = importlib.util.find_spec("libtpu") and glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+  hints = {  # In JAX's order.
+      "OmpiCluster": int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1,
+      # JAX goes by SLURM_NTASKS, which a batch script has too, though it is one process. Only `srun` sets SLURM_STEP_*.
+      "SlurmCluster": int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1,
+      "GkeTpuCluster": "TPU_PROCESS_ADDRESSES" in env or "TPU_WORKER_HOSTNAMES" in env,
+      "GceTpuCluster": tpu and not {"tpu", ""}.isdisjoint(env.get("JAX_PLATFORMS", "").split(",")),
+  }
+  hint = next((name for name, hinted in hints.items() if hinted), None)
   if not hint:
     return {}
   from jax._src import clusters
   cluster = getattr(clusters, hint)
   try:
     present = cluster.is_env_present()
-    if hint in ("GkeTpuCluster", "GceTpuCluster") and (not present or cluster.get_process_count() == 1):
+    if "Tpu" in hint and (not present or cluster.get_process_count() == 1):
       return {}
     found = {"count": cluster.get_process_count(), "index": cluster.get_process_id()}
     found["local_devices"] = _own_gpu(cluster.get_local_process_id(), found["count"])
     if present and not coordinator_given:  # Open MPI 5 no longer gives the address.
-      found["coordinator"] = cluster.get_coordinator_address(timeout, os.environ.get("JAX_COORDINATOR_PORT"))
+      found["coordinator"] = cluster.get_coordinator_address(timeout, env.get("JAX_COORDINATOR_PORT"))
     return found
   except (LookupError, OSError, RuntimeError, ValueError) as error:
     if hint == "GceTpuCluster" and isinstance(error, OSError):

@@ -2,7 +2,7 @@
 
 JAX's client of the coordination service ends its process from C++ when it cannot connect or when another process has
 died, and calls no Python (a `missed_heartbeat_callback` cannot: its argument has no Python type). So where there are
-several processes, each is two: one that works, forked before any thread is started, and its parent, which hands on
+several processes, each is two: one that works, forked before JAX runs, and its parent, which hands on
 signals and has the last word. A single process starts nothing of this.
 """
 

@@ -1,5 +1,6 @@
 """Files of tensors: read where they lie, and one line about a file that is damaged, cut off or of another kind."""
 
+import struct
 import zipfile
 
 import numpy as np
@@ -47,6 +48,14 @@ def test_an_archive_of_another_kind(change, compression, words, tmp_path):
   hugging_face.torch_zip(path, {"t": np.arange(15, dtype=np.float32)})
   repack(path, change, compression)
   with pytest.raises(UserError, match=words):
+    torch_files.load(path)
+
+
+def test_a_storage_of_another_size(tmp_path):
+  path = tmp_path / "pytorch_model.bin"
+  hugging_face.torch_legacy(path, {"t": np.arange(15, dtype=np.float32)})
+  path.write_bytes(path.read_bytes().replace(struct.pack("<q", 15), struct.pack("<q", 14)))
+  with pytest.raises(UserError, match="has no 15 float32 in its storage 0: copy it again"):
     torch_files.load(path)
 
 

@@ -1,5 +1,6 @@
 """Two real processes that connect on loopback and do something together."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from gpt4x.launch import agreement, clusters, supervision
 from gpt4x.errors import UserError
 index, port, timeout, devices = map(int, sys.argv[1:5])
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={{devices}}"
-processes = clusters.Processes(2, index, f"127.0.0.1:{{port}}")
+processes = clusters.find() or clusters.Processes(2, index, f"127.0.0.1:{{port}}")
 def work(note):
   try:
     agreement.start(processes, note, timeout, 10, preemptible=False)
@@ -36,12 +37,16 @@ def free_port() -> int:
     return server.getsockname()[1]
 
 
-def meet(work: str = "pass", indices=(0, 1), timeout: int = 60, devices=(4, 4), port: int | None = None):
-  """[(status, message, standard error)] of processes that do `work`, whose lines are indented by four."""
+def meet(work: str = "pass", indices=(0, 1), timeout: int = 60, devices=(4, 4), port: int | None = None,
+         env=lambda index: {}):
+  """[(status, message, standard error)] of processes that do `work`, whose lines are indented by four.
+
+  `env` gives variables by process, in which they may find each other.
+  """
   port = port or free_port()
   code = MEET.format(work)
   started = [
       subprocess.Popen([sys.executable, "-c", code, *map(str, (index, port, timeout, devices[index]))], text=True,
-                       stdout=subprocess.PIPE, stderr=subprocess.PIPE) for index in indices]
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | env(index)) for index in indices]
   outputs = [process.communicate(timeout=120) for process in started]
   return [(process.returncode, *output) for process, output in zip(started, outputs)]

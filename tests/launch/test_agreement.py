@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from tests.launch.meeting import meet
+from tests.launch.meeting import free_port, meet
 
 
 def test_two_processes_agree_and_only_the_first_prints():
@@ -12,6 +12,21 @@ def test_two_processes_agree_and_only_the_first_prints():
     print(agreement.exchange(f"of {index}"), file=sys.stderr)
     agreement.check("A = 1")""")
   assert (status, out) == (0, "") and err.strip() == "['of 0', 'of 1']"
+  assert other == (0, "", "")
+
+
+def test_two_that_srun_has_started():
+  """Those import JAX to find each other, before they part from their parents."""
+  port = str(free_port())
+  env = lambda index: {
+      "SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS": "2",
+      "SLURM_PROCID": str(index), "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "localhost,other",
+      "JAX_COORDINATOR_PORT": port}
+  (status, _, err), other = meet("""
+    assert processes == clusters.Processes(2, index, f"localhost:{os.environ['JAX_COORDINATOR_PORT']}")
+    print(agreement.exchange(f"of {index}"), file=sys.stderr)
+    agreement.check("A = 1")""", env=env)
+  assert status == 0 and err.strip() == "['of 0', 'of 1']"
   assert other == (0, "", "")
 
 
@@ -26,7 +41,8 @@ def test_another_configuration():
 def test_another_number_of_devices():
   results = meet("agreement.check('A = 1')", devices=(1, 2))
   assert [status for status, *_ in results] == [1, 1]
-  assert any("(1 in process 0, 2 in process 1): give each the same" in message for _, message, _ in results)
+  message = "the number of devices of process 1 differs from that of process 0 ('2' against '1'): start all with the"
+  assert any(said.startswith(message) for _, said, _ in results), results
 
 
 def test_directory_that_is_not_shared(tmp_path):

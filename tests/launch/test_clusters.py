@@ -128,7 +128,7 @@ def test_no_metadata_server_is_no_pod(monkeypatch, tpu_vm):
 def test_a_first_host_without_a_name(monkeypatch):
   with pytest.raises(CommandError, match="Failed to recognize coordinator address a.svc"):
     find_in(monkeypatch, GKE, None, None, None, 0)
-  assert find_in(monkeypatch, GKE, ADDRESS) == Processes(2, 1, ADDRESS), "nobody asks for its name"
+  assert find_in(monkeypatch, GKE, ADDRESS, None, None, 0) == Processes(2, 1, ADDRESS), "nobody asks for its name"
 
 
 @pytest.mark.parametrize("env", [{}, BATCH_SCRIPT, {"JOB_COMPLETION_INDEX": "1"},

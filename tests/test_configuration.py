@@ -224,7 +224,8 @@ def test_the_saved_text_of_an_earlier_version(monkeypatch, files, tmp_path):
 def loaded_elsewhere(text: str, before: str = "") -> str:
   """The configuration of a saved text, in a process whose configurables are `before`'s alone."""
   program = (f"import sys, types, gin; sys.path.append('.')\n{before}\n"
-             "from gpt4x import configuration as c; c.MODULES = (); c.load(text=sys.stdin.read()); print(c.config_text())")
+             "from gpt4x import configuration as c; c.MODULES = ()\n"
+             "c.load(text=sys.stdin.read()); print(c.config_text())")
   return subprocess.run([sys.executable, "-c", program], input=text, capture_output=True, text=True, check=True).stdout
 
 

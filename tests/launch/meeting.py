@@ -47,6 +47,7 @@ def meet(work: str = "pass", indices=(0, 1), timeout: int = 60, devices=(4, 4), 
   code = MEET.format(work)
   started = [
       subprocess.Popen([sys.executable, "-c", code, *map(str, (index, port, timeout, devices[index]))], text=True,
-                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | env(index)) for index in indices]
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | env(index))
+      for index in indices]
   outputs = [process.communicate(timeout=120) for process in started]
   return [(process.returncode, *output) for process, output in zip(started, outputs)]

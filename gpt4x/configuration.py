@@ -87,8 +87,8 @@ def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[s
   """Restores the configuration of a model directory, changed by `gin_files` and `bindings`."""
   path = pathlib.Path(model_dir) / run_directory.CONFIG
   if not path.exists():
-    raise CommandError(f"no run in {model_dir} ({run_directory.CONFIG} is missing): check --model_dir, or start one with"
-                       " train --gin_file=FILE")
+    raise CommandError(f"no run in {model_dir} ({run_directory.CONFIG} is missing): check --model_dir, or start one"
+                       " with train --gin_file=FILE")
   text = path.read_text(encoding="utf-8")
   if (words := path.with_name(run_directory.WORDS)).exists():  # The run's own, wherever it has been moved.
     text += f"\nLocalText.words = {str(words.absolute())!r}\n"

@@ -3,9 +3,10 @@
 import subprocess
 import sys
 
-MODULES = ["distributed", "models.language_model", "objectives", "partitioning", "inference.decoding", "data.pipeline",
-           "data.stream", "training.step", "training.state", "training.optimizers", "training.checkpoints",
-           "training.metrics", "training.hardware", "training.plots", "interop.transfo_xl", "interop.exports"]
+MODULES = ["launch.agreement", "models.language_model", "objectives.next_token", "partitioning", "inference.engine",
+           "data.dataset", "data.stream", "training.step", "training.state", "training.optimizers",
+           "checkpoints.manager", "training.metrics", "training.hardware", "training.plots", "interop.transfo_xl",
+           "interop.exports"]
 HEAVY = {"tensorflow", "tensorflow_datasets", "seqio", "t5x", "matplotlib", "grain"}
 
 

@@ -96,7 +96,10 @@ def _found(timeout: int, coordinator_given: bool) -> dict:
 def _own_gpu(local_index: int | None, count: int) -> tuple[int] | None:
   """The GPU of one of several processes on a host. JAX gives one to a single process as well, which here has all."""
   env = os.environ
-  several = int(env.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)) > 1 or count > int(env.get("SLURM_STEP_NUM_NODES", count))
+  if "OMPI_COMM_WORLD_LOCAL_SIZE" in env:  # Ahead of SLURM_*, which under mpirun are those of its daemons.
+    several = int(env["OMPI_COMM_WORLD_LOCAL_SIZE"]) > 1
+  else:
+    several = count > int(env.get("SLURM_STEP_NUM_NODES", count))
   visible = env.get("CUDA_VISIBLE_DEVICES", "")
   apart = "SLURM_GPUS_PER_TASK" in env or (visible and "," not in visible)  # Each sees its own and no other.
   return (local_index,) if several and local_index is not None and not apart else None

@@ -61,7 +61,10 @@ def find_in(monkeypatch, env, *args):
     (MPI4, Processes(2, 1, "10.96.0.1:62624", (1,))),
     (MPI4 | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0"},
      Processes(2, 1, "10.96.0.1:62624")),
-    (SRUN | MPI4, Processes(2, 1, "10.96.0.1:62624", (1,))),  # mpirun starts its daemons by srun.
+    # mpirun starts its daemons by srun, on all nodes but its own.
+    (SRUN | MPI4, Processes(2, 1, "10.96.0.1:62624", (1,))),
+    (SRUN | MPI4 | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0", "SLURM_STEP_NUM_NODES": "1"},
+     Processes(2, 1, "10.96.0.1:62624")),
     (MPI5 | {"JAX_COORDINATOR_ADDRESS": ADDRESS}, Processes(2, 1, ADDRESS, (1,))),
     (GKE, Processes(2, 1, "a.svc:8482")),
     (GKE | {"TPU_PROCESS_ADDRESSES": "c:8476,d:8476,e:8476"}, Processes(3, 1, "c:8482")),

@@ -130,8 +130,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
 def _add_process_flags(command: argparse.ArgumentParser) -> None:
   group = command.add_argument_group("several processes", (
-      "Found by themselves on a TPU pod, under srun, and in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and\n"
-      "JAX_PROCESS_ID; --num_processes=1 is a run by itself wherever it is started."))
+      "Found by themselves on a TPU pod, under srun or mpirun, and in JAX_COORDINATOR_ADDRESS,\n"
+      "JAX_NUM_PROCESSES and JAX_PROCESS_ID; --num_processes=1 is a run by itself wherever it is started."))
   group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, with any free port")
   group.add_argument("--num_processes", type=_number(int, 1), metavar="N", help="of the whole run")
   group.add_argument("--process_id", type=_number(int, 0), metavar="I", help="this one's number, from 0")

@@ -8,7 +8,7 @@ binding stands, and checks the whole before anything is built.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import difflib
-import importlib
+import importlib.util
 import inspect
 import os
 import pathlib
@@ -16,7 +16,6 @@ import re
 import tokenize
 from typing import Any
 
-from etils import epath
 import gin
 from gin import config_parser
 
@@ -40,6 +39,10 @@ MODULES = (
 )
 # Beside this package both in a clone and where a wheel is installed.
 SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "gin_configs"
+
+# Parameters as the saved text of earlier versions has them, and what they are now; None: they are gone.
+_EARLIER = {"evaluate.experiment": None, "generate.experiment": None, "held_out_text.experiment": None,
+            "LanguageModel.z_loss": "NextToken.z_loss"}
 
 _MACRO = "gin.macro"
 _REQUIRED = "%gin.REQUIRED"
@@ -67,7 +70,7 @@ def load(
   gin.clear_config()
   reader = _Reader()
   if text is not None:
-    reader.read_text(text, lambda line: f"saved configuration, line {line}")
+    reader.read_text(text, lambda line: f"saved configuration, line {line}", saved=True)
     # Overridden bindings are not saved, and they may have been the only readers of a macro.
     reader.macros_read |= reader.macros_set()
   for path in paths:
@@ -82,13 +85,13 @@ def load(
 
 def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = ()) -> None:
   """Restores the configuration of a model directory, changed by `gin_files` and `bindings`."""
-  path = epath.Path(model_dir) / run_directory.CONFIG
+  path = pathlib.Path(model_dir) / run_directory.CONFIG
   if not path.exists():
-    raise CommandError(
-        f"no run in {model_dir} ({run_directory.CONFIG} is missing): check --model_dir, or start one with train --gin_file=FILE")
-  text = path.read_text()
-  if (words := path.parent / run_directory.WORDS).exists():  # The run's own, wherever it has been moved.
-    text += f"\nLocalText.words = {str(words.absolute() if isinstance(words, pathlib.Path) else words)!r}\n"
+    raise CommandError(f"no run in {model_dir} ({run_directory.CONFIG} is missing): check --model_dir, or start one"
+                       " with train --gin_file=FILE")
+  text = path.read_text(encoding="utf-8")
+  if (words := path.with_name(run_directory.WORDS)).exists():  # The run's own, wherever it has been moved.
+    text += f"\nLocalText.words = {str(words.absolute())!r}\n"
   load(gin_files, bindings, text=text)
 
 
@@ -140,8 +143,10 @@ class _Reader:
           f"--gin.{binding}: {value} is not a gin value; if it is a string, it needs quotes of its own:"
           f" --gin.{name}=\"'{value}'\"") from None
 
-  def read_text(self, text: str, place: Callable[[int], str]) -> None:
+  def read_text(self, text: str, place: Callable[[int], str], saved: bool = False) -> None:
     for statement in _statements(text, place):
+      if saved and not (statement := _as_today(statement)):
+        continue
       where = place(statement.location.line_num)
       with _at(where):
         if isinstance(statement, config_parser.IncludeStatement):
@@ -250,6 +255,20 @@ def _at(place: str) -> Iterator[None]:
     yield
   except CommandError as error:
     raise CommandError(f"{place}: {error}") from None
+
+
+def _as_today(statement: Any) -> Any:
+  """What a statement of a saved text, maybe an earlier version's, says in this one; None if it is to be dropped."""
+  if isinstance(statement, config_parser.ImportStatement) and statement.module == "tasks":
+    own = importlib.util.find_spec("tasks")  # It was a package, the shipped tasks. A folder without a file is no other.
+    return statement if own and own.origin else statement._replace(module="gpt4x.tasks")
+  if isinstance(statement, config_parser.BindingStatement):
+    name = f"{statement.selector}.{statement.arg_name}"
+    if not (today := _EARLIER.get(name, name)):
+      return None
+    selector, _, parameter = today.rpartition(".")
+    return statement._replace(selector=selector, arg_name=parameter)
+  return statement
 
 
 def _import_module(statement: config_parser.ImportStatement) -> None:

@@ -1,7 +1,10 @@
-"""The command line: what reaches the modules behind it, and what a user's mistake or the machine's state comes to."""
+"""The command line: what reaches the library behind it, and what a user's mistake or the machine's state comes to."""
 
+import dataclasses
 import errno
+import json
 import os
+import pathlib
 import subprocess
 import sys
 import types
@@ -10,7 +13,11 @@ import gin
 import pytest
 
 from gpt4x import cli, configuration
+from gpt4x.commands import running
 from gpt4x.errors import CommandError, UserError
+from gpt4x.inference.sampling import Sampling
+from gpt4x.launch.clusters import Processes
+from gpt4x.planning.chips import parse_topology
 
 
 @gin.configurable
@@ -18,24 +25,95 @@ def fail_inside_gin(error):
   raise error
 
 
+@gin.configurable("train_stand_in")
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """What the commands know of the real one."""
+
+  experiment: object = None
+  partitioner: object = "mesh"
+
+
+class Experiment:
+  """What the commands know of the real one; all are equal."""
+
+  model = types.SimpleNamespace(config=types.SimpleNamespace(num_params=lambda: 1234))
+  data = types.SimpleNamespace(documents=lambda split: [types.SimpleNamespace(tolist=lambda: split)] * 2,
+                               vocabulary=types.SimpleNamespace(decode=lambda text: text * 50))
+
+  def __eq__(self, other):
+    return isinstance(other, Experiment)
+
+  def restore_params(self, model_dir, partitioner, step):
+    return step, (model_dir, partitioner.num_devices)
+
+
+EXPERIMENT, CONFIG, SAVED = Experiment(), TrainConfig(), TrainConfig("saved")
+METRICS = [{"split": "train", "tokens_per_second": 10.0, "mfu": 0.5, "step": 1},
+           {"split": "validation", "bits_per_byte": 8.0, "step": 0, "tokens": 9},
+           {"split": "validation", "bits_per_byte": 2.5, "step": 7, "tokens": 1234}]
+
+
+@dataclasses.dataclass
+class Plan:
+  step: str
+
+
 @pytest.fixture(autouse=True)
 def calls(monkeypatch: pytest.MonkeyPatch) -> list:
-  """Stands in for the modules behind the commands, which import much; returns what they are called with."""
-  recorded, stand_ins = [], {}
-  recorder = lambda name, result=None: lambda *args, **kwargs: recorded.append((name, *args, kwargs)) or result
-  for module, function in [("training.loop", "main"), ("training.evaluation", "main"), ("inference.generate", "main"),
-                           ("report", "main"), ("data.vocabularies", "train_from_task"),
-                           ("interop.t5x.loop", "main"), ("interop.t5x.crossing", "bring_over"),
-                           ("interop.model_directories", "convert"), ("interop.model_directories", "export")]:
-    stand_in = stand_ins.setdefault(module, types.ModuleType(f"gpt4x.{module}"))
-    setattr(stand_in, function, recorder(module, 75 if module.endswith("loop") else "not a status"))
-    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
-    parent, _, child = stand_in.__name__.rpartition(".")
-    monkeypatch.setattr(sys.modules.get(parent) or __import__(parent, fromlist=[""]), child, stand_in, raising=False)
+  """Stands in for what is behind the commands, which imports much; returns what of it is called with what."""
+  recorded = []
+
+  def recorder(name, result=None):
+    def record(*args, **kwargs):
+      recorded.append((name, *args, kwargs))
+      return result
+    return record
+
+  def load_run(model_dir, *args, **kwargs):
+    recorded.append(("load_run", model_dir, *args, kwargs))
+    if model_dir != "converted":
+      gin.bind_parameter("train_stand_in.experiment", "saved")
+
+  foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None)
+  stand_ins = {
+      "tasks": {},
+      "experiment": {"Experiment": Experiment},
+      "training.config": {"TrainConfig": TrainConfig},
+      "training.loop": {"train": recorder("loop", 75)},
+      "training.metrics": {"read_metrics": lambda model_dir: METRICS if model_dir != "new" else METRICS[:1]},
+      "evaluation.likelihood": {"evaluate": recorder("evaluate", {"loss": 0.123456789, "tokens": 12345678})},
+      "inference.generate": {"generate": recorder("generate", iter(["b", "c"]))},
+      "data.vocabularies": {"train_from_task": recorder("train_from_task", "o"),
+                            "load": recorder("vocabulary", "words"), "save": recorder("save_vocabulary")},
+      "interop.t5x": {},
+      "interop.t5x.loop": {"train": recorder("t5x", 75)},
+      "interop.t5x.crossing": {"bring_over": recorder("bring_over")},
+      "interop.model_directories": {"read": recorder("read", foreign), "write": recorder("write"), "foreign": foreign},
+      "interop.exports": {"save": recorder("export")},
+      "planning.compiler": {"topology_devices": recorder("devices", ["chip"] * 8),
+                            "Step": types.SimpleNamespace(of=recorder("step", "step"))},
+      "planning.plan": {"make": recorder("make", Plan("made")), "describe": recorder("describe", "a plan"),
+                        "search": recorder("search", [Plan("one"), Plan("two")]),
+                        "ranking": recorder("ranking", "a ranking")},
+  }
+  for name in [name for name in sys.modules if name.startswith("gpt4x.commands.") and name != running.__name__]:
+    monkeypatch.delitem(sys.modules, name)  # They hold what they have imported.
+  for name, content in stand_ins.items():
+    module = types.ModuleType(f"gpt4x.{name}")
+    module.__dict__.update(content)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    parent, _, child = module.__name__.rpartition(".")
+    monkeypatch.setattr(sys.modules.get(parent) or __import__(parent, fromlist=[""]), child, module, raising=False)
   monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")  # Or else TensorFlow would be imported to be silenced.
   monkeypatch.setattr(configuration, "load", recorder("load"))
-  monkeypatch.setattr(configuration, "load_run", recorder("load_run"))
-  return recorded
+  monkeypatch.setattr(configuration, "load_run", load_run)
+  monkeypatch.setattr(configuration, "config_text", lambda: "TEXT")
+  yield recorded
+  commands = sys.modules["gpt4x.commands"]
+  for name in [name for name in sys.modules if name.startswith("gpt4x.commands.") and name != running.__name__]:
+    del sys.modules[name]  # They hold the stand-ins.
+    vars(commands).pop(name.rpartition(".")[2], None)
 
 
 def failure(capsys: pytest.CaptureFixture, *argv: str) -> tuple[int, str]:
@@ -50,20 +128,26 @@ def test_train(calls):
                      "--gin_file", "b.gin", "--profile_steps=10:12"])
   assert status == 75, "the loop's own status: stopped by preemption after saving"
   assert calls == [("load", ("runs/train.gin", "a.gin", "b.gin"), ["A=1", "f.b='x=y'"], {}),
-                   ("interop.t5x.crossing", "runs/a", {}), ("training.loop", "runs/a", (10, 12), {})]
+                   ("bring_over", "runs/a", CONFIG, "TEXT", {}), ("loop", "runs/a", CONFIG, "TEXT", (10, 12), {})]
 
 
 def test_train_without_a_file_continues_the_run(calls):
-  cli.main(["train", "--model_dir=runs/a", "--gin.TRAIN_STEPS=9"])
-  assert calls == [("load_run", "runs/a", {"bindings": ["TRAIN_STEPS=9"]}), ("interop.t5x.crossing", "runs/a", {}),
-                   ("training.loop", "runs/a", None, {})]
+  assert cli.main(["train", "--model_dir=runs/a", "--gin.TRAIN_STEPS=9"]) == 75
+  assert calls == [("load_run", "runs/a", {"bindings": ["TRAIN_STEPS=9"]}),
+                   ("bring_over", "runs/a", SAVED, "TEXT", {}), ("loop", "runs/a", SAVED, "TEXT", None, {})]
+
+
+def test_a_converted_model_is_no_run_to_continue(calls, capsys):
+  status, line = failure(capsys, "train", "--model_dir=converted")
+  assert status == 1 and "not how to train it" in line and "--gin_file=converted/config.gin" in line
+  assert [name for name, *_ in calls] == ["load_run"]
 
 
 def test_train_on_t5x(calls, monkeypatch):
   monkeypatch.setitem(sys.modules, "t5x", types.ModuleType("t5x"))
   monkeypatch.setitem(sys.modules, "t5x.train", types.ModuleType("t5x.train"))
   assert cli.main(["train", "--loop=t5x", "--gin_file=a.gin", "--model_dir=runs/a"]) == 75
-  assert [name for name, *_ in calls] == ["load", "interop.t5x.loop"]
+  assert [name for name, *_ in calls] == ["load", "t5x"]
 
 
 def test_t5x_is_optional(calls, monkeypatch, capsys):
@@ -73,31 +157,132 @@ def test_t5x_is_optional(calls, monkeypatch, capsys):
   assert not calls
 
 
-def test_eval(calls):
-  assert cli.main(["eval", "--model_dir=runs/a", "--step=3", "--gin_file=a.gin", "--gin.A=1"]) == 0
-  assert calls == [("training.evaluation", "runs/a", 3, "validation", ["a.gin"], ["A=1"], {})]
+def test_eval(calls, capsys):
+  assert cli.main(["eval", "--model_dir=runs/a", "--step=3", "--gin_file=a.gin", "--gin.A=1", "--split=test"]) == 0
+  assert calls == [("load_run", "runs/a", ["a.gin"], ["A=1"], {}),
+                   ("evaluate", "runs/a", EXPERIMENT, {"step": 3, "split": "test"})]
+  assert capsys.readouterr().out == "loss 0.123457\ntokens 12345678\n"
 
 
-def test_generate(calls):
-  assert cli.main(["generate", "--model_dir=runs/a", "--prompt=-- a\n", "--top_k=5", "--temperature=0"]) == 0
-  assert calls == [("inference.generate", "runs/a", "-- a\n", 256, 0.0, 5, None, 0, None, {})]
+def test_generate(calls, capsys):
+  """Every flag has another value, so that no two can be taken for each other."""
+  assert cli.main(["generate", "--model_dir=runs/a", "--prompt=-- a\n", "--top_k=5", "--top_p=1", "--temperature=0.5",
+                   "--seed=7", "--max_tokens=9", "--step=3"]) == 0
+  assert calls == [("load_run", "runs/a", (), (), {}), ("generate", "runs/a", EXPERIMENT, "-- a\n", {
+      "max_tokens": 9, "sampling": Sampling(temperature=0.5, top_k=5, top_p=1.0), "seed": 7, "step": 3})]
+  assert capsys.readouterr().out == "-- a\nbc\n"
 
 
-def test_vocabulary(calls):
-  assert cli.main(["vocabulary", "--task=t", "--size=300", "--output=o", "--gin.A=1"]) == 0
-  assert calls == [("load", ("runs/train.gin",), ["A=1"], {"partial": True}), ("data.vocabularies", "t", 300, "o", {})]
+def test_generate_by_default(calls):
+  assert cli.main(["generate", "--model_dir=runs/a", "--prompt="]) == 0
+  assert calls[1:] == [("generate", "runs/a", EXPERIMENT, "", {
+      "max_tokens": 256, "sampling": Sampling(), "seed": 0, "step": None})]
 
 
-def test_convert_and_export(calls):
-  assert cli.main(["convert", "--from=transfo_xl", "--input=a", "--model_dir=b"]) == 0
-  assert cli.main(["export", "--model_dir=b", "--output=c", "--step=3"]) == 0
-  assert calls == [("interop.model_directories", "transfo_xl", "a", "b", {}),
-                   ("interop.model_directories", "b", "c", 3, {})]
+def test_vocabulary(calls, capsys):
+  assert cli.main(["vocabulary", "--task=t", "--size=300", "--output=o", "--gin_file=a.gin", "--gin.A=1"]) == 0
+  assert calls == [("load", ("runs/train.gin", "a.gin"), ["A=1"], {"partial": True}),
+                   ("train_from_task", "t", 300, "o", {})]
+  assert capsys.readouterr().out == "wrote o\n"
 
 
-def test_report(calls):
+def test_convert(calls, capsys, tmp_path):
+  model_dir = tmp_path / "b"
+  argv = ("convert", "--from=transfo_xl", "--input=a", f"--model_dir={model_dir}")
+  foreign = sys.modules["gpt4x.interop.model_directories"].foreign
+  read = ("read", "transfo_xl", pathlib.Path("a"), model_dir, {})
+  write = ("write", model_dir, foreign, "TEXT", {})
+  assert cli.main(argv) == 0
+  assert calls == [read, ("load", ["runs/experiment.gin"], ["A=1"], {"text": "DATA"}), write]
+  captured = capsys.readouterr()
+  assert captured.out == f"wrote {model_dir}: 1,234 parameters\n" and "a has no vocabulary" in captured.err
+  calls.clear()
+  foreign.text, foreign.vocabulary = "SAVED", "words"
+  assert cli.main(argv) == 0 and capsys.readouterr().err == ""
+  assert calls == [read, ("load", {"bindings": ["A=1"], "text": "SAVED"}), write]
+  calls.clear()
+  (model_dir / "checkpoints").mkdir(parents=True)
+  status, line = failure(capsys, *argv)
+  assert status == 1 and "has a run already (checkpoints)" in line and not calls
+
+
+def test_export(calls, capsys, tmp_path):
+  (tmp_path / "a").mkdir()
+  (tmp_path / "c").mkdir()
+  argv = ["export", f"--model_dir={tmp_path}/a", f"--output={tmp_path}/c", "--step=3"]
+  assert cli.main(argv) == 0
+  saved = [("load_run", f"{tmp_path}/a", (), (), {}),
+           ("export", f"{tmp_path}/c", Experiment.model, (f"{tmp_path}/a", 1), {})]
+  assert calls == saved
+  assert (tmp_path / "c" / "config.gin").read_text() == "TEXT"
+  assert capsys.readouterr().out == f"wrote {tmp_path}/c: step 3, 1,234 parameters\n"
+  calls.clear()
+  (tmp_path / "a" / "vocabulary.json").touch()
+  assert cli.main(argv) == 0
+  assert calls == saved + [("vocabulary", f"{tmp_path}/a", {}), ("save_vocabulary", "words", f"{tmp_path}/c", {})]
+
+
+def test_plan(calls, capsys):
+  argv = ["plan", "--topology=v5p:2x2x2", "--slices=2", "--gin_file=a.gin", "--gin.A=1"]
+  topology = parse_topology("v5p:2x2x2", 2)
+  assert cli.main(argv) == 0
+  before = [("devices", topology, {}), ("load", ("runs/train.gin", "a.gin"), ["A=1"], {}), ("step", CONFIG, {})]
+  assert calls == before + [("make", "step", "mesh", topology, {"compiled": True}), ("describe", Plan("made"), {})]
+  assert capsys.readouterr().out == "a plan\n"
+  calls.clear()
+  assert cli.main([*argv, "--json"]) == 0 and json.loads(capsys.readouterr().out) == {"step": "made"}
+  calls.clear()
+  assert cli.main([*argv, "--search"]) == 0 and capsys.readouterr().out == "a ranking\n"
+  assert calls == before + [("search", "step", topology, {}), ("ranking", [Plan("one"), Plan("two")], topology, {})]
+  assert cli.main([*argv, "--search", "--json"]) == 0
+  assert json.loads(capsys.readouterr().out) == [{"step": "one"}, {"step": "two"}]
+
+
+def test_report(calls, capsys):
   assert cli.main(["report", "--model_dir=runs/a"]) == 0
-  assert calls == [("report", "runs/a", {})]
+  assert calls == [("load_run", "runs/a", (), (), {})]
+  rows = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
+  assert "runs/a: 1,234 validation tokens after 7 steps" in rows
+  assert "bits per byte, step 0 8.000" in rows and "bits per byte, step 7 2.500" in rows
+  assert "tokens/s, median 10" in rows and any(row.startswith("bits per byte, xz -9 ") for row in rows)
+  status, line = failure(capsys, "report", "--model_dir=new")
+  assert status == 1 and "no validation metrics" in line
+
+
+PROCESS_FLAGS = ["--coordinator_address=a:1", "--num_processes=3", "--process_id=2", "--start_timeout=9",
+                 "--heartbeat_timeout=8"]
+
+
+@pytest.mark.parametrize("command, continuing", [("train", "runs/a"), ("eval", None)])
+def test_one_of_several_processes(monkeypatch, calls, command, continuing):
+  """Found by the flags, connected by a child of the supervisor, and the last word is the supervisor's."""
+  processes = Processes(3, 2, "a:1")
+  record = lambda name, result=None: lambda *args, **kwargs: calls.append((name, *args, kwargs)) or result
+  monkeypatch.setattr(running.clusters, "find", record("find", processes))
+  monkeypatch.setattr(running.agreement, "start", record("start"))
+  monkeypatch.setattr(running.agreement, "stop", record("stop"))
+
+  def supervise(processes, work, model_dir):
+    calls.append(("supervise", processes, model_dir))
+    assert work("note") == ((75, None) if command == "train" else (0, None))
+    return 1, "error: the supervisor's"
+
+  monkeypatch.setattr(running.supervision, "supervise", supervise)
+  assert cli.main([command, "--model_dir=runs/a", *PROCESS_FLAGS]) == 1
+  assert calls[:3] == [("find", "a:1", 3, 2, 9, {}), ("supervise", processes, continuing),
+                       ("start", processes, "note", 9, 8, {"preemptible": command == "train"})]
+  assert calls[-1] == ("stop", {})
+
+
+@pytest.mark.parametrize("error, status, line", [(CommandError("no --process_id"), 2, "gpt4x: error: no --process_id"),
+                                                 (KeyboardInterrupt(), 130, "gpt4x: interrupted")])
+def test_processes_that_are_not_found(monkeypatch, calls, capsys, error, status, line):
+  def find(*_):
+    raise error
+  monkeypatch.setattr(running.clusters, "find", find)
+  assert cli.main(["eval", "--model_dir=runs/a"]) == status and not calls
+  assert capsys.readouterr().err == f"{line}\n"
+  assert cli.main(["report", "--model_dir=runs/a"]) == 0, "is always by itself"
 
 
 @pytest.mark.parametrize("command, words", [
@@ -126,12 +311,19 @@ def test_a_wrong_command_is_one_line_and_status_2(calls, capsys, command, words)
   assert captured.err.count("\n") == 1 and all(word in captured.err for word in words), captured.err
 
 
+def report(monkeypatch: pytest.MonkeyPatch, run) -> None:
+  """Makes `run` the command's."""
+  module = types.ModuleType("gpt4x.commands.report")
+  module.run = run
+  monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
 def raised(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-  def main(model_dir):
+  def run(_):
     with gin.unlock_config():
       gin.bind_parameter("fail_inside_gin.error", error)
     fail_inside_gin()
-  monkeypatch.setattr(sys.modules["gpt4x.report"], "main", main)
+  report(monkeypatch, run)
 
 
 @pytest.mark.parametrize("error, status", [(UserError("no task 'x'"), 1), (CommandError("no name 'x'"), 2)])
@@ -151,12 +343,12 @@ def test_a_users_mistake_is_one_line_even_from_inside_gin(monkeypatch, capsys, e
 def test_a_directory_that_cannot_be_written_is_one_line(monkeypatch, capsys, error, words, inside_gin):
   raised(monkeypatch, error)
   if not inside_gin:
-    def main(model_dir):
+    def run(_):
       try:
         raise error
       except Exception as cause:
         raise RuntimeError("checkpoint not saved") from cause
-    monkeypatch.setattr(sys.modules["gpt4x.report"], "main", main)
+    report(monkeypatch, run)
   assert cli.main(["report", "--model_dir=a"]) == 1
   message = capsys.readouterr().err
   assert message.count("\n") == 1 and all(word in message for word in words), message
@@ -186,17 +378,23 @@ def test_help_imports_nothing_heavy(tmp_path):
   program = ("import sys; from gpt4x import cli\n"
              "try: cli.main(['--help'])\n"
              "except SystemExit as request: assert request.code == 0\n"
-             "assert not {'jax', 'numpy', 'gin', 'absl', 'tensorflow', 'seqio'} & set(sys.modules)")
+             "assert not {'jax', 'flax', 'numpy', 'gin', 'absl', 'tensorflow', 'seqio'} & set(sys.modules)")
   result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
-  commands = ("train", "eval", "generate", "vocabulary", "convert", "export", "report")
+  commands = ("train", "eval", "generate", "vocabulary", "convert", "export", "plan", "report")
   assert all(command in result.stdout for command in commands)
+
+
+def test_every_sub_command_has_its_file(repository):
+  _, commands = cli._parsers()
+  files = {path.stem for path in (repository / "gpt4x" / "commands").glob("*.py")}
+  assert set(commands) == files - {"__init__", "running", "reading"}
 
 
 def test_libraries_start_silently(tmp_path):
   program = ("import sys, types; from gpt4x import cli\n"
-             "module = sys.modules['gpt4x.report'] = types.ModuleType('gpt4x.report')\n"
-             "module.main = lambda _: print('imported' if 'tensorflow' in sys.modules else 'not imported')\n"
+             "module = sys.modules['gpt4x.commands.report'] = types.ModuleType('gpt4x.commands.report')\n"
+             "module.run = lambda _: print('imported' if 'tensorflow' in sys.modules else 'not imported')\n"
              "sys.exit(cli.main(['report', '--model_dir=a']))")
   environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
   result = subprocess.run(
@@ -206,8 +404,8 @@ def test_libraries_start_silently(tmp_path):
 
 def test_output_that_nobody_reads_any_more_is_no_error(tmp_path):
   program = ("import sys, types; from gpt4x import cli\n"
-             "module = sys.modules['gpt4x.report'] = types.ModuleType('gpt4x.report')\n"
-             "module.main = lambda _: print('x' * 1_000_000)\n"
+             "module = sys.modules['gpt4x.commands.report'] = types.ModuleType('gpt4x.commands.report')\n"
+             "module.run = lambda _: print('x' * 1_000_000)\n"
              "sys.exit(cli.main(['report', '--model_dir=a']))")
   process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})

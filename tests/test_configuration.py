@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from gpt4x import configuration
+from gpt4x import configuration, run_directory
 from gpt4x.errors import CommandError
 
 MODULES = configuration.MODULES
@@ -203,6 +203,51 @@ def test_every_module_with_configurables_is_imported_before_parsing(repository):
   assert modules <= set(MODULES)
 
 
+EARLIER = "{}toy_loop.experiment = @toy_open()\nx/toy_loop.experiment = 3\nToyModel.depth = 7\nx/ToyModel.depth = 8\n"
+
+
+def test_the_saved_text_of_an_earlier_version(monkeypatch, files, tmp_path):
+  """What is gone is dropped and what was renamed is bound, in every scope, in saved text alone."""
+  monkeypatch.setattr(configuration, "_EARLIER", {"toy_loop.experiment": None, "ToyModel.depth": "ToyModel.num_layers"})
+  (tmp_path / run_directory.CONFIG).write_text(EARLIER.format("STEPS = 4\ntoy_loop.steps = %STEPS\n"))
+  configuration.load_run(str(tmp_path))
+  assert ToyModel() == ToyModel(num_layers=7) and toy_loop()[2] == 4
+  with gin.config_scope("x"):
+    assert ToyModel() == ToyModel(num_layers=8)
+  assert "experiment" not in configuration.config_text() and "depth" not in configuration.config_text()
+  for line in EARLIER.format("").splitlines():
+    files("here/mine.gin", line)
+    with pytest.raises(CommandError, match="mine.gin:1: .* has no parameter"):
+      configuration.load(("mine.gin",))
+
+
+def loaded_elsewhere(text: str, before: str = "") -> str:
+  """The configuration of a saved text, in a process whose configurables are `before`'s alone."""
+  program = (f"import sys, types, gin; sys.path.append('.')\n{before}\n"
+             "from gpt4x import configuration as c; c.MODULES = ()\n"
+             "c.load(text=sys.stdin.read()); print(c.config_text())")
+  return subprocess.run([sys.executable, "-c", program], input=text, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_earlier_versions_bound():
+  stand_ins = ("for name in ('evaluate', 'generate', 'held_out_text', 'LanguageModel'):\n"
+               "  gin.external_configurable(lambda: None, name, module='stand_ins')\n"
+               "gin.external_configurable(lambda z_loss: None, 'NextToken', module='stand_ins')")
+  saved = "".join(f"{name} = 1\n" for name in (
+      "evaluate.experiment", "generate.experiment", "held_out_text.experiment", "LanguageModel.z_loss"))
+  assert [line for line in loaded_elsewhere(saved, stand_ins).splitlines() if "= 1" in line] == ["NextToken.z_loss = 1"]
+
+
+@pytest.mark.parametrize("own, expected", [(None, "gpt4x.tasks"), ("tasks/mine.py", "gpt4x.tasks"),
+                                           ("tasks.py", "tasks"), ("tasks/__init__.py", "tasks")])
+def test_the_tasks_that_a_saved_text_means(files, own, expected):
+  """The shipped ones, unless there is a module of that name: a mere folder is none."""
+  if own:
+    files(f"here/{own}", "")
+  shipped = "sys.modules['gpt4x.tasks'] = types.ModuleType('gpt4x.tasks')"  # Which would take seconds.
+  assert loaded_elsewhere("import tasks\n", shipped) == f"import {expected}\n\n"
+
+
 gin_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     | st.text() | st.text(string.ascii_letters + " '\"\\\n", min_size=90, max_size=200) | st.binary(),
@@ -219,7 +264,7 @@ def test_any_value_survives_the_saved_text(value):
 
 def test_a_run_is_restored_from_its_directory_and_changed_by_flags(tmp_path):
   load()
-  (tmp_path / configuration.RUN_FILE).write_text(configuration.config_text())
+  (tmp_path / run_directory.CONFIG).write_text(configuration.config_text())
   configuration.load_run(str(tmp_path), bindings=["TRAIN_STEPS=50"])
   assert toy_loop() == (None, ToyModel(num_layers=2, width=16), 50, "toy")
   with pytest.raises(CommandError, match="did you mean TRAIN_STEPS"):

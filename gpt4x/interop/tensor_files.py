@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import struct
 from typing import Any
 
 import jax.numpy as jnp
@@ -86,8 +85,6 @@ def _open_safetensors(path: pathlib.Path) -> TensorFile:
   try:
     file = safetensors.safe_open(path, framework="numpy")
   except safetensors.SafetensorError as error:
-    if name := _cut_off(path):
-      raise UserError(f"{path} is cut off inside the tensor {name}: copy it again") from error
     raise UserError(f"{path} is not a whole safetensors file ({error}): copy it again") from error
   shapes = {}
   for name in file.keys():
@@ -96,19 +93,6 @@ def _open_safetensors(path: pathlib.Path) -> TensorFile:
       raise UserError(f"{path}: the tensor {name} is of type {tensor.get_dtype()}: save it as float32")
     shapes[name] = tuple(tensor.get_shape())
   return TensorFile(path, shapes, file.get_tensor)
-
-
-def _cut_off(path: pathlib.Path) -> str | None:
-  """The first tensor of a safetensors file that the file does not hold to its end."""
-  try:
-    with open(path, "rb") as file:
-      length, = struct.unpack("<Q", file.read(8))
-      header = json.loads(file.read(length))
-    ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
-    there = path.stat().st_size - 8 - length
-    return min((name for name, end in ends.items() if end > there), key=ends.get, default=None)
-  except (ValueError, LookupError, TypeError, struct.error, OverflowError, MemoryError):
-    return None  # Its header is no header.
 
 
 def _open_torch(path: pathlib.Path) -> TensorFile:
@@ -120,7 +104,5 @@ def _open_torch(path: pathlib.Path) -> TensorFile:
       raise UserError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor: save the model's state dict")
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
       raise UserError(f"{path}: the tensor {name} is of type {tensor.dtype}: save it as float32")
-    if tensor.numbers is None:
-      raise UserError(f"{path} is cut off inside the tensor {name}: copy it again")
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
   return TensorFile(path, shapes, lambda name: tensors[name].array())

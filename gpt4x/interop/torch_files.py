@@ -7,12 +7,14 @@ another. A pickle can run any code, so this one may name containers and tensors 
 
 import collections
 import dataclasses
+import io
 import math
 import mmap
 import os
 import pickle
 import struct
 from typing import Any, BinaryIO, Callable
+import zipfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ class Tensor:
   offset: int
   shape: tuple[int, ...]
   strides: tuple[int, ...]
-  numbers: np.ndarray | None = None  # The storage's, mapped; None if the file ends before they do.
+  numbers: np.ndarray | None = None  # The storage's, mapped, once the file has been read.
 
   @property
   def dtype(self) -> np.dtype:
@@ -121,31 +123,21 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load_zip(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
-  """Goes from entry to entry, not by the directory at the end, which a file that was cut off has lost.
-
-  `*/data.pkl` comes first; it says how long each `*/data/KEY` is.
-  """
-  unpickler, loaded, starts, end = None, None, {}, 0
-  with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as archive:
-    while (header := archive.find(_ENTRY, end)) >= 0 and header + 30 <= len(archive):
-      compression, name_length, extra_length = struct.unpack_from("<8xH16xHH", archive, header)
-      end = header + 30 + name_length + extra_length
-      _, _, name = archive[header + 30:header + 30 + name_length].decode().partition("/")
-      if compression:
-        raise Malformed(f"has its entry {name} compressed: save it with torch.save alone")
-      if name == "byteorder" and archive[end:end + 6] != b"little":
-        raise Malformed("is not little-endian: save it again on an ordinary machine")
-      if name == "data.pkl":
-        file.seek(end)
-        unpickler = _Unpickler(file, unknown)
-        loaded, end = unpickler.load(), file.tell()
-      elif name.startswith("data/") and unpickler and (storage := unpickler.storages.get(name[5:])):
-        starts[storage.key] = end
-        end += storage.size * storage.dtype.itemsize
-        if end < len(archive) and archive[end:end + 2] != _ENTRY[:2]:
-          raise Malformed(f"has no {storage.size} {storage.dtype} in its storage {storage.key}: copy it again")
-  if unpickler is None:
-    raise Malformed("has no data.pkl: save it with torch.save")
+  """`*/data.pkl` has the objects, and `*/data/KEY` the numbers of a storage, uncompressed."""
+  archive = zipfile.ZipFile(file)
+  entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+  if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
+    raise Malformed("is not little-endian: save it again on an ordinary machine")
+  unpickler = _Unpickler(io.BytesIO(archive.read(entries["data.pkl"])), unknown)
+  loaded, starts = unpickler.load(), {}
+  for key, storage in unpickler.storages.items():
+    entry = entries[f"data/{key}"]
+    if entry.compress_type != zipfile.ZIP_STORED:
+      raise Malformed(f"has its entry data/{key} compressed: save it with torch.save alone")
+    if entry.file_size != storage.size * storage.dtype.itemsize:
+      raise Malformed(f"has no {storage.size} {storage.dtype} in its storage {key}: copy it again")
+    file.seek(entry.header_offset + 26)  # The entry's own header, which may be longer than the directory has it.
+    starts[key] = entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
   return _connect(file, unpickler, starts, loaded)
 
 
@@ -159,10 +151,7 @@ def _load_sequence(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
   starts = {}
   for key in _Unpickler(file, None).load():
     storage = unpickler.storages[key]
-    size = file.read(8)
-    if len(size) < 8:
-      break  # The file has been cut off.
-    if size != struct.pack("<q", storage.size):
+    if file.read(8) != struct.pack("<q", storage.size):
       raise Malformed(f"has no {storage.size} {storage.dtype} in its storage {storage.key}: copy it again")
     starts[key] = file.tell()
     file.seek(storage.size * storage.dtype.itemsize, os.SEEK_CUR)
@@ -180,9 +169,7 @@ def _connect(file: BinaryIO, unpickler: _Unpickler, starts: dict[str, int], load
     if not _lies_inside(tensor):
       raise Malformed(f"has a tensor {list(tensor.shape)} that does not lie inside its storage {storage.key}:"
                       " copy it again")
-    start = starts.get(storage.key, len(mapped))
-    if start + storage.size * storage.dtype.itemsize <= len(mapped):
-      tensor.numbers = np.frombuffer(mapped, storage.dtype, storage.size, start)
+    tensor.numbers = np.frombuffer(mapped, storage.dtype, storage.size, starts[storage.key])
   return loaded
 
 

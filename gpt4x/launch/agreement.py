@@ -1,6 +1,5 @@
 """What the processes of a run agree on: they connect, exchange values, compare what must be alike, and end together."""
 
-import collections
 from collections.abc import Callable
 import hashlib
 import itertools
@@ -18,25 +17,26 @@ def start(processes: Processes, note: Callable[[str], None], start_timeout: int,
           preemptible: bool) -> None:
   """Connects this process with the others, ahead of any use of a device; only the first of them prints.
 
-  Args:
-    processes: of the run.
-    note: see `supervise`.
-    start_timeout: seconds to wait for the others.
-    heartbeat_timeout: seconds of silence after which another process is taken for dead.
-    preemptible: whether SIGTERM to any process is a notice to all, see `loop.Preemption`; otherwise it ends this one.
+  Timeouts are seconds: to wait for the others, and of silence until one counts as dead. If preemptible, SIGTERM to any
+  process is a notice to all; otherwise it ends this one. `note` is that of `supervise`.
   """
-  _print_on_first_only(processes)
+  # Gloo writes to standard output from C++, where the results of `gpt4x eval` go.
+  sys.stdout, nowhere = os.fdopen(os.dup(1), "w"), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, 1)
+  if processes.index:
+    sys.stdout = sys.stderr = os.fdopen(nowhere, "w")
   import jax
   jax.config.update("jax_enable_preemption_service", preemptible)
   jax.config.update("jax_check_proxy_envs", False)  # It warns of them before there is a problem; we do below.
-  proxy = ", is http_proxy in the way" if any(name.lower() == "http_proxy" for name in os.environ) else ""
+  count, address = processes.count, processes.coordinator
   if processes.index:
-    note(f"no answer from process 0 at {processes.coordinator} within {start_timeout} s (is it started, is the"
-         f" address right, may hosts connect to that port{proxy}?)")
+    proxy = ", is http_proxy in the way" if any(name.lower() == "http_proxy" for name in os.environ) else ""
+    note(f"no answer from process 0 at {address} within {start_timeout} s (is it started, is the address right, may"
+         f" hosts connect to that port{proxy}?)")
   else:
-    note(f"not all of {processes.count} processes have come to {processes.coordinator} within {start_timeout} s"
-         " (were all started, is --num_processes right?)")
-    host, _, port = processes.coordinator.rpartition(":")
+    note(f"not all of {count} processes have come to {address} within {start_timeout} s (were all started, is"
+         " --num_processes right?)")
+    host, _, port = address.rpartition(":")
     try:  # JAX would crash.
       socket.create_server(("", int(port))).close()
     except OSError as error:
@@ -44,22 +44,12 @@ def start(processes: Processes, note: Callable[[str], None], start_timeout: int,
                       f" --coordinator_address={host}:PORT") from error
   try:
     jax.distributed.initialize(
-        processes.coordinator, processes.count, processes.index, processes.local_devices, "deactivate",
-        initialization_timeout=start_timeout, heartbeat_timeout_seconds=heartbeat_timeout,
-        shutdown_timeout_seconds=_FOREVER)
+        address, count, processes.index, processes.local_devices, "deactivate", initialization_timeout=start_timeout,
+        heartbeat_timeout_seconds=heartbeat_timeout, shutdown_timeout_seconds=_FOREVER)
   except RuntimeError as error:
-    raise UserError(f"cannot start at {processes.coordinator} ({str(error).splitlines()[0]}): correct"
-                    " --coordinator_address, --num_processes and --process_id") from error
+    raise UserError(f"cannot start at {address} ({str(error).splitlines()[0]}): correct --coordinator_address,"
+                    " --num_processes and --process_id") from error
   note("")
-
-
-def _print_on_first_only(processes: Processes) -> None:
-  # Gloo writes to standard output from C++, where the results of `gpt4x eval` go.
-  sys.stdout = os.fdopen(os.dup(1), "w")
-  nowhere = os.open(os.devnull, os.O_WRONLY)
-  os.dup2(nowhere, 1)
-  if processes.index:
-    sys.stdout = sys.stderr = os.fdopen(nowhere, "w")
 
 
 def stop() -> None:
@@ -74,7 +64,7 @@ def connected() -> bool:
   return jax.distributed.is_initialized()
 
 
-_calls = itertools.count()  # Of `exchange`; alike on all processes, for they make the same calls.
+_calls = itertools.count()  # One for each `exchange`; alike on all processes, for they make the same calls.
 
 
 def exchange(value: str) -> list[str]:
@@ -91,23 +81,19 @@ def exchange(value: str) -> list[str]:
 
 def check_alike(what: str, text: str) -> None:
   """Raises UserError, the same on every process, unless all of them give the same text."""
-  digests = exchange(hashlib.sha256(text.encode()).hexdigest())
-  different = [index for index, digest in enumerate(digests) if digest != digests[0]]
-  if different:
-    first = exchange(text)[0].splitlines()
-    pairs = itertools.zip_longest(text.splitlines(), first, fillvalue="nothing")
-    lines = exchange(next((f"{here[:200]!r} against {there[:200]!r}" for here, there in pairs if here != there), ""))
-    raise UserError(f"the {what} of process {different[0]} differs from that of process 0 ({lines[different[0]]}):"
-                    " start all with the same flags, files and versions")
+  if len(set(exchange(hashlib.sha256(text.encode()).hexdigest()))) == 1:
+    return
+  first, *others = (text.split("\n") for text in exchange(text))
+  index, other = next((index, other) for index, other in enumerate(others, 1) if other != first)
+  pairs = itertools.zip_longest(other, first, fillvalue="nothing")
+  lines = next(f"{here[:200]!r} against {there[:200]!r}" for here, there in pairs if here != there)
+  raise UserError(f"the {what} of process {index} differs from that of process 0 ({lines}): start all with the same"
+                  " flags, files and versions")
 
 
 def check(configuration: str) -> None:
   """Raises UserError unless all processes have the same configuration and as many devices."""
-  if not connected():
-    return
-  import jax
-  check_alike("configuration", configuration)
-  counts = collections.Counter(device.process_index for device in jax.devices())
-  if len(set(counts.values())) > 1:
-    counts = ", ".join(f"{count} in process {index}" for index, count in sorted(counts.items()))
-    raise UserError(f"the processes differ in their number of devices ({counts}): give each the same")
+  if connected():
+    import jax
+    check_alike("configuration", configuration)
+    check_alike("number of devices", str(jax.local_device_count()))

@@ -1,6 +1,5 @@
-"""Which of several processes this is: told by flags and JAX_* variables, or found by SLURM, MPI or a TPU pod."""
+"""Which of several processes this is: told by flags and JAX_* variables, or found by JAX in SLURM, MPI or a TPU pod."""
 
-from collections.abc import Mapping
 import dataclasses
 import glob
 import importlib.util
@@ -8,9 +7,6 @@ import os
 import re
 
 from gpt4x.errors import CommandError
-
-_TPU_PORT = 8482  # As JAX's own detection has it; TPU hosts and Kubernetes keep it free.
-_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,27 +23,22 @@ class Processes:
 
 
 def find(coordinator: str | None = None, count: int | None = None, index: int | None = None,
-         env: Mapping[str, str] = os.environ) -> Processes | None:
-  """The processes that the arguments, JAX_* variables, SLURM, MPI or a TPU pod tell of; None if this is the only one.
+         timeout: int = 300) -> Processes | None:
+  """The processes that the arguments, JAX_* variables or a cluster tell of; None if this is the only one.
 
-  What is given goes before what is found; a count of 1 stops the search.
+  What is given goes before what is found; a count of 1 stops the search. A pod waits `timeout` seconds for the name of
+  its first host.
   """
-  given = {
-      "coordinator": coordinator or env.get("JAX_COORDINATOR_ADDRESS"),
-      "count": _number(count, env, "JAX_NUM_PROCESSES"),
-      "index": _number(index, env, "JAX_PROCESS_ID"),
-  }
+  given = {"coordinator": coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
+           "count": _number(count, "JAX_NUM_PROCESSES"), "index": _number(index, "JAX_PROCESS_ID")}
   given = {name: value for name, value in given.items() if value is not None}
   if given.get("count") == 1:
     return None
-  found = {}
-  if len(given) < 3:
-    found = _slurm(env) or _mpi(env) or _gke_tpu(env) or _gce_tpu(env) or {}
-    if given and "JOB_COMPLETION_INDEX" in env:  # Of an indexed Kubernetes job, which tells nothing else.
-      found.setdefault("index", int(env["JOB_COMPLETION_INDEX"]))
-  values = found | given
-  if not given and values.get("count", 1) == 1:
+  values = (_found(timeout, "coordinator" in given) if len(given) < 3 else {}) | given
+  if not values:
     return None
+  if "JOB_COMPLETION_INDEX" in os.environ:  # An indexed Kubernetes job; JAX would ask its API server for the rest.
+    values.setdefault("index", int(os.environ["JOB_COMPLETION_INDEX"]))
   flags = {"coordinator": "--coordinator_address=HOST:PORT", "count": "--num_processes=N", "index": "--process_id=I"}
   missing = [flag for name, flag in flags.items() if name not in values]
   if missing:
@@ -62,69 +53,53 @@ def find(coordinator: str | None = None, count: int | None = None, index: int | 
   return Processes(**values)
 
 
-def _number(value: int | None, env: Mapping[str, str], name: str) -> int | None:
-  if value is not None or name not in env:
+def _number(value: int | None, name: str) -> int | None:
+  if value is not None or name not in os.environ:
     return value
-  if not env[name].isdecimal():
-    raise CommandError(f"{name}={env[name]} in the environment is not a whole number: correct or unset it")
-  return int(env[name])
+  if not os.environ[name].isdecimal():
+    raise CommandError(f"{name}={os.environ[name]} in the environment is not a whole number: correct or unset it")
+  return int(os.environ[name])
 
 
-def _slurm(env: Mapping[str, str]) -> dict | None:
-  # SLURM_STEP_* are those of `srun`; SLURM_NTASKS is also set in a batch script, which is a single process.
-  if int(env.get("SLURM_STEP_NUM_TASKS", 1)) == 1:
-    return None
-  count, nodes = int(env["SLURM_STEP_NUM_TASKS"]), env["SLURM_STEP_NODELIST"]  # Such as tpu[003-010,12],login1.
-  prefix, number = re.match(r"([^,\[]+)(?:\[(\d+))?", nodes).groups()
-  port = 61440 + int(env["SLURM_JOB_ID"]) % 4096  # Two jobs that share a node hardly share a port.
-  several = count > int(env.get("SLURM_STEP_NUM_NODES", count))
-  shared = several and "SLURM_GPUS_PER_TASK" not in env  # Otherwise each task sees its own GPUs only.
-  return {"count": count, "index": int(env["SLURM_PROCID"]), "coordinator": f"{prefix}{number or ''}:{port}",
-          "local_devices": _own_gpu(env, env["SLURM_LOCALID"]) if shared else None}
-
-
-def _mpi(env: Mapping[str, str]) -> dict | None:
-  if int(env.get("OMPI_COMM_WORLD_SIZE", 1)) == 1:
-    return None
-  several = int(env["OMPI_COMM_WORLD_LOCAL_SIZE"]) > 1
-  return {"count": int(env["OMPI_COMM_WORLD_SIZE"]), "index": int(env["OMPI_COMM_WORLD_RANK"]),
-          "local_devices": _own_gpu(env, env["OMPI_COMM_WORLD_LOCAL_RANK"]) if several else None}
-
-
-def _own_gpu(env: Mapping[str, str], local_rank: str) -> tuple[int] | None:
-  """Of several processes on a host, each takes one GPU, unless it sees no other already."""
-  visible = env.get("CUDA_VISIBLE_DEVICES", "")
-  return None if visible and "," not in visible else (int(local_rank),)
-
-
-def _gke_tpu(env: Mapping[str, str]) -> dict | None:
-  hosts = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES")
-  return _tpu(env, hosts.split(","), env["TPU_WORKER_ID"]) if hosts and "TPU_WORKER_ID" in env else None
-
-
-def _gce_tpu(env: Mapping[str, str]) -> dict | None:
-  """From the metadata server of a TPU VM, which every other machine is spared the search for."""
-  if (set(env.get("JAX_PLATFORMS", "tpu").split(",")).isdisjoint({"tpu", ""}) or "TPU_SKIP_MDS_QUERY" in env
-      or not importlib.util.find_spec("libtpu") or not glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")):
-    return None
+def _found(timeout: int, coordinator_given: bool) -> dict:
+  """What JAX finds of several processes; empty for one. Only where something hints at a cluster is JAX imported."""
+  env = os.environ
+  tpu = importlib.util.find_spec("libtpu") and glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+  hints = {  # In JAX's order.
+      "OmpiCluster": int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1,
+      # JAX goes by SLURM_NTASKS, which a batch script has too, though it is one process. Only `srun` sets SLURM_STEP_*.
+      "SlurmCluster": int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1,
+      "GkeTpuCluster": "TPU_PROCESS_ADDRESSES" in env or "TPU_WORKER_HOSTNAMES" in env,
+      "GceTpuCluster": tpu and not {"tpu", ""}.isdisjoint(env.get("JAX_PLATFORMS", "").split(",")),
+  }
+  hint = next((name for name, hinted in hints.items() if hinted), None)
+  if not hint:
+    return {}
+  from jax._src import clusters
+  cluster = getattr(clusters, hint)
   try:
-    hosts = _metadata("worker-network-endpoints").split(",")  # Addresses, or NAME:ID:ADDRESS each.
-    slices = dict(re.findall(r"^(MEGASCALE_\w+): '(.*)'", _metadata("tpu-env"), re.MULTILINE))
-    return _tpu(slices | dict(env), [host.split(":")[-1] for host in hosts], _metadata("agent-worker-number"))
-  except OSError:  # No such server, or no such attribute: a TPU by itself.
-    return None
+    present = cluster.is_env_present()
+    if "Tpu" in hint and (not present or cluster.get_process_count() == 1):
+      return {}
+    found = {"count": cluster.get_process_count(), "index": cluster.get_process_id()}
+    found["local_devices"] = _own_gpu(cluster.get_local_process_id(), found["count"])
+    if present and not coordinator_given:  # Open MPI 5 no longer gives the address.
+      found["coordinator"] = cluster.get_coordinator_address(timeout, env.get("JAX_COORDINATOR_PORT"))
+    return found
+  except (LookupError, OSError, RuntimeError, ValueError) as error:
+    if hint == "GceTpuCluster" and isinstance(error, OSError):
+      return {}  # No metadata server: a TPU by itself.
+    raise CommandError(f"{cluster.name} does not tell of this run's processes ({type(error).__name__}: {error}): give"
+                       " --coordinator_address, --num_processes and --process_id, or --num_processes=1") from error
 
 
-def _metadata(name: str) -> str:
-  import urllib.request  # With the modules behind it, too slow for every start of the command.
-  request = urllib.request.Request(_METADATA + name, headers={"Metadata-Flavor": "Google"})
-  with urllib.request.urlopen(request, timeout=5) as response:
-    return response.read().decode().strip()
-
-
-def _tpu(env: Mapping[str, str], hosts: list[str], worker: str) -> dict:
-  """The workers of all slices, slice by slice."""
-  first = env.get("MEGASCALE_COORDINATOR_ADDRESS") or hosts[0]
-  return {"count": len(hosts) * int(env.get("MEGASCALE_NUM_SLICES") or 1),
-          "index": int(worker) + len(hosts) * int(env.get("MEGASCALE_SLICE_ID") or 0),
-          "coordinator": f"{first.split(':')[0]}:{env.get('JAX_COORDINATOR_PORT', _TPU_PORT)}"}
+def _own_gpu(local_index: int | None, count: int) -> tuple[int] | None:
+  """The GPU of one of several processes on a host. JAX gives one to a single process as well, which here has all."""
+  env = os.environ
+  if "OMPI_COMM_WORLD_LOCAL_SIZE" in env:  # Ahead of SLURM_*, which under mpirun are those of its daemons.
+    several = int(env["OMPI_COMM_WORLD_LOCAL_SIZE"]) > 1
+  else:
+    several = count > int(env.get("SLURM_STEP_NUM_NODES", count))
+  visible = env.get("CUDA_VISIBLE_DEVICES", "")
+  apart = "SLURM_GPUS_PER_TASK" in env or (visible and "," not in visible)  # Each sees its own and no other.
+  return (local_index,) if several and local_index is not None and not apart else None

@@ -2,7 +2,7 @@
 
 JAX's client of the coordination service ends its process from C++ when it cannot connect or when another process has
 died, and calls no Python (a `missed_heartbeat_callback` cannot: its argument has no Python type). So where there are
-several processes, each is two: one that works, forked before anything heavy is imported, and its parent, which hands on
+several processes, each is two: one that works, forked before JAX runs, and its parent, which hands on
 signals and has the last word. A single process starts nothing of this.
 """
 
@@ -13,9 +13,9 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import sys
 
+from gpt4x import run_directory
 from gpt4x.errors import UserError
 from gpt4x.launch.clusters import Processes
 
@@ -29,11 +29,8 @@ def supervise(processes: Processes, work: Callable[[Callable[[str], None]], tupl
               model_dir: str | None) -> tuple[int, str | None]:
   """Does `work` in a child process; returns its exit status and last message, or else what is to be said of its death.
 
-  Args:
-    processes: of the run.
-    work: takes a function that notes what to say if the process is aborted from then on ("" for the usual), and
-      returns (exit status, message); (1, None) if it has lost contact with the others.
-    model_dir: of a run that would continue from its newest checkpoint.
+  `work` is given a function that notes what to say if the process is aborted from then on ("" for the usual). It
+  returns (1, None) if it has lost contact with the others. A run continues from the newest checkpoint in `model_dir`.
   """
   note = mmap.mmap(-1, _NOTE_BYTES)  # Shared with the child, and still there when it is not.
 
@@ -60,7 +57,8 @@ def supervise(processes: Processes, work: Callable[[Callable[[str], None]], tupl
   if status not in (1, -signal.SIGABRT):
     message = f"ended by {signal.Signals(-status).name}{' (out of memory?)' if status == -signal.SIGKILL else ''}"
   elif not message:
-    message = f"{_gone(processes)} is gone; its own last line may say why"
+    gone = f"process {1 - processes.index}" if processes.count == 2 else "another process"
+    message = f"{gone} is gone; its own last line may say why"
   return 1, f"error: {processes}: {message}: start all of them again{_continuing(model_dir)}"
 
 
@@ -79,24 +77,9 @@ def _work_and_exit(work: Callable, write: Callable[[str], None]) -> None:
     os._exit(status)  # Whatever waits for the other processes at a usual exit might wait in vain.
 
 
-def _gone(processes: Processes) -> str:
-  host, _, port = processes.coordinator.rpartition(":")
-  if processes.count == 2:
-    return f"process {1 - processes.index}"
-  try:
-    socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-  except OSError:
-    return "process 0"
-  return f"one of the {processes.count} processes"
-
-
 def _continuing(model_dir: str | None) -> str:
-  if model_dir is None:
-    return ""
-  try:
-    steps = [int(name) for name in os.listdir(pathlib.Path(model_dir).expanduser() / "checkpoints") if name.isdecimal()]
-  except OSError:
-    steps = []
+  folders = pathlib.Path(model_dir, run_directory.CHECKPOINTS).glob("*") if model_dir else ()
+  steps = [int(folder.name) for folder in folders if folder.name.isdecimal()]
   return f", and the run continues from step {max(steps)}" if steps else ""
 
 

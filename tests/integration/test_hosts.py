@@ -12,7 +12,7 @@ import pytest
 from gpt4x import cli
 from tests.integration import corpus
 from tests.integration.faults import FAULTY, STRAIGHT
-from tests.test_distributed import free_port
+from tests.launch.meeting import free_port
 
 NEVER = 10**9
 
@@ -93,7 +93,7 @@ def test_two_go_on_from_one_and_stop_together(one, tmp_path):
 
 
 def test_one_is_killed(one, tmp_path):
-  """The second; the first by itself is killed in tests/test_distributed.py, where it takes less."""
+  """The second; the first by itself is killed in tests/launch/test_agreement.py, where it takes less."""
   results = two(corpus.flags(one[0], tmp_path / "run", TRAIN_STEPS=10**6, EVAL_PERIOD=None), fault="SIGKILL", at=30,
                 victim=1)
   assert [status for status, _ in results] == [1, 1]

@@ -45,7 +45,7 @@ class Step:
 
   @property
   def config(self) -> TransformerConfig:
-    return self.train_step.config
+    return self.train_step.model.config
 
   def state(self, partitioner: Partitioner) -> Any:
     return state_shapes(self.train_step, self.batch_size, self.memory_length, partitioner)

@@ -9,13 +9,14 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from gpt4x.data.pipeline import DatasetConfig
+from gpt4x.data.dataset import DatasetConfig
+from gpt4x.evaluation.task_metrics import TaskMetrics
+from gpt4x.experiment import Experiment
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import optimizers
-from gpt4x.training.experiment import Experiment
-from gpt4x.training.infer_evaluation import InferEvaluator
+from gpt4x.training.config import TrainConfig
 from gpt4x.training.loop import train
 
 EXAMPLES = [("ab", "ba"), ("xyz", "zyx"), ("m", "m"), ("qr", "rq"), ("abc", "cba")]
@@ -58,7 +59,7 @@ def experiment(task, **options):
 def test_scores_and_predictions_are_the_model_s_own(task):
   trial = experiment(task)
   params = trial.model.init(jax.random.key(1))
-  metrics = InferEvaluator(trial, "validation")(params)
+  metrics = TaskMetrics(trial, "validation")(params)
   assert metrics.keys() == {f"{task}/exact", f"{task}/mean_score"}
   assert SEEN["targets"] == [target for _, target in EXAMPLES]  # In order, the filled-up last batch cut off.
   for (source, target), score in zip(EXAMPLES, SEEN["scores"]):
@@ -72,8 +73,9 @@ def test_scores_and_predictions_are_the_model_s_own(task):
 
 @pytest.mark.parametrize("pack", [False, True])
 def test_the_loop_learns_the_task_and_reports_its_metrics(task, tmp_path, pack):
-  status = train(str(tmp_path / "run"), experiment(task, pack=pack), optimizers.adamw(1e-2), total_steps=100,
-                 partitioner=Partitioner(data=1, num_devices=1), eval_period=100, log_period=100)
+  config = TrainConfig(experiment(task, pack=pack), optimizers.adamw(1e-2), total_steps=100,
+                       partitioner=Partitioner(data=1, num_devices=1), eval_period=100, log_period=100)
+  status = train(str(tmp_path / "run"), config, gin_text="")
   assert status == 0
   lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
   before, after = [line for line in lines if line["split"] == "validation"]

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt4x.inference.decoding import BOS, Decoder
+from gpt4x.inference.engine import BOS, Engine, Piece
 from gpt4x.inference.sampling import Sampling
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
@@ -21,13 +21,13 @@ def make_model(**options):
   return model, jax.tree.map(jnp.asarray, tiny.random_params(model))
 
 
-def make_decoder(model, **options):
+def make_engine(model, **options):
   defaults = {"eos_id": -1, "sampling": GREEDY, "segment_length": 4, "chunk_length": 8}
-  return Decoder(model, WINDOW, **defaults | options)
+  return Engine(model, WINDOW, **defaults | options)
 
 
-def decode(decoder, params, prompts, max_tokens, **options):
-  return np.concatenate(list(decoder(params, prompts, max_tokens, **options)), 1)
+def decode(engine, params, prompts, max_tokens, **options):
+  return np.concatenate([piece.tokens for piece in engine(params, prompts, max_tokens, **options)], 1)
 
 
 def reference(model, params, prompts, num_tokens, prefix=False):
@@ -61,7 +61,9 @@ def test_logits_equal_those_of_one_forward_pass_far_beyond_the_window(options):
   text = np.random.default_rng(0).integers(2, VOCAB, (3, 5 * WINDOW), dtype=np.int32)
   text[:, 0] = BOS
   expected = jax.jit(lambda text: model.logits(params, text, model.initial_memory(3, WINDOW), window=WINDOW)[0])(text)
-  logits, cache = make_decoder(model).prefill(params, text[:, 1:10])
+  engine = make_engine(model)
+  slots = engine.start(params, engine.prefill(params, text[:, 1:10]))
+  logits, cache = slots.logits, slots.cache
   step = jax.jit(model.decode_step)
   for position in range(9, 5 * WINDOW):
     np.testing.assert_allclose(logits, expected[:, position], atol=1e-4)
@@ -73,12 +75,12 @@ def test_logits_equal_those_of_one_forward_pass_far_beyond_the_window(options):
 def test_a_prompt_is_run_in_few_pieces_of_one_length(monkeypatch, length, pieces):
   model, params = make_model()
   prompts = np.random.default_rng(0).integers(2, VOCAB, (2, length))
-  expected, _ = make_decoder(model).prefill(params, prompts)
-  decoder, lengths = make_decoder(model, segment_length=48), []
-  run = decoder._prefill
-  monkeypatch.setattr(decoder, "_prefill", lambda params, tokens, *rest: (
+  expected = make_engine(model).prefill(params, prompts).logits
+  engine, lengths = make_engine(model, segment_length=48), []
+  run = engine._prefill
+  monkeypatch.setattr(engine, "_prefill", lambda params, tokens, *rest: (
       lengths.append(tokens.shape[1]), run(params, tokens, *rest))[1])
-  logits, _ = decoder.prefill(params, prompts)
+  logits = engine.prefill(params, prompts).logits
   assert lengths == pieces
   np.testing.assert_allclose(logits, expected, atol=1e-4)
 
@@ -91,7 +93,7 @@ def test_a_prompt_is_run_in_few_pieces_of_one_length(monkeypatch, length, pieces
 def test_greedy_text_equals_that_of_the_uncached_forward_pass(options):
   model, params = make_model(**options)
   prompts = [[5, 9, 3, 7, 2, 11, 13, 4, 6, 8], [3], []]
-  tokens = decode(make_decoder(model), params, prompts, 30)
+  tokens = decode(make_engine(model), params, prompts, 30)
   assert all(len(np.unique(row[WINDOW:])) > 3 for row in tokens)
   for row, expected in zip(tokens, reference(model, params, prompts, 30)):
     np.testing.assert_array_equal(row, expected)
@@ -103,7 +105,7 @@ def test_greedy_text_equals_that_of_the_uncached_forward_pass(options):
 def test_a_row_alone(options):
   """A ring has no axis for one row, nor for one head of keys."""
   model, params = make_model(**options)
-  tokens, = decode(make_decoder(model), params, [[5, 9, 3]], 20)
+  tokens, = decode(make_engine(model), params, [[5, 9, 3]], 20)
   expected, = reference(model, params, [[5, 9, 3]], 20)
   np.testing.assert_array_equal(tokens, expected)
 
@@ -111,18 +113,18 @@ def test_a_row_alone(options):
 def test_a_prefix_seen_in_both_directions():
   model, params = make_model()
   prompts = [[5, 9, 3, 7], [3, 8]]
-  tokens = decode(make_decoder(model), params, prompts, 8, bidirectional=True)
+  tokens = decode(make_engine(model), params, prompts, 8, bidirectional=True)
   for row, expected in zip(tokens, reference(model, params, prompts, 8, prefix=True)):
     np.testing.assert_array_equal(row, expected)
-  assert (tokens != decode(make_decoder(model), params, prompts, 8)).any()
+  assert (tokens != decode(make_engine(model), params, prompts, 8)).any()
 
 
 def test_a_row_ends_at_eos_and_the_others_go_on():
   model, params = make_model()
   prompts = [[5, 9], [3]]
-  free = decode(make_decoder(model), params, prompts, 24)
+  free = decode(make_engine(model), params, prompts, 24)
   eos = int(free[0, 5])
-  ended = decode(make_decoder(model, eos_id=eos), params, prompts, 24)
+  ended = decode(make_engine(model, eos_id=eos), params, prompts, 24)
   first = free[0].tolist().index(eos)
   np.testing.assert_array_equal(ended[0, :first + 1], free[0, :first + 1])
   assert (ended[0, first:] == eos).all()
@@ -132,27 +134,28 @@ def test_a_row_ends_at_eos_and_the_others_go_on():
 
 def test_ids_without_a_meaning_are_never_drawn():
   model, params = make_model()
-  tokens = decode(make_decoder(model, num_ids=6, sampling=Sampling(temperature=5.0)), params, [[2]] * 4, 32)
+  tokens = decode(make_engine(model, num_ids=6, sampling=Sampling(temperature=5.0)), params, [[2]] * 4, 32)
   assert set(np.unique(tokens)) == {1, 2, 3, 4, 5}
 
 
 def test_id_0_is_drawn_and_no_id_ends_a_row_where_the_vocabulary_says_so():
   model, params = make_model()
-  decoder = make_decoder(model, num_ids=4, sampling=Sampling(temperature=5.0), eos_id=None, first_id=0)
-  tokens = decode(decoder, params, [[2]] * 4, 32)
+  engine = make_engine(model, num_ids=4, sampling=Sampling(temperature=5.0), eos_id=None, first_id=0)
+  tokens = decode(engine, params, [[2]] * 4, 32)
   assert tokens.shape == (4, 32) and set(np.unique(tokens)) == {0, 1, 2, 3}
 
 
 def test_sampling_depends_on_the_seed_alone():
   model, params = make_model()
-  draw = lambda seed: decode(make_decoder(model, sampling=Sampling()), params, [[2, 3]], 16, seed=seed)
+  draw = lambda seed: decode(make_engine(model, sampling=Sampling()), params, [[2, 3]], 16, seed=seed)
   np.testing.assert_array_equal(draw(1), draw(1))
   assert (draw(1) != draw(2)).any()
 
 
 def test_a_step_costs_the_same_wherever_it_is():
   model, params = make_model()
-  _, cache = make_decoder(model).prefill(params, [[2, 3]])
+  engine = make_engine(model)
+  cache = engine.start(params, engine.prefill(params, [[2, 3]])).cache
   shapes = jax.tree.map(jnp.shape, cache)
   step = jax.jit(model.decode_step)
   for _ in range(3 * WINDOW):

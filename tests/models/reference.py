@@ -155,7 +155,7 @@ def mixture(layer, config, x, segment_ids=None, capacity=None):
   """A mixture of experts, a token and an expert at a time; padding, where segment_ids is 0, goes to none.
 
   Returns:
-    The output [B, L, D] and what the router did: the balancing loss and z-loss (their coefficients included), how often
+    The output [B, L, D] and what the router did: the balancing loss and z-loss (without their coefficients), how often
     each expert was chosen, and how often by a token that it had no room for.
   """
   moe = config.moe
@@ -187,8 +187,8 @@ def mixture(layer, config, x, segment_ids=None, capacity=None):
   if moe.num_shared_experts:
     output += _mlp(layer["shared"], config, x)
   probabilities = np.mean([scores[token] / scores[token].sum() for token in tokens], axis=0)
-  balance_loss = moe.balance_loss * moe.num_experts * np.sum(load / load.sum() * probabilities)
-  z_loss = moe.router_z_loss * np.mean([np.log(np.exp(logits[token]).sum()) ** 2 for token in tokens])
+  balance_loss = moe.num_experts * np.sum(load / load.sum() * probabilities)
+  z_loss = np.mean([np.log(np.exp(logits[token]).sum()) ** 2 for token in tokens])
   return output, dict(balance_loss=balance_loss, z_loss=z_loss, load=load, dropped=dropped)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpt4x.models import attention, flash
+from gpt4x.models.masks import Mask
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning import compiler
 from gpt4x.planning.chips import parse_topology
@@ -31,15 +32,15 @@ CASES = {
 }
 
 
-def plain(query, position_query, keys, values, relative_keys, query_segments, key_segments, window):
+def plain(query, position_query, keys, values, position_keys, query_segments, key_segments, window):
   """The same by whole matrices of scores, as gpt4x.models.attention has it."""
   group = query.shape[1] // keys.shape[1]
   repeat = lambda x, axis: jnp.repeat(x, group, axis)
   scores = jnp.einsum("bhlk,bhtk->bhlt", query, repeat(keys, 1))
-  if relative_keys is not None:
-    by_distance = jnp.einsum("bhlk,hsk->bhls", position_query, repeat(relative_keys, 0))
+  if position_keys is not None:
+    by_distance = jnp.einsum("bhlk,hsk->bhls", position_query, repeat(position_keys, 0))
     scores += attention.relative_shift(by_distance, query.shape[2], keys.shape[2])
-  mask = attention.attention_mask(query_segments, key_segments, window)
+  mask = Mask(query_segments, key_segments, window=window).block()
   scores = jnp.where(mask[:, None], scores * query.shape[-1]**-0.5, flash.MASKED)
   return jnp.einsum("bhlt,bhtk->bhlk", jax.nn.softmax(scores), repeat(values, 1))
 
@@ -53,7 +54,7 @@ def make(heads, kv_heads, length, total, relative, documents):
   return dict(
       query=draw(ROWS, heads, length, DIM), position_query=draw(ROWS, heads, length, DIM) if relative else None,
       keys=draw(ROWS, kv_heads, total, DIM), values=draw(ROWS, kv_heads, total, DIM),
-      relative_keys=draw(kv_heads, total + 3, DIM) if relative else None), dict(
+      position_keys=draw(kv_heads, total + 3, DIM) if relative else None), dict(
           query_segments=jnp.asarray(segments[:, total - length:]), key_segments=jnp.asarray(segments))
 
 

@@ -11,6 +11,9 @@ import pytest
 
 from gpt4x.models import moe
 from gpt4x.models.config import MoEConfig, TransformerConfig
+from gpt4x.models.sums import metrics as metrics_of
+from gpt4x.models.sums import weighted_mean
+from gpt4x.objectives.next_token import NextToken
 from tests.models import reference, tiny
 
 ROWS, LENGTH, D = 3, 10, 6
@@ -37,10 +40,10 @@ def make_layer(kind, factor=None, activation="swiglu", **changes):
 
 
 def forward(layer, params, x, real, deterministic=False, seed=0):
-  """The output and the RouterSums; as in training, unless deterministic."""
+  """The output and the Routing; as in training, unless deterministic."""
   output, collected = layer.apply(
       {"params": params}, x, real, deterministic, mutable=["router"], rngs={"dropout": jax.random.key(seed)})
-  return output, collected["router"]["sums"]
+  return output, collected["router"]["routing"]
 
 
 run = tiny.jit(forward, static_argnums=(0, 4))
@@ -66,15 +69,17 @@ def test_gradients_are_those_of_the_loop(kind, factor):
   """Of a random combination of outputs and of both losses, against central differences in float64."""
   layer, params, x, real, capacity = make_layer(kind, factor)
   direction = np.random.default_rng(1).normal(size=x.shape)
+  weigh = lambda balance_loss, z_loss: (
+      layer.config.moe.balance_loss * balance_loss + layer.config.moe.router_z_loss * z_loss)
 
   def value(params, x):
     output, sums = forward(layer, params, x, real)
-    return jnp.sum(output * direction * real[..., None]) + 100 * (sums.balance_loss + sums.z_loss)
+    return jnp.sum(output * direction * real[..., None]) + 100 * weigh(sums.balance_loss, sums.z_loss)
 
   def expected(params, x):
     output, sums = reference.mixture(params, layer.config, x, real, capacity)
     # The share of choices does not move with the router, so central differences see the same gradient.
-    return np.sum(output * direction * real[..., None]) + 100 * (sums["balance_loss"] + sums["z_loss"])
+    return np.sum(output * direction * real[..., None]) + 100 * weigh(sums["balance_loss"], sums["z_loss"])
 
   gradients = tiny.jit(jax.grad(value, (0, 1)))(params, x)
   leaves, tree = jax.tree_util.tree_flatten_with_path((params, x.astype(np.float64)))
@@ -155,8 +160,9 @@ def test_the_routers_biases_balance_the_load():
   @tiny.jit
   def train(params):
     def step(params, _):
-      sums, _ = lm.loss(params, batch, lm.initial_memory(8, 0), jax.random.key(0))
-      return lm.balance_experts(params, sums.router), sums.router_metrics()
+      sums, _ = NextToken()(lm, params, {}, batch, lm.initial_memory(8, 0), jax.random.key(0))
+      balance, = lm.after_update
+      return balance(params, sums), metrics_of(sums)
     return jax.lax.scan(step, params, length=60)
 
   after, metrics = train(params)
@@ -174,17 +180,25 @@ def test_metrics_over_layers():
   tokens = tiny.random_tokens(model.config, 17)
   batch = dict(decoder_input_tokens=tokens[:, :-1], decoder_target_tokens=tokens[:, 1:],
                decoder_segment_ids=tiny.random_documents(16), decoder_loss_weights=np.full(tokens[:, 1:].shape, 0.5))
-  sums, _ = tiny.jit(lambda params: model.lm.loss(
-      params, batch, model.lm.initial_memory(tiny.ROWS, 0), jax.random.key(0)))(model.params)
-  layer = sums.router["layers"]["layers_1"]["moe"]["sums"]
-  assert layer.load.shape == (2, 4) and list(sums.router["layers"]) == ["layers_1"]
-  metrics = sums.router_metrics()
+
+  def run(params):
+    memory, rng = model.lm.initial_memory(tiny.ROWS, 0), {"dropout": jax.random.key(0)}
+    sums, _ = NextToken()(model.lm, params, {}, batch, memory, rng["dropout"])
+    _, collected = model.lm.module.apply({"params": params}, tokens[:, :-1], memory, batch["decoder_segment_ids"],
+                                         deterministic=False, rngs=rng, mutable=["router"])
+    return sums, collected["router"]
+
+  sums, routed = tiny.jit(run)(model.params)
+  layer, metrics = routed["layers"]["layers_1"]["moe"]["routing"], metrics_of(sums)
+  assert layer.load.shape == (2, 4) and list(routed["layers"]) == ["layers_1"]
   np.testing.assert_allclose(metrics["expert_dropped"], layer.dropped.sum() / layer.load.sum())
   np.testing.assert_allclose(metrics["expert_imbalance"], (layer.load.max(-1) / layer.load.mean(-1)).max(), rtol=1e-6)
-  extra = layer.balance_loss.sum() + layer.z_loss.sum()
-  np.testing.assert_allclose(sums.objective, sums.loss + extra, rtol=1e-6)
-  np.testing.assert_allclose(
-      extra, (metrics["router_balance_loss"] + metrics["router_z_loss"]) * sums.weight, rtol=1e-6)
+  np.testing.assert_allclose(metrics["router_balance_loss"], layer.balance_loss.sum(), rtol=1e-6)
+  np.testing.assert_allclose(metrics["router_z_loss"], layer.z_loss.sum(), rtol=1e-6)
+  coefficients = NextToken().coefficients(model.lm)
+  assert coefficients == {"loss": 1.0, "router_balance_loss": 0.01, "router_z_loss": 0.01}
+  np.testing.assert_allclose(weighted_mean(sums, coefficients), metrics["loss"] + 0.01 * (
+      metrics["router_balance_loss"] + metrics["router_z_loss"]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("scan_layers, period", [(True, 1), (False, 3)])

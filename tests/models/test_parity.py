@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gpt4x.objectives.next_token import NextToken
 from tests.models import reference, tiny
 from tests.models.tiny import LENGTH, ROWS, STYLES
 
@@ -143,8 +144,8 @@ def test_gradients(style):
       layers=jnp.asarray(layers), segment_ids=jnp.asarray(rng.integers(0, 2, (ROWS, 7)), jnp.int32))
 
   def loss(params):
-    sums, _ = model.lm.loss(params, batch, memory)
-    return sums.loss / sums.weight
+    sums, _ = NextToken()(model.lm, params, {}, batch, memory, None)
+    return sums["loss"].mean
 
   def expected_loss(params):
     log_probs, _ = reference.log_probs(

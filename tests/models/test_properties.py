@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from gpt4x.models.config import MoEConfig
+from gpt4x.models.sums import weighted_mean
+from gpt4x.objectives.next_token import NextToken
 from tests.models import tiny
 from tests.models.tiny import LENGTH, ROWS, STYLES
 
@@ -184,10 +186,12 @@ def test_layers_that_share_parameters(options, scan):
   tokens = tiny.random_tokens(shared.config, 10)
   batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": tokens,
            "decoder_segment_ids": tiny.random_documents(10), "decoder_loss_weights": np.ones(tokens.shape, np.float32)}
-  results = [tiny.jit(model.lm.loss)(values, batch, model.lm.initial_memory(len(tokens), 3))
+  results = [tiny.jit(functools.partial(NextToken(), model.lm))(
+      values, {}, batch, model.lm.initial_memory(len(tokens), 3), None)
              for model, values in ((shared, shared.params), (apart, params))]
   (sums, memory), (expected, expected_memory) = results
-  np.testing.assert_allclose(sums.objective, expected.objective, rtol=1e-5)
+  for coefficients in ({"loss": 1.0}, shared.lm.coefficients):
+    np.testing.assert_allclose(weighted_mean(sums, coefficients), weighted_mean(expected, coefficients), rtol=1e-5)
   np.testing.assert_allclose(memory.layers, expected_memory.layers, atol=1e-5)
-  load = lambda sums: sum(layer.load.sum() for layer in sums.router_layers)
+  load = lambda sums: sum(one.value.sum() for name, one in sums.items() if name.startswith("expert_imbalance"))
   assert load(sums) == load(expected)

@@ -1,27 +1,29 @@
 """Plans by formula, against counts written out, and by the TPU compiler where there is one."""
 
-import dataclasses
 import importlib.util
 import json
 import math
 
 import pytest
 
-from gpt4x import cli, configuration
+from gpt4x import cli
+from gpt4x.commands import reading
 from gpt4x.errors import CommandError
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner, planning_for
 from gpt4x.planning import compiler, estimate, plan
 from gpt4x.planning.chips import parse_topology
 from gpt4x.training import optimizers
+from gpt4x.training.step import TrainStep
 
 CONFIG = TransformerConfig(
     vocab_size=512, num_layers=4, embed_dim=256, num_heads=4, mlp_dim=512, memory_length=128, positions="rotary",
     norm="rms", norm_position="pre", mlp_bias=False, activation="swiglu", tie_embeddings=False, dtype="bfloat16",
     remat="full")
-STEP = compiler.Step(LanguageModel(CONFIG), optimizers.adamw(1e-3), batch_size=32, segment_length=128,
-                     memory_length=128)
+STEP = compiler.Step(TrainStep(LanguageModel(CONFIG), NextToken(), optimizers.adamw(1e-3)), batch_size=32,
+                     segment_length=128, memory_length=128)
 
 
 @pytest.mark.parametrize("text, slices, devices", [("v5p:2x2x4", 1, 16), ("v6e:4x4", 2, 32)])
@@ -120,7 +122,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def test_scores_of_the_fused_kernel_stay_on_the_chip():
-  fused = dataclasses.replace(STEP, model=LanguageModel(dataclasses.replace(CONFIG, attention_kernel="flash")))
+  fused = STEP.replace_config(attention_kernel="flash")
   xla, flash = (make(step, data=2, fsdp=4, tensor=2) for step in (STEP, fused))
   scores = 4 * 128 * 256 * 2  # Of a layer: 4 rows, 128 queries, 256 keys, 2 heads.
   assert xla.seconds["memory"] - flash.seconds["memory"] == pytest.approx(4 * 64 * scores / 2.8e12, rel=0.01)
@@ -145,9 +147,9 @@ def test_the_compiler_agrees_with_the_formulas():
 def test_a_trillion_parameters_fit(experiment, topology):
   """The whole training step, with a tenth of every chip's memory to spare."""
   topology = parse_topology(topology)
-  configuration.load(["runs/train.gin", f"experiments/{experiment}.gin"])
   with planning_for(compiler.topology_devices(topology)):
-    step, partitioner = plan.read_experiment()
+    config = reading.new_run([f"experiments/{experiment}.gin"])
+    step, partitioner = compiler.Step.of(config), config.partitioner
     compiled = compiler.compile_step(step, partitioner)
-  assert step.model.config.num_params() > 1e12 and partitioner.mesh.size == topology.num_devices
+  assert step.config.num_params() > 1e12 and partitioner.mesh.size == topology.num_devices
   assert sum(compiler.memory(compiled).values()) < 0.9 * topology.chip.hbm

@@ -8,10 +8,12 @@ import numpy as np
 
 from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import optimizers
 from gpt4x.training.state import init_state, state_shapes
-from gpt4x.training.step import train_step
+from gpt4x.training.gradients import microbatched
+from gpt4x.training.step import TrainStep
 from tests.models import tiny
 
 ROWS, LENGTH, MEMORY, STEPS = 8, 6, 5, 4
@@ -49,14 +51,15 @@ def prepare(microbatches, optimizer, mesh, **changes):
   """The train step, the state before it, and the mesh."""
   model = LanguageModel(TransformerConfig(**{**CONFIG.__dict__, **changes}))
   partitioner = Partitioner(**mesh)
-  tx = optimizers.with_clipping(getattr(optimizers, optimizer)(0.1 if optimizer == "sgd" else 1e-2), 1.0)
-  shapes = state_shapes(model, tx, ROWS, MEMORY, partitioner)
-  step = tiny.jit(functools.partial(train_step, model, tx, microbatches, 0), donate_argnums=0,
+  train_step = TrainStep(model, NextToken(), getattr(optimizers, optimizer)(0.1 if optimizer == "sgd" else 1e-2), 1.0,
+                         microbatched(microbatches))
+  shapes = state_shapes(train_step, ROWS, MEMORY, partitioner)
+  step = tiny.jit(train_step.__call__, donate_argnums=0,
                   out_shardings=(jax.tree.map(lambda shape: shape.sharding, shapes), partitioner.replicated))
   if changes["moe"] and mesh != ONE_DEVICE:  # Dense models show that a fresh state does not depend on the mesh.
     _, state, _ = prepare(microbatches, optimizer, ONE_DEVICE, **changes)
     return step, jax.device_put(state, jax.tree.map(lambda shape: shape.sharding, shapes)), partitioner
-  return step, init_state(model, tx, shapes, 0, partitioner), partitioner
+  return step, init_state(train_step, shapes, partitioner), partitioner
 
 
 def assert_same(one, other, atol=2e-5):

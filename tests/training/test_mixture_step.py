@@ -52,7 +52,10 @@ def test_tokens_travel_to_experts_and_not_experts_to_tokens(moe):
 
 def test_microbatches_of_mixtures_change_nothing_but_the_routers_own_losses():
   moe = dataclasses.replace(CAPACITY, balance_loss=0.0, router_z_loss=0.0, jitter=0.0)
-  assert_same(run(2, moe=moe), run(moe=moe))
+  found = run(2, moe=moe), run(moe=moe)
+  for metrics in found[0][1] + found[1][1]:
+    metrics.pop("router_balance_loss", None)
+  assert_same(*found)
 
 
 def test_the_routers_biases_move_at_their_rate():

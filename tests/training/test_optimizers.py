@@ -7,25 +7,30 @@ import numpy as np
 import optax
 import pytest
 
+from gpt4x.models.config import MoEConfig, TransformerConfig
+from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.parameters import Declaration
 from gpt4x.training import optimizers
 
 N, D, H, K, F, V, E = 3, 8, 2, 4, 16, 12, 5
-SHAPES = {  # The leaves of a model with scanned layers, and whether weight decay falls on them.
-    "embedding": {"table": ((V, D), True)},
+SHAPES = {  # Leaves of a model with scanned layers: their shapes, their axes, and those that a product sums over.
+    "embedding": {"table": ((V, D), ("vocab", "embed"), ("embed",))},
     "decoder": {
-        "content_bias": ((H, K), False),
+        "content_bias": ((H, K), ("heads", "kv"), ()),
         "layers": {
-            "attention": {"query": ((N, D, H, K), True), "out": ((N, H, K, D), True),
-                          "relative_key": ((N, D, H, K), True), "position_bias": ((N, H, K), False)},
-            "attention_norm": {"scale": ((N, D), False), "bias": ((N, D), False)},
-            "mlp": {"wi": ((N, D, F), True), "wo": ((N, F, D), True), "wi_bias": ((N, F), False),
-                    "wi_gate_bias": ((N, F), False)},
-            "moe": {"wi": ((N, E, D, F), True), "wo": ((N, E, F, D), True), "router": ((N, D, E), True),
-                    "router_bias": ((N, E), False)},
+            "attention": {"query": ((N, D, H, K), ("layers", "embed", "heads", "kv"), ("embed",)),
+                          "out": ((N, H, K, D), ("layers", "heads", "kv", "embed"), ("heads", "kv")),
+                          "position_bias": ((N, H, K), ("layers", "heads", "kv"), ())},
+            "attention_norm": {"scale": ((N, D), ("layers", "embed"), ())},
+            "mlp": {"wi": ((N, D, F), ("layers", "embed", "mlp"), ("embed",)),
+                    "wo": ((N, F, D), ("layers", "mlp", "embed"), ("mlp",)),
+                    "wi_bias": ((N, F), ("layers", "mlp"), ())},
+            "moe": {"wi": ((N, E, D, F), ("layers", "expert", "embed", "mlp"), ("embed",)),
+                    "wo": ((N, E, F, D), ("layers", "expert", "mlp", "embed"), ("mlp",)),
+                    "router": ((N, D, E), ("layers", "embed", None), ("embed",)),
+                    "router_bias": ((N, E), ("layers", None), ())},
         },
     },
-    "output": {"kernel_1": ((V, D), True), "projection_1": ((D, D), True), "bias": ((V,), False),
-               "bias_1": ((2, 3), False), "cluster_bias": ((2,), False)},
 }
 is_entry = lambda x: isinstance(x, tuple)
 
@@ -40,18 +45,38 @@ def random_tree(seed, shapes=SOME):
   return jax.tree.map(lambda entry: jnp.asarray(values.normal(size=entry[0]), jnp.float32), shapes, is_leaf=is_entry)
 
 
-def updates_of(optimizer, params, *gradients):
+def declared(shapes=SOME):
+  return jax.tree.map(lambda entry: Declaration(*entry[1:]), shapes, is_leaf=is_entry)
+
+
+def updates_of(optimizer, params, *gradients, shapes=SOME, clip_norm=None):
   """The updates of one step after another, with the parameters left where they are."""
+  optimizer = optimizers.complete(optimizer, declared(shapes), clip_norm)
   state, update = optimizer.init(params), jax.jit(optimizer.update)
   for gradient in gradients:
     updates, state = update(gradient, state, params)
     yield updates
 
 
-def test_decay_mask():
-  expected = jax.tree.map(lambda entry: entry[1], SHAPES, is_leaf=is_entry)
-  assert optimizers.is_decayed(random_tree(0, SHAPES)) == expected
-  assert optimizers.is_decayed({"gate": jnp.ones(3)}) == {"gate": False}
+DECAYED = {"table": True, "query": True, "wi_bias": False}
+
+
+def test_a_models_kernels_decay_and_its_hidden_matrices_are_muons():
+  """By what each parameter declares: not norms, biases and routers' biases; not the vocabulary's, nor routers."""
+  model = LanguageModel(TransformerConfig(
+      vocab_size=16, num_layers=2, embed_dim=8, num_heads=2, adaptive_cutoffs=(4,), adaptive_divisor=2,
+      output_bias=True, activation="swiglu", moe=MoEConfig(num_experts=4, bias_rate=0.1, num_shared_experts=1)))
+  params, declarations = model.declared
+  names = lambda kind: {"/".join(entry.key for entry in path[-2:]) for path, chosen in
+                        jax.tree_util.tree_leaves_with_path(kind(params)) if chosen}
+  decayed = names(optimizers.decayed(declarations))
+  hidden = names(optimizers.by_declaration(lambda one: one.is_hidden, declarations))
+  attention = {f"attention/{name}" for name in ("query", "key", "value", "relative_key", "out")}
+  experts = {f"{name}/{kernel}" for name in ("moe", "shared") for kernel in ("wi", "wi_gate", "wo")}
+  assert hidden == attention | experts
+  assert decayed == hidden | {"moe/router"} | {f"vocabulary/{name}" for name in (
+      "table_0", "table_1", "projection_0", "projection_1", "output_projection_0", "output_projection_1",
+      "cluster_kernel")}
 
 
 def test_adamw_against_numpy():
@@ -59,7 +84,7 @@ def test_adamw_against_numpy():
   b1, b2, eps, decay = 0.8, 0.9, 1e-6, 0.3
   rate = lambda step: 0.1 * (step + 1)
   actual = updates_of(optimizers.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=decay), params, *gradients)
-  mask = optimizers.is_decayed(params)
+  mask = DECAYED
   m = v = jax.tree.map(lambda x: np.zeros(x.shape), params)
   for step, (updates, gradient) in enumerate(zip(actual, gradients)):
     m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * np.asarray(g, np.float64), m, gradient)
@@ -79,7 +104,7 @@ def test_lion_against_numpy():
   for updates, gradient in zip(actual, gradients):
     expected = jax.tree.map(
         lambda m, g, p, decayed: -rate * (np.sign(b1 * m + (1 - b1) * np.asarray(g)) + decayed * decay * np.asarray(p)),
-        m, gradient, params, optimizers.is_decayed(params))
+        m, gradient, params, DECAYED)
     m = jax.tree.map(lambda m, g: b2 * m + (1 - b2) * np.asarray(g), m, gradient)
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6), updates, expected)
 
@@ -89,7 +114,8 @@ def test_adafactor_against_numpy():
   param, gradient = values.normal(size=(128, 160)), values.normal(size=(128, 160))
   rate, decay = 0.01, 0.3
   (updates,) = updates_of(
-      optimizers.adafactor(rate, weight_decay=decay), {"wi": jnp.asarray(param)}, {"wi": jnp.asarray(gradient)})
+      optimizers.adafactor(rate, weight_decay=decay), {"wi": jnp.asarray(param)}, {"wi": jnp.asarray(gradient)},
+      shapes={"wi": (None, ("embed", "mlp"), ("embed",))})
   squares = gradient**2
   rows, columns = squares.mean(axis=1, keepdims=True), squares.mean(axis=0, keepdims=True)
   direction = gradient / np.sqrt(rows * columns / squares.mean())
@@ -102,7 +128,7 @@ def test_muon_makes_each_layers_and_experts_matrix_orthogonal():
   shapes = SOME | {"out": LAYERS["attention"]["out"], "wo": LAYERS["mlp"]["wo"], "wi": LAYERS["moe"]["wi"],
                    "router": LAYERS["moe"]["router"]}
   params, gradient = random_tree(0, shapes), random_tree(1, shapes)
-  (updates,) = updates_of(optimizers.muon(1.0, weight_decay=0.0), params, gradient)
+  (updates,) = updates_of(optimizers.muon(1.0, weight_decay=0.0), params, gradient, shapes=shapes)
   for name, inputs in (("query", D), ("out", H * K), ("wo", F), ("wi", D)):
     matrices, gradients = (
         np.asarray(tree[name]).reshape(N * E if name == "wi" else N, inputs, -1) for tree in (updates, gradient))
@@ -111,7 +137,7 @@ def test_muon_makes_each_layers_and_experts_matrix_orthogonal():
       assert 0.5 < values.min() and values.max() < 1.4  # As near to 1 as five Newton-Schulz steps come.
       left, _, right = np.linalg.svd(of, full_matrices=False)
       assert np.sum(matrix * -(left @ right)) > 0.8 * min(matrix.shape)
-  (by_adamw,) = updates_of(optimizers.adamw(1.0, weight_decay=0.0), params, gradient)
+  (by_adamw,) = updates_of(optimizers.adamw(1.0, weight_decay=0.0), params, gradient, shapes=shapes)
   for name in ("table", "wi_bias", "router"):
     np.testing.assert_allclose(updates[name], by_adamw[name], rtol=1e-6)
 
@@ -127,7 +153,7 @@ def test_leaves_the_routers_biases_where_they_are(optimizer):
   """They have no gradient; the train step moves them."""
   params, gradient = random_tree(0, LAYERS["moe"]), random_tree(1, LAYERS["moe"])
   gradient["router_bias"] *= 0
-  for updates in updates_of(optimizers.with_clipping(optimizer, 1.0), params, gradient, gradient):
+  for updates in updates_of(optimizer, params, gradient, gradient, shapes=LAYERS["moe"], clip_norm=1.0):
     np.testing.assert_array_equal(updates["router_bias"], 0)
     assert (updates["router"] != 0).all()
 
@@ -136,7 +162,7 @@ def test_leaves_the_routers_biases_where_they_are(optimizer):
 def test_lowers_a_quadratic(optimizer):
   params, target = random_tree(0), random_tree(1)
   loss = lambda params: 0.5 * sum(jnp.sum((a - b)**2) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(target)))
-  optimizer = optimizers.with_clipping(optimizer, 100.0)
+  optimizer = optimizers.complete(optimizer, declared(), 100.0)
 
   @jax.jit
   def run(params):
@@ -152,7 +178,7 @@ def test_lowers_a_quadratic(optimizer):
 def test_clipping():
   gradient = {"wi": jnp.asarray([[3.0, 4.0]])}
   for max_norm, norm in ((1.0, 1.0), (10.0, 5.0), (None, 5.0)):
-    (updates,) = updates_of(optimizers.with_clipping(optax.sgd(1.0), max_norm), gradient, gradient)
+    (updates,) = updates_of(optax.sgd(1.0), gradient, gradient, clip_norm=max_norm)
     np.testing.assert_allclose(np.linalg.norm(updates["wi"]), norm, rtol=1e-6)
 
 
@@ -180,7 +206,7 @@ def test_gin():
     """)
   try:
     params = {"scale": jnp.ones(3)}
-    (updates,) = updates_of(optimizers.adamw(), params, params)
+    (updates,) = updates_of(optimizers.adamw(), params, params, shapes={"scale": ((3,), ("embed",), ())})
     np.testing.assert_allclose(updates["scale"], -1.0, rtol=1e-5)
   finally:
     gin.clear_config()

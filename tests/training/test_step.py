@@ -9,10 +9,11 @@ import optax
 import pytest
 
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import optimizers
 from gpt4x.training.state import init_state, run_keys, state_shapes
-from gpt4x.training.step import train_step
+from gpt4x.training.step import TrainStep
 from tests.models import tiny
 from tests.training.steps import assert_same, batches, CONFIG, MEMORY, ONE_DEVICE, ROWS, run
 
@@ -53,15 +54,16 @@ def test_a_step_is_the_textbook_step():
     return jnp.sum(losses * batch["decoder_loss_weights"]) / batch["decoder_loss_weights"].sum()
 
   loss, gradients = tiny.jit(jax.value_and_grad(mean_loss))(params)
-  tx = optax.chain(optax.clip_by_global_norm(1.0), optimizers.sgd(0.1))
+  step = TrainStep(model, NextToken(), optimizers.sgd(0.1), clip_norm=1.0)
+  tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, 0.9))
   updates, _ = tx.update(gradients, tx.init(params), params)
   metrics = run()[1][0]
   np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
   np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradients), rtol=1e-4)
   # One step of `run`, for its parameters are those after the last.
-  state_shapes_ = state_shapes(model, tx, ROWS, MEMORY, Partitioner(**ONE_DEVICE))
-  state = init_state(model, tx, state_shapes_, 0, Partitioner(**ONE_DEVICE))
-  state, _ = tiny.jit(functools.partial(train_step, model, tx, 1, 0))(state, batch)
+  partitioner = Partitioner(**ONE_DEVICE)
+  state = init_state(step, state_shapes(step, ROWS, MEMORY, partitioner), partitioner)
+  state, _ = tiny.jit(step.__call__)(state, batch)
   jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), state.params,
                optax.apply_updates(params, updates))
   assert state.step == 1 and state.memory.segment_ids.tolist() == batch["decoder_segment_ids"][:, -MEMORY:].tolist()

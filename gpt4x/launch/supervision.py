@@ -39,16 +39,20 @@ def supervise(processes: Processes, work: Callable[[Callable[[str], None]], tupl
 
   sys.stdout.flush()
   sys.stderr.flush()
+  handed_on = (signal.SIGTERM, signal.SIGHUP)
+  signal.pthread_sigmask(signal.SIG_BLOCK, handed_on)  # One that comes before the handlers would end the parent alone.
   child = os.fork()
   if not child:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handed_on)
     _work_and_exit(work, write)
 
   def hand_on(number, _):
     with contextlib.suppress(ProcessLookupError):
       os.kill(child, number)
 
-  for number in (signal.SIGTERM, signal.SIGHUP):
+  for number in handed_on:
     signal.signal(number, hand_on)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, handed_on)
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal's reaches the child as well.
   status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
   message = note[:].rstrip(b"\0").decode(errors="replace")

@@ -5,6 +5,7 @@ import functools
 import re
 
 import gin
+import jax
 
 from gpt4x.checkpoints.manager import CheckpointConfig
 from gpt4x.errors import UserError
@@ -12,7 +13,7 @@ from gpt4x.experiment import Experiment
 from gpt4x.partitioning import Partitioner
 from gpt4x.training.gradients import microbatched
 from gpt4x.training.optimizers import Optimizer
-from gpt4x.training.state import everything
+from gpt4x.training.state import everything, select
 from gpt4x.training.step import AfterUpdate, TrainStep
 
 
@@ -65,7 +66,12 @@ class TrainConfig:
   @functools.cached_property
   def step(self) -> TrainStep:
     """The step that is trained with."""
-    trained = everything if self.trained is None else functools.partial(_matches, re.compile(self.trained))
+    trained = everything
+    if self.trained is not None:
+      trained = functools.partial(_matches, re.compile(self.trained))
+      if not jax.tree.leaves(select(self.experiment.model.declared[0], trained)[0]):
+        raise UserError(f"train.trained = {self.trained!r} matches no parameter: it is matched with whole names, such as"
+                        " 'layers/attention/query'")
     return TrainStep(self.experiment.model, self.experiment.objective, self.optimizer, self.clip_norm,
                      microbatched(self.microbatches), trained, tuple(self.after_update), self.seed)
 

@@ -7,7 +7,7 @@ import pytest
 
 # Each is run as process 1 of 2, by a Python that has no threads yet, and prints what `supervise` returns.
 SUPERVISE = """
-import os, signal, sys, time
+import os, signal, sys
 from gpt4x.launch import clusters, supervision
 def work(note):
   {}
@@ -26,7 +26,7 @@ GONE = "error: process 1 of 2: process 0 is gone; its own last line may say why:
     ("note('no answer'); note(''); os.abort()", (1, GONE)),
     ("os.kill(os.getpid(), signal.SIGKILL)",
      (1, "error: process 1 of 2: ended by SIGKILL (out of memory?): start all of them again")),
-    ("signal.signal(signal.SIGTERM, lambda *_: os._exit(75)); time.sleep(0.5); os.kill(os.getppid(), signal.SIGTERM);"
+    ("signal.signal(signal.SIGTERM, lambda *_: os._exit(75)); os.kill(os.getppid(), signal.SIGTERM);"
      " signal.pause()", (75, None)),
 ])
 def test_the_last_word(tmp_path, work, expected):

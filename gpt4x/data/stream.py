@@ -10,6 +10,7 @@ import bisect
 from collections.abc import Sequence
 import heapq
 import itertools
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -24,7 +25,6 @@ FEATURES = {
     "decoder_target_tokens": np.int32,
     "decoder_input_tokens": np.int32,
     "decoder_segment_ids": np.int32,
-    "decoder_positions": np.int32,
     "decoder_loss_weights": np.float32,
 }
 # A document longer than a row's equal share of its corpus is cut, so that a corpus of few long documents (one file of
@@ -141,7 +141,6 @@ def _copy(
   elif stop:
     batch["decoder_input_tokens"][row, columns.start + 1:columns.stop] = document[:stop - 1]
   batch["decoder_segment_ids"][at] = segment
-  batch["decoder_positions"][at] = np.arange(start, stop)
   batch["decoder_loss_weights"][at] = 1
 
 
@@ -252,8 +251,11 @@ class EvaluationSegments(_Rows):
 
 def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
   """Raises a UserError if a saved position belongs to other data than what `identity` describes."""
+  named = {"fingerprint": "fingerprint of tokens and rates", "content": "content of the tasks' tokens"}
   for name, value in identity.items():
-    if state.get(name) != value:
-      what = "fingerprint of tokens and rates" if name == "fingerprint" else name
-      raise UserError(f"the checkpoint's place in the data has {what} {state.get(name)!r}, but this run has {value!r}:"
-                      " change that back, or start in a new model directory")
+    if name in state and state[name] != value:
+      raise UserError(f"the checkpoint's place in the data has {named.get(name, name)} {state[name]!r}, but this run has"
+                      f" {value!r}: change that back, or start in a new model directory")
+  if not identity.keys() <= state.keys():
+    print("gpt4x: warning: the checkpoint is of an earlier version, which saved no content to compare its data by:"
+          " make sure that texts and vocabulary are the same", file=sys.stderr)

@@ -110,37 +110,36 @@ class _Describer:
     if isinstance(value, types.FunctionType) and value.__globals__["__name__"] == "gin.config":
       value = value.__wrapped__  # Gin's wrapper adds bindings only, which follow below.
     if isinstance(value, (types.FunctionType, type)):
-      yield from (value.__module__, value.__qualname__)
-      with contextlib.suppress(ValueError):  # Unknown to gin.
-        yield gin.get_bindings(value)
-      own = _is_own(value.__module__)
-      yield from self._files(value.__module__) if own else ()
-    if isinstance(value, types.FunctionType):
-      yield from (value.__code__, value.__defaults__, value.__kwdefaults__, inspect.getclosurevars(value).nonlocals)
-      yield from _globals_read(value) if own else ()
-    elif isinstance(value, type):
-      yield from [value.__bases__, {name: member for name, member in sorted(vars(value).items())
-                                    if not name.startswith("__") or callable(member)}] if own else ()
+      yield from (value.__module__, value.__qualname__, _bindings(value), *self._files(value.__module__))
+      if isinstance(value, types.FunctionType):
+        yield from (value.__code__, value.__defaults__, value.__kwdefaults__, inspect.getclosurevars(value).nonlocals)
+      if _is_own(value.__module__) and not _path(value.__module__):  # In a notebook.
+        yield _globals_read(value) if isinstance(value, types.FunctionType) else {
+            name: member for name, member in vars(value).items() if not name.startswith("__") or callable(member)}
     elif isinstance(value, functools.partial):
       yield from (value.func, value.args, value.keywords)
     elif isinstance(value, types.MethodType):
       yield from (value.__func__, value.__self__)
     elif hasattr(type(value), "vocab_size"):
       yield from _vocabulary(value)
-    elif inner := [getattr(value, name) for name in ("__wrapped__", "fget", "pattern") if hasattr(value, name)]:
-      yield from inner  # What functools.cache, tf.function, a static method, a property or a regular expression is of.
+    elif hasattr(value, "__wrapped__"):  # functools.cache, tf.function, a static method.
+      yield value.__wrapped__
     else:
       yield from (type(value), _attributes(value) or re.sub(" at 0x[0-9a-f]+", "", repr(value)))
 
-  def _files(self, module: str) -> Iterator[Any]:
-    """Hashes of a module's file and of all files of the user's own that it imports, be it in a function."""
-    path = _path(module) if _is_own(module) else None
-    if path is None or module in self._modules:
+  def _files(self, name: str) -> Iterator[Any]:
+    """Hash and gin bindings of a module of the user's own, and of all that it imports, be it in a function."""
+    path = _path(name) if _is_own(name) else None
+    if path is None or name in self._modules:
       return
-    self._modules.add(module)
+    self._modules.add(name)
     source = pathlib.Path(path).read_bytes()
-    yield [module, hashlib.sha256(source).hexdigest()]
-    package = module if pathlib.Path(path).stem == "__init__" else module.rpartition(".")[0]
+    yield [name, hashlib.sha256(source).hexdigest()]
+    members = {} if name.startswith("gpt4x") else getattr(sys.modules.get(name), "__dict__", {})
+    for member in members.values():
+      if getattr(member, "__module__", None) == name:  # Its code is as it was loaded, whatever the file says now.
+        yield [_bindings(member), getattr(member, "__code__", None)]
+    package = name if pathlib.Path(path).stem == "__init__" else name.rpartition(".")[0]
     with contextlib.suppress(SyntaxError, ValueError):  # No Python, or just being edited.
       for imported in _imports(ast.parse(source), package):
         for parent in itertools.accumulate(imported.split("."), "{}.{}".format):
@@ -172,19 +171,17 @@ def _is_own(module: str) -> bool:
   return package == "gpt4x" or not (package in sys.stdlib_module_names or installed(package) or installed(module))
 
 
-def _globals_read(function: types.FunctionType) -> Iterator[Any]:
-  """What the code of `function` finds by global names, and by names in the user's own modules."""
+def _globals_read(function: types.FunctionType) -> dict[str, Any]:
   codes = [function.__code__]
   for code in codes:  # Grows by the functions inside of functions.
     codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
-  names = sorted({name for code in codes for name in code.co_names})
-  for name in names:
-    value = function.__globals__.get(name)
-    if isinstance(value, types.ModuleType):
-      members = vars(value) if _is_own(value.__name__) else {}
-      yield [(member, members[member]) for member in names if member in members]
-    else:
-      yield (name, value)
+  names = sorted({name for code in codes for name in code.co_names} & function.__globals__.keys())
+  return {name: function.__globals__[name] for name in names}
+
+
+def _bindings(configurable: Any) -> dict[str, Any] | None:
+  with contextlib.suppress(ValueError):  # Unknown to gin.
+    return gin.get_bindings(configurable)
 
 
 def _attributes(value: Any) -> dict[str, Any]:

@@ -160,9 +160,10 @@ def examples(
 
   with contextlib.suppress(RuntimeError):  # Already initialized.
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would take all the memory that JAX needs.
+  errors = ValueError, OSError, tf.errors.OpError  # Named here, for TensorFlow may be gone when Python ends a generator.
   try:
     yield from convert(task.get_dataset(split=split, **options)).as_numpy_iterator()
-  except (ValueError, OSError, tf.errors.OpError) as error:
+  except errors as error:
     # TensorFlow puts a node's name before an error in Python code and its traceback behind; autograph puts it before.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     message = re.sub(r"^\{\{.*?\}\} ", "", lines[0 if isinstance(error, tf.errors.OpError) else -1])

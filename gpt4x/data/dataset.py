@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt4x.data import examples, token_store
 from gpt4x.data.stream import EvaluationSegments, SegmentStream
-from gpt4x.errors import nearest, UserError
+from gpt4x.errors import UserError, nearest
 
 if TYPE_CHECKING:
   import seqio

@@ -12,8 +12,7 @@ import numpy as np
 from gpt4x import run_directory
 from gpt4x.data import directories, token_store
 from gpt4x.data.fingerprint import fingerprint, task_key
-from gpt4x.data.stream import check_state, FEATURES
-from gpt4x.errors import UserError
+from gpt4x.data.stream import FEATURES, check_state
 
 if TYPE_CHECKING:
   import seqio
@@ -26,16 +25,9 @@ Batch = dict[str, np.ndarray]
 class Examples:
   """Endless batches of examples, in another order each epoch; a batch may end one epoch and begin the next.
 
-  The position is (epoch, examples taken), and continuing runs through those examples again. A mixture, whose tasks end
-  at different times, is a single endless epoch. Every host runs all of it and keeps its rows, so that the order does
-  not depend on the number of hosts: tokenizing is cheap beside training.
-
-  Args:
-    config: what to read, and how to lay it out.
-    provider: the task or mixture.
-    split: the split of it.
-    rates: each task's rate.
-    rows: those of the B rows that this host yields; None for all.
+  The position is (epoch, examples taken), and continuing runs through those examples again. A mixture is a single
+  endless epoch, since its tasks end at different times. Every host reads all examples and keeps its `rows`, so the
+  order does not depend on the number of hosts: tokenizing is cheap beside training.
   """
 
   def __init__(self, config: "DatasetConfig", provider: "seqio.Task | seqio.Mixture", split: str,

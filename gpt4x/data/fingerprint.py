@@ -1,8 +1,8 @@
-"""Cheap keys by which the prepared tokens of a seqio task are found: a key changes whenever the tokens may have changed.
+"""Cheap keys by which prepared tokens are found; a key changes whenever the tokens of a seqio task may have changed.
 
-A key covers the source, the vocabularies' content, the preprocessors' code with all that is bound to it (partials,
-closures, gin), and the files of the user's own modules that this code imports. It cannot see what a function reads by
-itself, such as a file that it opens. A key that changes without need costs time only: runs compare the content of data.
+A key covers the source, the vocabularies' content, the preprocessors with all that is bound to them (partials, gin,
+closures), and the files of the user's own modules behind them. It cannot see what code reads by itself, such as a file
+or the environment. A key that changes without need costs time only, since runs compare the content of their data.
 """
 
 import ast
@@ -113,22 +113,25 @@ class _Describer:
       yield from (value.__module__, value.__qualname__, _bindings(value), *self._files(value.__module__))
       if isinstance(value, types.FunctionType):
         yield from (value.__code__, value.__defaults__, value.__kwdefaults__, inspect.getclosurevars(value).nonlocals)
-      if _is_own(value.__module__) and not _path(value.__module__):  # In a notebook.
-        yield _globals_read(value) if isinstance(value, types.FunctionType) else {
-            name: member for name, member in vars(value).items() if not name.startswith("__") or callable(member)}
+      if _is_own(value.__module__) and not _path(value.__module__):  # In a notebook or a script.
+        yield _globals_read(value) if isinstance(value, types.FunctionType) else [value.__bases__, {
+            name: member for name, member in vars(value).items() if not name.startswith("__") or callable(member)}]
+    elif isinstance(value, types.ModuleType):
+      yield from (value.__name__, *self._files(value.__name__))
     elif isinstance(value, functools.partial):
       yield from (value.func, value.args, value.keywords)
     elif isinstance(value, types.MethodType):
       yield from (value.__func__, value.__self__)
     elif hasattr(type(value), "vocab_size"):
       yield from _vocabulary(value)
-    elif hasattr(value, "__wrapped__"):  # functools.cache, tf.function, a static method.
-      yield value.__wrapped__
+    # The function inside of a functools.cache, a tf.function or a property; the text of a regular expression.
+    elif inner := [getattr(value, name) for name in ("__wrapped__", "fget", "pattern") if hasattr(value, name)]:
+      yield from inner
     else:
       yield from (type(value), _attributes(value) or re.sub(" at 0x[0-9a-f]+", "", repr(value)))
 
   def _files(self, name: str) -> Iterator[Any]:
-    """Hash and gin bindings of a module of the user's own, and of all that it imports, be it in a function."""
+    """The file and gin bindings of a user's own module, and of all such modules that it imports, in functions too."""
     path = _path(name) if _is_own(name) else None
     if path is None or name in self._modules:
       return
@@ -137,7 +140,7 @@ class _Describer:
     yield [name, hashlib.sha256(source).hexdigest()]
     members = {} if name.startswith("gpt4x") else getattr(sys.modules.get(name), "__dict__", {})
     for member in members.values():
-      if getattr(member, "__module__", None) == name:  # Its code is as it was loaded, whatever the file says now.
+      if getattr(member, "__module__", None) == name:  # The code as it was loaded: the file may have changed since.
         yield [_bindings(member), getattr(member, "__code__", None)]
     package = name if pathlib.Path(path).stem == "__init__" else name.rpartition(".")[0]
     with contextlib.suppress(SyntaxError, ValueError):  # No Python, or just being edited.
@@ -156,9 +159,7 @@ def _imports(tree: ast.Module, package: str) -> Iterator[str]:
 
 
 def _path(module: str) -> str | None:
-  """The file of a module, imported or not."""
-  if module in sys.modules:
-    return getattr(sys.modules[module], "__file__", None)
+  """The file of a module, imported or not; None for what is typed in or run as a script."""
   with contextlib.suppress(ImportError, ValueError):
     return getattr(importlib.util.find_spec(module), "origin", None)
 
@@ -172,6 +173,7 @@ def _is_own(module: str) -> bool:
 
 
 def _globals_read(function: types.FunctionType) -> dict[str, Any]:
+  """What a function finds by global names."""
   codes = [function.__code__]
   for code in codes:  # Grows by the functions inside of functions.
     codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]

@@ -160,7 +160,7 @@ def examples(
 
   with contextlib.suppress(RuntimeError):  # Already initialized.
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would take all the memory that JAX needs.
-  errors = ValueError, OSError, tf.errors.OpError  # Named here, for TensorFlow may be gone when Python ends a generator.
+  errors = ValueError, OSError, tf.errors.OpError  # Looked up now: TensorFlow is gone when Python, ending, closes this.
   try:
     yield from convert(task.get_dataset(split=split, **options)).as_numpy_iterator()
   except errors as error:

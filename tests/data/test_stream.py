@@ -201,7 +201,7 @@ def test_ten_million_documents_are_not_walked_through():
   batch = next(segments)
   assert len(store.asked) == 8 * 3
   assert len(set(store.asked)) == 8 * 3 and max(store.asked) < len(store)
-  np.testing.assert_array_equal(np.diff(batch["decoder_segment_ids"], axis=1) > 0, [[False, True, False, False, True]] * 8)
+  np.testing.assert_array_equal(np.diff(batch["decoder_segment_ids"]) > 0, [[False, True, False, False, True]] * 8)
   assert 0 < batch["decoder_segment_ids"].min() and batch["decoder_segment_ids"].max() <= 2**30
   assert segments.get_state()["documents"] == [far + 2] * 8
 

@@ -230,9 +230,11 @@ def test_key_follows_a_notebook(monkeypatch):
       exec(cell, vars(notebook))  # pylint: disable=exec-used
     return fingerprint.fingerprint([notebook.preprocess, notebook.step])
 
-  cells = ["STEP = 1", "def helper(x): return x + STEP", "def preprocess(ds): return ds.map(lambda x: helper(x))",
+  cells = ["import tensorflow as tf\nSTEP = 1", "def helper(x): return tf.identity(x) + STEP",
+           "def preprocess(ds): return ds.map(lambda x: helper(x))",
            "class Step:\n  def __call__(self, ds): return ds.map(lambda x: x * 2)", "step = Step()"]
-  changed = ["STEP = 2", "def helper(x): return x - STEP", "def preprocess(ds): return ds.map(lambda x: 2 * helper(x))",
+  changed = ["import tensorflow as tf\nSTEP = 2", "def helper(x): return tf.identity(x) - STEP",
+             "def preprocess(ds): return ds.map(lambda x: 2 * helper(x))",
              "class Step:\n  def __call__(self, ds): return ds.map(lambda x: x * 3)"]
   keys = {run(*cells[:i], cell, *cells[i + 1:]) for i, cell in enumerate(changed)}
   assert run(*cells) == run(*cells, "OTHER = 5") and len(keys | {run(*cells)}) == 5

@@ -186,7 +186,7 @@ def _rate(provider: "seqio.Task | seqio.Mixture", task: "seqio.Task") -> float:
   if provider is task:
     return 1.0
   try:
-    return provider.get_rate(task)
+    return float(provider.get_rate(task))
   except Exception as error:  # Some of seqio's rate functions need statistics that only cached tasks have.
     raise UserError(f"mixture {provider.name}: the rate of task {task.name} cannot be computed"
                     f" ({type(error).__name__}): give it a number") from error

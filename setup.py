@@ -27,7 +27,8 @@ setuptools.setup(
     description="GPT-4-style models on JAX: Transformer-XL, trained from gin on seqio tasks",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=setuptools.find_namespace_packages(include=["gpt4x*", "tasks*", "gin_configs*"]),
+    packages=[*setuptools.find_namespace_packages(include=["gpt4x*", "gin_configs*"]), "gpt4x.tasks"],
+    package_dir={"gpt4x.tasks": "tasks"},  # By no name of its own, which a user's `tasks` may have.
     package_data={"": ["*.gin"]},
     install_requires=[
         "absl-py>=2.3,<3",

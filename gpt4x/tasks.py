@@ -1,10 +1,11 @@
-"""The shipped seqio tasks, which importing this registers. Their home is the folder `tasks` beside this package.
+"""The shipped seqio tasks; importing this registers them. They live in the folder `tasks` of a clone.
 
-By this name no `tasks.py` or `tasks/` of a user's can hide them, nor they the user's.
+A wheel holds that folder as `gpt4x/tasks`, so the name `tasks` is left to a user's own module or folder.
 """
 
 import pathlib
 
-__path__ = [str(pathlib.Path(__file__).resolve().parent.parent / "tasks")]
+_here = pathlib.Path(__file__).resolve()
+__path__ = [str(_here.with_suffix("") if _here.with_suffix("").is_dir() else _here.parent.parent / "tasks")]
 
 from gpt4x.tasks import local_text, python_stdlib  # noqa: E402, F401

@@ -1,1 +1,1 @@
-"""Corpora, vocabularies and the input pipeline."""
+"""Corpora, vocabularies and batches."""

@@ -1,29 +1,26 @@
-"""The one entrance to data: from a seqio task or mixture to NumPy batches, for training and for evaluation.
+"""A seqio task or mixture as NumPy batches, for training and for evaluation.
 
   * `stream`: pre-training. Endless rows of segments for a model with memory (`stream.py`), from token stores.
-  * `lm`, `prefix_lm`: fine-tuning. One example a row, or several packed, through seqio's feature converters.
+  * `lm`, `prefix_lm`: fine-tuning. One example a row, or several packed (`examples.py`).
 
 Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_causal_attention`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import itertools
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import gin
 import numpy as np
 
-from gpt4x.data import token_store
-from gpt4x.data.fingerprint import fingerprint, task_fingerprint
-from gpt4x.data.prefetch import prefetch as prefetch  # Part of the entrance.
-from gpt4x.data.stream import FEATURES, EvaluationSegments, SegmentStream, check_state
-from gpt4x.errors import nearest, UserError
+from gpt4x.data import examples, token_store
+from gpt4x.data.stream import EvaluationSegments, SegmentStream
+from gpt4x.errors import UserError, nearest
 
 if TYPE_CHECKING:
   import seqio
 
-Batch = dict[str, np.ndarray]
+Batch = examples.Batch
 
 # The task features that each feature converter reads.
 _TASK_FEATURES = {"stream": ("targets",), "lm": ("targets",), "prefix_lm": ("inputs", "targets")}
@@ -88,10 +85,10 @@ class DatasetConfig:
 
 
 class Dataset:
-  """The task or mixture of a DatasetConfig, found and checked once; everything that is read of it.
+  """The task or mixture of a DatasetConfig, found and checked once.
 
   Attributes:
-    config: what it was made of.
+    config: what the data set was made of.
     vocabulary: what the targets' tokens stand for.
   """
 
@@ -99,39 +96,34 @@ class Dataset:
     self.config = config
     self._provider = _find(config)
     self.vocabulary: "seqio.Vocabulary" = self._provider.output_features["targets"].vocabulary
+    self._stores: dict[tuple[str, str], token_store.TokenStore] = {}
 
   def train(self, split: str = "train", rows: Sequence[int] | None = None) -> DatasetIterator:
     """The endless batches of this host: `rows` of the B rows, rising; None for all."""
     config, provider = self.config, self._provider
-    self._check_split(split)
-    if not config.carries_memory:
-      return _Examples(config, provider, split, rows)
-    rates = {task: _rate(provider, task) for task in _tasks(provider, split)}
+    rates = {task: _rate(provider, task) for task in self._tasks(split)}
     rates = {task: rate for task, rate in rates.items() if rate > 0}
     if not rates:
       raise UserError(f"mixture {provider.name}, split {split}: every rate is 0: give a task a rate")
+    if not config.carries_memory:
+      return examples.Examples(config, provider, split, rates, rows)
     return SegmentStream(
-        [token_store.open_or_build(task, split) for task in rates], rates=list(rates.values()),
+        [self._store(task, split) for task in rates], rates=list(rates.values()),
         batch_size=config.batch_size, segment_length=config.segment_length, rows=rows, seed=config.seed)
 
   def evaluation(self, split: str, rows: Sequence[int] | None = None) -> Iterator[Batch]:
     """This host's rows of as many batches as hold each example once; where examples run out, segment ids are 0."""
-    config = self.config
-    self._check_split(split)
-    tasks = _tasks(self._provider, split)
-    if config.carries_memory:
-      return EvaluationSegments(
-          [token_store.open_or_build(task, split) for task in tasks],
-          batch_size=config.batch_size, segment_length=config.segment_length, rows=rows)
-    examples = itertools.chain.from_iterable(
-        _converted(config, task, split, shuffle=False, num_epochs=1) for task in tasks)
-    return _in_batches(config, self._provider, split, rows, examples)
+    config, tasks = self.config, self._tasks(split)
+    if not config.carries_memory:
+      return examples.once(config, tasks, split, rows)
+    return EvaluationSegments(
+        [self._store(task, split) for task in tasks],
+        batch_size=config.batch_size, segment_length=config.segment_length, rows=rows)
 
   def documents(self, split: str) -> Iterator[np.ndarray]:
     """The tokens of each document of a split, in the order of the corpus."""
-    self._check_split(split)
-    for task in _tasks(self._provider, split):
-      yield from token_store.open_or_build(task, split)
+    for task in self._tasks(split):
+      yield from self._store(task, split)
 
   @property
   def has_metrics(self) -> bool:
@@ -140,10 +132,20 @@ class Dataset:
 
     return any(task.metric_objs for task in seqio.get_subtasks(self._provider))
 
-  def _check_split(self, split: str) -> None:
+  def _tasks(self, split: str) -> list["seqio.Task"]:
+    """The tasks that have a split."""
+    import seqio
+
     if split not in self._provider.splits:
       known = ", ".join(sorted(self._provider.splits))
       raise UserError(f"task {self._provider.name} has no split {split!r}: use one of {known}")
+    return [task for task in seqio.get_subtasks(self._provider) if split in task.splits]
+
+  def _store(self, task: "seqio.Task", split: str) -> token_store.TokenStore:
+    """A task's token store, looked for once: every evaluation of a run reads the same tokens."""
+    if (task.name, split) not in self._stores:
+      self._stores[task.name, split] = token_store.open_or_build(task, split)
+    return self._stores[task.name, split]
 
 
 def host_rows(batch_size: int, process_index: int, process_count: int) -> range:
@@ -180,112 +182,11 @@ def _find(config: DatasetConfig) -> "seqio.Task | seqio.Mixture":
   return provider
 
 
-def _tasks(provider: "seqio.Task | seqio.Mixture", split: str) -> list["seqio.Task"]:
-  import seqio
-
-  return [task for task in seqio.get_subtasks(provider) if split in task.splits]
-
-
 def _rate(provider: "seqio.Task | seqio.Mixture", task: "seqio.Task") -> float:
   if provider is task:
     return 1.0
   try:
-    return provider.get_rate(task)
+    return float(provider.get_rate(task))
   except Exception as error:  # Some of seqio's rate functions need statistics that only cached tasks have.
     raise UserError(f"mixture {provider.name}: the rate of task {task.name} cannot be computed"
                     f" ({type(error).__name__}): give it a number") from error
-
-
-def _converted(
-    config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str, skip: int = 0, **options: Any
-) -> Iterator[Batch]:
-  """Examples after the feature converter, each of them a row without its B axis."""
-  import seqio
-
-  converters = {"lm": seqio.LMFeatureConverter, "prefix_lm": seqio.PrefixLMFeatureConverter}
-  convert = converters[config.feature_converter](pack=config.pack)
-  lengths = dict(config.task_feature_lengths)
-  return token_store.examples(
-      provider, split, lambda dataset: convert(dataset, lengths).skip(skip), sequence_length=lengths, **options)
-
-
-class _Examples:
-  """Endless batches of examples, in another order each epoch; a batch may end one epoch and begin the next.
-
-  The position is (epoch, examples taken), and continuing runs through those examples again. A mixture, whose tasks end
-  at different times, is a single endless epoch. Every host runs all of it and keeps its rows, so that the order does
-  not depend on the number of hosts: tokenizing is cheap beside training.
-  """
-
-  def __init__(self, config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str,
-               rows: Sequence[int] | None):
-    self._config, self._provider, self._split, self._rows = config, provider, split, rows
-    self._num_epochs = 1 if _tasks(provider, split) == [provider] else None
-    tasks = [[task_fingerprint(task, split), _rate(provider, task)] for task in _tasks(provider, split)]
-    self._identity = {
-        "feature_converter": config.feature_converter,
-        "batch_size": config.batch_size,
-        "task_feature_lengths": dict(config.task_feature_lengths),
-        "pack": config.pack,
-        "seed": config.seed,
-        "fingerprint": fingerprint(tasks),
-    }
-    self._rewind(0, 0)
-
-  def _rewind(self, epoch: int, taken: int) -> None:
-    self._epoch, self._taken = epoch, taken
-    self._examples = _converted(
-        self._config, self._provider, self._split, skip=taken, shuffle=True, num_epochs=self._num_epochs,
-        seed=int(fingerprint([self._config.seed, epoch])[:7], 16))
-
-  def __iter__(self) -> Iterator[Batch]:
-    return self
-
-  def __next__(self) -> Batch:
-    examples = []
-    while len(examples) < self._config.batch_size:
-      example = next(self._examples, None)
-      if example is not None:
-        examples.append(example)
-        self._taken += 1
-      elif self._taken:
-        self._rewind(self._epoch + 1, 0)
-      else:
-        raise _empty(self._provider, self._split)
-    return _stack(self._config, self._rows, examples)
-
-  def get_state(self) -> dict[str, Any]:
-    return {**self._identity, "epoch": self._epoch, "taken": self._taken}
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    check_state(state, self._identity)
-    self._rewind(state["epoch"], state["taken"])
-
-
-def _in_batches(
-    config: DatasetConfig, provider: Any, split: str, rows: Sequence[int] | None, examples: Iterator[Batch]
-) -> Iterator[Batch]:
-  group = list(itertools.islice(examples, config.batch_size))
-  if not group:
-    raise _empty(provider, split)
-  while group:
-    yield _stack(config, rows, group)
-    group = list(itertools.islice(examples, config.batch_size))
-
-
-def _stack(config: DatasetConfig, rows: Sequence[int] | None, examples: list[Batch]) -> Batch:
-  """This host's rows of the batch that up to B examples make; the rest of the rows are padding."""
-  rows = range(config.batch_size) if rows is None else rows
-  padding = {name: np.zeros_like(value) for name, value in examples[0].items()}
-  examples = [examples[row] if row < len(examples) else padding for row in rows]
-  batch = {name: np.stack([example[name] for example in examples]) for name in padding}
-  if not config.pack:
-    # seqio numbers the examples of a row only where there are several; 0 is its padding in any vocabulary.
-    batch["decoder_segment_ids"] = batch["decoder_target_tokens"] != 0
-    batch["decoder_positions"] = np.arange(config.segment_length) * batch["decoder_segment_ids"]
-  return {name: value.astype(FEATURES.get(name, np.int32)) for name, value in batch.items()}
-
-
-def _empty(provider: "seqio.Task | seqio.Mixture", split: str) -> UserError:
-  return UserError(
-      f"task {provider.name}, split {split}: the corpus is empty: check the task's source and preprocessors")

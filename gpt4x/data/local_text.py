@@ -18,7 +18,7 @@ import tensorflow as tf
 from gpt4x.errors import UserError
 
 HELD_OUT_PERCENT = 5
-MANY_DOCUMENTS = 200  # From here on whole documents are held out; below, the end of each.
+MANY_DOCUMENTS = 200  # So many are held out whole; of fewer, the end of each is.
 
 Stat = tuple[str, int, int]  # Path, size, modification time.
 

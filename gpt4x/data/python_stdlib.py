@@ -13,6 +13,7 @@ import sysconfig
 from typing import Any, Iterator
 
 import seqio
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from gpt4x.data import directories
@@ -120,6 +121,12 @@ class PythonStdlibSource(seqio.TfdsDataSource):
     prepare(directory)
     self._tfds_dataset.override_data_dir(str(directory))
     return self._tfds_dataset
+
+  def get_dataset(self, split: str = "train", shuffle: bool = True, seed: int | None = None,
+                  shard_info: seqio.ShardInfo | None = None, **options: Any) -> tf.data.Dataset:
+    """See seqio.DataSource. Shuffles here, since TFDS refuses to shuffle what is stored in order."""
+    dataset = super().get_dataset(split, shuffle=False, shard_info=shard_info, **options)
+    return dataset.shuffle(self.num_input_examples(split), seed=seed) if shuffle else dataset
 
   def fingerprint_parts(self) -> dict[str, Any]:
     """Returns what identifies the data: name, config and version, and each split's size."""

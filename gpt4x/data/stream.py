@@ -1,16 +1,16 @@
 """Streams of segments: a row of the batch reads documents end to end, and its next segment goes on where this stopped.
 
-A model with memory needs exactly this order. Documents come from token stores by number, so the position in the stream
-is two numbers a row (which document, how far into it), however far the run is. Every host follows all B rows, which
-takes only the documents' lengths, and copies the tokens of its own: positions are the same on all hosts, and a run may
-continue on any number of them.
+A model with memory needs exactly this order. A position is two numbers a row (which document, how far into it), since
+token stores find documents by number. Every host follows all B rows, which takes only documents' lengths, and copies
+the tokens of its own. So positions are the same on all hosts, and a run may continue on any number of hosts.
 """
 
 import bisect
 from collections.abc import Sequence
 import heapq
 import itertools
-from typing import TYPE_CHECKING, Any, Protocol
+import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,39 +20,28 @@ from gpt4x.errors import UserError
 if TYPE_CHECKING:
   import grain
 
+  from gpt4x.data.token_store import TokenStore
+
 FEATURES = {
     "decoder_target_tokens": np.int32,
     "decoder_input_tokens": np.int32,
     "decoder_segment_ids": np.int32,
-    "decoder_positions": np.int32,
     "decoder_loss_weights": np.float32,
 }
-# A document longer than a row's equal share of its corpus is cut, so that a corpus of few long documents (one file of
-# text, say) keeps every row busy with text of its own; but nothing shorter than this many tokens.
+# A document longer than a row's equal share of the corpus is cut, so that a corpus of one long file keeps every row
+# busy with text of its own. Documents of at most so many tokens are never cut.
 SHORTEST_PIECE = 1024
-# A mixture interleaves its tasks by a fixed pattern, in which the documents i, i + B, ... of a row could all be of one
-# task. Shuffling within windows of so many documents breaks the pattern and keeps the rates.
+# A mixture interleaves its tasks by a fixed pattern, which could give a row (documents i, i + B, ...) a single task.
+# Shuffling within windows of so many documents breaks the pattern and keeps the rates.
 MIXTURE_WINDOW = 1024
-
-
-class Store(Protocol):
-  """What a stream needs of a `token_store.TokenStore`."""
-  name: str
-  fingerprint: str
-  num_tokens: int
-  longest: int
-
-  def __len__(self) -> int: ...
-  def __getitem__(self, index: int) -> np.ndarray: ...
-  def lengths(self) -> np.ndarray: ...
 
 
 class _Pieces:
   """The documents of a store, the longest of them cut, as a sequence of (document, start, stop)."""
 
-  def __init__(self, store: Store, batch_size: int):
+  def __init__(self, store: "TokenStore", batch_size: int):
     self._store = store
-    # Piece i is document i, or its first part where it is cut; all further parts follow behind the documents.
+    # Piece i is document i, or its first part; further parts of cut documents are numbered behind all documents.
     self._first_stop: dict[int, int] = {}
     self._further: list[tuple[int, int, int]] = []
     limit = max(SHORTEST_PIECE, -(-store.num_tokens // batch_size))
@@ -84,7 +73,7 @@ class _Pieces:
 class _Rows:
   """B rows that read pieces end to end, L tokens at a time. A subclass says which piece is a row's next."""
 
-  def __init__(self, stores: Sequence[Store], batch_size: int, segment_length: int, rows: Sequence[int] | None):
+  def __init__(self, stores: Sequence["TokenStore"], batch_size: int, segment_length: int, rows: Sequence[int] | None):
     self._batch_size, self._segment_length = batch_size, segment_length
     # The rows that are asked for, and the place of each in what this host yields.
     self._rows = {row: place for place, row in enumerate(range(batch_size) if rows is None else rows)}
@@ -141,7 +130,6 @@ def _copy(
   elif stop:
     batch["decoder_input_tokens"][row, columns.start + 1:columns.stop] = document[:stop - 1]
   batch["decoder_segment_ids"][at] = segment
-  batch["decoder_positions"][at] = np.arange(start, stop)
   batch["decoder_loss_weights"][at] = 1
 
 
@@ -162,7 +150,7 @@ class SegmentStream(_Rows):
 
   def __init__(
       self,
-      stores: Sequence[Store],
+      stores: Sequence["TokenStore"],
       *,
       batch_size: int,
       segment_length: int,
@@ -185,7 +173,7 @@ class SegmentStream(_Rows):
     import grain
     import grain.experimental
 
-    # Hashed, for grain counts up from the seed: seed 1 in its first epoch would be seed 0 in its second.
+    # Seeds are hashed, for grain counts up from the seed: seed 1 in its first epoch would be seed 0 in its second.
     seeds = [int(fingerprint([seed, name])[:7], 16) for name in [*names, list(names)]]
     shuffled = [
         grain.MapDataset.range(*bounds).shuffle(seed=seed).repeat()
@@ -216,10 +204,10 @@ class SegmentStream(_Rows):
 
 
 class EvaluationSegments(_Rows):
-  """Each document once, dealt to rows of about equal length; what is left of the shorter rows is padding."""
+  """Each document once, dealt to rows of about equal length; the shorter rows end in padding."""
 
   def __init__(
-      self, stores: Sequence[Store], *, batch_size: int, segment_length: int, rows: Sequence[int] | None = None):
+      self, stores: Sequence["TokenStore"], *, batch_size: int, segment_length: int, rows: Sequence[int] | None = None):
     super().__init__(stores, batch_size, segment_length, rows)
     lengths = np.concatenate([pieces.lengths() for pieces in self._pieces])
     # The longest first, each to the row that is shortest so far.
@@ -252,8 +240,11 @@ class EvaluationSegments(_Rows):
 
 def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
   """Raises a UserError if a saved position belongs to other data than what `identity` describes."""
+  named = {"fingerprint": "fingerprint of tokens and rates", "content": "content of the tasks' tokens"}
   for name, value in identity.items():
-    if state.get(name) != value:
-      what = "fingerprint of tokens and rates" if name == "fingerprint" else name
-      raise UserError(f"the checkpoint's place in the data has {what} {state.get(name)!r}, but this run has {value!r}:"
-                      " change that back, or start in a new model directory")
+    if name in state and state[name] != value:
+      raise UserError(f"the checkpoint's place in the data has {named.get(name, name)} {state[name]!r}, but this run"
+                      f" has {value!r}: change that back, or start in a new model directory")
+  if not identity.keys() <= state.keys():
+    print("gpt4x: warning: the checkpoint is of an earlier version, which saved no content to compare its data by:"
+          " make sure that texts and vocabulary are the same", file=sys.stderr)

@@ -1,7 +1,7 @@
 """The documents of a (seqio task, split) as memory-mapped tokens: made once by running the task, then read in place.
 
 A store is a folder: `tokens.bin` with all documents one after another, `offsets.npy` with the N + 1 places where they
-start and end, and `spec.json`. Opening it reads no tokens, so it costs the same at ten documents and at ten million.
+start and end, and `spec.json`. Opening a store reads no tokens, so ten million documents cost as little as ten.
 """
 
 import array
@@ -21,7 +21,7 @@ import uuid
 import numpy as np
 
 from gpt4x.data import directories
-from gpt4x.data import fingerprint as fingerprint_lib
+from gpt4x.data.fingerprint import task_key
 from gpt4x.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 class TokenStore:
-  """A sequence of documents, each a read-only array of tokens that lies in the file.
+  """A sequence of documents, each a read-only array of tokens in the file.
 
   Attributes:
     name: the task and split, e.g. "stdlib_bytes/train".
-    fingerprint: of the tokens and of where documents end: another way to the same tokens is the same data.
-    num_tokens: of all documents together.
+    fingerprint: a hash of the tokens and the documents' ends: another way to the same tokens is the same data.
+    num_tokens: the tokens of all documents.
     longest: tokens of the longest document.
   """
 
@@ -76,38 +76,33 @@ def _at_random(mapped: np.memmap) -> np.ndarray:
   return mapped.view(np.ndarray)
 
 
-def open_or_build(task: "str | seqio.Task", split: str) -> TokenStore:
-  """The store of a task's split, made now unless there is one of the same source, code and vocabulary."""
-  import seqio
-
-  task = seqio.TaskRegistry.get(task) if isinstance(task, str) else task
-  fingerprint = fingerprint_lib.task_fingerprint(task, split)
-  folder = re.sub(r"[^\w.-]", "_", f"{task.name}-{split}-{fingerprint}")
+def open_or_build(task: "seqio.Task", split: str) -> TokenStore:
+  """The store of a task's split, made now unless there is one under the same key."""
+  folder = re.sub(r"[^\w.-]", "_", f"{task.name}-{split}-{task_key(task, split)}")
   path = directories.data_dir() / "tokens" / folder
   if not path.exists():
     try:
-      _build(task, split, fingerprint, path)
+      _build(task, split, path)
     except OSError as error:
       raise UserError(f"cannot write {path} ({error.strerror}): make room, or set GPT4X_DATA_DIR elsewhere") from error
   return TokenStore(path)
 
 
-def _build(task: "seqio.Task", split: str, fingerprint: str, path: pathlib.Path) -> None:
+def _build(task: "seqio.Task", split: str, path: pathlib.Path) -> None:
   """Writes beside `path` and renames at the end, so that a store is whole or absent, whoever else builds it or dies."""
-  print(f"tokenizing {task.name}/{split} into {path}", file=sys.stderr)  # Once; it takes minutes a gigabyte.
+  print(f"tokenizing {task.name}/{split} into {path}", file=sys.stderr)  # Takes minutes a gigabyte.
   # Not tempfile, whose folders nobody else could read.
   temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.building")
   temporary.mkdir(parents=True)
   try:
-    spec = _write(task, split, temporary)
-    spec = {"name": f"{task.name}/{split}", "fingerprint": fingerprint, **spec}
+    spec = {"name": f"{task.name}/{split}", **_write(task, split, temporary)}
     with open(temporary / "spec.json", "w") as file:
       json.dump(spec, file, indent=2)
       _flush(file)
     try:
       temporary.rename(path)
     except OSError:
-      if not path.exists():  # If it exists, another process was first, with the same tokens.
+      if not path.exists():  # Else another process was first, with the same tokens.
         raise
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
@@ -134,13 +129,18 @@ def _write(task: "seqio.Task", split: str, path: pathlib.Path) -> dict[str, Any]
       longest = max(longest, tokens.size)
     _flush(file)
   if len(offsets) == 1:
-    raise UserError(f"task {task.name}, split {split}: the corpus is empty: check the task's source and preprocessors")
+    raise empty(task, split)
   with open(path / "offsets.npy", "wb") as file:
     np.save(file, np.frombuffer(offsets, np.int64))
     _flush(file)
   content.update(offsets)
   return {"content": content.hexdigest()[:16], "dtype": dtype.name, "documents": len(offsets) - 1,
           "tokens": offsets[-1], "longest": longest}
+
+
+def empty(task: "seqio.Task | seqio.Mixture", split: str) -> UserError:
+  return UserError(
+      f"task {task.name}, split {split}: the corpus is empty: check the task's source and preprocessors")
 
 
 def _flush(file: Any) -> None:
@@ -160,9 +160,10 @@ def examples(
 
   with contextlib.suppress(RuntimeError):  # Already initialized.
     tf.config.set_visible_devices([], "GPU")  # TensorFlow would take all the memory that JAX needs.
+  errors = ValueError, OSError, tf.errors.OpError  # Looked up now: TensorFlow is gone when Python, ending, closes this.
   try:
     yield from convert(task.get_dataset(split=split, **options)).as_numpy_iterator()
-  except (ValueError, OSError, tf.errors.OpError) as error:
+  except errors as error:
     # TensorFlow puts a node's name before an error in Python code and its traceback behind; autograph puts it before.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     message = re.sub(r"^\{\{.*?\}\} ", "", lines[0 if isinstance(error, tf.errors.OpError) else -1])

@@ -1,4 +1,4 @@
-"""Vocabularies: SentencePiece models trained from tasks, words, what is saved with models, and bytes behind tokens."""
+"""Vocabularies: how they are trained, encode text, and are saved with a model."""
 
 import functools
 import hashlib
@@ -16,11 +16,11 @@ import tensorflow as tf
 from gpt4x import run_directory
 from gpt4x.data import directories
 from gpt4x.data.local_text import LocalText
-from gpt4x.errors import nearest, UserError
+from gpt4x.errors import UserError, nearest
 
-SPACE = "\u2581"  # Stands for a space inside SentencePiece's pieces.
-MAX_CHARACTERS = 200_000_000  # Text enough for any vocabulary; training holds it in memory.
-CHUNK = 4096  # Characters in what SentencePiece calls a sentence, so that pieces with line ends inside are learnt too.
+SPACE = "\u2581"  # SentencePiece writes a space so.
+MAX_CHARACTERS = 200_000_000  # Enough text for any vocabulary; training holds it in memory.
+CHUNK = 4096  # Characters a "sentence" of SentencePiece; longer than a line, so pieces may hold line ends.
 
 
 def model_path(name: str | os.PathLike) -> pathlib.Path:
@@ -42,7 +42,7 @@ class LosslessSentencePieceVocabulary(seqio.SentencePieceVocabulary):
     super().__init__(os.fspath(name))
     self._task = task
 
-  # The base class keeps a path here; resolving it late lets tasks be registered before the data directory is known.
+  # The base class keeps a path here. Finding it late lets tasks be registered before the data directory is known.
   @property
   def _sentencepiece_model_file(self) -> str:
     return str(model_path(self._name))
@@ -118,11 +118,10 @@ def _texts(task_name: str) -> Iterator[str]:
 
 
 class WordVocabulary(seqio.Vocabulary):
-  """Words with blanks between them, and `<eos>` at the end of each line; what is no known word is `<unk>`.
+  """Words with blanks between them, and `<eos>` at the end of each line; an unknown word is `<unk>`.
 
-  It is for corpora that come tokenised, such as WikiText-103: a comma is a word only if there are blanks around it.
-  The file has a word on each line, in the order of ids. Id 0 may be any word, so nothing is padding, and no id ends a
-  text.
+  Corpora that come tokenised, such as WikiText-103, have blanks around their commas. The file has a word on each line,
+  in the order of ids. Id 0 may be any word, so no id is padding, and no id ends a text.
   """
 
   def __init__(self, path: str | os.PathLike | None = None):
@@ -293,5 +292,5 @@ def load(directory: str | os.PathLike) -> seqio.Vocabulary:
     reason = f"{path.name} is damaged"
   except (OSError, ValueError, LookupError, TypeError) as error:
     reason = str(error) or type(error).__name__
-  raise UserError(f"cannot load a vocabulary from {directory} ({reason}); copy {run_directory.VOCABULARY} and the file beside it there"
-                  " again")
+  raise UserError(f"cannot load a vocabulary from {directory} ({reason}); copy {run_directory.VOCABULARY} and the file"
+                  " beside it there again")

@@ -9,8 +9,10 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from gpt4x.data import pipeline
+from gpt4x.data.dataset import Dataset, DatasetConfig, host_rows
+from gpt4x.data.prefetch import prefetch
 from gpt4x.errors import UserError
+import gpt4x.tasks  # noqa: F401  Registers the shipped ones.
 
 VOCABULARY = seqio.PassThroughVocabulary(100, eos_id=1)
 SPLITS = {"train": range(10, 21), "validation": range(30, 34)}
@@ -54,7 +56,7 @@ def toy_tasks(tmp_path_factory):
 def config(name="toy", batch_size=4, lengths=None, **kwargs):
   if lengths is None:
     lengths = {"inputs": 4, "targets": 6} if kwargs.get("feature_converter") == "prefix_lm" else {"targets": 6}
-  return pipeline.DatasetConfig(name, lengths, batch_size, **kwargs)
+  return DatasetConfig(name, lengths, batch_size, **kwargs)
 
 
 CONFIGS = {
@@ -82,16 +84,14 @@ def assert_equal(left, right):
 
 def contents(batch):
   """The first token of each example in a batch."""
-  starts = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0)
+  starts = (batch["decoder_input_tokens"] == 0) & (batch["decoder_segment_ids"] > 0)
   return batch["decoder_target_tokens"][starts].tolist()
 
 
 @each_config()
 def test_batches_have_one_form(make):
-  for batch in (next(pipeline.train_iterator(make())), next(pipeline.eval_iterator(make(), "validation"))):
-    names = [
-        "decoder_input_tokens", "decoder_loss_weights", "decoder_positions", "decoder_segment_ids",
-        "decoder_target_tokens"]
+  for batch in (next(Dataset(make()).train()), next(Dataset(make()).evaluation("validation"))):
+    names = ["decoder_input_tokens", "decoder_loss_weights", "decoder_segment_ids", "decoder_target_tokens"]
     if make().feature_converter == "prefix_lm":
       names.insert(0, "decoder_causal_attention")
     assert sorted(batch) == names
@@ -102,10 +102,10 @@ def test_batches_have_one_form(make):
 
 @each_config("stream", "stream_mixture", "lm", "lm_mixture", "packed", "prefix_lm")
 def test_restored_iterator_continues_identically(make):
-  whole = pipeline.train_iterator(make())
+  whole = Dataset(make()).train()
   for _ in range(4):  # Into the second epoch.
     next(whole)
-  restored = pipeline.train_iterator(make())
+  restored = Dataset(make()).train()
   restored.set_state(json.loads(json.dumps(whole.get_state())))
   assert restored.get_state() == whole.get_state()
   for _ in range(2):
@@ -117,29 +117,28 @@ def test_restored_iterator_continues_identically(make):
 def test_rows_of_hosts_are_one_hosts_batches(make, split):
   def iterate(rows):
     if split == "train":
-      return itertools.islice(pipeline.train_iterator(make(), rows=rows), 2)
-    return pipeline.eval_iterator(make(), split, rows=rows)
+      return itertools.islice(Dataset(make()).train(rows=rows), 2)
+    return Dataset(make()).evaluation(split, rows=rows)
 
-  hosts = [iterate(pipeline.host_rows(4, host, 2)) for host in range(2)]
+  hosts = [iterate(host_rows(4, host, 2)) for host in range(2)]
   for batch, shares in zip(iterate(None), zip(*hosts, strict=True), strict=True):
     assert_equal({name: np.concatenate([share[name] for share in shares]) for name in batch}, batch)
 
 
 @each_config()
 def test_evaluation_has_each_example_once(make):
-  batches = list(pipeline.eval_iterator(make(), "validation"))
+  batches = list(Dataset(make()).evaluation("validation"))
   assert sorted(sum(map(contents, batches), [])) == list(SPLITS["validation"])
   # Four times each, and the end; of pairs the inputs go before, and have no weight.
   assert sum(batch["decoder_loss_weights"].sum() for batch in batches) == 4 * 5
   for batch in batches:
     padding = batch["decoder_segment_ids"] == 0
-    assert not any(batch[name][padding].any() for name in (
-        "decoder_target_tokens", "decoder_positions", "decoder_loss_weights"))
+    assert not any(batch[name][padding].any() for name in ("decoder_target_tokens", "decoder_loss_weights"))
 
 
 @each_config("stream", "lm", "prefix_lm")
 def test_last_batch_of_evaluation_is_padded(make):
-  batches = list(pipeline.eval_iterator(make(batch_size=3), "validation"))
+  batches = list(Dataset(make(batch_size=3)).evaluation("validation"))
   assert sorted(sum(map(contents, batches), [])) == list(SPLITS["validation"])
   assert {batch["decoder_target_tokens"].shape[0] for batch in batches} == {3}
 
@@ -149,63 +148,60 @@ def test_examples_are_reshuffled_each_epoch_and_none_is_dropped(make):
   size = len(SPLITS["train"])
   orders = []
   for seed in (0, 1):
-    examples = sum(map(contents, itertools.islice(pipeline.train_iterator(make(seed=seed)), 6)), [])
+    examples = sum(map(contents, itertools.islice(Dataset(make(seed=seed)).train(), 6)), [])
     orders += [tuple(examples[:size]), tuple(examples[size:2 * size])]  # Two epochs.
   assert all(sorted(epoch) == list(SPLITS["train"]) for epoch in orders)
   assert len(set(orders)) == 4
 
 
 def test_fewer_examples_than_rows():
-  batch = next(pipeline.train_iterator(config("toy_tiny", feature_converter="lm", batch_size=5)))
+  batch = next(Dataset(config("toy_tiny", feature_converter="lm", batch_size=5)).train())
   assert sorted(contents(batch))[:2] == [10, 10] and len(contents(batch)) == 5
 
 
 def test_lm_rows():
-  batch = next(pipeline.eval_iterator(config(feature_converter="lm"), "validation"))
+  batch = next(Dataset(config(feature_converter="lm")).evaluation("validation"))
   assert {name: value[0].tolist() for name, value in batch.items()} == {
       "decoder_target_tokens": [30, 30, 30, 30, 1, 0],
       "decoder_input_tokens": [0, 30, 30, 30, 30, 1],
       "decoder_segment_ids": [1, 1, 1, 1, 1, 0],
-      "decoder_positions": [0, 1, 2, 3, 4, 0],
       "decoder_loss_weights": [1, 1, 1, 1, 1, 0],
   }
 
 
 def test_prefix_lm_rows():
-  batch = next(pipeline.eval_iterator(CONFIGS["prefix_lm"](), "validation"))
+  batch = next(Dataset(CONFIGS["prefix_lm"]()).evaluation("validation"))
   assert {name: value[0].tolist() for name, value in batch.items()} == {
       "decoder_target_tokens": [30] * 8 + [1, 0],
       "decoder_input_tokens": [0] + [30] * 8 + [1],
       "decoder_segment_ids": [1] * 9 + [0],
-      "decoder_positions": [*range(9), 0],
       "decoder_loss_weights": [0] * 4 + [1] * 5 + [0],
       "decoder_causal_attention": [1] * 5 + [0] * 5,
   }
 
 
 def test_packed_rows():
-  batch = next(pipeline.eval_iterator(CONFIGS["packed"](), "validation"))
+  batch = next(Dataset(CONFIGS["packed"]()).evaluation("validation"))
   assert batch["decoder_target_tokens"][0].tolist() == [30, 30, 30, 30, 1, 31, 31, 31, 31, 1, 0]
   assert batch["decoder_segment_ids"][0].tolist() == [1] * 5 + [2] * 5 + [0]
-  assert batch["decoder_positions"][0].tolist() == [*range(5), *range(5), 0]
 
 
 @pytest.mark.parametrize("converter", ["stream", "lm"])
 def test_mixture_by_rate(converter):
-  iterator = pipeline.train_iterator(config("toy_mix", feature_converter=converter, batch_size=16))
+  iterator = Dataset(config("toy_mix", feature_converter=converter, batch_size=16)).train()
   examples = sum((contents(batch) for batch in itertools.islice(iterator, 20)), [])
   assert abs(np.mean(np.array(examples) >= 50) - 1 / 4) < 0.1
 
 
 def test_task_of_rate_zero_is_left_out():
-  batches = itertools.islice(pipeline.train_iterator(config("toy_half")), 10)
+  batches = itertools.islice(Dataset(config("toy_half")).train(), 10)
   assert max(batch["decoder_target_tokens"].max() for batch in batches) <= 20
 
 
 def test_evaluation_of_a_mixture_takes_the_tasks_that_have_the_split():
-  assert len(list(pipeline.eval_iterator(config("toy_mix"), "validation"))) == 1
+  assert len(list(Dataset(config("toy_mix")).evaluation("validation"))) == 1
   # toy: 11 examples; toy_other: 10.
-  batches = list(pipeline.eval_iterator(config("toy_mix"), "train"))
+  batches = list(Dataset(config("toy_mix")).evaluation("train"))
   assert sum(batch["decoder_loss_weights"].sum() for batch in batches) == 21 * 5
 
 
@@ -215,22 +211,22 @@ def test_config_by_gin():
       DatasetConfig.task_feature_lengths = {"targets": 32}
       DatasetConfig.batch_size = 8
       """)
-  made = pipeline.DatasetConfig()
+  made = DatasetConfig()
   assert (made.segment_length, made.batch_size, made.carries_memory) == (32, 8, True)
   assert not config(feature_converter="lm").carries_memory
   assert CONFIGS["prefix_lm"]().segment_length == 10
 
 
 def test_vocabulary():
-  assert pipeline.vocabulary(config("toy_mix")) == VOCABULARY
+  assert Dataset(config("toy_mix")).vocabulary == VOCABULARY
 
 
 def test_shipped_tasks_are_known():
-  assert isinstance(pipeline.vocabulary(config("stdlib_bytes")), seqio.ByteVocabulary)
+  assert isinstance(Dataset(config("stdlib_bytes")).vocabulary, seqio.ByteVocabulary)
 
 
 def test_host_rows():
-  assert [pipeline.host_rows(6, host, 3) for host in range(3)] == [range(0, 2), range(2, 4), range(4, 6)]
+  assert [host_rows(6, host, 3) for host in range(3)] == [range(0, 2), range(2, 4), range(4, 6)]
 
 
 def wrong(match, make, *args, **kwargs):
@@ -243,18 +239,18 @@ def wrong(match, make, *args, **kwargs):
 
 
 def test_errors_say_what_to_do():
-  train = lambda *args, **kwargs: pipeline.train_iterator(config(*args, **kwargs))
+  train = lambda *args, **kwargs: Dataset(config(*args, **kwargs)).train()
   wrong("unknown task or mixture 'stdlib_byte': did you mean stdlib_bytes", train, "stdlib_byte")
-  wrong("task toy has no split 'test': use one of train, validation", pipeline.eval_iterator, config(), "test")
+  wrong("task toy has no split 'test': use one of train, validation", Dataset(config()).evaluation, "test")
   wrong("task toy_pairs has inputs.*set DatasetConfig.feature_converter = 'prefix_lm'", train, "toy_pairs")
   wrong("task toy_pairs has inputs", train, "toy_pairs", feature_converter="lm")
   wrong("task toy has no feature inputs", train, "toy", feature_converter="prefix_lm")
   wrong("task toy_empty, split train: the corpus is empty", train, "toy_empty")
   wrong("task toy_empty, split train: the corpus is empty", train, "toy_empty", feature_converter="lm")
-  wrong("the corpus is empty", pipeline.eval_iterator, config("toy_empty", feature_converter="lm"), "train")
+  wrong("the corpus is empty", Dataset(config("toy_empty", feature_converter="lm")).evaluation, "train")
   wrong("the tasks of mixture toy_mismatch differ in their vocabulary", train, "toy_mismatch")
   wrong("the rate of task toy_other cannot be computed", train, "toy_counted")
-  wrong("batch_size = 6 does not divide over 4 hosts", pipeline.host_rows, 6, 0, 4)
+  wrong("batch_size = 6 does not divide over 4 hosts", host_rows, 6, 0, 4)
   wrong("feature_converter = 'lmm' is unknown: use one of stream, lm, prefix_lm", config, feature_converter="lmm")
   wrong("takes a positive length for inputs and targets", config, feature_converter="prefix_lm", lengths={"targets": 3})
   wrong("takes a positive length for targets", config, lengths={"targets": 0})
@@ -263,11 +259,11 @@ def test_errors_say_what_to_do():
 
 
 def test_state_of_other_data_is_refused():
-  stream, lm = pipeline.train_iterator(config()), pipeline.train_iterator(config(feature_converter="lm"))
+  stream, lm = Dataset(config()).train(), Dataset(config(feature_converter="lm")).train()
   wrong("feature_converter 'stream', but this run has 'lm'", lm.set_state, stream.get_state())
   wrong("feature_converter 'lm', but this run has 'stream'", stream.set_state, lm.get_state())
-  other = pipeline.train_iterator(config("toy_other", feature_converter="lm"))
-  wrong("fingerprint of tokens", other.set_state, lm.get_state())
+  other = Dataset(config("toy_other", feature_converter="lm")).train()
+  wrong("content of the tasks' tokens", other.set_state, lm.get_state())
 
 
 class Numbers:
@@ -291,7 +287,7 @@ class Numbers:
 
 def test_prefetch_gives_each_batch_its_state():
   numbers = Numbers()
-  with pipeline.prefetch(numbers, size=3) as batches:
+  with prefetch(numbers, size=3) as batches:
     for expected in range(1, 20):
       assert next(batches) == (expected, {"count": expected})
       assert numbers.count <= expected + 4
@@ -299,14 +295,14 @@ def test_prefetch_gives_each_batch_its_state():
 
 
 def test_prefetch_ends_with_the_iterator():
-  batches = pipeline.prefetch(Numbers(stop=5))
+  batches = prefetch(Numbers(stop=5))
   assert [batch for batch, _ in batches] == [1, 2, 3, 4, 5]
   assert next(batches, None) is None
-  assert list(pipeline.prefetch(iter([7, 8]))) == [(7, None), (8, None)]
+  assert list(prefetch(iter([7, 8]))) == [(7, None), (8, None)]
 
 
 def test_prefetch_raises_where_the_batch_is_awaited():
-  batches = pipeline.prefetch(Numbers(stop=2, error=UserError("disk on fire")))
+  batches = prefetch(Numbers(stop=2, error=UserError("disk on fire")))
   assert [next(batches)[0], next(batches)[0]] == [1, 2]
   for _ in range(2):
     with pytest.raises(UserError, match="disk on fire"):
@@ -315,17 +311,17 @@ def test_prefetch_raises_where_the_batch_is_awaited():
 
 
 def test_prefetch_closed_early():
-  batches = pipeline.prefetch(Numbers(), size=2)
+  batches = prefetch(Numbers(), size=2)
   batches.close()
   assert next(batches, None) is None
 
 
 def test_prefetched_state_continues_after_the_batch_consumed():
-  whole = pipeline.train_iterator(config())
-  with pipeline.prefetch(whole, size=4) as batches:
+  whole = Dataset(config()).train()
+  with prefetch(whole, size=4) as batches:
     for _ in range(3):
       _, state = next(batches)
     after, _ = next(batches)
-  restored = pipeline.train_iterator(config())
+  restored = Dataset(config()).train()
   restored.set_state(state)
   assert_equal(next(restored), after)

@@ -84,7 +84,6 @@ def check_rows(row, number_of_documents):
     assert first == 1 and 0 <= document < number_of_documents
     np.testing.assert_array_equal(targets[start:stop], targets[start] + np.arange(stop - start))
     np.testing.assert_array_equal(inputs[start:stop], [0, *targets[start:stop - 1]])
-    np.testing.assert_array_equal(row["decoder_positions"][start:stop], np.arange(stop - start))
     documents.append((document, stop - start))
   np.testing.assert_array_equal(row["decoder_loss_weights"], 1)
   assert row["decoder_segment_ids"].min() > 0
@@ -103,10 +102,9 @@ def test_rows_are_whole_documents_end_to_end(lengths, batch_size, segment_length
 def test_batch_types_and_shapes():
   batch = next(make([5, 9], batch_size=3, segment_length=7))
   assert list(batch) == [
-      "decoder_target_tokens", "decoder_input_tokens", "decoder_segment_ids", "decoder_positions",
-      "decoder_loss_weights"]
+      "decoder_target_tokens", "decoder_input_tokens", "decoder_segment_ids", "decoder_loss_weights"]
   assert {value.shape for value in batch.values()} == {(3, 7)}
-  assert [value.dtype.name for value in batch.values()] == ["int32"] * 4 + ["float32"]
+  assert [value.dtype.name for value in batch.values()] == ["int32"] * 3 + ["float32"]
 
 
 @few_examples
@@ -120,8 +118,8 @@ def test_each_epoch_visits_every_document_once(lengths, batch_size):
   while min(map(len, rows)) < needed + 1:
     batch = next(segments)
     for i, row in enumerate(rows):
-      borders = batch["decoder_positions"][i] == 0
-      row.extend((batch["decoder_target_tokens"][i][borders] // 1000).tolist())
+      targets = batch["decoder_target_tokens"][i]
+      row.extend((targets[targets % 1000 == 1] // 1000).tolist())
   order = [row[k] for k in range(needed) for row in rows][:epochs * len(lengths)]
   for epoch in range(epochs):
     assert sorted(order[epoch * len(lengths):(epoch + 1) * len(lengths)]) == list(range(len(lengths)))
@@ -203,7 +201,7 @@ def test_ten_million_documents_are_not_walked_through():
   batch = next(segments)
   assert len(store.asked) == 8 * 3
   assert len(set(store.asked)) == 8 * 3 and max(store.asked) < len(store)
-  np.testing.assert_array_equal(batch["decoder_positions"], [[1, 2, 0, 1, 2, 0]] * 8)
+  np.testing.assert_array_equal(np.diff(batch["decoder_segment_ids"]) > 0, [[False, True, False, False, True]] * 8)
   assert 0 < batch["decoder_segment_ids"].min() and batch["decoder_segment_ids"].max() <= 2**30
   assert segments.get_state()["documents"] == [far + 2] * 8
 
@@ -243,8 +241,7 @@ def mixture(rates, batch_size=4, segment_length=16, **kwargs):
 
 def second_task(batches):
   """1 where a document of the second task begins, 0 where one of the first does, for each row."""
-  rows = zip(batches["decoder_target_tokens"], batches["decoder_positions"])
-  return [(targets[positions == 0] >= 2_000_000).astype(int) for targets, positions in rows]
+  return [(row[row % 1000 == 1] >= 2_000_000).astype(int) for row in batches["decoder_target_tokens"]]
 
 
 @pytest.mark.parametrize("rates", [[1, 1], [3, 1], [0.2, 1.8]])
@@ -280,9 +277,8 @@ def test_one_long_document_gives_each_row_text_of_its_own(short_pieces):
   batches = take(make([40], batch_size=4, segment_length=5), 2)
   targets = batches["decoder_target_tokens"]
   assert sorted(targets.flatten().tolist()) == list(range(1, 41))
-  # The first input of a later part is the token before it, and positions go on.
+  # The first input of a later part is the token before it.
   np.testing.assert_array_equal(batches["decoder_input_tokens"], targets - 1)
-  np.testing.assert_array_equal(batches["decoder_positions"], targets - 1)
 
 
 @few_examples
@@ -301,10 +297,9 @@ def test_evaluation_covers_each_token_once(lengths, batch_size, segment_length, 
   assert not any(value[~real].any() for value in batch.values())
   expected = [token for store in stores for document in store.documents for token in document.tolist()]
   assert sorted(batch["decoder_target_tokens"][real].tolist()) == sorted(expected)
-  # Whatever was cut, a token's input is the one before it in its document, and its position is its place there.
+  # Whatever was cut, a token's input is the one before it in its document.
   targets, inputs = batch["decoder_target_tokens"][real], batch["decoder_input_tokens"][real]
   np.testing.assert_array_equal(inputs, np.where(targets % 1000 == 1, 0, targets - 1))
-  np.testing.assert_array_equal(batch["decoder_positions"][real], targets % 1000 - 1)
   # Padding comes last, and no row is much longer than it must be.
   assert (np.diff(real.astype(int), axis=1) <= 0).all()
   assert count * segment_length <= sum(lengths) / batch_size + 7 + max(lengths) + segment_length
@@ -319,5 +314,5 @@ def test_evaluation_rows_of_hosts_are_one_hosts_batches():
 
 
 def test_imports_are_light():
-  code = "import sys; from gpt4x.data import pipeline, stream, token_store; print('tensorflow' in sys.modules)"
+  code = "import sys; from gpt4x.data import dataset, stream, token_store; print('tensorflow' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -1,15 +1,16 @@
 import dataclasses
-import pathlib
 
 import gin
 import pytest
 import seqio
 
-from gpt4x.data import pipeline, python_stdlib, vocabularies
+from gpt4x import configuration
+from gpt4x.data import python_stdlib, vocabularies
+from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.errors import UserError
-import tasks  # Registers them.  pylint: disable=unused-import
+import gpt4x.tasks  # noqa: F401  Registers them.
 
-CONFIGS = pathlib.Path(tasks.__file__).parents[1] / "gin_configs" / "data"
+CONFIGS = configuration.SHIPPED / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -61,13 +62,13 @@ def test_words_of_lines(tmp_path):
   gin.parse_config(f"LocalText.words = '{tmp_path}/words.txt'")
   assert _targets("local_text_words") == [[3, 2, 2, 3, 0, 0, 1, 2, 4, 1, 5, 0]]
   assert _targets("local_text_words", "validation") == [[2, 5, 0]]
-  dataset = pipeline.DatasetConfig("local_text_words", {"targets": 8}, 8)
-  assert [document.tolist() for document in pipeline.documents(dataset, "validation")] == [[2, 5, 0]]
+  config = DatasetConfig("local_text_words", {"targets": 8}, 8)
+  assert [document.tolist() for document in Dataset(config).documents("validation")] == [[2, 5, 0]]
   with pytest.raises(UserError, match="a word for id 0, which 'lm' takes for padding"):
-    pipeline.vocabulary(dataclasses.replace(dataset, feature_converter="lm"))
+    Dataset(dataclasses.replace(config, feature_converter="lm"))
   vocabularies.write_words(["<eos>", "dog"], tmp_path)  # Other words, other tokens.
   with pytest.raises(UserError, match="^task local_text_words, split validation: the word 'a' is not in .*no <unk>"):
-    list(pipeline.documents(dataset, "validation"))
+    list(Dataset(config).documents("validation"))
 
 
 def test_vocabulary_of_an_unknown_task():

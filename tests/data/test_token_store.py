@@ -5,8 +5,8 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 import threading
+import types
 
 import gin
 import numpy as np
@@ -55,7 +55,7 @@ def test_documents_are_what_the_task_yields(data_dir):
   assert store.name == "toy/train"
   assert store[0].dtype == np.uint16 and store[0].base is not None and not store[0].flags.writeable
   path, = (data_dir / "tokens").iterdir()
-  assert path.name == f"toy-train-{fingerprint.task_fingerprint(toy, 'train')}"
+  assert path.name == f"toy-train-{fingerprint.task_key(toy, 'train')}"
   assert {file.name for file in path.iterdir()} == {"tokens.bin", "offsets.npy", "spec.json"}
   assert (path / "tokens.bin").stat().st_size == 2 * store.num_tokens
 
@@ -90,14 +90,6 @@ def test_second_use_does_not_run_the_task(monkeypatch):
   assert token_store.open_or_build(task([[3], [4]]), "train").fingerprint == first.fingerprint
 
 
-def test_task_by_registered_name():
-  seqio.TaskRegistry.add_provider("toy_registered", task([[3]], name="toy_registered"))
-  try:
-    assert token_store.open_or_build("toy_registered", "train")[0].tolist() == [3]
-  finally:
-    seqio.TaskRegistry.remove("toy_registered")
-
-
 # What a store depends on. Each changes something, and never may the old store be used.
 
 
@@ -108,13 +100,6 @@ def add(dataset, amount=1):
 @gin.configurable
 def add_configured(dataset, amount=1):
   return add(dataset, amount)
-
-
-STEP = 1
-
-
-def add_global(dataset):
-  return dataset.map(lambda example: {"targets": example["targets"] + STEP})
 
 
 class Adder:
@@ -129,7 +114,7 @@ class Adder:
 
 @seqio.map_over_dataset
 def add_mapped(example):
-  return {"targets": example["targets"] + STEP}
+  return {"targets": example["targets"] + 1}
 
 
 def closure(amount):
@@ -140,7 +125,7 @@ def first_token(preprocessors):
   return token_store.open_or_build(task([[5]], preprocessors), "train")[0].tolist()
 
 
-def test_changed_documents_or_preprocessors_make_a_new_store(monkeypatch, data_dir):
+def test_changed_documents_or_preprocessors_make_a_new_store(data_dir):
   assert token_store.open_or_build(task([[5]]), "train")[0].tolist() == [5]
   assert token_store.open_or_build(task([[6]]), "train")[0].tolist() == [6]
   assert first_token([add]) == [6]
@@ -152,47 +137,114 @@ def test_changed_documents_or_preprocessors_make_a_new_store(monkeypatch, data_d
   assert first_token([add_configured]) == [6]
   gin.bind_parameter("add_configured.amount", 7)
   assert first_token([add_configured]) == [12]
-  assert first_token([add_global]) == first_token([add_mapped]) == [6]
-  monkeypatch.setitem(globals(), "STEP", 8)
-  assert first_token([add_global]) == first_token([add_mapped]) == [13]
-  assert len(stores(data_dir)) == 14
-  # A function that another one calls.
-  changed = lambda dataset, amount: dataset.map(lambda example: {"targets": example["targets"] * amount})
-  before = first_token([Adder(6)])
-  monkeypatch.setitem(globals(), "add", changed)
-  assert before == [11] and first_token([Adder(6)]) == [30]
+  assert first_token([add_mapped]) == [6]
+  assert len(stores(data_dir)) == 11
 
 
-def test_fingerprint_is_the_same_in_another_process(tmp_path, monkeypatch):
-  (tmp_path / "tasks_to_print.py").write_text(textwrap.dedent("""
-      import functools, re, gin, numpy as np, seqio, tensorflow as tf
-      WORDS, PATTERN, TABLE = {"a", "b", "c", "d"}, re.compile("x+"), np.arange(5)
-      @gin.configurable
-      def clean(text, words=("a",)):
-        return PATTERN.sub("", text) if text in WORDS else TABLE
-      class Step:
-        def __init__(self): self.parent = self
-        def __call__(self, dataset): return dataset.map(lambda x: clean(x))
-      @tf.function
-      def compiled(x): return clean(x)
-      parts = [Step(), functools.partial(clean, words={"u", "v", "w"}), compiled, seqio.preprocessors.append_eos,
-               seqio.map_over_dataset(clean), seqio.ByteVocabulary(), tf.int32, lambda x: compiled(x)]
-      """))
+MODULES = {
+    "toy_steps.py": """
+import functools
+import gin
+import numpy as np
+import seqio
+from toy_constants import STEP
+import toy_package.words
+TABLE, WORDS = np.arange(5), {"a", "b", "c", "d"}
+class Step:
+  def __init__(self): self.parent = self
+  def __call__(self, dataset): return dataset.map(lambda x: toy_package.words.clean(x) + STEP)
+@seqio.map_over_dataset
+def lazy(x):
+  from toy_package import late
+  return late.f(x)
+closed = lambda table: lambda dataset: table
+parts = [Step(), functools.partial(lazy, words={"u", "v", "w"}), seqio.preprocessors.append_eos, closed(TABLE),
+         seqio.ByteVocabulary()]
+""",
+    "toy_constants.py": "STEP = 1",
+    "toy_package/__init__.py": "",
+    "toy_package/words.py": """
+import gin
+from . import deep
+@gin.configurable
+def clean(text, words=("a",)): return text
+""",
+    "toy_package/deep.py": "DEEP = 1",
+    "toy_package/late.py": "f = lambda x: x",
+}
+
+
+@pytest.fixture(name="modules")
+def _modules(tmp_path, monkeypatch):
+  """A folder of a user's modules that can be imported."""
+  for name, text in MODULES.items():
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
   monkeypatch.syspath_prepend(tmp_path)
-  parts = importlib.import_module("tasks_to_print").parts
-  here = fingerprint.fingerprint(parts)
-  assert re.fullmatch("[0-9a-f]{16}", here) and fingerprint.fingerprint(parts[:-1]) != here
-  code = "import tasks_to_print as t; from gpt4x.data import fingerprint; print(fingerprint.fingerprint(t.parts))"
+  monkeypatch.setattr(sys, "dont_write_bytecode", True)
+  return tmp_path
+
+
+def key_of_steps():
+  """The key of `toy_steps.parts`, imported afresh."""
+  for name in [name for name in sys.modules if name.startswith("toy_")]:
+    del sys.modules[name]
+  with gin.config.interactive_mode():  # Which lets a configurable be registered again.
+    return fingerprint.fingerprint(importlib.import_module("toy_steps").parts)
+
+
+def test_key_follows_modules_and_gin(modules):
+  keys = {key_of_steps()}
+  for name, text in [
+      ("toy_constants.py", "STEP = 2"),
+      ("toy_package/deep.py", "DEEP = 2"),  # Imported by what is imported.
+      ("toy_package/late.py", "f = lambda x: x + 1"),  # Imported in a function, hence not yet.
+  ]:
+    (modules / name).write_text(text)
+    keys.add(key_of_steps())
+  gin.bind_parameter("clean.words", ("b",))  # A helper's, not the preprocessor's own.
+  keys.add(key_of_steps())
+  assert len(keys) == 5
+
+
+def test_key_is_of_the_code_as_it_was_loaded(modules):
+  key_of_steps()
+  (modules / "toy_package/words.py").write_text("def clean(text): return 2 * text")  # Too late to have an effect.
+  before = fingerprint.fingerprint(sys.modules["toy_steps"].parts)
+  assert key_of_steps() != before
+
+
+def test_key_is_the_same_in_another_process(modules):
+  here = key_of_steps()
+  assert re.fullmatch("[0-9a-f]{16}", here)
+  code = "import toy_steps; from gpt4x.data import fingerprint; print(fingerprint.fingerprint(toy_steps.parts))"
   environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
   there = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
   assert there.stdout.strip() == here
 
 
-def test_fingerprint_does_not_change_by_use():
+def test_key_follows_a_notebook(monkeypatch):
+  def run(*cells):
+    monkeypatch.setitem(sys.modules, "__main__", notebook := types.ModuleType("__main__"))  # As IPython does.
+    for cell in cells:
+      exec(cell, vars(notebook))  # pylint: disable=exec-used
+    return fingerprint.fingerprint([notebook.preprocess, notebook.step])
+
+  cells = ["import tensorflow as tf\nSTEP = 1", "def helper(x): return tf.identity(x) + STEP",
+           "def preprocess(ds): return ds.map(lambda x: helper(x))",
+           "class Step:\n  def __call__(self, ds): return ds.map(lambda x: x * 2)", "step = Step()"]
+  changed = ["import tensorflow as tf\nSTEP = 2", "def helper(x): return tf.identity(x) - STEP",
+             "def preprocess(ds): return ds.map(lambda x: 2 * helper(x))",
+             "class Step:\n  def __call__(self, ds): return ds.map(lambda x: x * 3)"]
+  keys = {run(*cells[:i], cell, *cells[i + 1:]) for i, cell in enumerate(changed)}
+  assert run(*cells) == run(*cells, "OTHER = 5") and len(keys | {run(*cells)}) == 5
+
+
+def test_key_does_not_change_by_use():
   used = task([[3]], [closure(1), Adder(2), add_mapped])
-  before = fingerprint.task_fingerprint(used, "train")
+  before = fingerprint.task_key(used, "train")
   token_store.open_or_build(used, "train")
-  assert fingerprint.task_fingerprint(used, "train") == before
+  assert fingerprint.task_key(used, "train") == before
 
 
 @seqio.map_over_dataset
@@ -225,15 +277,15 @@ def test_source_may_speak_for_itself():
       return {"revision": self.revision}
 
   data = Source(source([[5]])._dataset_fn, splits=["train"])
-  first = fingerprint.task_fingerprint(task(data=data), "train")
-  assert fingerprint.task_fingerprint(task(data=data), "train") == first
+  first = fingerprint.task_key(task(data=data), "train")
+  assert fingerprint.task_key(task(data=data), "train") == first
   data.revision = 2
-  assert fingerprint.task_fingerprint(task(data=data), "train") != first
+  assert fingerprint.task_key(task(data=data), "train") != first
 
 
 def test_vocabulary_counts():
   prints = {
-      fingerprint.task_fingerprint(task([[5]], vocabulary=vocabulary), "train")
+      fingerprint.task_key(task([[5]], vocabulary=vocabulary), "train")
       for vocabulary in (seqio.ByteVocabulary(), seqio.ByteVocabulary(extra_ids=3), VOCABULARY)
   }
   assert len(prints) == 3

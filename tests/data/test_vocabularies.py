@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import seqio
 
+from gpt4x import run_directory
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 
@@ -92,10 +93,10 @@ def test_saved_vocabulary_needs_nothing_else(trained, tmp_path):
 
 
 def test_load_errors(trained, tmp_path):
-  with pytest.raises(UserError, match=vocabularies.SPEC_FILE):
+  with pytest.raises(UserError, match=run_directory.VOCABULARY):
     vocabularies.load(tmp_path)
   vocabularies.save(trained, tmp_path)
-  model = tmp_path / vocabularies.MODEL_FILE
+  model = tmp_path / run_directory.SENTENCEPIECE
   model.write_bytes(model.read_bytes()[:-1])
   with pytest.raises(UserError, match="damaged"):
     vocabularies.load(tmp_path)

@@ -41,11 +41,22 @@ def wheel(source: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pat
   return next(folder.glob("gpt4x-*.whl"))
 
 
-# Where the gin files and the tasks of an installation are; finding the tasks does not import them, which takes long.
-WHERE = ("import importlib.util, gpt4x.configuration as c\n"
-         "print(importlib.util.find_spec('tasks').origin)\n"
+# Where the gin files and the tasks of an installation are; `local_text` stands for any task.
+WHERE = ("import gpt4x.configuration as c, gpt4x.tasks\n"
+         "print(gpt4x.tasks.local_text.__file__)\n"
          "for name in ('experiments/stdlib_tiny.gin', 'runs/train.gin'): print(c.find(name))")
-FILES = ["tasks/__init__.py", "gin_configs/experiments/stdlib_tiny.gin", "gin_configs/runs/train.gin"]
+GIN_FILES = ["gin_configs/experiments/stdlib_tiny.gin", "gin_configs/runs/train.gin"]
+# A user's own `tasks`, as any of three things, with the names of ours.
+USERS = {
+    "module": {"tasks.py": "print('mine')", "mine.gin": "import tasks"},
+    "package": {"tasks/__init__.py": "", "tasks/local_text.py": "print('mine')", "mine.gin": "import tasks.local_text"},
+    "folder": {"tasks/local_text.py": "print('mine')", "mine.gin": "import tasks.local_text"},
+}
+# As the command does it: the current folder comes last. Ours are registered before and after.
+LOAD = ("import sys, seqio; sys.path.append('.')\n"
+        "import gin; gin.parse_config_file('mine.gin')\n"
+        "import gpt4x.tasks\n"
+        "print(gpt4x.tasks.local_text.__file__, 'stdlib_bytes' in seqio.TaskRegistry.names())")
 
 
 def elsewhere(program: str, site: pathlib.Path, folder: pathlib.Path) -> list[str]:
@@ -64,7 +75,7 @@ def test_a_wheel_holds_the_packages_with_their_gin_files_and_nothing_else(source
   assert any(name.startswith("tasks/") for name in expected)
   assert any(name.startswith("gin_configs/experiments/") for name in expected)
   names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-  assert names == expected
+  assert names == {f"gpt4x/{name}" if name.startswith("tasks/") else name for name in expected}
 
 
 def test_git_ignores_no_part_of_a_package(repository):
@@ -83,14 +94,29 @@ def test_a_wheel_has_its_license_and_command(wheel):
   assert {"test", "tpu", "cuda", "t5x"} == set(re.findall("^Provides-Extra: (.+)$", read("METADATA"), re.MULTILINE))
 
 
-def test_a_wheel_serves_its_gin_files_and_tasks_from_any_folder(wheel, tmp_path):
-  pip("install", wheel, "--target", tmp_path / "site")
-  assert elsewhere(WHERE, tmp_path / "site", tmp_path) == [str(tmp_path / "site" / name) for name in FILES]
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def installed(request, source, tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+  """An installation, and where it has its packages and its tasks."""
+  site = tmp_path_factory.mktemp("site")
+  if request.param == "editable":
+    pip("install", "--editable", source, "--target", site)
+    return site, source, source / "tasks"
+  pip("install", request.getfixturevalue("wheel"), "--target", site)
+  return site, site, site / "gpt4x" / "tasks"
 
 
-def test_an_editable_installation_serves_those_of_the_clone(source, tmp_path):
-  pip("install", "--editable", source, "--target", tmp_path / "site")
-  assert elsewhere(WHERE, tmp_path / "site", tmp_path) == [str(source / name) for name in FILES]
+def test_an_installation_serves_its_gin_files_and_tasks_from_any_folder(installed, tmp_path):
+  site, root, tasks = installed
+  assert elsewhere(WHERE, site, tmp_path) == [str(tasks / "local_text.py"), *(str(root / name) for name in GIN_FILES)]
+
+
+@pytest.mark.parametrize("files", USERS.values(), ids=USERS)
+def test_a_users_tasks_and_ours_do_not_hide_each_other(installed, files, tmp_path):
+  site, _, tasks = installed
+  for name, text in files.items():
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+  assert elsewhere(LOAD, site, tmp_path) == ["mine", str(tasks / "local_text.py"), "True"]
 
 
 def lock(root: pathlib.Path) -> dict[str, str]:

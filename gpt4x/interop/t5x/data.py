@@ -10,7 +10,7 @@ from clu.data import dataset_iterator
 from etils import epath
 from t5x import utils
 
-from gpt4x.data import pipeline
+from gpt4x.data.dataset import Batch, Dataset, DatasetConfig, DatasetIterator, host_rows
 from gpt4x.errors import UserError
 
 
@@ -19,7 +19,7 @@ def get_dataset(cfg: utils.DatasetConfig, shard_id: int, num_shards: int, featur
   """The training data of a t5x `DatasetConfig`, this shard's rows of it."""
   del feature_converter_cls, unused
   dataset, rows = _dataset(cfg, feature_converter), _rows(cfg, shard_id, num_shards)
-  return TrainBatches(pipeline.train_iterator(dataset, cfg.split, rows))
+  return TrainBatches(dataset.train(cfg.split, rows))
 
 
 def get_eval_datasets(cfg: utils.DatasetConfig, shard_id: int, num_shards: int, eval_steps: int | None = None,
@@ -31,14 +31,14 @@ def get_eval_datasets(cfg: utils.DatasetConfig, shard_id: int, num_shards: int, 
   return {cfg.mixture_or_task_name: EvaluationBatches(dataset, cfg.split, rows, eval_steps)}
 
 
-def _dataset(cfg: utils.DatasetConfig, feature_converter: str) -> pipeline.DatasetConfig:
-  return pipeline.DatasetConfig(
+def _dataset(cfg: utils.DatasetConfig, feature_converter: str) -> Dataset:
+  return Dataset(DatasetConfig(
       cfg.mixture_or_task_name, cfg.task_feature_lengths, cfg.batch_size, feature_converter,
-      pack=cfg.pack and feature_converter != "stream", seed=cfg.seed or 0)
+      pack=cfg.pack and feature_converter != "stream", seed=cfg.seed or 0))
 
 
 def _rows(cfg: utils.DatasetConfig, shard_id: int, num_shards: int) -> range:
-  return pipeline.host_rows(cfg.batch_size, shard_id, num_shards)
+  return host_rows(cfg.batch_size, shard_id, num_shards)
 
 
 class TrainBatches(dataset_iterator.DatasetIterator):
@@ -49,14 +49,14 @@ class TrainBatches(dataset_iterator.DatasetIterator):
   position that this step had left.
   """
 
-  def __init__(self, batches: pipeline.DatasetIterator):
+  def __init__(self, batches: DatasetIterator):
     self._batches = batches
     self._start = None  # The step at which the first batch was drawn, known by the first save or restore.
     state = batches.get_state()
     self._spec = _spec(next(batches))
     self.set_state(state)
 
-  def __next__(self) -> pipeline.Batch:
+  def __next__(self) -> Batch:
     batch = next(self._batches)
     self._states = {self._drawn: self._states[self._drawn], self._drawn + 1: self._batches.get_state()}
     self._drawn += 1
@@ -92,10 +92,10 @@ class TrainBatches(dataset_iterator.DatasetIterator):
 class EvaluationBatches:
   """Batches that hold each example of a split once, from the start whenever they are iterated over."""
 
-  def __init__(self, dataset: pipeline.DatasetConfig, split: str, rows: range, max_batches: int | None):
-    self._open = lambda: itertools.islice(pipeline.eval_iterator(dataset, split, rows), max_batches)
+  def __init__(self, dataset: Dataset, split: str, rows: range, max_batches: int | None):
+    self._open = lambda: itertools.islice(dataset.evaluation(split, rows), max_batches)
 
-  def __iter__(self) -> Iterator[pipeline.Batch]:
+  def __iter__(self) -> Iterator[Batch]:
     return self._open()
 
   @property
@@ -103,7 +103,7 @@ class EvaluationBatches:
     return _spec(next(self._open()))
 
 
-def _spec(batch: pipeline.Batch) -> dict[str, dataset_iterator.ArraySpec]:
+def _spec(batch: Batch) -> dict[str, dataset_iterator.ArraySpec]:
   return {name: dataset_iterator.ArraySpec(value.dtype, value.shape) for name, value in batch.items()}
 
 

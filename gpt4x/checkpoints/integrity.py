@@ -81,10 +81,11 @@ def reading(path: epath.Path) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
   """The cause in a few words; TensorStore and Orbax wrap the operating system's in pages of text."""
-  texts = []
-  while error is not None:
-    texts.append(str(error))
-    error = error.__cause__ or error.__context__
+  texts: list[str] = []
+  cause: BaseException | None = error
+  while cause is not None:
+    texts.append(str(cause))
+    cause = cause.__cause__ or cause.__context__
   known = re.search("No space left on device|File too large|Disk quota exceeded|Read-only file system"
                     "|Permission denied|Not a directory|Input/output error", "\n".join(texts))
   return known.group().lower() if known else " ".join(texts[0].split())[:200]

@@ -142,7 +142,7 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Returns when the latest save is on disk; raises UserError if it failed."""
-    if self._pending is not None:
+    if self._manager is not None and self._pending is not None:
       with self._reporting_errors(self._pending[0]):
         self._manager.wait_until_finished()
         self._pending = None
@@ -166,8 +166,8 @@ class Checkpoints:
       probe.unlink()
       self._check_shared()
     except OSError as error:
-      raise UserError(f"model directory {self._model_dir} cannot be written ({integrity.reason(error)}): free or unlock it, or"
-                      " name another") from error
+      raise UserError(f"model directory {self._model_dir} cannot be written ({integrity.reason(error)}): free or unlock"
+                      " it, or name another") from error
 
   def _check_shared(self):
     """Raises UserError on every process unless all of them see what the first has just written."""
@@ -186,6 +186,7 @@ class Checkpoints:
                       " share, such as NFS or a mounted bucket")
 
   def _open_manager(self) -> ocp.CheckpointManager:
+    assert self._config is not None, "opened for reading only"
     if self._manager is None:
       policies = ocp.checkpoint_managers
       keep = [policies.LatestN(self._config.keep)]
@@ -199,6 +200,7 @@ class Checkpoints:
 
   def _write_record(self):
     """Runs on the first process when all files of a checkpoint are written and before Orbax commits them."""
+    assert self._pending is not None
     step, record = self._pending
     unfinished = self._directory / f"{step}{ocp.utils.TMP_DIR_SUFFIX}"
     directory = unfinished if unfinished.exists() else self._directory / str(step)
@@ -211,8 +213,8 @@ class Checkpoints:
     except Exception as error:
       self._pending = None
       raise UserError(
-          f"checkpoint {self._directory / str(step)} was not saved ({integrity.reason(error)}): mend that and start again;"
-          " earlier checkpoints are untouched") from error
+          f"checkpoint {self._directory / str(step)} was not saved ({integrity.reason(error)}): mend that and start"
+          " again; earlier checkpoints are untouched") from error
 
   # Reading.
 
@@ -228,20 +230,20 @@ class Checkpoints:
       except Damaged as damage:
         raise UserError(f"checkpoint {self._directory / str(step)} is damaged ({damage}): choose another step of"
                         f" {steps}") from damage
-    damages = {}
+    damages: dict[int, Damaged] = {}
     for step in reversed(steps):
       try:
         result = read(step)
       except Damaged as damage:
         damages[step] = damage
         continue
-      for damaged, damage in damages.items():
-        self._set_aside(damaged, damage, step)
+      for damaged, found in damages.items():
+        self._set_aside(damaged, found, step)
       return result
     if damages:
       # They stay where they are: a second start must not take this for a new run.
       raise UserError(f"every checkpoint in {self._directory} is damaged ("
-                      + "; ".join(f"{step}: {damage}" for step, damage in damages.items())
+                      + "; ".join(f"{step}: {found}" for step, found in damages.items())
                       + "): move the directory away to start anew")
     return None
 

@@ -12,7 +12,7 @@ import pytest
 from gpt4x.checkpoints import integrity
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
 from gpt4x.errors import UserError
-from tests.checkpoints.states import CONFIG, DATA, abstract, assert_same, make_state
+from tests.checkpoints.states import abstract, assert_same, CONFIG, DATA, make_state
 
 
 def truncate(path):

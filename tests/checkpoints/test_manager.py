@@ -13,7 +13,7 @@ import pytest
 
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
 from gpt4x.errors import UserError
-from tests.checkpoints.states import CONFIG, DATA, abstract, assert_same, make_state, save_steps
+from tests.checkpoints.states import abstract, assert_same, CONFIG, DATA, make_state, save_steps
 
 
 def test_round_trip(saved):

@@ -41,11 +41,12 @@ def wheel(source: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pat
   return next(folder.glob("gpt4x-*.whl"))
 
 
-# Where the gin files and the tasks of an installation are; finding the tasks does not import them, which takes long.
-WHERE = ("import importlib.util, gpt4x.configuration as c\n"
-         "print(importlib.util.find_spec('tasks').origin)\n"
+# Where the gin files and the tasks of an installation are. The tasks are beside the package, where gpt4x/tasks.py looks;
+# importing them takes long.
+WHERE = ("import importlib.util, pathlib, gpt4x.configuration as c\n"
+         "print(*pathlib.Path(importlib.util.find_spec('gpt4x.tasks').origin).parent.parent.glob('tasks/local_text.py'))\n"
          "for name in ('experiments/stdlib_tiny.gin', 'runs/train.gin'): print(c.find(name))")
-FILES = ["tasks/__init__.py", "gin_configs/experiments/stdlib_tiny.gin", "gin_configs/runs/train.gin"]
+FILES = ["tasks/local_text.py", "gin_configs/experiments/stdlib_tiny.gin", "gin_configs/runs/train.gin"]
 
 
 def elsewhere(program: str, site: pathlib.Path, folder: pathlib.Path) -> list[str]:

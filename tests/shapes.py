@@ -26,7 +26,9 @@ def check_shapes_of(*packages: str) -> None:
 
 def checked(function: Callable) -> Callable:
   """`function`, each call of it checked: one name is one size in all of its arguments and what it returns."""
-  return jaxtyping.jaxtyped(function, typechecker=_check_shapes)
+  found = jaxtyping.jaxtyped(function, typechecker=_check_shapes)
+  found.__signature__ = inspect.signature(function)  # gin asks for it, and does not look through a wrapper.
+  return found
 
 
 def _check_shapes(function: Callable) -> Callable:

@@ -1,5 +1,6 @@
 """A wrong shape in a call of an annotated function is an error in the tests; everything else stays as it was."""
 
+import inspect
 import sys
 
 import jax
@@ -115,6 +116,7 @@ def test_shapes_must_agree(module):
   shape = jax.ShapeDtypeStruct((4, 3), jnp.bfloat16)
   assert module.maybe(shape) is shape and module.maybe(None) is None
   assert module.maybe(ZEROS, (np.ones(2, int), "name")) is ZEROS
+  assert inspect.getfullargspec(module.add).args == ["x", "y", "times"]
 
 
 def test_pytrees_hold_anything(module):

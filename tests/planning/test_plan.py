@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from gpt4x import cli, configuration
+from gpt4x import cli
+from gpt4x.commands import reading
 from gpt4x.errors import CommandError
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
@@ -145,9 +146,9 @@ def test_the_compiler_agrees_with_the_formulas():
 def test_a_trillion_parameters_fit(experiment, topology):
   """The whole training step, with a tenth of every chip's memory to spare."""
   topology = parse_topology(topology)
-  configuration.load(["runs/train.gin", f"experiments/{experiment}.gin"])
   with planning_for(compiler.topology_devices(topology)):
-    step, partitioner = plan.read_experiment()
+    config = reading.new_run([f"experiments/{experiment}.gin"])
+    step, partitioner = compiler.Step.of(config), config.partitioner
     compiled = compiler.compile_step(step, partitioner)
   assert step.model.config.num_params() > 1e12 and partitioner.mesh.size == topology.num_devices
   assert sum(compiler.memory(compiled).values()) < 0.9 * topology.chip.hbm

@@ -1,5 +1,6 @@
 # make quickstart   trains, evaluates and samples a small model on text that is already on this machine
 # make test         runs the tests
+# make lint         checks style and types
 # make bench        measures speed and memory beside the peers', in an environment of its own
 # make t5x          adds upstream t5x to the environment
 # make clean        removes the environments, caches and the quickstart's run
@@ -14,7 +15,7 @@ BIN := .venv/bin
 READY := .venv/ready
 BENCH := .venv-bench
 
-.PHONY: quickstart test bench t5x clean
+.PHONY: quickstart test lint bench t5x clean
 
 quickstart: $(READY)
 	$(BIN)/gpt4x train --gin_file=experiments/stdlib_tiny.gin --model_dir=$(RUN)
@@ -24,6 +25,10 @@ quickstart: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile $(TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/mypy
 
 # GROUPS="train eval" measures these alone, ROUNDS=9 more rounds; see benchmarks/run.py.
 bench: $(BENCH)/ready

@@ -38,6 +38,7 @@ setuptools.setup(
         "gin-config>=0.5,<0.6",
         "grain>=0.2.18,<0.3",
         "jax>=0.10.2,<0.11",
+        "jaxtyping>=0.3.11,<0.4",
         "matplotlib>=3.10,<4",
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
@@ -51,7 +52,15 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.10,<5",
     ],
     extras_require={
-        "test": ["hypothesis>=6.140,<7", "packaging>=25", "pytest>=9,<10", "pytest-xdist>=3.8,<4"],
+        "test": [
+            "beartype>=0.23,<0.24",  # Checks jaxtyping's annotations while the tests run.
+            "hypothesis>=6.140,<7",
+            "mypy>=2.4,<3",
+            "packaging>=25",
+            "pytest>=9,<10",
+            "pytest-xdist>=3.8,<4",
+            "ruff>=0.17,<0.18",
+        ],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "t5x": T5X,

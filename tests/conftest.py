@@ -1,4 +1,4 @@
-"""What every test stands on: eight simulated CPU devices, a data directory of their own, and no gin left."""
+"""What every test stands on: simulated CPU devices, checked shapes, a data directory of their own, and no gin left."""
 
 import os
 import pathlib
@@ -18,6 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
   # entry that a killed process left half-written does not decompress, and is compiled anew.
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.rootpath / ".cache" / "jax")
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+  from tests import shapes
+  shapes.check_shapes_of("gpt4x.models", "gpt4x.objectives", "gpt4x.inference")
   if not hasattr(config, "workerinput"):  # The workers of pytest-xdist share the directory of the one that starts them.
     os.environ["GPT4X_DATA_DIR"] = os.environ[_OWN_DATA_DIR] = tempfile.mkdtemp(prefix="gpt4x-tests-")
 

@@ -6,34 +6,31 @@
                                             CRC-32 of every file
 
 `checkpoint.json` is the last file written before Orbax commits the directory with a rename, so a checkpoint either
-has it or is damaged. Orbax alone returns wrong numbers for a flipped bit in an array's bytes; the checksums find it
-before anything is read, and tell damage (fall back) from a store that cannot be reached just now (stop).
+has it or is damaged. Leaves under `frozen` are not saved: they never change, and the state has them from elsewhere.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import json
 import logging
 import re
 import sys
+from typing import Any
 import uuid
-import zlib
-from concurrent import futures
-from typing import Any, Callable, Iterator, Mapping
 
 from etils import epath
 import gin
 import jax
 from jax.experimental import multihost_utils
-import numpy as np
 import orbax.checkpoint as ocp
 
-from gpt4x.launch import agreement
+from gpt4x import run_directory
+from gpt4x.checkpoints import integrity, layout
+from gpt4x.checkpoints.integrity import Damaged
+from gpt4x.checkpoints.layout import PyTree
 from gpt4x.errors import UserError
-
-PyTree = Any
-_RECORD = "checkpoint.json"
-_CHUNK = 1 << 24
+from gpt4x.launch import agreement
 
 # Orbax logs dozens of lines a save and repeats, with a traceback, the errors that reach the caller as exceptions.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
@@ -55,20 +52,16 @@ class CheckpointConfig:
         raise UserError(f"CheckpointConfig.{name} = {value} must be at least 1")
 
 
-class _Damaged(Exception):
-  """A checkpoint whose files are not those that were written."""
-
-
 class Checkpoints:
   """The checkpoints of one model directory. In a run of several processes, every process makes the same calls."""
 
   def __init__(self, model_dir: str, config: CheckpointConfig | None = None):
     """Opens a model directory, for writing only if a config is given; readers leave it as it is."""
     self._model_dir = epath.Path(model_dir).expanduser().resolve()
-    self._directory = self._model_dir / "checkpoints"
+    self._directory = self._model_dir / run_directory.CHECKPOINTS
     self._config = config
-    self._manager = None  # Made by the first save.
-    self._pending = None  # (step, record) of the latest save.
+    self._manager: ocp.CheckpointManager | None = None  # Made by the first save.
+    self._pending: tuple[int, dict[str, Any]] | None = None  # (step, record) of the latest save.
     if config is not None:
       self._make_directory()
 
@@ -78,7 +71,7 @@ class Checkpoints:
 
     Args:
       step: the step that `state` has reached.
-      state: a pytree of `jax.Array`, with the parameters under `params`.
+      state: a pytree of `jax.Array`, with the parameters under `params`. What is under `frozen` is not saved.
       data_state: the data position, JSON; the same on every process.
       config_text: the operative gin text.
       seed: the run's random seed.
@@ -87,7 +80,7 @@ class Checkpoints:
     Raises:
       UserError: if this save, or an earlier one in the background, failed. What was saved before is untouched.
     """
-    leaves = _leaves(state)
+    leaves = layout.saved_leaves(state)
     record = json.loads(json.dumps({
         "leaves": {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()},
         "data_state": data_state, "config": config_text, "seed": seed}))
@@ -98,7 +91,7 @@ class Checkpoints:
       if saving != step and step not in self.steps():
         self._pending = step, record
         self._open_manager().save(step, force=True, args=ocp.args.Composite(**{
-            item: ocp.args.PyTreeSave(tree) for item, tree in _items(leaves).items()}))
+            item: ocp.args.PyTreeSave(tree) for item, tree in layout.items(leaves).items()}))
     if wait:
       self.wait()
 
@@ -118,7 +111,7 @@ class Checkpoints:
     """Restores the train state onto the shardings of `abstract_state`, whatever layout it was saved from.
 
     Args:
-      abstract_state: a pytree of `jax.ShapeDtypeStruct` with shardings.
+      abstract_state: a pytree of `jax.ShapeDtypeStruct` with shardings. What is under `frozen` is returned as it is.
       step: the checkpoint to read. None: the newest that is whole; damaged ones newer than it are renamed
         `<step>.damaged` (if the directory is open for writing), with a warning.
 
@@ -127,16 +120,13 @@ class Checkpoints:
     """
     def read(step):
       record = self._read_record(step)
-      state = self._read_arrays(step, record, record["leaves"], abstract_state, ("params", "state"))
-      return step, state, record["data_state"]
+      return step, self._read_arrays(step, abstract_state, record), record["data_state"]
     return self._read_newest(read, step)
 
   def restore_params(self, abstract_params: PyTree, step: int | None = None) -> tuple[int, PyTree]:
     """Restores only the parameters: (step, params)."""
     def read(step):
-      record = self._read_record(step)
-      saved = {name: leaf for name, leaf in record["leaves"].items() if _item(name) == "params"}
-      return step, self._read_arrays(step, record, saved, {"params": abstract_params}, ("params",))["params"]
+      return step, self._read_arrays(step, {"params": abstract_params}, self._read_record(step), "params")["params"]
     return self._found(self._read_newest(read, step))
 
   def config_text(self, step: int | None = None) -> str:
@@ -152,7 +142,7 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Returns when the latest save is on disk; raises UserError if it failed."""
-    if self._pending is not None:
+    if self._manager is not None and self._pending is not None:
       with self._reporting_errors(self._pending[0]):
         self._manager.wait_until_finished()
         self._pending = None
@@ -176,8 +166,8 @@ class Checkpoints:
       probe.unlink()
       self._check_shared()
     except OSError as error:
-      raise UserError(f"model directory {self._model_dir} cannot be written ({_reason(error)}): free or unlock it, or"
-                      " name another") from error
+      raise UserError(f"model directory {self._model_dir} cannot be written ({integrity.reason(error)}): free or unlock"
+                      " it, or name another") from error
 
   def _check_shared(self):
     """Raises UserError on every process unless all of them see what the first has just written."""
@@ -196,6 +186,7 @@ class Checkpoints:
                       " share, such as NFS or a mounted bucket")
 
   def _open_manager(self) -> ocp.CheckpointManager:
+    assert self._config is not None, "opened for reading only"
     if self._manager is None:
       policies = ocp.checkpoint_managers
       keep = [policies.LatestN(self._config.keep)]
@@ -209,16 +200,11 @@ class Checkpoints:
 
   def _write_record(self):
     """Runs on the first process when all files of a checkpoint are written and before Orbax commits them."""
+    assert self._pending is not None
     step, record = self._pending
     unfinished = self._directory / f"{step}{ocp.utils.TMP_DIR_SUFFIX}"
     directory = unfinished if unfinished.exists() else self._directory / str(step)
-    # Orbax rewrites its own note at the top while committing; nothing is read from it.
-    paths = [root / name for item in ("params", "state") for root, _, names in (directory / item).walk()
-             for name in names]
-    with futures.ThreadPoolExecutor(8) as pool:
-      files = {str(path.relative_to(directory)): entry for path, entry in zip(paths, pool.map(_checksum, paths))}
-    record = record | {"files": files}
-    (directory / _RECORD).write_text(json.dumps({"crc32": _crc32_of_json(record), "record": record}))
+    integrity.write_record(directory, record, layout.ITEMS)
 
   @contextlib.contextmanager
   def _reporting_errors(self, step: int) -> Iterator[None]:
@@ -227,8 +213,8 @@ class Checkpoints:
     except Exception as error:
       self._pending = None
       raise UserError(
-          f"checkpoint {self._directory / str(step)} was not saved ({_reason(error)}): mend that and start again;"
-          " earlier checkpoints are untouched") from error
+          f"checkpoint {self._directory / str(step)} was not saved ({integrity.reason(error)}): mend that and start"
+          " again; earlier checkpoints are untouched") from error
 
   # Reading.
 
@@ -241,27 +227,27 @@ class Checkpoints:
         raise UserError(f"no checkpoint of step {step} in {self._directory}: the steps there are {steps}")
       try:
         return read(step)
-      except _Damaged as damage:
+      except Damaged as damage:
         raise UserError(f"checkpoint {self._directory / str(step)} is damaged ({damage}): choose another step of"
                         f" {steps}") from damage
-    damages = {}
+    damages: dict[int, Damaged] = {}
     for step in reversed(steps):
       try:
         result = read(step)
-      except _Damaged as damage:
+      except Damaged as damage:
         damages[step] = damage
         continue
-      for damaged, damage in damages.items():
-        self._set_aside(damaged, damage, step)
+      for damaged, found in damages.items():
+        self._set_aside(damaged, found, step)
       return result
     if damages:
       # They stay where they are: a second start must not take this for a new run.
       raise UserError(f"every checkpoint in {self._directory} is damaged ("
-                      + "; ".join(f"{step}: {damage}" for step, damage in damages.items())
+                      + "; ".join(f"{step}: {found}" for step, found in damages.items())
                       + "): move the directory away to start anew")
     return None
 
-  def _set_aside(self, step: int, damage: _Damaged, instead: int):
+  def _set_aside(self, step: int, damage: Damaged, instead: int):
     path = self._directory / str(step)
     note = ""
     if self._config is not None:
@@ -285,131 +271,14 @@ class Checkpoints:
     return result
 
   def _read_record(self, step: int) -> dict[str, Any]:
-    path = self._directory / str(step) / _RECORD
-    try:
-      with _reading(path):
-        content = json.loads(path.read_text())
-        if _crc32_of_json(content["record"]) != content["crc32"]:
-          raise ValueError
-        return content["record"]
-    except (ValueError, KeyError, TypeError) as error:
-      raise _Damaged(f"{_RECORD} has been altered") from error
+    return integrity.read_record(self._directory / str(step))
 
-  def _read_arrays(self, step: int, record: Mapping[str, Any], saved: Mapping[str, Any], abstract: PyTree,
-                   items: tuple[str, ...]) -> PyTree:
-    """Compares shapes, verifies the files of `items`, then reads them onto the shardings of `abstract`."""
+  def _read_arrays(self, step: int, abstract: PyTree, record: Mapping[str, Any], only: str | None = None) -> PyTree:
+    """Compares shapes, verifies the files, then reads them onto the shardings of `abstract`; `only`: of one item."""
     path = self._directory / str(step)
-    wanted = _leaves(abstract)
-    check_shapes(f"checkpoint {path}", saved, wanted)
-    _verify(path, {name: entry for name, entry in record["files"].items() if name.split("/")[0] in items})
-    with _reading(path):
-      restored = {}
-      for item, tree in _items(wanted).items():
-        with ocp.PyTreeCheckpointer() as checkpointer:
-          restored[item] = checkpointer.restore(path / item, args=ocp.args.PyTreeRestore(
-              tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)))
-    nothing = lambda leaf: jax.make_array_from_callback(
-        leaf.shape, leaf.sharding, np.zeros(leaf.shape, leaf.dtype).__getitem__)
-    leaves = {name: nothing(leaf) for name, leaf in wanted.items() if not leaf.size}
-    for tree in restored.values():
-      leaves |= _leaves(tree)
-    return jax.tree.unflatten(jax.tree.structure(abstract), [leaves[name] for name in wanted])
-
-
-def _leaves(tree: PyTree) -> dict[str, Any]:
-  """Leaves by name, such as 'params/decoder/final_norm/scale', in the order of `jax.tree.leaves`."""
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-          for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _item(name: str) -> str:
-  return "params" if name.startswith("params/") else "state"
-
-
-def _items(leaves: Mapping[str, Any]) -> dict[str, PyTree]:
-  """The Orbax trees of a checkpoint: nested dicts, so that what is on disk does not depend on our classes."""
-  trees = {}
-  for name, leaf in leaves.items():
-    if not leaf.size:  # Orbax refuses them, and there is nothing to save.
-      continue
-    tree = trees.setdefault(_item(name), {})
-    *parents, last = name.split("/")
-    for parent in parents:
-      tree = tree.setdefault(parent, {})
-    tree[last] = leaf
-  return trees
-
-
-def check_shapes(checkpoint: str, saved: Mapping[str, tuple[Any, Any]], wanted: Mapping[str, Any]) -> None:
-  """Raises UserError that names a leaf unless both sides have the same leaves, dtypes and shapes.
-
-  Args:
-    checkpoint: what to call it.
-    saved: (dtype, shape) of each leaf.
-    wanted: each leaf, or its ShapeDtypeStruct.
-  """
-  describe = lambda dtype, shape: f"{dtype}{list(shape)}"
-  there = {name: describe(*leaf) for name, leaf in saved.items()}
-  here = {name: describe(leaf.dtype, leaf.shape) for name, leaf in wanted.items()}
-  different = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-  if different:
-    name = different[0]
-    others = f" (and {len(different) - 1} more leaves differ)" if different[1:] else ""
-    raise UserError(
-        f"{checkpoint} does not fit this configuration: {name} is {there.get(name, 'missing')} in the checkpoint and"
-        f" {here.get(name, 'missing')} in the configuration{others}: use the configuration it was saved with, or"
-        " another model directory")
-
-
-def _crc32_of_json(content: Any) -> int:
-  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _checksum(path: epath.Path) -> list[int]:
-  """[size, CRC-32] of a file."""
-  size = crc = 0
-  with path.open("rb") as file:
-    while chunk := file.read(_CHUNK):
-      size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-  return [size, crc]
-
-
-def _verify(path: epath.Path, files: Mapping[str, list[int]]):
-  """Raises _Damaged, on every process, if a file is not as it was written; each process reads its share."""
-  def problem(name: str) -> str | None:
-    with _reading(path):
-      if not (path / name).exists():
-        return f"{name} is missing"
-      size, crc = _checksum(path / name)
-    if size != files[name][0]:
-      return f"{name} has {size} bytes of {files[name][0]}"
-    return None if crc == files[name][1] else f"{name} has been altered"
-  share = sorted(files)[jax.process_index()::jax.process_count()]
-  with futures.ThreadPoolExecutor(8) as pool:
-    problems = [found for found in pool.map(problem, share) if found]
-  if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(problems))).any():
-    problems = problems or ["found by another process"]
-  if problems:
-    raise _Damaged(problems[0])
-
-
-@contextlib.contextmanager
-def _reading(path: epath.Path) -> Iterator[None]:
-  """Errors that say nothing about the files themselves, such as a store that cannot be reached, end the run."""
-  try:
-    yield
-  except FileNotFoundError as error:
-    raise _Damaged(f"{epath.Path(error.filename or path).name} is missing") from error
-  except OSError as error:
-    raise UserError(f"checkpoint {path} cannot be read ({_reason(error)}): mend that and start again") from error
-
-
-def _reason(error: BaseException) -> str:
-  """The cause in a few words; TensorStore and Orbax wrap the operating system's in pages of text."""
-  texts = []
-  while error is not None:
-    texts.append(str(error))
-    error = error.__cause__ or error.__context__
-  known = re.search("No space left on device|File too large|Disk quota exceeded|Read-only file system"
-                    "|Permission denied|Not a directory|Input/output error", "\n".join(texts))
-  return known.group().lower() if known else " ".join(texts[0].split())[:200]
+    wanted = [item for item in layout.ITEMS if only in (None, item)]
+    saved = {name: leaf for name, leaf in record["leaves"].items() if layout.item_of(name) in wanted}
+    layout.check_shapes(f"checkpoint {path}", saved, layout.saved_leaves(abstract))
+    integrity.verify(path, {name: entry for name, entry in record["files"].items() if name.split("/")[0] in wanted})
+    with integrity.reading(path):
+      return layout.read(path, abstract)

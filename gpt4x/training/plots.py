@@ -1,25 +1,44 @@
 """The loss curve of a run, drawn from its metrics.jsonl."""
 
+from collections.abc import Iterable, Mapping
 import pathlib
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
+from gpt4x import run_directory
 from gpt4x.training.metrics import read_metrics
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 _PANELS = {"loss": "loss (nats per token)", "bits_per_byte": "bits per byte"}
 
 
 def plot_losses(model_dir: str) -> pathlib.Path | None:
-  """Draws DIR/loss.png: training loss, smoothed over raw, and the loss and bits per byte of every other split.
+  """Draws DIR/loss.png; returns its path, or None if there is nothing to draw yet."""
+  drawn = figure(read_metrics(model_dir))
+  if drawn is None:
+    return None
+  path = pathlib.Path(model_dir) / run_directory.LOSSES
+  drawn.savefig(path, dpi=120)
+  return path
+
+
+def figure(metrics: Iterable[Mapping[str, Any]]) -> "Figure | None":
+  """Training loss, smoothed over raw, and the loss and bits per byte of every other split: a panel for each metric.
+
+  Args:
+    metrics: the lines of metrics.jsonl.
 
   Returns:
-    The picture's path, or None if there is nothing to draw yet.
+    The figure, or None if no line has any of them.
   """
-  curves = {name: {} for name in _PANELS}  # {panel: {split: [(step, value), ...]}}
-  for line in read_metrics(model_dir):
-    for name in _PANELS:
+  curves: dict[str, dict[str, list[tuple[int, float]]]] = {name: {} for name in _PANELS}  # By panel, then by split.
+  for line in metrics:
+    for name, splits in curves.items():
       if line.get(name) is not None:
-        curves[name].setdefault(line["split"], []).append((line["step"], line[name]))
+        splits.setdefault(line["split"], []).append((line["step"], line[name]))
   curves = {name: splits for name, splits in curves.items() if splits}
   if not curves:
     return None
@@ -29,9 +48,9 @@ def plot_losses(model_dir: str) -> pathlib.Path | None:
 
   from matplotlib.backends.backend_agg import FigureCanvasAgg  # Needs no display; not cheap to import.
   from matplotlib.figure import Figure
-  figure = Figure(figsize=(5.5 * len(curves), 4), layout="constrained")
-  FigureCanvasAgg(figure)
-  for axes, (name, splits) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items()):
+  drawn = Figure(figsize=(5.5 * len(curves), 4), layout="constrained")
+  FigureCanvasAgg(drawn)
+  for axes, (name, splits) in zip(drawn.subplots(1, len(curves), squeeze=False)[0], curves.items()):
     for split, points in splits.items():
       steps, values = np.array(points, float).T
       if split == "train":
@@ -44,9 +63,7 @@ def plot_losses(model_dir: str) -> pathlib.Path | None:
     axes.set(xlabel="step", ylabel=_PANELS[name])
     axes.grid(alpha=0.3)
     axes.legend()
-  path = pathlib.Path(model_dir) / "loss.png"
-  figure.savefig(path, dpi=120)
-  return path
+  return drawn
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

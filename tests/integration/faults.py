@@ -9,12 +9,13 @@ import sys
 FAULTY = """
 import os, signal, sys
 from gpt4x import cli
-from gpt4x.training import checkpoints, metrics
+from gpt4x.checkpoints import manager
+from gpt4x.training import metrics
 fault, step = sys.argv[1], int(sys.argv[2])
 kill = lambda: os.kill(os.getpid(), getattr(signal, fault.split("-")[0]))
 if fault == "SIGKILL-while-saving":
-  write_record = checkpoints.Checkpoints._write_record
-  checkpoints.Checkpoints._write_record = lambda self: kill() if self._pending[0] == step else write_record(self)
+  write_record = manager.Checkpoints._write_record
+  manager.Checkpoints._write_record = lambda self: kill() if self._pending[0] == step else write_record(self)
 else:
   write = metrics.MetricsWriter.write
   def write_or_die(self, at, split, values):

@@ -140,15 +140,15 @@ def test_unwritable_model_directory(text, tmp_path, capsys):
 
 def test_full_disk_keeps_what_was_saved(text, tmp_path, capsys, monkeypatch):
   """A disk that fills up while step 16 is written."""
-  from gpt4x.training import checkpoints
-  write_record = checkpoints.Checkpoints._write_record
+  from gpt4x.checkpoints import manager
+  write_record = manager.Checkpoints._write_record
 
   def write_or_fail(self):
     if self._pending[0] == 16:
       raise OSError(28, os.strerror(28))
     write_record(self)
 
-  monkeypatch.setattr(checkpoints.Checkpoints, "_write_record", write_or_fail)
+  monkeypatch.setattr(manager.Checkpoints, "_write_record", write_or_fail)
   status, line = failure(capsys, *corpus.flags(text, tmp_path / "run"))
   assert status == 1 and "no space left on device" in line and "earlier checkpoints are untouched" in line
   monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""metrics.jsonl is exact and survives a kill; progress reads well without a terminal; the loss curve is drawn."""
+"""metrics.jsonl is exact and survives a kill; progress reads well without a terminal."""
 
 import json
 import sys
@@ -9,7 +9,6 @@ import pytest
 
 from gpt4x.errors import UserError
 from gpt4x.training.metrics import MetricsWriter, Progress, read_metrics
-from gpt4x.training.plots import plot_losses
 
 
 def test_lines_are_exact(tmp_path):
@@ -77,12 +76,3 @@ def test_progress_on_a_terminal(capsys, monkeypatch):
   shown = capsys.readouterr()
   assert "50/100" in shown.err and "loss 1.5000, 10 tokens/s" in shown.err and "validation loss [1.25]" in shown.err
   assert not shown.out
-
-
-def test_plot(tmp_path):
-  assert plot_losses(str(tmp_path)) is None
-  writer = MetricsWriter(str(tmp_path), tensorboard=False)
-  writer.write(1, "train", {"loss": 5.0})
-  writer.write(1, "validation", {"loss": 5.0, "bits_per_byte": 7.0})
-  path = plot_losses(str(tmp_path))
-  assert path == tmp_path / "loss.png" and path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,104 @@
+"""Damage to a checkpoint: the record that every file is checked against.
+
+Orbax alone returns wrong numbers for a flipped bit in an array's bytes. The checksums find it before anything is read,
+and tell damage, where an older checkpoint will do, from a store that cannot be reached just now, where it will not.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
+import contextlib
+import json
+import re
+from typing import Any
+import zlib
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from gpt4x.errors import UserError
+
+RECORD = "checkpoint.json"
+_CHUNK = 1 << 24
+
+
+class Damaged(Exception):
+  """A checkpoint whose files are not those that were written."""
+
+
+def write_record(directory: epath.Path, record: Mapping[str, Any], folders: Sequence[str]) -> None:
+  """Writes `record` with the size and CRC-32 of every file in `folders`, and its own CRC-32."""
+  # Orbax rewrites its own note at the top while committing; nothing is read from it.
+  paths = [root / name for folder in folders for root, _, names in (directory / folder).walk() for name in names]
+  with futures.ThreadPoolExecutor(8) as pool:
+    files = {str(path.relative_to(directory)): entry for path, entry in zip(paths, pool.map(_checksum, paths))}
+  record = {**record, "files": files}
+  (directory / RECORD).write_text(json.dumps({"crc32": _crc32_of_json(record), "record": record}))
+
+
+def read_record(directory: epath.Path) -> dict[str, Any]:
+  """What `write_record` wrote; raises Damaged if it is missing or has been altered."""
+  try:
+    with reading(directory / RECORD):
+      content = json.loads((directory / RECORD).read_text())
+      if _crc32_of_json(content["record"]) != content["crc32"]:
+        raise ValueError
+      return content["record"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise Damaged(f"{RECORD} has been altered") from error
+
+
+def verify(path: epath.Path, files: Mapping[str, list[int]]) -> None:
+  """Raises Damaged, on every process, if a file is not as it was written; each process reads its share."""
+  def problem(name: str) -> str | None:
+    with reading(path):
+      if not (path / name).exists():
+        return f"{name} is missing"
+      size, crc = _checksum(path / name)
+    if size != files[name][0]:
+      return f"{name} has {size} bytes of {files[name][0]}"
+    return None if crc == files[name][1] else f"{name} has been altered"
+  share = sorted(files)[jax.process_index()::jax.process_count()]
+  with futures.ThreadPoolExecutor(8) as pool:
+    problems = [found for found in pool.map(problem, share) if found]
+  if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(problems))).any():
+    problems = problems or ["found by another process"]
+  if problems:
+    raise Damaged(problems[0])
+
+
+@contextlib.contextmanager
+def reading(path: epath.Path) -> Iterator[None]:
+  """Errors that say nothing about the files themselves, such as a store that cannot be reached, end the run."""
+  try:
+    yield
+  except FileNotFoundError as error:
+    raise Damaged(f"{epath.Path(error.filename or path).name} is missing") from error
+  except OSError as error:
+    raise UserError(f"checkpoint {path} cannot be read ({reason(error)}): mend that and start again") from error
+
+
+def reason(error: BaseException) -> str:
+  """The cause in a few words; TensorStore and Orbax wrap the operating system's in pages of text."""
+  texts: list[str] = []
+  cause: BaseException | None = error
+  while cause is not None:
+    texts.append(str(cause))
+    cause = cause.__cause__ or cause.__context__
+  known = re.search("No space left on device|File too large|Disk quota exceeded|Read-only file system"
+                    "|Permission denied|Not a directory|Input/output error", "\n".join(texts))
+  return known.group().lower() if known else " ".join(texts[0].split())[:200]
+
+
+def _crc32_of_json(content: Any) -> int:
+  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _checksum(path: epath.Path) -> list[int]:
+  """[size, CRC-32] of a file."""
+  size = crc = 0
+  with path.open("rb") as file:
+    while chunk := file.read(_CHUNK):
+      size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+  return [size, crc]

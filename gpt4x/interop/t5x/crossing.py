@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gpt4x.checkpoints.manager import check_shapes
+from gpt4x.checkpoints.layout import check_shapes
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.errors import UserError
 from gpt4x.training.config import TrainConfig

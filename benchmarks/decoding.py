@@ -72,30 +72,30 @@ def rows(rounds: int) -> Iterator[Row]:
 def ours(case: Case) -> Callable[[], Round]:
   import jax
 
-  from gpt4x.inference.decoding import Decoder
+  from gpt4x.inference.engine import Engine
   from gpt4x.inference.sampling import Sampling
 
   model = peer.ours(case.sizes)
   params = jax.jit(model.init)(jax.random.key(0))
   segments = lambda tokens: -(-(1 + tokens) // _SEGMENT)
-  decoder = Decoder(model, case.window, eos_id=None, sampling=Sampling(temperature=0), segment_length=_SEGMENT)
+  engine = Engine(model, case.window, eos_id=None, sampling=Sampling(temperature=0), segment_length=_SEGMENT)
   prompts = _prompts(case)[:, :_PIECE - 1]
   parts = segments(case.prompt) / segments(prompts.shape[1])
 
   def decode() -> Round:
-    prefill, step = our_seconds(decoder, params, prompts, case.steps)
+    prefill, step = our_seconds(engine, params, prompts, case.steps)
     return _round(case, parts * prefill, step)
 
   return decode
 
 
-def our_seconds(decoder: Any, params: Any, prompts: Any, steps: int) -> tuple[float, float]:
+def our_seconds(engine: Any, params: Any, prompts: Any, steps: int) -> tuple[float, float]:
   """Of the prefill, and of a step of so many."""
   # The first piece comes after the prompt, and all others after as many steps as they have tokens.
   ends, pieces = [time.perf_counter()], []
-  for piece in decoder(params, prompts, steps):
+  for piece in engine(params, prompts, steps):
     ends.append(time.perf_counter())
-    pieces.append(piece.shape[1])
+    pieces.append(piece.tokens.shape[1])
   step = (ends[-1] - ends[1]) / sum(pieces[1:])
   return ends[1] - ends[0] - pieces[0] * step, step
 

@@ -53,21 +53,20 @@ def ours(case: Case) -> Callable[[], Round]:
   import jax
   import jax.numpy as jnp
 
-  from gpt4x.training.step import eval_step
+  from gpt4x.objectives.next_token import NextToken
 
   model = _model(case.attention, "relative")
   params = jax.jit(model.init)(jax.random.key(0))
-  step = jax.jit(functools.partial(eval_step, model), donate_argnums=3)
+  step = jax.jit(functools.partial(NextToken(), model), donate_argnums=3, static_argnums=4)
   memory = model.project_positions(params, model.initial_memory(1, case.attention, projected=True), _LENGTH)
   tokens = _tokens(_LENGTH)
   batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": tokens, "decoder_segment_ids": tokens * 0 + 1,
            "decoder_loss_weights": jnp.ones(tokens.shape)}
-  token_bytes = jnp.ones(model.config.vocab_size)
 
   def segments():
     nonlocal memory
     for _ in range(_SEGMENTS):
-      sums, memory = step(params, token_bytes, batch, memory)
+      sums, memory = step(params, {}, batch, memory, None)
     jax.block_until_ready(sums)
 
   return lambda: {"tokens": _SEGMENTS * _LENGTH / harness.timed(segments)}
@@ -82,7 +81,7 @@ def vanilla(case: Case) -> Callable[[], Round]:
   @jax.jit
   def last_logits(params, tokens):
     def forward(module):
-      hidden, _ = module(tokens, model.initial_memory(1, 0))
+      hidden, *_ = module(tokens, model.initial_memory(1, 0))
       return module.logits(hidden[:, -1:])
 
     return model.module.apply({"params": params}, method=forward)

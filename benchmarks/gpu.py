@@ -155,19 +155,19 @@ def decode(case: Case) -> Callable[[], Round]:
   import jax
   import jax.numpy as jnp
 
-  from gpt4x.inference.decoding import Decoder
+  from gpt4x.inference.engine import Engine
   from gpt4x.inference.sampling import Sampling
   from gpt4x.models.language_model import LanguageModel
   c, model = case.config, LanguageModel(case.config)
   params = jax.jit(lambda key: jax.tree.map(lambda x: x.astype(c.compute_dtype), model.init(key)))(jax.random.key(0))
-  decoder = Decoder(model, case.length, eos_id=None, sampling=Sampling(temperature=0))
+  engine = Engine(model, case.length, eos_id=None, sampling=Sampling(temperature=0))
   prompts = training.random_tokens(c.vocab_size, case.rows, case.length - case.steps - 1)
   cached = c.num_layers * case.rows * case.length * 2 * c.num_kv_heads * c.head_dim
   numbers = c.num_params() - c.vocab_size * c.embed_dim + cached
   read = numbers * jnp.dtype(c.compute_dtype).itemsize
 
   def round() -> Round:
-    _, step = decoding.our_seconds(decoder, params, prompts, case.steps)
+    _, step = decoding.our_seconds(engine, params, prompts, case.steps)
     return {"tokens": case.rows / step, "bytes": read}
 
   return round

@@ -23,8 +23,8 @@ def rows(rounds: int) -> Iterator[Row]:
 
 
 def ours(case: None) -> Callable[[], Round]:
-  from gpt4x import objectives
-  return _rounds(lambda hidden, kernel, targets, weights: objectives.linear_cross_entropy(
+  from gpt4x.objectives import cross_entropy
+  return _rounds(lambda hidden, kernel, targets, weights: cross_entropy.linear_cross_entropy(
       hidden, kernel, 0.0, targets, weights, chunk=64))
 
 
@@ -35,9 +35,9 @@ def plain(case: None) -> Callable[[], Round]:
 def _plain_loss(hidden, kernel, targets, weights):
   import jax.numpy as jnp
 
-  from gpt4x import objectives
+  from gpt4x.objectives import cross_entropy
   logits = jnp.einsum("...d,vd->...v", hidden, kernel, preferred_element_type=jnp.float32)
-  return objectives.cross_entropy(logits, targets, weights)
+  return cross_entropy.cross_entropy(logits, targets, weights)
 
 
 def _rounds(loss: Callable) -> Callable[[], Round]:
@@ -49,7 +49,7 @@ def _rounds(loss: Callable) -> Callable[[], Round]:
   def gradients(hidden, kernel, targets, weights):
     def objective(hidden, kernel):
       sums = loss(hidden, kernel, targets, weights)
-      return sums.objective / sums.weight, sums
+      return sums["loss"].mean, sums
 
     return jax.grad(objective, argnums=(0, 1), has_aux=True)(hidden, kernel)
 

@@ -33,13 +33,10 @@ def rows(rounds: int) -> Iterator[Row]:
 
 def stream(folder: str) -> Callable[[], Round]:
   _prepare(folder)
-  from gpt4x import cli, configuration
-  from gpt4x.data import pipeline
-  from gpt4x.training import loop
+  from gpt4x.commands import reading
 
-  configuration.load((cli.TRAIN_FILE, EXPERIMENT))
-  dataset = loop.settings(folder)["experiment"].dataset
-  batches = pipeline.train_iterator(dataset)
+  experiment = reading.new_run([EXPERIMENT]).experiment
+  dataset, batches = experiment.dataset, experiment.data.train()
 
   def read():
     for _ in range(_BATCHES):

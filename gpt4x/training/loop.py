@@ -34,7 +34,7 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
   Args:
     model_dir: where checkpoints, metrics, plots and the configuration go; see run_directory.py.
     config: what to train, and how.
-    gin_text: the same as gin has it, from which later commands read the run.
+    gin_text: the same as gin has it, from which later commands read the run; "" where no gin was read.
     profile_steps: (start, stop) steps to write a profiler trace of.
 
   Returns:
@@ -134,9 +134,10 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
 
 
 def write_configuration(model_dir: str, experiment: Experiment, gin_text: str) -> None:
-  """Writes what `eval` and `generate` need to work from the directory alone: the gin text and the vocabulary."""
+  """Writes what `eval` and `generate` need to work from the directory alone: the gin text, if any, and the vocabulary."""
   if jax.process_index() == 0:
-    run_directory.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())
+    if gin_text:
+      run_directory.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())
     vocabularies.save(experiment.data.vocabulary, model_dir)
 
 

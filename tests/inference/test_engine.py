@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt4x.inference.engine import BOS, Engine, Piece
+from gpt4x.inference.engine import BOS, Engine
 from gpt4x.inference.sampling import Sampling
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.partitioning import Partitioner
 from tests.models import tiny
 
 VOCAB, WINDOW, EOS = 24, 7, 1
@@ -14,10 +15,9 @@ GREEDY = Sampling(temperature=0.0)
 
 
 def make_model(**options):
-  config = TransformerConfig(vocab_size=VOCAB, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=16, memory_length=6,
-                             tie_embeddings=False,  # Tied, greedy text soon repeats one token.
-                             **options)
-  model = LanguageModel(config)
+  defaults = dict(vocab_size=VOCAB, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=16, memory_length=6,
+                  tie_embeddings=False)  # Tied, greedy text soon repeats one token.
+  model = LanguageModel(TransformerConfig(**defaults | options))
   return model, jax.tree.map(jnp.asarray, tiny.random_params(model))
 
 
@@ -162,3 +162,88 @@ def test_a_step_costs_the_same_wherever_it_is():
     _, cache = step(params, jnp.array([4]), cache)
   assert jax.tree.map(jnp.shape, cache) == shapes
   assert step._cache_size() == 1  # Compiled once.
+
+
+def test_log_probs_come_with_the_tokens():
+  """Those of the model for each token that is drawn, whatever the temperature, and 0 behind a row's end."""
+  model, params = make_model()
+  prompt = [5, 9, 3]
+  engine = make_engine(model, sampling=Sampling(temperature=2.0, top_k=5))
+  tokens, log_probs = (np.concatenate(parts, 1)[0] for parts in zip(*engine(params, [prompt], 16)))
+  text = np.array([[BOS, *prompt, *tokens]])
+  logits, _ = model.logits(params, text[:, :-1], model.initial_memory(1, WINDOW), window=WINDOW)
+  expected = np.asarray(jax.nn.log_softmax(logits))[0, np.arange(len(prompt), text.shape[1] - 1), tokens]
+  np.testing.assert_allclose(log_probs, expected, atol=1e-4)
+  ending = make_engine(model, sampling=Sampling(temperature=2.0, top_k=5), eos_id=int(tokens[3]))
+  ended = np.concatenate([piece.log_probs for piece in ending(params, [prompt], 16)], 1)[0]
+  last = tokens.tolist().index(tokens[3])
+  np.testing.assert_allclose(ended[:last + 1], log_probs[:last + 1], atol=1e-5)
+  assert not ended[last + 1:].any()
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"positions": "rotary", "norm_position": "pre", "num_kv_heads": 1},
+    {"num_kv_heads": 2, "untie_biases": True, "scan_layers": False},
+    {"empty_memory": "zeros", "clamp_length": 9},
+    {"num_layers": 4, "share_layers": 2},
+], ids=["paper", "rotary", "apart", "zeros", "shared"])
+def test_a_prompt_inserted_between_steps_is_decoded_as_if_alone(options):
+  """Wherever the ring has come to, before it is full, at its end and turns later; and its neighbours do not notice."""
+  model, params = make_model(**options)
+  engine = make_engine(model, chunk_length=1)
+  rng = jax.random.key(0)
+  others = [[5, 9], [3, 7, 4, 11, 2, 8, 6, 10, 12]]
+  alone = decode(engine, params, others, 24)
+  for steps in (0, 2, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 3):
+    newcomer = [6, 2, 13][:1 + steps % 3]
+    expected = decode(engine, params, [newcomer], 5)[0]
+    slots = engine.start(params, engine.prefill(params, [others[0], [1], others[1]]))
+    pieces = []
+    for step in range(steps + 5):
+      if step == steps:
+        slots = engine.insert(params, slots, 1, engine.prefill(params, [newcomer]))
+      piece, slots = engine.step(params, slots, rng)
+      pieces.append(piece.tokens)
+    tokens = np.concatenate(pieces, 1)
+    np.testing.assert_array_equal(tokens[1, steps:], expected, err_msg=f"after {steps} steps")
+    np.testing.assert_array_equal(tokens[[0, 2]], alone[:, :steps + 5])
+
+
+def test_an_only_row_is_replaced():
+  model, params = make_model(scan_layers=False)
+  engine = make_engine(model, chunk_length=3)
+  slots = engine.start(params, engine.prefill(params, [[5, 9, 3]]))
+  _, slots = engine.step(params, slots, jax.random.key(0))
+  slots = engine.insert(params, slots, 0, engine.prefill(params, [[7]]))
+  piece, _ = engine.step(params, slots, jax.random.key(0))
+  np.testing.assert_array_equal(piece.tokens, decode(engine, params, [[7]], 3))
+
+
+def test_a_cache_takes_one_row_of_its_own_window():
+  model, params = make_model()
+  engine = make_engine(model)
+  slots = engine.start(params, engine.prefill(params, [[5, 9], [3]]))
+  with pytest.raises(ValueError, match="a row of window 7 is wanted"):
+    slots.cache.insert(0, slots.cache)
+
+
+@pytest.mark.parametrize("mesh, rows", [({"data": 4, "tensor": 2}, 4), ({"data": 2, "fsdp": 2, "tensor": 2}, 3)],
+                         ids=["rows split", "rows whole"])
+def test_decoding_on_a_mesh(mesh, rows):
+  """Parameters where training has them; tokens and log-probabilities are one device's, and so is a row inserted."""
+  model, params = make_model(positions="rotary")
+  partitioner = Partitioner(**mesh)
+  placed = jax.tree.map(lambda leaf, shape: jax.device_put(leaf, shape.sharding), params,
+                        partitioner.place(*model.declared))
+  prompts = [[5, 9, 3], [7], [2, 11, 6, 4, 8], [10, 12]][:rows]
+  one, many = make_engine(model), make_engine(model, partitioner=partitioner)
+  for here, there in zip(one(params, prompts, 16), many(placed, prompts, 16), strict=True):
+    np.testing.assert_array_equal(here.tokens, there.tokens)
+    np.testing.assert_allclose(here.log_probs, there.log_probs, atol=1e-4)
+  found = []
+  for engine, weights in ((one, params), (many, placed)):
+    slots = engine.start(weights, engine.prefill(weights, prompts))
+    _, slots = engine.step(weights, slots, jax.random.key(0))
+    slots = engine.insert(weights, slots, 1, engine.prefill(weights, [[13, 2]]))
+    found.append(engine.step(weights, slots, jax.random.key(0))[0].tokens)
+  np.testing.assert_array_equal(*found)

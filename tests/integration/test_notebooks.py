@@ -18,4 +18,4 @@ def test_train_tiny(repository, tmp_path, monkeypatch, capsys):
   exec(compile(code, "notebook", "exec"), {})
   assert shown == ["runs/notebook/loss.png"] and (tmp_path / shown[0]).exists()
   printed = capsys.readouterr().out
-  assert "def main(" in printed and "2,066,496 parameters" in printed
+  assert "def main(" in printed and "(2, 64, 384) 2,066,496 parameters" in printed

@@ -56,8 +56,8 @@ def our_steps(model: Any, rows: int, length: int, steps: int) -> Callable[[], Ro
   import jax
   import numpy as np
 
-  from gpt4x.partitioning import Partitioner
   from gpt4x.objectives.next_token import NextToken
+  from gpt4x.partitioning import Partitioner
   from gpt4x.training import optimizers, state
   from gpt4x.training.step import TrainStep
 

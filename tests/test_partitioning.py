@@ -1,7 +1,8 @@
 import types
 
 from flax.linen.partitioning import with_sharding_constraint
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import jax

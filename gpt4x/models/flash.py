@@ -6,10 +6,11 @@ their saved logarithm. The position term of a block is a product of its queries 
 that it meets, a row of which is then rotated by its query's place (`_skew`); its gradients go the way back.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import math
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import pallas as pl

@@ -1,8 +1,8 @@
 """LanguageModel: all that a loop, an evaluation or a decoder ever sees of a model."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 import functools
-from typing import Any, Mapping
+from typing import Any
 
 import flax.core
 import flax.struct

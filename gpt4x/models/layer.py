@@ -4,7 +4,8 @@ An operation is a pytree with what all layers have in common in one call: (layer
 class here and a method of TransformerXL that runs it through the stack.
 """
 
-from typing import Any, Protocol, Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import flax.linen as nn
 import flax.struct
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from gpt4x.models import attention
 from gpt4x.models.config import TransformerConfig
-from gpt4x.models.layers import MLP, Norm, constrain
+from gpt4x.models.layers import constrain, MLP, Norm
 from gpt4x.models.memory import KeyValues, RingKeyValues, StepConstants
 from gpt4x.models.moe import MoE
 

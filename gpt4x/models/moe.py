@@ -11,20 +11,21 @@ gathers the tokens of all P and sums up what its own experts make of them: P / k
 rows for P times its own choices, for any of them may be its experts'. That suits a small P, evaluation and decoding.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
+from flax import traverse_util
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
 import flax.struct
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gpt4x.models.config import TransformerConfig
-from gpt4x.models.layers import MLP, activate, constrain, residual_scale
+from gpt4x.models.layers import activate, constrain, MLP, residual_scale
 from gpt4x.models.parameters import kernel_init, param
 from gpt4x.models.sums import Sum, Sums
 

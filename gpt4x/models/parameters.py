@@ -4,13 +4,14 @@ A kernel is a parameter that a product sums over. Where its array is expected, a
 quantized or masked kernel, one with an adapter. Layers do not know which.
 """
 
+from collections.abc import Callable, Mapping
 import math
-from typing import Any, Callable, Mapping
+from typing import Any
 
+from flax import traverse_util
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
 import flax.struct
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int

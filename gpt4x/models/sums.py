@@ -1,6 +1,6 @@
 """Named sums: what a batch contributes to a mean, which is taken once, over the whole of it."""
 
-from typing import Mapping
+from collections.abc import Mapping
 
 import flax.struct
 import jax

@@ -1,8 +1,9 @@
 """The Transformer-XL stack (arXiv:1901.02860): layers scanned over their parameters and over the memory."""
 
+from collections.abc import Collection
 import functools
 import re
-from typing import Any, Collection
+from typing import Any
 
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
@@ -13,8 +14,18 @@ from gpt4x.errors import UserError
 from gpt4x.models import attention
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.layer import (
-    CAPTURES, Block, Layer, Operation, ProjectPositions, Segment, StartRing, Step, run_layers, unstack)
-from gpt4x.models.layers import Norm, Vocabulary, constrain
+  Block,
+  CAPTURES,
+  Layer,
+  Operation,
+  ProjectPositions,
+  run_layers,
+  Segment,
+  StartRing,
+  Step,
+  unstack,
+)
+from gpt4x.models.layers import constrain, Norm, Vocabulary
 from gpt4x.models.masks import Mask
 from gpt4x.models.memory import Cache, Memory
 

@@ -1,7 +1,7 @@
 """TrainState: all that a step changes, and where on the mesh it lies."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import flax.struct
 import jax

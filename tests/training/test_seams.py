@@ -19,7 +19,7 @@ from gpt4x.training.state import init_state, state_shapes
 from gpt4x.training.step import TrainStep
 from tests.models import tiny
 from tests.objectives.doubles import Distillation
-from tests.training.steps import CONFIG, MEMORY, ONE_DEVICE, ROWS, batches
+from tests.training.steps import batches, CONFIG, MEMORY, ONE_DEVICE, ROWS
 
 MODEL = LanguageModel(CONFIG)
 

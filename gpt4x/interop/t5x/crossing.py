@@ -9,8 +9,7 @@ import re
 from typing import Any
 
 from etils import epath
-from flax import serialization
-from flax import traverse_util
+from flax import serialization, traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -19,7 +18,7 @@ from gpt4x.checkpoints.layout import check_shapes
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.errors import UserError
 from gpt4x.training.config import TrainConfig
-from gpt4x.training.state import TrainState, init_state, state_shapes
+from gpt4x.training.state import init_state, state_shapes, TrainState
 
 # Where t5x keeps the parts of our TrainState.
 _NAMES = {"params": "target", "opt_state": "state/param_states", "step": "state/step", "memory": "flax_mutables/memory"}

@@ -16,7 +16,7 @@ from gpt4x.planning import collectives
 from gpt4x.planning.chips import Topology
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.gradients import whole
-from gpt4x.training.state import state_shapes
+from gpt4x.training.initial_state import state_shapes
 from gpt4x.training.step import TrainStep
 
 # Products that overlap with their own communication piece by piece are loops, of which the compiler counts one turn.

@@ -12,7 +12,7 @@ from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import optimizers
 from gpt4x.training.gradients import microbatched
-from gpt4x.training.state import init_state, state_shapes
+from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.step import TrainStep
 from tests.models import tiny
 

@@ -15,7 +15,7 @@ from gpt4x.partitioning import Partitioner
 from gpt4x.training import optimizers
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.gradients import whole
-from gpt4x.training.state import init_state, state_shapes
+from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.step import TrainStep
 from tests.models import tiny
 from tests.objectives.doubles import Distillation

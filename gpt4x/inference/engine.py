@@ -1,4 +1,4 @@
-"""The engine: prompts are prefilled a segment at a time, then every token costs the same, however long the text grows."""
+"""The engine prefills prompts a segment at a time; then every token costs the same, however long the text grows."""
 
 from collections.abc import Iterator, Sequence
 import contextlib

@@ -32,7 +32,7 @@ class Layer(nn.Module):
   """Attention and MLP, each with its norm and residual."""
 
   config: TransformerConfig
-  mixture: bool = False  # Of experts, in place of the MLP.
+  mixture: bool = False  # Whether a mixture of experts takes the MLP's place.
 
   def setup(self):
     self.attention_norm, self.mlp_norm = Norm(self.config), Norm(self.config)
@@ -133,7 +133,10 @@ class Segment:
 
 @flax.struct.dataclass
 class Step:
-  """The same for one token x [B, 1, D] of each row, with a ring of keys and values, which is moved on, and constants."""
+  """Attends from one token of each row, x [B, 1, D], to a ring of keys and values, which is moved on.
+
+  past: the layer's ring and its constants; new: the ring.
+  """
 
   mask: jax.Array  # [B, W] by slot.
   real: jax.Array  # [B, 1]

@@ -45,7 +45,7 @@ class Declaration(nn_partitioning.AxisMetadata):
 
 
 class Substitute:
-  """What may lie in the place of a kernel's array: a pytree whose leaves have a leading axis where layers are scanned."""
+  """What may lie in the place of a kernel's array: a pytree, its leaves with an axis for layers that are scanned."""
 
   def dense(self, dtype: Any) -> jax.Array:
     """The array that it stands for."""
@@ -56,9 +56,8 @@ class Substitute:
     return _contract(x, self.dense(x.dtype), summed)
 
 
-@flax.struct.dataclass
-class Kernel:
-  """A parameter as layers have it: its array in the compute dtype, or a Substitute; the axes that a product sums over."""
+class Kernel(flax.struct.PyTreeNode):
+  """A parameter as layers have it: an array in the compute dtype or a Substitute, and the axes that are summed over."""
 
   value: Any
   summed: tuple[int, ...] = flax.struct.field(pytree_node=False)
@@ -100,7 +99,7 @@ def param(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...
   declaration = Declaration(axes, summed)
   module.sow("params_axes", f"{name}_axes", declaration, reduce_fn=lambda _, new: new)
   if module.has_variable("params", name) and isinstance(module.get_variable("params", name), Substitute):
-    value = module.get_variable("params", name)
+    value: Any = module.get_variable("params", name)
   else:
     value = nn_partitioning.with_sharding_constraint(
         module.param(name, init, shape, jnp.float32), jax.sharding.PartitionSpec(*axes))

@@ -14,11 +14,11 @@ def test_cross_entropy_is_the_textbook_sum():
   weights = np.array([[1, 1, 0], [0.5, 0, 1]])
   loss = z_loss = correct = 0.0
   for b in range(2):
-    for l in range(3):
-      z = np.exp(logits[b, l]).sum()
-      loss -= weights[b, l] * np.log(np.exp(logits[b, l, targets[b, l]]) / z)
-      z_loss += weights[b, l] * np.log(z) ** 2
-      correct += weights[b, l] * (logits[b, l].argmax() == targets[b, l])
+    for i in range(3):
+      z = np.exp(logits[b, i]).sum()
+      loss -= weights[b, i] * np.log(np.exp(logits[b, i, targets[b, i]]) / z)
+      z_loss += weights[b, i] * np.log(z) ** 2
+      correct += weights[b, i] * (logits[b, i].argmax() == targets[b, i])
   sums = objectives.cross_entropy(jnp.array(logits, jnp.float32), jnp.array(targets), jnp.array(weights))
   for name, value in (("loss", loss), ("z_loss", z_loss), ("accuracy", correct)):
     np.testing.assert_allclose([sums[name].value, sums[name].weight], [value, weights.sum()], rtol=1e-5)
@@ -29,7 +29,8 @@ def test_sums_of_parts_are_the_sum_of_the_whole():
   targets, weights = jnp.ones((4, 3), int), jnp.arange(12.0).reshape(4, 3)
   whole = objectives.cross_entropy(logits, targets, weights)
   parts = [objectives.cross_entropy(logits[i:i + 2], targets[i:i + 2], weights[i:i + 2]) for i in (0, 2)]
-  np.testing.assert_allclose(jax.tree.leaves({name: one + parts[1][name] for name, one in parts[0].items()}), jax.tree.leaves(whole), rtol=1e-6)
+  joined = {name: one + parts[1][name] for name, one in parts[0].items()}
+  np.testing.assert_allclose(jax.tree.leaves(joined), jax.tree.leaves(whole), rtol=1e-6)
 
 
 def test_large_logits_stay_finite():

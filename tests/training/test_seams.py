@@ -60,7 +60,7 @@ def test_only_what_is_named_is_trained():
 
 def test_a_name_that_trains_nothing_is_told():
   with pytest.raises(UserError, match="train.trained = 'decoder/.*' matches no parameter"):
-    config(trained="decoder/.*").step
+    run(config(trained="decoder/.*").step)
 
 
 def test_what_comes_after_an_update_sees_it_and_its_sums():

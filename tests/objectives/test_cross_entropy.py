@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 
 from gpt4x.models.sums import weighted_mean
 from gpt4x.objectives import cross_entropy as objectives
+from tests.models import products
 
 
 def test_cross_entropy_is_the_textbook_sum():
@@ -67,3 +70,22 @@ def test_a_loss_in_chunks_keeps_no_logits():
       *arguments).compile().memory_analysis().temp_size_in_bytes
   chunked = lambda *arguments: objectives.linear_cross_entropy(*arguments, chunk=8)
   assert bytes_of(chunked) < bytes_of(plain) / 4
+
+
+def test_a_loss_in_chunks_of_bfloat16_is_summed_in_float32():
+  """Over many chunks: sums and gradients are as near to those of float32 as rounding their operands allows."""
+  hidden, kernel, bias, targets, weights = linear(4, 96, 8, 11)
+  hidden, kernel = hidden.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+
+  def run(loss, hidden, kernel):
+    mean = lambda hidden, kernel, bias: loss(hidden, kernel, bias, targets, weights)["loss"].mean
+    return jax.value_and_grad(mean, argnums=(0, 1, 2))(hidden, kernel, bias)
+
+  chunked = functools.partial(run, functools.partial(objectives.linear_cross_entropy, chunk=1))
+  assert products.dtypes(chunked, hidden, kernel) == {("bfloat16", "bfloat16", "float32")}
+  found = chunked(hidden, kernel)
+  expected = run(plain, hidden.astype(jnp.float32), kernel.astype(jnp.float32))
+  for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    one = np.asarray(one, np.float32)
+    assert np.linalg.norm(one - other) < 0.004 * np.linalg.norm(other)
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)

@@ -175,7 +175,7 @@ class Attention(nn.Module):
     c = self.config
     *heads, window, _ = ring.keys.shape  # B and G, or one of them.
     slot = index % window
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     projected = jnp.einsum("bd,dgck->bgck", x[:, 0], constants.kernel)
     query, key, value = projected[:, :, :-2], projected[:, :, -2:-1], projected[:, :, -1:]
 
@@ -186,13 +186,13 @@ class Attention(nn.Module):
       return jax.lax.dynamic_update_slice_in_dim(past, new.reshape(*heads, 1, c.head_dim), slot, len(heads))
 
     def content(query):
-      return product("...rk,...tk->...rt", query.reshape(*heads, -1, c.head_dim), keys)
+      return dot("...rk,...tk->...rt", query.reshape(*heads, -1, c.head_dim), keys)
 
     keys = put(ring.keys, rotated(key, slot) if c.positions == "rotary" else key)
     values = put(ring.values, value)
     if c.positions == "relative":
       u, v = (self.group(bias) for bias in (self.biases if c.untie_biases else biases))
-      by_distance = product("bgrk,gsk->bgrs", query + v, constants.position_keys)
+      by_distance = dot("bgrk,gsk->bgrs", query + v, constants.position_keys)
       # The last column, distance 0, comes to the token's slot.
       scores = content(query + u) + jnp.roll(by_distance, slot + 1, -1).reshape(*heads, -1, window)
     else:

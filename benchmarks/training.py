@@ -56,15 +56,15 @@ def our_steps(model: Any, rows: int, length: int, steps: int) -> Callable[[], Ro
   import jax
   import numpy as np
 
-  from gpt4x.partitioning import Partitioner
   from gpt4x.objectives.next_token import NextToken
-  from gpt4x.training import optimizers, state
+  from gpt4x.partitioning import Partitioner
+  from gpt4x.training import initial_state, optimizers
   from gpt4x.training.step import TrainStep
 
   partitioner = Partitioner(num_devices=1)
   step = TrainStep(model, NextToken(), optimizers.adamw(LEARNING_RATE, b2=0.999, weight_decay=0.0), clip_norm=1.0)
-  shapes = state.state_shapes(step, rows, model.config.memory_length, partitioner)
-  train_state = state.init_state(step, shapes, partitioner)
+  shapes = initial_state.state_shapes(step, rows, model.config.memory_length, partitioner)
+  train_state = initial_state.init_state(step, shapes, partitioner)
   tokens = random_tokens(model.config.vocab_size, rows, length)
   batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": np.roll(tokens, -1, 1),
            "decoder_segment_ids": np.ones_like(tokens), "decoder_loss_weights": np.ones(tokens.shape, np.float32)}

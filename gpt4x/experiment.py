@@ -10,8 +10,8 @@ from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.errors import UserError
 from gpt4x.models.language_model import LanguageModel
-from gpt4x.objectives.objective import Objective
 from gpt4x.objectives.next_token import NextToken
+from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
 
 

@@ -1,9 +1,10 @@
 """Mesh, logical-axis rules and shardings: the only file that knows the layout of devices."""
 
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import math
-from typing import Any, Sequence
+from typing import Any
 
 from flax.linen import partitioning as nn_partitioning
 import gin

@@ -99,6 +99,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
   }
   for name in [name for name in sys.modules if name.startswith("gpt4x.commands.") and name != running.__name__]:
     monkeypatch.delitem(sys.modules, name)  # They hold what they have imported.
+    monkeypatch.delattr(sys.modules["gpt4x.commands"], name.rpartition(".")[2], raising=False)
   for name, content in stand_ins.items():
     module = types.ModuleType(f"gpt4x.{name}")
     module.__dict__.update(content)

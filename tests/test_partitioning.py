@@ -1,7 +1,8 @@
 import types
 
 from flax.linen.partitioning import with_sharding_constraint
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpt4x.errors import UserError
+from gpt4x.models.parameters import Declaration
 from gpt4x.partitioning import Partitioner, planning_for
 
 
@@ -62,8 +64,8 @@ def test_constraints_hold_where_the_mesh_is_active():
 ])
 def test_indivisible_parameter_is_named(mesh, shape, axes, words):
   with pytest.raises(UserError, match=f"mlp/wi .*its {words}"):
-    Partitioner(data=1, **mesh).param_shardings(
-        {"mlp": {"wi": jax.ShapeDtypeStruct(shape, jnp.float32)}}, {"mlp": {"wi": PartitionSpec(*axes)}})
+    Partitioner(data=1, **mesh).place(
+        {"mlp": {"wi": jax.ShapeDtypeStruct(shape, jnp.float32)}}, {"mlp": {"wi": Declaration(axes)}})
 
 
 @pytest.mark.parametrize("batch_size, microbatches", [(12, 1), (8, 2), (0, 1)])

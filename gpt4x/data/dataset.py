@@ -8,14 +8,14 @@ Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_caus
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TYPE_CHECKING
 
 import gin
 import numpy as np
 
 from gpt4x.data import examples, token_store
 from gpt4x.data.stream import EvaluationSegments, SegmentStream
-from gpt4x.errors import UserError, nearest
+from gpt4x.errors import nearest, UserError
 
 if TYPE_CHECKING:
   import seqio
@@ -95,7 +95,7 @@ class Dataset:
   def __init__(self, config: DatasetConfig):
     self.config = config
     self._provider = _find(config)
-    self.vocabulary: "seqio.Vocabulary" = self._provider.output_features["targets"].vocabulary
+    self.vocabulary: seqio.Vocabulary = self._provider.output_features["targets"].vocabulary
     self._stores: dict[tuple[str, str], token_store.TokenStore] = {}
 
   def train(self, split: str = "train", rows: Sequence[int] | None = None) -> DatasetIterator:

@@ -5,14 +5,14 @@ import contextlib
 import hashlib
 import itertools
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
 from gpt4x import run_directory
 from gpt4x.data import directories, token_store
 from gpt4x.data.fingerprint import fingerprint, task_key
-from gpt4x.data.stream import FEATURES, check_state
+from gpt4x.data.stream import check_state, FEATURES
 
 if TYPE_CHECKING:
   import seqio

@@ -19,7 +19,7 @@ import pathlib
 import re
 import sys
 import types
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import gin
 import numpy as np

@@ -1,5 +1,6 @@
 """Any local text as a seqio source: one document a file, or one a line of JSON."""
 
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import glob
@@ -8,7 +9,7 @@ import hashlib
 import json
 import os
 import random
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 import zlib
 
 import gin

@@ -1,5 +1,6 @@
 """The default corpus: the standard library's own sources and documentation, which every Python installation carries."""
 
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import functools
@@ -10,7 +11,7 @@ import pathlib
 import runpy
 import sys
 import sysconfig
-from typing import Any, Iterator
+from typing import Any
 
 import seqio
 import tensorflow as tf

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import heapq
 import itertools
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 

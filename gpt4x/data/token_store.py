@@ -15,7 +15,7 @@ import pathlib
 import re
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, TYPE_CHECKING
 import uuid
 
 import numpy as np

@@ -1,12 +1,13 @@
 """Vocabularies: how they are trained, encode text, and are saved with a model."""
 
+from collections.abc import Iterable, Iterator, Sequence
 import functools
 import hashlib
 import io
 import json
 import os
 import pathlib
-from typing import Any, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -16,7 +17,7 @@ import tensorflow as tf
 from gpt4x import run_directory
 from gpt4x.data import directories
 from gpt4x.data.local_text import LocalText
-from gpt4x.errors import UserError, nearest
+from gpt4x.errors import nearest, UserError
 
 SPACE = "\u2581"  # SentencePiece writes a space so.
 MAX_CHARACTERS = 200_000_000  # Enough text for any vocabulary; training holds it in memory.

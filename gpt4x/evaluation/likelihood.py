@@ -14,8 +14,8 @@ from gpt4x.errors import UserError
 from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
 from gpt4x.models.language_model import Batch
-from gpt4x.models.memory import Memory, map_memories
-from gpt4x.models.sums import Sums, Sum, metrics
+from gpt4x.models.memory import map_memories, Memory
+from gpt4x.models.sums import metrics, Sum, Sums
 from gpt4x.partitioning import Partitioner
 
 

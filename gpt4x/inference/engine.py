@@ -1,8 +1,8 @@
-"""The engine: prompts are prefilled a segment at a time, then every token costs the same, however long the text grows."""
+"""The engine prefills prompts a segment at a time; then every token costs the same, however long the text grows."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import jax

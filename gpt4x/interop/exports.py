@@ -34,8 +34,7 @@ def save(directory: str | os.PathLike, language_model: LanguageModel, params: An
   safetensors.numpy.save_file(layerwise.split(params), unfinished)
   unfinished.chmod(mode)  # The library lets nobody else read it.
   unfinished.replace(directory / tensor_files.SAFETENSORS)
-  content = {"format": _FORMAT, "version": _VERSION, "z_loss": language_model.z_loss,
-             "transformer": dataclasses.asdict(language_model.config)}
+  content = {"format": _FORMAT, "version": _VERSION, "transformer": dataclasses.asdict(language_model.config)}
   (directory / _CONFIG).write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -62,7 +61,7 @@ def load(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageM
   try:
     if fields.get("moe"):
       fields["moe"] = MoEConfig(**fields["moe"])
-    model = LanguageModel(TransformerConfig(**{**fields, **config_changes}), z_loss=content.get("z_loss", 0.0))
+    model = LanguageModel(TransformerConfig(**{**fields, **config_changes}))
   except TypeError as error:
     raise UserError(f"{path}: a field of transformer has a value of the wrong kind ({error}): correct it") from error
   sources = {name: layerwise.Source((name,), shape) for name, shape in layerwise.shapes(model).items()}

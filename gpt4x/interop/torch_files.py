@@ -6,6 +6,7 @@ another. A pickle can run any code, so this one may name containers and tensors 
 """
 
 import collections
+from collections.abc import Callable
 import dataclasses
 import io
 import math
@@ -13,7 +14,7 @@ import mmap
 import os
 import pickle
 import struct
-from typing import Any, BinaryIO, Callable
+from typing import Any, BinaryIO
 import zipfile
 
 import jax.numpy as jnp

@@ -1,5 +1,6 @@
 """Attention over [memory | segment] with relative positions (arXiv:1901.02860, section 3.3) or rotary ones."""
 
+from collections.abc import Callable
 import functools
 import math
 
@@ -16,7 +17,7 @@ from gpt4x.models.masks import Mask
 from gpt4x.models.memory import KeyValues, RingKeyValues, StepConstants
 from gpt4x.models.parameters import kernel_init, param, product, product_of_rows
 
-# What a kernel of attention has of a mask: the boolean blocks of its chunks of queries; the mask itself, if it is fused.
+# What attention takes of a mask: the boolean blocks of its chunks of queries; the fused kernel takes the mask itself.
 Prepared = list[jax.Array] | Mask
 
 
@@ -134,7 +135,7 @@ class Attention(nn.Module):
       return self.project_out(fused_attention(query, position_query, keys, values, position_keys, mask)), past
     query, position_query = jax.tree.map(lambda x: x * c.head_dim**-0.5, (query, position_query))
     rng = None if deterministic or not c.attention_dropout_rate else self.make_rng("dropout")
-    attend = functools.partial(self.attend, deterministic=deterministic)
+    attend: Callable[..., jax.Array] = functools.partial(self.attend, deterministic=deterministic)
     if len(mask) > 1:
       attend = jax.checkpoint(attend)  # The backward pass makes its scores again: those of one chunk exist at a time.
     parts, start = [], 0
@@ -159,9 +160,9 @@ class Attention(nn.Module):
                                preferred_element_type=jnp.float32)
       scores += relative_shift(by_distance, length, keys.shape[2]).reshape(scores.shape)
     scores = constrain(scores, ("heads", "batch", "length", None))
-    # Added, not selected: the backward pass has nothing to do.
+    # Added, not selected by: the backward pass then has nothing to do.
     scores += jnp.tile(jnp.where(mask, 0, flash.MASKED), (1, heads_per_key, 1))
-    # A softmax whose division comes last, where there are K values to divide and not P.
+    # The softmax's division comes last: it then divides K values, not P weights.
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
     norm = jnp.sum(weights, -1, keepdims=True)
     weights = self.dropout(weights.astype(values.dtype), deterministic=deterministic, rng=rng)
@@ -174,7 +175,7 @@ class Attention(nn.Module):
     c = self.config
     *heads, window, _ = ring.keys.shape  # B and G, or one of them.
     slot = index % window
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     projected = jnp.einsum("bd,dgck->bgck", x[:, 0], constants.kernel)
     query, key, value = projected[:, :, :-2], projected[:, :, -2:-1], projected[:, :, -1:]
 
@@ -185,13 +186,13 @@ class Attention(nn.Module):
       return jax.lax.dynamic_update_slice_in_dim(past, new.reshape(*heads, 1, c.head_dim), slot, len(heads))
 
     def content(query):
-      return product("...rk,...tk->...rt", query.reshape(*heads, -1, c.head_dim), keys)
+      return dot("...rk,...tk->...rt", query.reshape(*heads, -1, c.head_dim), keys)
 
     keys = put(ring.keys, rotated(key, slot) if c.positions == "rotary" else key)
     values = put(ring.values, value)
     if c.positions == "relative":
       u, v = (self.group(bias) for bias in (self.biases if c.untie_biases else biases))
-      by_distance = product("bgrk,gsk->bgrs", query + v, constants.position_keys)
+      by_distance = dot("bgrk,gsk->bgrs", query + v, constants.position_keys)
       # The last column, distance 0, comes to the token's slot.
       scores = content(query + u) + jnp.roll(by_distance, slot + 1, -1).reshape(*heads, -1, window)
     else:

@@ -1,7 +1,8 @@
 """TransformerConfig: every size and switch of the model, and the parameter and FLOP counts that follow from them."""
 
+from collections.abc import Iterator
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import gin
 
@@ -103,7 +104,7 @@ class TransformerConfig:
   vocab_embed_dim: int | None = None  # None: embed_dim.
   adaptive_cutoffs: tuple[int, ...] = ()
   adaptive_divisor: int = 1
-  tie_projections: bool | tuple[bool, ...] = False  # Of all clusters, or of each; the published models': all but one.
+  tie_projections: bool | tuple[bool, ...] = False  # Of all clusters, or each; published models tie all but one.
 
   # Execution. Parameters are float32 whatever the compute dtype; softmax and loss are float32.
   dtype: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 on accelerators, float32 on CPU.
@@ -137,64 +138,58 @@ class TransformerConfig:
       self._require(name, (getattr(self, name) or 0) >= 0, "0 or more, not negative")
     for name in ("dropout_rate", "attention_dropout_rate"):
       self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-    if self.head_dim is None:
-      if self.embed_dim % self.num_heads:
-        raise UserError(
-            f"TransformerConfig.embed_dim = {self.embed_dim} does not divide into num_heads = {self.num_heads}:"
-            " change either, or set head_dim")
-      set_field("head_dim", self.embed_dim // self.num_heads)
-    if self.num_kv_heads is None:
-      set_field("num_kv_heads", self.num_heads)
-    if self.eval_memory_length is None:
-      set_field("eval_memory_length", self.memory_length)
-    if self.vocab_embed_dim is None:
-      set_field("vocab_embed_dim", self.embed_dim)
+    if self.head_dim is None and self.embed_dim % self.num_heads:
+      raise UserError(
+          f"TransformerConfig.embed_dim = {self.embed_dim} does not divide into num_heads = {self.num_heads}:"
+          " change either, or set head_dim")
+    for name, size in (("head_dim", self.embed_dim // self.num_heads), ("num_kv_heads", self.num_heads),
+                       ("eval_memory_length", self.memory_length), ("vocab_embed_dim", self.embed_dim)):
+      if getattr(self, name) is None:
+        set_field(name, size)
     for field in dataclasses.fields(self):
       choices = getattr(field.type, "__args__", ())
       value = getattr(self, field.name)
       if getattr(field.type, "__origin__", None) is Literal and value not in choices:
         raise UserError(f"TransformerConfig.{field.name} = {value!r} is unknown: choose one of {', '.join(choices)}")
-    if self.num_heads % self.num_kv_heads:
-      raise UserError(
-          f"TransformerConfig.num_heads = {self.num_heads} does not divide over num_kv_heads = {self.num_kv_heads}")
-    if self.positions == "rotary" and self.head_dim % 2:
-      raise UserError(f"TransformerConfig.head_dim = {self.head_dim} must be even for rotary positions")
-    if self.positions == "relative" and self.embed_dim % 2:
-      raise UserError(f"TransformerConfig.embed_dim = {self.embed_dim} must be even for sinusoidal positions")
-    if self.same_length and not (self.memory_length and self.eval_memory_length):
-      raise UserError("TransformerConfig.same_length needs a memory: set memory_length above 0")
-    if self.attention_kernel == "flash" and self.attention_dropout_rate:
-      raise UserError(
-          f"TransformerConfig.attention_dropout_rate = {self.attention_dropout_rate} needs attention_kernel = 'xla':"
-          " the fused kernel drops nothing; change either")
-    if self.empty_memory == "zeros" and self.norm_position == "pre":
-      raise UserError("TransformerConfig.empty_memory = 'zeros' needs norm_position = 'post': the norm before attention"
-                      " would turn zeros into something else")
-    ends = (0, *self.adaptive_cutoffs, self.vocab_size)
-    if any(low >= high for low, high in zip(ends, ends[1:])):
-      raise UserError(
-          f"TransformerConfig.adaptive_cutoffs = {self.adaptive_cutoffs} must rise and stay between 0 and"
-          f" vocab_size = {self.vocab_size}")
-    if self.moe and self.moe.period > self.num_layers:
-      raise UserError(
-          f"MoEConfig.period = {self.moe.period} is above TransformerConfig.num_layers = {self.num_layers}, so that no"
-          " layer is a mixture: lower it, or leave TransformerConfig.moe out")
-    if self.num_layers % self.share_layers or (self.moe and self.moe.period > 1 and self.share_layers > 1):
-      raise UserError(
-          f"TransformerConfig.share_layers = {self.share_layers} must divide num_layers = {self.num_layers}, and goes"
-          " with mixtures in every layer or in none: change it, or MoEConfig.period")
-    if self.scan_layers and self.num_layers % self.period:
-      raise UserError(
-          f"TransformerConfig.num_layers = {self.num_layers} does not divide into blocks of MoEConfig.period ="
-          f" {self.period} layers: change either, or set scan_layers = False")
-    if self.vocab_embed_dim // self.adaptive_divisor ** len(self.adaptive_cutoffs) < 1:
-      raise UserError(
-          f"TransformerConfig.adaptive_divisor = {self.adaptive_divisor} leaves the last of"
-          f" {len(self.adaptive_cutoffs) + 1} clusters no width of vocab_embed_dim = {self.vocab_embed_dim}")
-    if len(self.tied_projections) != len(self.clusters):
-      raise UserError(
-          f"TransformerConfig.tie_projections = {self.tie_projections} must be one value, or one for each of the"
-          f" {len(self.clusters)} clusters that adaptive_cutoffs = {self.adaptive_cutoffs} makes")
+    for wrong, message in self._contradictions():
+      if wrong:
+        raise UserError(message)
+
+  def _contradictions(self) -> Iterator[tuple[Any, str]]:
+    """Whether fields contradict each other, and what is then said."""
+    moe, mine = self.moe, "TransformerConfig."
+    yield (self.num_heads % self.num_kv_heads,
+           f"{mine}num_heads = {self.num_heads} does not divide over num_kv_heads = {self.num_kv_heads}")
+    yield (self.positions == "rotary" and self.head_dim % 2,
+           f"{mine}head_dim = {self.head_dim} must be even for rotary positions")
+    yield (self.positions == "relative" and self.embed_dim % 2,
+           f"{mine}embed_dim = {self.embed_dim} must be even for sinusoidal positions")
+    yield (self.same_length and not (self.memory_length and self.eval_memory_length),
+           f"{mine}same_length needs a memory: set memory_length above 0")
+    yield (self.attention_kernel == "flash" and self.attention_dropout_rate,
+           f"{mine}attention_dropout_rate = {self.attention_dropout_rate} needs attention_kernel = 'xla': the fused"
+           " kernel drops nothing; change either")
+    yield (self.empty_memory == "zeros" and self.norm_position == "pre",
+           f"{mine}empty_memory = 'zeros' needs norm_position = 'post': the norm before attention would turn zeros into"
+           " something else")
+    yield (any(low >= high for low, high, _ in self.clusters),
+           f"{mine}adaptive_cutoffs = {self.adaptive_cutoffs} must rise and stay between 0 and vocab_size ="
+           f" {self.vocab_size}")
+    yield (moe and moe.period > self.num_layers,
+           f"MoEConfig.period = {moe and moe.period} is above {mine}num_layers = {self.num_layers}, so that no layer is"
+           f" a mixture: lower it, or leave {mine}moe out")
+    yield (self.num_layers % self.share_layers or (moe and moe.period > 1 and self.share_layers > 1),
+           f"{mine}share_layers = {self.share_layers} must divide num_layers = {self.num_layers}, and goes with"
+           " mixtures in every layer or in none: change it, or MoEConfig.period")
+    yield (self.scan_layers and self.num_layers % self.period,
+           f"{mine}num_layers = {self.num_layers} does not divide into blocks of MoEConfig.period = {self.period}"
+           " layers: change either, or set scan_layers = False")
+    yield (any(width < 1 for _, _, width in self.clusters),
+           f"{mine}adaptive_divisor = {self.adaptive_divisor} leaves the last of {len(self.clusters)} clusters no width"
+           f" of vocab_embed_dim = {self.vocab_embed_dim}")
+    yield (len(self.tied_projections) != len(self.clusters),
+           f"{mine}tie_projections = {self.tie_projections} must be one value, or one for each of the"
+           f" {len(self.clusters)} clusters that adaptive_cutoffs = {self.adaptive_cutoffs} makes")
 
   def _require(self, name: str, holds: bool, what: str) -> None:
     if not holds:
@@ -256,18 +251,16 @@ class TransformerConfig:
     return self._num_params(self.moe.experts_per_token if self.moe else 0)
 
   def _num_params(self, experts: int) -> int:
-    d, hk, gk, f = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim, self.mlp_dim
+    d, hk, gk = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
     norm = d * (2 if self.norm == "layer" else 1)
     relative = self.positions == "relative"
-    mlp_inputs = 2 if self.activation == "swiglu" else 1
-    layer = 2 * d * hk + 2 * d * gk + (d * gk if relative else 0)  # query, out; key, value; relative key
-    layer += 2 * norm
-    mlp = lambda f: (mlp_inputs + 1) * d * f + (mlp_inputs * f + d if self.mlp_bias else 0)
-    distinct = self.num_layers // self.share_layers
-    mixtures = self.num_mixtures // self.share_layers
-    mlps = (distinct - mixtures) * mlp(f)
+    inputs = 2 if self.activation == "swiglu" else 1
+    layer = 2 * d * hk + (3 if relative else 2) * d * gk + 2 * norm
+    mlp = lambda f: (inputs + 1) * d * f + (inputs * f + d if self.mlp_bias else 0)
+    distinct, mixtures = self.num_layers // self.share_layers, self.num_mixtures // self.share_layers
+    mlps = (distinct - mixtures) * mlp(self.mlp_dim)
     if self.moe:
-      mixture = experts * (mlp_inputs + 1) * d * self.expert_dim
+      mixture = experts * (inputs + 1) * d * self.expert_dim
       mixture += (d + (self.moe.bias_rate > 0)) * self.moe.num_experts  # The router.
       mixture += mlp(self.moe.num_shared_experts * self.expert_dim) if self.moe.num_shared_experts else 0
       mlps += mixtures * mixture
@@ -300,8 +293,8 @@ class TransformerConfig:
     token bears its share, M / L). A query meets M + (L + 1) / 2 keys on average, or with `causal=False` as many as are
     computed: all M + L, or in chunks of C M + (L + C) / 2. Left out: lookups, norms, softmax, the projection of R
     (shared by the batch), recomputation. `training` adds the backward pass: two more of each product, but one for the
-    memory's projections when their input takes no gradient (with pre-norm it does, for the norm's scale). Of a mixture
-    a token counts the router, the experts it is sent to and the shared ones.
+    memory's projections when their input takes no gradient (with pre-norm it does, for the norm's scale). In a
+    mixture a token counts the router, the experts it is sent to and the shared ones.
     """
     m = self.memory_length if memory_length is None else memory_length
     d, hk, gk = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim

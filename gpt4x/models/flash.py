@@ -6,10 +6,11 @@ their saved logarithm. The position term of a block is a product of its queries 
 that it meets, a row of which is then rotated by its query's place (`_skew`); its gradients go the way back.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import math
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import pallas as pl
@@ -52,7 +53,7 @@ def relative_attention(query: jax.Array, position_query: jax.Array | None, keys:
   sizes = _Sizes(block, min(band, block), (length + after) // block, (before + total + after) // block, window,
                  query.shape[3]**-0.5)
   if position_keys is not None:
-    # Of a block ahead of the diagonal's last query the distances are negative, and all masked.
+    # Distances ahead of the diagonal's last query are negative, and all masked.
     position_keys = pad(position_keys[:, :total], 1, before + after, block)
   mixed = _attention(
       sizes, pad(query, 2, 0, after), pad(position_query, 2, 0, after), pad(keys, 2, before, after),
@@ -132,8 +133,9 @@ def _attention_forward(sizes, *inputs):
 
 
 def _attention_backward(sizes, residuals, gradient):
-  inputs, mixed, norm = residuals
-  return *_backward(sizes, *inputs, mixed, norm, gradient), None, None
+  inputs, *outputs = residuals
+  gradients = _backward(sizes, *(*inputs, *outputs, gradient))
+  return *gradients, None, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
@@ -237,7 +239,7 @@ def _forward(sizes, query, position_query, keys, values, position_keys, query_se
   key_block = lambda a, t: jnp.maximum(sizes.key_block(a, t), 0)
   queries = pl.BlockSpec((None, None, n, dim), lambda b, h, a, t: (b, h, a, 0))
   each_key = pl.BlockSpec((None, None, n, dim), lambda b, h, a, t: (b, jax.lax.div(h, group), key_block(a, t), 0))
-  position_specs = (None, None)
+  position_specs: tuple[Any, Any] = (None, None)
   if position_keys is not None:
     distances = pl.BlockSpec((None, *position_keys.shape[1:]), lambda b, h, a, t: (jax.lax.div(h, group), 0, 0))
     position_specs = queries, distances

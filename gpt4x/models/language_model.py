@@ -1,8 +1,8 @@
 """LanguageModel: all that a loop, an evaluation or a decoder ever sees of a model."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 import functools
-from typing import Any, Mapping
+from typing import Any
 
 import flax.core
 import flax.struct
@@ -74,12 +74,9 @@ class LanguageModel:
     c = self.config
     length = c.memory_length if length is None else length
     zeros = lambda *shape: jnp.zeros((c.num_layers, *shape), c.compute_dtype)
-    if projected:
-      shape = (c.num_kv_heads, batch_size, length, c.head_dim)
-      layers = KeyValues(zeros(*shape), zeros(*shape))
-    else:
-      layers = zeros(batch_size, length, c.embed_dim)
-    return Memory(layers, jnp.zeros((batch_size, length), jnp.int32))
+    key_values = c.num_kv_heads, batch_size, length, c.head_dim
+    return Memory(KeyValues(zeros(*key_values), zeros(*key_values)) if projected else
+                  zeros(batch_size, length, c.embed_dim), jnp.zeros((batch_size, length), jnp.int32))
 
   def project_positions(self, params: Params, memory: Memory, length: int) -> Memory:
     """Projects R once, for many segments of up to `length` tokens; otherwise each segment does."""
@@ -166,8 +163,8 @@ class LanguageModel:
     """The ring cache of the W positions that a prefilled memory holds, to be continued at position `index`."""
     return self._apply(params, memory, index, method="ring")
 
-  def decode_step(self, params: Params, tokens: Int[Array, "B"], cache: Cache,
-                  segment_ids: Int[Array, "B"] | None = None) -> tuple[Float[Array, "B V"], Cache]:
+  def decode_step(self, params: Params, tokens: Int[Array, " B"], cache: Cache,
+                  segment_ids: Int[Array, " B"] | None = None) -> tuple[Float[Array, "B V"], Cache]:
     """The logits of the next token and the cache moved on by one, at a cost that does not grow."""
     segment_ids = jnp.ones_like(tokens) if segment_ids is None else segment_ids
     hidden, cache = self._apply(params, tokens, cache, segment_ids, method="step")

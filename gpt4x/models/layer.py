@@ -4,7 +4,8 @@ An operation is a pytree with what all layers have in common in one call: (layer
 class here and a method of TransformerXL that runs it through the stack.
 """
 
-from typing import Any, Protocol, Sequence
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import flax.linen as nn
 import flax.struct
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from gpt4x.models import attention
 from gpt4x.models.config import TransformerConfig
-from gpt4x.models.layers import MLP, Norm, constrain
+from gpt4x.models.layers import constrain, MLP, Norm
 from gpt4x.models.memory import KeyValues, RingKeyValues, StepConstants
 from gpt4x.models.moe import MoE
 
@@ -31,7 +32,7 @@ class Layer(nn.Module):
   """Attention and MLP, each with its norm and residual."""
 
   config: TransformerConfig
-  mixture: bool = False  # Of experts, in place of the MLP.
+  mixture: bool = False  # Whether a mixture of experts takes the MLP's place.
 
   def setup(self):
     self.attention_norm, self.mlp_norm = Norm(self.config), Norm(self.config)
@@ -132,7 +133,10 @@ class Segment:
 
 @flax.struct.dataclass
 class Step:
-  """The same for one token x [B, 1, D] of each row, with a ring of keys and values, which is moved on, and constants."""
+  """Attends from one token of each row, x [B, 1, D], to a ring of keys and values, which is moved on.
+
+  past: the layer's ring and its constants; new: the ring.
+  """
 
   mask: jax.Array  # [B, W] by slot.
   real: jax.Array  # [B, 1]

@@ -1,5 +1,7 @@
 """The parts of a layer beside attention: norms, the MLP, and the embedding/output pairs."""
 
+from typing import Any
+
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
 import jax
@@ -102,7 +104,7 @@ class Vocabulary(nn.Module):
       self.output_projections = [into.transposed() if out is None else out for into, out in zip(shared, own)]
     if tails := len(c.clusters) - 1:
       self.cluster_kernel, = make("cluster_kernel", init, [(tails, c.vocab_embed_dim)], ("clusters", narrow), (narrow,))
-      self.cluster_bias, = make("cluster_bias", zeros, [(tails,)], ("clusters",)) if c.output_bias else [0.0]
+      self.cluster_bias: Any = make("cluster_bias", zeros, [(tails,)], ("clusters",))[0] if c.output_bias else 0.0
 
   def embed(self, tokens: jax.Array) -> jax.Array:
     c = self.config

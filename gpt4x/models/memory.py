@@ -19,8 +19,7 @@ class KeyValues:
   values: jax.Array
 
 
-@flax.struct.dataclass
-class Memory:
+class Memory(flax.struct.PyTreeNode):
   """What the stack remembers of its past; a fresh one is all zeros.
 
   Attributes:
@@ -53,9 +52,11 @@ class Memory:
   def logical_axes(self, positions: str = "length") -> "Memory":
     """The names of its axes, a tuple in the place of each array."""
     layers: Any = ("layers", "batch", positions, None)
+    key_values: Any = ("layers", None, "batch", None, None)
     if isinstance(self.layers, KeyValues):
-      layers = KeyValues(*[("layers", None, "batch", None, None)] * 2)
-    return Memory(layers, ("batch", "length"), None if self.position_keys is None else ("layers", None, None, None))
+      layers = KeyValues(key_values, key_values)
+    others: Any = ("batch", "length"), None if self.position_keys is None else ("layers", None, None, None)
+    return Memory(layers, *others)
 
   def _map(self, function: Callable[[jax.Array, int, int], jax.Array]) -> "Memory":
     """Applies a function of (array, its axis of rows, its axis of positions) to all but the position keys."""
@@ -105,8 +106,7 @@ class StepConstants:
   position_keys: jax.Array | None = None
 
 
-@flax.struct.dataclass
-class Cache:
+class Cache(flax.struct.PyTreeNode):
   """The memory while decoding: a ring of the last W positions, the next of which is `index`, for all rows alike.
 
   Layers are a list, or one whose leaves have a leading axis N where layers are scanned.

@@ -11,20 +11,21 @@ gathers the tokens of all P and sums up what its own experts make of them: P / k
 rows for P times its own choices, for any of them may be its experts'. That suits a small P, evaluation and decoding.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
+from flax import traverse_util
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
 import flax.struct
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gpt4x.models.config import TransformerConfig
-from gpt4x.models.layers import MLP, activate, constrain, residual_scale
+from gpt4x.models.layers import activate, constrain, MLP, residual_scale
 from gpt4x.models.parameters import kernel_init, param
 from gpt4x.models.sums import Sum, Sums
 
@@ -130,7 +131,7 @@ def sums(routings: Mapping[str, Any], tokens: jax.Array) -> Sums:
   found = traverse_util.flatten_dict(routings)
   if not found:
     return {}
-  total = lambda field: sum(jnp.sum(getattr(routing, field)) for routing in found.values())
+  total = lambda field: sum((jnp.sum(getattr(routing, field)) for routing in found.values()), start=jnp.zeros(()))
   named = {"router_balance_loss": Sum(total("balance_loss") * tokens, tokens),
            "router_z_loss": Sum(total("z_loss") * tokens, tokens),
            "expert_dropped": Sum(total("dropped"), total("load"))}
@@ -259,7 +260,7 @@ def assign(experts: jax.Array, num_experts: int, capacity: int) -> tuple[jax.Arr
     slots: [B, L, k], the place of each choice in the flattened [E B C]; E B C where it is dropped.
   """
   rows, length, k = experts.shape
-  choices = jnp.swapaxes(experts, 1, 2).reshape(rows, -1)  # Of each row all first choices, then all second ones.
+  choices = jnp.swapaxes(experts, 1, 2).reshape(rows, -1)  # A row's first choices, then its second ones.
   chosen = choices[..., None] == jnp.arange(num_experts)
   place = jnp.sum(jnp.where(chosen, jnp.cumsum(chosen, 1) - 1, 0), -1)  # How many chose the same before.
   row = jnp.arange(rows)[:, None]
@@ -278,7 +279,7 @@ def _dropless(x, weights, experts, mlp, num_local, axis) -> jax.Array:
   mine = (0 <= choices) & (choices < num_local)
   local = jnp.where(mine, choices, num_local)
   order, load = jnp.argsort(local), jnp.sum(local == jnp.arange(num_local)[:, None], 1)
-  # Others' choices come last, in no group: what ragged_dot makes of them, in the backward pass too, is not defined.
+  # Choices of other devices sort last, outside every group: `ragged_dot` is undefined there, backwards too.
   inputs = jnp.where(mine[order, None], x.reshape(-1, x.shape[-1])[order // experts.shape[-1]], 0)
   outputs = mlp(inputs, lambda x, kernel: jax.lax.ragged_dot(x, kernel, load))
   outputs = jnp.where(mine[:, None], outputs[jnp.argsort(order)], 0).reshape(*experts.shape, -1)
@@ -288,4 +289,5 @@ def _dropless(x, weights, experts, mlp, num_local, axis) -> jax.Array:
 
 def _weighted_sum(weights: jax.Array, outputs: Sequence[jax.Array]) -> jax.Array:
   """[B, L, k] and k times [B, L, D] -> [B, L, D], summed in float32."""
-  return sum(weights[..., i, None] * output for i, output in enumerate(outputs)).astype(outputs[0].dtype)
+  terms = [weights[..., i, None] * output for i, output in enumerate(outputs)]
+  return functools.reduce(jnp.add, terms).astype(outputs[0].dtype)

@@ -4,13 +4,14 @@ A kernel is a parameter that a product sums over. Where its array is expected, a
 quantized or masked kernel, one with an adapter. Layers do not know which.
 """
 
+from collections.abc import Callable, Mapping
 import math
-from typing import Any, Callable, Mapping
+from typing import Any
 
+from flax import traverse_util
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
 import flax.struct
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
@@ -44,7 +45,7 @@ class Declaration(nn_partitioning.AxisMetadata):
 
 
 class Substitute:
-  """What may lie in the place of a kernel's array: a pytree whose leaves have a leading axis where layers are scanned."""
+  """What may lie in the place of a kernel's array: a pytree, its leaves with an axis for layers that are scanned."""
 
   def dense(self, dtype: Any) -> jax.Array:
     """The array that it stands for."""
@@ -55,9 +56,8 @@ class Substitute:
     return _contract(x, self.dense(x.dtype), summed)
 
 
-@flax.struct.dataclass
-class Kernel:
-  """A parameter as layers have it: its array in the compute dtype, or a Substitute; the axes that a product sums over."""
+class Kernel(flax.struct.PyTreeNode):
+  """A parameter as layers have it: an array in the compute dtype or a Substitute, and the axes that are summed over."""
 
   value: Any
   summed: tuple[int, ...] = flax.struct.field(pytree_node=False)
@@ -99,7 +99,7 @@ def param(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...
   declaration = Declaration(axes, summed)
   module.sow("params_axes", f"{name}_axes", declaration, reduce_fn=lambda _, new: new)
   if module.has_variable("params", name) and isinstance(module.get_variable("params", name), Substitute):
-    value = module.get_variable("params", name)
+    value: Any = module.get_variable("params", name)
   else:
     value = nn_partitioning.with_sharding_constraint(
         module.param(name, init, shape, jnp.float32), jax.sharding.PartitionSpec(*axes))

@@ -1,10 +1,15 @@
-"""What a shape annotation is of: `Float[Array, "B L D"]`, in the alphabet of TransformerConfig. The tests check them."""
+"""Shape annotations, `Float[Array, "B L D"]`, use the alphabet of TransformerConfig; the tests check them."""
+
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array | np.ndarray
+if TYPE_CHECKING:  # What is computed is JAX's; what is given may be NumPy's.
+  Array = jax.Array
+else:
+  Array = jax.Array | np.ndarray
 
 
 def in_chunks(chunk: int, *arrays: jax.Array) -> list[jax.Array]:

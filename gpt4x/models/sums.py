@@ -1,6 +1,6 @@
 """Named sums: what a batch contributes to a mean, which is taken once, over the whole of it."""
 
-from typing import Mapping
+from collections.abc import Mapping
 
 import flax.struct
 import jax
@@ -27,7 +27,7 @@ Sums = Mapping[str, Sum]
 
 def weighted_mean(sums: Sums, coefficients: Mapping[str, float]) -> jax.Array:
   """What is minimised: the coefficients times the means of their names."""
-  return sum(coefficient * sums[name].mean for name, coefficient in coefficients.items())
+  return sum((factor * sums[name].mean for name, factor in coefficients.items()), start=jnp.zeros(()))
 
 
 def metrics(sums: Sums) -> dict[str, jax.Array]:

@@ -1,8 +1,9 @@
 """The Transformer-XL stack (arXiv:1901.02860): layers scanned over their parameters and over the memory."""
 
+from collections.abc import Collection
 import functools
 import re
-from typing import Any, Collection
+from typing import Any
 
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
@@ -13,8 +14,18 @@ from gpt4x.errors import UserError
 from gpt4x.models import attention
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.layer import (
-    CAPTURES, Block, Layer, Operation, ProjectPositions, Segment, StartRing, Step, run_layers, unstack)
-from gpt4x.models.layers import Norm, Vocabulary, constrain
+  Block,
+  CAPTURES,
+  Layer,
+  Operation,
+  ProjectPositions,
+  run_layers,
+  Segment,
+  StartRing,
+  Step,
+  unstack,
+)
+from gpt4x.models.layers import constrain, Norm, Vocabulary
 from gpt4x.models.masks import Mask
 from gpt4x.models.memory import Cache, Memory
 
@@ -46,7 +57,7 @@ class TransformerXL(nn.Module):
           nn_partitioning.scan_with_axes, variable_axes={"params": 0, "router": 0},
           split_rngs={"params": True, "dropout": True}, in_axes=(0, nn.broadcast), length=c.num_layers // c.period,
           axis_name="layers")
-      self.layers = scan(layer)(c, c.is_mixture(0)) if c.period == 1 else scan(Block)(c, layer)
+      self.layers: Any = scan(layer)(c, c.is_mixture(0)) if c.period == 1 else scan(Block)(c, layer)
     else:
       self.layers = [layer(c, c.is_mixture(i)) for i in range(c.num_layers // c.share_layers)]
 
@@ -115,8 +126,8 @@ class TransformerXL(nn.Module):
   def step(self, tokens: jax.Array, cache: Cache, segment_ids: jax.Array) -> tuple[jax.Array, Cache]:
     """Decodes one position: tokens and segment_ids [B] -> hidden [B, 1, D] and the cache one position on."""
     slots = cache.segment_ids.at[:, cache.index % cache.window].set(segment_ids)
-    layers = cache.rings, cache.constants
-    layers = list(zip(*layers)) if isinstance(cache.rings, list) else layers
+    layers: Any = cache.rings, cache.constants
+    layers = list(zip(*layers, strict=True)) if isinstance(cache.rings, list) else layers
     x, rings = self.run(self.vocabulary.embed(tokens[:, None]), layers, Step(
         mask=self.attended(slots) == segment_ids[:, None], real=segment_ids[:, None] > 0, biases=self.shared_biases(),
         index=cache.index))

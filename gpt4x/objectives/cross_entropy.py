@@ -1,6 +1,7 @@
 """The cross entropy of logits and targets, as named sums."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def cross_entropy(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"
   }
 
 
-def linear_cross_entropy(hidden: Float[Array, "B L D"], kernel: Float[Array, "V D"], bias: Float[Array, "V"] | float,
+def linear_cross_entropy(hidden: Float[Array, "B L D"], kernel: Float[Array, "V D"], bias: Float[Array, " V"] | float,
                          targets: Int[Array, "B L"], weights: Float[Array, "B L"], z_loss: float = 0.0,
                          chunk: int = 128) -> dict[str, Sum]:
   """`cross_entropy` of the logits hidden kernel^T + bias, of which those of a chunk exist at a time.
@@ -88,11 +89,13 @@ def _linear_forward(z_loss, chunk, hidden, kernel, bias, targets, weights):
     by_kernel = product("bld,blv->dv", weighted, slopes)  # [D, V]: transposing the slopes would take another pass.
     by_bias = product("bl,blv->v", weights.astype(rows.dtype), slopes) if bias.ndim else 0.0
     by_rows = weights[..., None] * product("blv,vd->bld", slopes, kernel)
-    return jax.tree.map(jnp.add, total, (_objective(sums, z_loss), sums, by_kernel, by_bias)), by_rows.astype(rows.dtype)
+    new = _objective(sums, z_loss), sums, by_kernel, by_bias
+    return jax.tree.map(jnp.add, total, new), by_rows.astype(rows.dtype)
 
-  zeros = [jnp.zeros(shape, jnp.float32) for shape in (kernel.shape[::-1], bias.shape)]
+  zeros: list[Any] = [jnp.zeros(shape, jnp.float32) for shape in (kernel.shape[::-1], bias.shape)]
+  start: tuple[Any, ...] = (jnp.zeros((), jnp.float32), _no_sums(), *zeros)
   (objective, sums, by_kernel, by_bias), by_rows = jax.lax.scan(
-      add, (jnp.zeros((), jnp.float32), _no_sums(), *zeros), in_chunks(chunk, hidden, targets, weights))
+      add, start, in_chunks(chunk, hidden, targets, weights))
   by_hidden = jnp.moveaxis(by_rows, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[-1])[:, :hidden.shape[1]]
   return (objective, sums), (by_hidden, by_kernel.T.astype(kernel.dtype), by_bias.astype(bias.dtype))
 

@@ -16,9 +16,8 @@ from gpt4x.planning import collectives
 from gpt4x.planning.chips import Topology
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.gradients import whole
-from gpt4x.training.state import state_shapes
+from gpt4x.training.initial_state import state_shapes
 from gpt4x.training.step import TrainStep
-
 
 # Products that overlap with their own communication piece by piece are loops, of which the compiler counts one turn.
 _NO_LOOPS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
@@ -80,8 +79,8 @@ class Cost:
 
 def topology_devices(topology: Topology) -> list[Any]:
   """The devices of a topology, for the compiler only; raises ImportError without libtpu."""
-  import libtpu  # noqa: F401
   from jax.experimental import topologies
+  import libtpu  # noqa: F401
 
   # Or libtpu asks a metadata server about the TPU that is not here, and complains.
   for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),

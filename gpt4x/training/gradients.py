@@ -42,27 +42,21 @@ def microbatched(parts: int) -> Gradients:
   def gradients(loss, coefficients, params, batch, memory, rng):
     microbatches = ({name: split_rows(rows, 0, parts) for name, rows in batch.items()},
                     map_memories(lambda one: one.split(parts), memory), jax.random.split(rng, parts))
-    first = jax.tree.map(lambda x: x[0], microbatches)
-    sums, _ = jax.eval_shape(loss, params, *first)
-    zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
-    add = lambda total, new: jax.tree.map(jnp.add, total, new)
-
-    def weigh(total, microbatch):
-      sums, _ = loss(params, *microbatch)  # Weights depend on the batch alone: XLA leaves out all the rest.
-      return add(total, {name: sums[name].weight for name in coefficients}), None
-
-    weights, _ = jax.lax.scan(weigh, zeros({name: sums[name].weight for name in coefficients}), microbatches)
+    # Weights depend on the batch alone: the compiler leaves out the rest of this.
+    weights = {name: one.weight for name, one in loss(params, batch, memory, rng)[0].items()}
+    sums, _ = jax.eval_shape(loss, params, *jax.tree.map(lambda x: x[0], microbatches))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params, sums))
 
     def accumulate(total, microbatch):
       def objective(params):
         sums, memory = loss(params, *microbatch)
-        parts = (factor * sums[name].value / jnp.maximum(weights[name], 1.0) for name, factor in coefficients.items())
-        return sum(parts), (sums, memory)
+        terms = (factor * sums[name].value / jnp.maximum(weights[name], 1.0) for name, factor in coefficients.items())
+        return sum(terms), (sums, memory)
 
       gradients, (sums, memory) = jax.grad(objective, has_aux=True)(params)
-      return add(total, (gradients, sums)), memory
+      return jax.tree.map(jnp.add, total, (gradients, sums)), memory
 
-    (summed, sums), memory = jax.lax.scan(accumulate, zeros((params, sums)), microbatches)
+    (summed, sums), memory = jax.lax.scan(accumulate, zeros, microbatches)
     return summed, sums, map_memories(lambda one: one.join(), memory)
 
   return gradients

@@ -22,7 +22,7 @@ from gpt4x.training import plots
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.metrics import MetricsWriter, Progress
 from gpt4x.training.preemption import Preemption
-from gpt4x.training.state import init_state, state_shapes
+from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.telemetry import Profiler, Rates
 
 DONE, PREEMPTED = 0, 75

@@ -1,11 +1,12 @@
 """What a run reports: metrics.jsonl, TensorBoard events and a progress bar. Only the first process writes."""
 
+from collections.abc import Mapping
 import json
 import math
 import pathlib
 import sys
 import time
-from typing import Any, Mapping
+from typing import Any
 
 import jax
 

@@ -9,11 +9,11 @@ import optax
 
 from gpt4x.models.language_model import Batch, LanguageModel, Params
 from gpt4x.models.parameters import Declaration
-from gpt4x.models.sums import Sums, metrics
+from gpt4x.models.sums import metrics, Sums
 from gpt4x.objectives.objective import Objective
 from gpt4x.training.gradients import Gradients, whole
-from gpt4x.training.optimizers import Optimizer, complete
-from gpt4x.training.state import Trained, TrainState, everything, merge, run_keys, select
+from gpt4x.training.optimizers import complete, Optimizer
+from gpt4x.training.state import everything, merge, run_keys, select, Trained, TrainState
 
 # (params, the sums of the step) -> params: a router's bias, masks of pruned weights, an average.
 AfterUpdate = Callable[[Params, Sums], Params]

@@ -51,7 +51,7 @@ def start(tmp_path, monkeypatch, models):
     feature = seqio.Feature(vocabularies.LosslessSentencePieceVocabulary(models / f"{vocabulary}.model"), add_eos=False)
     task = seqio.Task(
         "toy_resume", LocalTextSource(LocalText(f"{tmp_path}/{folder}/*.txt", f"{tmp_path}/{folder}/11.txt")),
-        output_features={name: feature for name in names},
+        output_features=dict.fromkeys(names, feature),
         preprocessors=[functools.partial(prepare.features, names=names), tokenize])
     seqio.TaskRegistry.add_provider("toy_resume", task)
     try:

@@ -10,9 +10,12 @@ import pytest
 from gpt4x import cli
 from gpt4x.interop.t5x import crossing
 from gpt4x.partitioning import Partitioner
-from gpt4x.training import loop, optimizers
-from gpt4x.training.checkpoints import Checkpoints
-from gpt4x.training.state import init_state, state_shapes
+from gpt4x.checkpoints.manager import Checkpoints
+from gpt4x.objectives.next_token import NextToken
+from gpt4x.training import optimizers
+from gpt4x.training.config import TrainConfig
+from gpt4x.training.initial_state import init_state, state_shapes
+from gpt4x.training.step import TrainStep
 from tests.integration import corpus
 from tests.models import tiny
 
@@ -22,10 +25,10 @@ ONE_DEVICE = {"Partitioner__data": 1, "Partitioner__num_devices": 1}
 @pytest.mark.parametrize("memory_length", [0, 3])
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd", "muon"])
 def test_every_leaf_has_a_name_in_t5x(name, memory_length):
-  model, partitioner = tiny.make().lm, Partitioner(data=1, num_devices=1)
-  optimizer = optimizers.with_clipping(getattr(optimizers, name)(1e-2), 1.0)
-  shapes = state_shapes(model, optimizer, 2, memory_length, partitioner)
-  state = init_state(model, optimizer, shapes, 0, partitioner)
+  step = TrainStep(tiny.make().lm, NextToken(), getattr(optimizers, name)(1e-2), clip_norm=1.0)
+  partitioner = Partitioner(data=1, num_devices=1)
+  shapes = state_shapes(step, 2, memory_length, partitioner)
+  state = init_state(step, shapes, partitioner)
   leaves = crossing._t5x_leaves(state)
   assert {"target/vocabulary/table", "state/step"} <= set(leaves)
   assert ("flax_mutables/memory/segment_ids" in leaves) == bool(memory_length)
@@ -44,9 +47,8 @@ def test_our_loop_continues_a_run_that_t5x_has_taken_further(tmp_path):
   assert cli.main(flags("crossed", TRAIN_STEPS=8, EVAL_PERIOD=None)) == 0
   assert cli.main(flags("ahead", TRAIN_STEPS=16, EVAL_PERIOD=None)) == 0
 
-  run = crossing.Run(str(tmp_path / "ahead"), **{name: value for name, value in loop.settings("").items() if name in (
-      "experiment", "optimizer", "clip_norm", "partitioner", "checkpoints", "seed")})
-  step, state, data_state = run.state_ahead_of_t5x(None)
+  run = crossing.Crossing(str(tmp_path / "ahead"), TrainConfig(), "")  # As gin has it.
+  step, state, data_state = run.state_ahead_of_t5x()
   assert step == 16
   directory = tmp_path / "crossed" / "checkpoint_16"
   with ocp.PyTreeCheckpointer() as checkpointer:

@@ -14,8 +14,7 @@ import pytest
 
 pytest.importorskip("t5x.train", reason="upstream t5x is not installed (see `make t5x`)")
 
-from t5x import decoding
-from t5x import utils
+from t5x import decoding, utils
 
 from gpt4x import cli
 from gpt4x.data.pipeline import DatasetConfig

@@ -9,7 +9,7 @@ import pytest
 
 from gpt4x.errors import CommandError
 from gpt4x.launch import clusters
-from gpt4x.launch.clusters import Processes, find
+from gpt4x.launch.clusters import find, Processes
 
 BATCH_SCRIPT = {"SLURM_JOB_ID": "4099", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 SRUN = BATCH_SCRIPT | {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "4", "SLURM_PROCID": "3",

@@ -14,7 +14,7 @@ from gpt4x.models.masks import Mask
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning import compiler
 from gpt4x.planning.chips import parse_topology
-from tests.models import tiny
+from tests.models import products, tiny
 from tests.models.tiny import LENGTH
 
 ROWS, DIM = 2, 16
@@ -131,3 +131,37 @@ def test_it_compiles_for_a_tpu(relative, window):
   products = 7 + 4 * 640 / 512 if relative else 7
   pairs = 20 if relative else 26
   assert compiled.cost_analysis()["flops"] == pytest.approx(heads * pairs * products * 2 * 512**2 * dim, rel=0.05)
+
+
+def test_bfloat16_is_summed_in_float32():
+  """Over many keys: values and gradients are as near to those of float32 as rounding their operands allows."""
+  inputs, segments = make(2, 1, 64, 512, True, False)
+  rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs)
+  gradient = jnp.asarray(np.random.default_rng(1).normal(size=inputs["query"].shape), jnp.bfloat16)
+
+  def run(attend, inputs, dtype):
+    values, pull = jax.vjp(lambda inputs: attend(**inputs, **segments, window=None), inputs)
+    return jax.tree.map(lambda x: x.astype(jnp.float32), (values, *pull(gradient.astype(dtype))))
+
+  fused = functools.partial(flash.relative_attention, block=16, band=8)
+  bfloat16 = functools.partial(run, fused, dtype=jnp.bfloat16)
+  assert products.dtypes(bfloat16, rounded) == {("bfloat16", "bfloat16", "float32")}
+  actual = tiny.jit(bfloat16)(rounded)
+  exact = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
+  expected = tiny.jit(functools.partial(run, plain, dtype=jnp.float32))(exact)
+  for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    assert np.linalg.norm(one - other) < 0.004 * np.linalg.norm(other)
+
+
+def test_a_prefix_is_left_to_the_plain_kernel():
+  """The fused one never looks ahead."""
+  changes = dict(memory_length=7, norm_position="pre")
+  plain, fused = tiny.make(**changes), tiny.make(**changes, attention_kernel="flash")
+  tokens = tiny.random_tokens(plain.config, LENGTH)
+  prefix = np.zeros_like(tokens)
+  prefix[:, :3] = 1
+  found, expected, causal = (
+      model.lm.logits(plain.params, tokens, model.lm.initial_memory(len(tokens)), prefix=marks)[0]
+      for model, marks in ((fused, prefix), (plain, prefix), (plain, None)))
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert np.abs(found - causal).max() > 1e-2

@@ -1,8 +1,9 @@
 """Models that compile in about a second, with no parameter left at zero or one, each made once per process."""
 
+from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any, Callable
+from typing import Any
 
 import jax
 import numpy as np

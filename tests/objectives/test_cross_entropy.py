@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 
 from gpt4x.models.sums import weighted_mean
 from gpt4x.objectives import cross_entropy as objectives
+from tests.models import products
 
 
 def test_cross_entropy_is_the_textbook_sum():
@@ -14,11 +17,11 @@ def test_cross_entropy_is_the_textbook_sum():
   weights = np.array([[1, 1, 0], [0.5, 0, 1]])
   loss = z_loss = correct = 0.0
   for b in range(2):
-    for l in range(3):
-      z = np.exp(logits[b, l]).sum()
-      loss -= weights[b, l] * np.log(np.exp(logits[b, l, targets[b, l]]) / z)
-      z_loss += weights[b, l] * np.log(z) ** 2
-      correct += weights[b, l] * (logits[b, l].argmax() == targets[b, l])
+    for i in range(3):
+      z = np.exp(logits[b, i]).sum()
+      loss -= weights[b, i] * np.log(np.exp(logits[b, i, targets[b, i]]) / z)
+      z_loss += weights[b, i] * np.log(z) ** 2
+      correct += weights[b, i] * (logits[b, i].argmax() == targets[b, i])
   sums = objectives.cross_entropy(jnp.array(logits, jnp.float32), jnp.array(targets), jnp.array(weights))
   for name, value in (("loss", loss), ("z_loss", z_loss), ("accuracy", correct)):
     np.testing.assert_allclose([sums[name].value, sums[name].weight], [value, weights.sum()], rtol=1e-5)
@@ -29,7 +32,8 @@ def test_sums_of_parts_are_the_sum_of_the_whole():
   targets, weights = jnp.ones((4, 3), int), jnp.arange(12.0).reshape(4, 3)
   whole = objectives.cross_entropy(logits, targets, weights)
   parts = [objectives.cross_entropy(logits[i:i + 2], targets[i:i + 2], weights[i:i + 2]) for i in (0, 2)]
-  np.testing.assert_allclose(jax.tree.leaves({name: one + parts[1][name] for name, one in parts[0].items()}), jax.tree.leaves(whole), rtol=1e-6)
+  joined = {name: one + parts[1][name] for name, one in parts[0].items()}
+  np.testing.assert_allclose(jax.tree.leaves(joined), jax.tree.leaves(whole), rtol=1e-6)
 
 
 def test_large_logits_stay_finite():
@@ -66,3 +70,22 @@ def test_a_loss_in_chunks_keeps_no_logits():
       *arguments).compile().memory_analysis().temp_size_in_bytes
   chunked = lambda *arguments: objectives.linear_cross_entropy(*arguments, chunk=8)
   assert bytes_of(chunked) < bytes_of(plain) / 4
+
+
+def test_a_loss_in_chunks_of_bfloat16_is_summed_in_float32():
+  """Over many chunks: sums and gradients are as near to those of float32 as rounding their operands allows."""
+  hidden, kernel, bias, targets, weights = linear(4, 96, 8, 11)
+  hidden, kernel = hidden.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+
+  def run(loss, hidden, kernel):
+    mean = lambda hidden, kernel, bias: loss(hidden, kernel, bias, targets, weights)["loss"].mean
+    return jax.value_and_grad(mean, argnums=(0, 1, 2))(hidden, kernel, bias)
+
+  chunked = functools.partial(run, functools.partial(objectives.linear_cross_entropy, chunk=1))
+  assert products.dtypes(chunked, hidden, kernel) == {("bfloat16", "bfloat16", "float32")}
+  found = chunked(hidden, kernel)
+  expected = run(plain, hidden.astype(jnp.float32), kernel.astype(jnp.float32))
+  for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    one = np.asarray(one, np.float32)
+    assert np.linalg.norm(one - other) < 0.004 * np.linalg.norm(other)
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)

@@ -11,8 +11,8 @@ from gpt4x.models.language_model import LanguageModel
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import optimizers
-from gpt4x.training.state import init_state, state_shapes
 from gpt4x.training.gradients import microbatched
+from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.step import TrainStep
 from tests.models import tiny
 
@@ -20,6 +20,7 @@ ROWS, LENGTH, MEMORY, STEPS = 8, 6, 5, 4
 CONFIG = TransformerConfig(vocab_size=16, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=32, memory_length=MEMORY,
                            norm_position="pre")
 ONE_DEVICE = dict(data=1, num_devices=1)
+_ONE = tuple(ONE_DEVICE.items())
 # By blocks of an MLP and a mixture; with its capacity some choices are dropped.
 MIXTURE = MoEConfig(num_experts=4, period=2, mlp_dim=24, num_shared_experts=1, router_z_loss=0.01, bias_rate=0.01)
 CAPACITY = dataclasses.replace(MIXTURE, capacity_factor=1.0, jitter=0.1)
@@ -36,7 +37,7 @@ def batches(steps=STEPS):
 
 
 @functools.cache
-def run(microbatches=1, optimizer="sgd", mesh=tuple(ONE_DEVICE.items()), remat="none", moe=None, steps=STEPS):
+def run(microbatches=1, optimizer="sgd", mesh=_ONE, remat="none", moe=None, steps=STEPS):
   """The state after some steps, and each step's metrics; by SGD, for Adam turns rounding into signs."""
   step, state, partitioner = prepare(microbatches, optimizer, dict(mesh), remat=remat, moe=moe)
   history = []

@@ -15,11 +15,11 @@ from gpt4x.partitioning import Partitioner
 from gpt4x.training import optimizers
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.gradients import whole
-from gpt4x.training.state import init_state, state_shapes
+from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.step import TrainStep
 from tests.models import tiny
 from tests.objectives.doubles import Distillation
-from tests.training.steps import CONFIG, MEMORY, ONE_DEVICE, ROWS, batches
+from tests.training.steps import batches, CONFIG, MEMORY, ONE_DEVICE, ROWS
 
 MODEL = LanguageModel(CONFIG)
 
@@ -60,7 +60,7 @@ def test_only_what_is_named_is_trained():
 
 def test_a_name_that_trains_nothing_is_told():
   with pytest.raises(UserError, match="train.trained = 'decoder/.*' matches no parameter"):
-    config(trained="decoder/.*").step
+    run(config(trained="decoder/.*").step)
 
 
 def test_what_comes_after_an_update_sees_it_and_its_sums():

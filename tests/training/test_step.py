@@ -12,7 +12,8 @@ from gpt4x.models.language_model import LanguageModel
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import optimizers
-from gpt4x.training.state import init_state, run_keys, state_shapes
+from gpt4x.training.initial_state import init_state, state_shapes
+from gpt4x.training.state import run_keys
 from gpt4x.training.step import TrainStep
 from tests.models import tiny
 from tests.training.steps import assert_same, batches, CONFIG, MEMORY, ONE_DEVICE, ROWS, run

@@ -9,8 +9,7 @@ import re
 from typing import Any
 
 from etils import epath
-from flax import serialization
-from flax import traverse_util
+from flax import serialization, traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -19,7 +18,8 @@ from gpt4x.checkpoints.layout import check_shapes
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.errors import UserError
 from gpt4x.training.config import TrainConfig
-from gpt4x.training.state import TrainState, init_state, state_shapes
+from gpt4x.training.initial_state import init_state, state_shapes
+from gpt4x.training.state import TrainState
 
 # Where t5x keeps the parts of our TrainState.
 _NAMES = {"params": "target", "opt_state": "state/param_states", "step": "state/step", "memory": "flax_mutables/memory"}
@@ -100,7 +100,7 @@ def _flat(state: TrainState) -> dict[str, Any]:
 
 def _t5x_name(name: str) -> str:
   part, slash, rest = name.partition("/")
-  return _NAMES[part] + slash + rest
+  return _NAMES.get(part, part) + slash + rest
 
 
 def _t5x_leaves(state: TrainState) -> dict[str, Any]:

@@ -6,10 +6,9 @@ import math
 import os
 import sys
 
-from t5x import decoding
+from t5x import decoding, utils
 from t5x import train as t5x_train
 from t5x import trainer as t5x_trainer
-from t5x import utils
 
 from gpt4x.errors import UserError
 from gpt4x.interop.t5x import crossing, data

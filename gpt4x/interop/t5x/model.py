@@ -1,6 +1,7 @@
 """Our language model as a t5x model: what t5x's trainer, evaluator and decoders call."""
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import clu.metrics
 import flax.core
@@ -8,8 +9,7 @@ from flax.linen import partitioning as nn_partitioning
 import jax
 import jax.numpy as jnp
 from t5x import metrics as t5x_metrics
-from t5x import models
-from t5x import optimizers
+from t5x import models, optimizers
 
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from flax import serialization
-from flax import traverse_util
+from flax import serialization, traverse_util
 import jax
 import optax
 from t5x import optimizers
 
-from gpt4x.training.optimizers import Declarations, Optimizer, complete
+from gpt4x.training.optimizers import complete, Declarations, Optimizer
 
 
 class OptaxOptimizer(optimizers.OptaxWrapper):

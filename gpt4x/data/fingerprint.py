@@ -61,7 +61,8 @@ def _describe(value: Any, seen: dict[Any, int]) -> Any:
   elif hasattr(type(value), "vocab_size"):
     content = getattr(value, "sp_model", None) or "\n".join(getattr(value, "words", ())) or vars(value)
     value = [type(value), value.vocab_size, value.extra_ids, value.eos_id, value.unk_id, content]
-  elif callable(value) or text != repr(value):  # An object whose repr is its address is told by its attributes.
+  elif callable(value) or text != repr(value) and not isinstance(value, (list, tuple)):
+    # An object whose repr is no more than its address is told by its attributes.
     if id(value) in seen:
       return seen[id(value)]
     seen[id(value)] = len(seen)

@@ -7,10 +7,10 @@ from typing import Any
 
 
 class Prefetch:
-  """Iterates over (batch, state): what `iterator` yields, and what its `get_state` said right after.
+  """Iterates over (batch, state): what `iterator` yields, and what its `get_state` said right after, if it has one.
 
-  A checkpoint with that state continues at the batch after the last one consumed, however many more were prepared. The
-  state is None for an iterator without `get_state`. Errors are raised where the batch is awaited.
+  A checkpoint with that state continues at the batch after the last one consumed, however many more were prepared.
+  Errors are raised where the batch is awaited.
   """
 
   def __init__(self, iterator: Iterator[Any], size: int):
@@ -46,16 +46,10 @@ class Prefetch:
     return batch, state
 
   def close(self) -> None:
-    """Ends the thread, once it is done with the batch in hand; what was prepared is dropped."""
+    """Ends the thread, once it is done with the batch in hand; drops what was prepared."""
     self._closed, self._end = True, StopIteration()
     self._free.release()
     self._thread.join()
-
-  def __enter__(self) -> "Prefetch":
-    return self
-
-  def __exit__(self, *unused_error: Any) -> None:
-    self.close()
 
 
 def prefetch(iterator: Iterator[Any], size: int = 2) -> Prefetch:

@@ -87,10 +87,10 @@ def _module(name: str, seen: dict[Any, int]) -> Any:
     return name
   seen[name] = len(seen)
   members = [] if name.startswith("gpt4x.") else list(vars(module).values())  # Our preprocessors stand alone.
-  origins = {getattr(member, "__name__" if isinstance(member, types.ModuleType) else "__module__", None)
-             for member in members}
-  return [name, file.read_text(), [_bindings(member) for member in members if getattr(member, "__module__", None) == name],
-          [_module(origin, seen) for origin in sorted(filter(None, origins))]]
+  origins = [getattr(member, "__name__" if isinstance(member, types.ModuleType) else "__module__", None) or ""
+             for member in members]
+  return [name, file.read_text(), [_bindings(member) for member, origin in zip(members, origins) if origin == name],
+          [_module(origin, seen) for origin in sorted(set(origins))]]
 
 
 def _bindings(value: Any) -> Any:

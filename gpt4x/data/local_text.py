@@ -122,15 +122,16 @@ def cut(text: str) -> int:
 
 def _batches(documents: Iterator[tuple[str, str]]) -> Iterator[dict[str, list[str]]]:
   """Groups documents to about a million characters, since tf.data takes nearly a millisecond for each `yield`."""
-  batch, size = {"name": [], "text": []}, 0
+  names, texts, size = [], [], 0
   for name, text in documents:
-    batch["name"].append(name)
-    batch["text"].append(text)
+    names.append(name)
+    texts.append(text)
     size += len(text) + 1000
     if size > 1_000_000:
-      yield batch
-      batch, size = {"name": [], "text": []}, 0
-  yield batch
+      yield {"name": names, "text": texts}
+      names, texts, size = [], [], 0
+  if names:
+    yield {"name": names, "text": texts}
 
 
 class LocalTextSource(seqio.DataSource):

@@ -22,8 +22,7 @@ from gpt4x.errors import UserError
 
 SUFFIXES = (".py", ".txt", ".rst")
 SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages"}  # Installed packages are not the library.
-# Written when Python is built; they hold paths of the machine that built it.
-BUILD_PREFIXES = ("_sysconfigdata", "config-")
+BUILD_PREFIXES = ("_sysconfigdata", "config-")  # Files that hold paths of the machine that built Python.
 TOPICS = "pydoc_data/topics.py"  # The language reference, as a dict of texts.
 
 
@@ -39,18 +38,14 @@ def documents(root: pathlib.Path) -> Iterator[tuple[str, str]]:
         topics = runpy.run_path(str(path))["topics"]
         yield from ((f"{name}:{topic}", text) for topic, text in sorted(topics.items()))
         continue
-      try:
-        text = path.read_bytes().decode("utf-8")
-      except UnicodeDecodeError:  # A few old sources declare another encoding.
-        continue
-      if text:
-        yield name, text
+      with contextlib.suppress(UnicodeDecodeError):  # A few old sources declare another encoding.
+        if text := path.read_bytes().decode("utf-8"):
+          yield name, text
 
 
 def split_of(name: str) -> str:
   """Returns a document's split: 98% train, 1% validation, 1% test, by the file's name alone."""
-  # Topics quote each other, so all of them stay on one side.
-  file, _, _ = name.partition(":")
+  file = name.partition(":")[0]  # Topics quote each other, so all of them stay on one side.
   bucket = int(hashlib.sha256(file.encode()).hexdigest(), 16) % 100
   return "validation" if bucket < 1 else "test" if bucket < 2 else "train"
 
@@ -74,15 +69,15 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
     features = tfds.features.FeaturesDict({"name": tfds.features.Text(), "text": tfds.features.Text()})
     return self.dataset_info_from_configs(
         features=features, description="Python standard library sources and texts.",
-        disable_shuffling=True)  # By name: neighbours are alike, which is what compressors are best at.
+        disable_shuffling=True)  # In order of names, neighbours are alike, and a compressor gains by that.
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    splits = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[dict[str, str]]] = {"train": [], "validation": [], "test": []}
     for name, text in documents(self.builder_config.root):
       splits[split_of(name)].append({"name": name, "text": text})
     if not splits["train"]:
-      raise UserError(f"no Python sources in {self.builder_config.root}; "
-                      "use a Python whose standard library is not in an archive")
+      raise UserError(
+          f"no Python sources in {self.builder_config.root}; use a Python whose standard library is not in an archive")
     return {split: self._generate_examples(examples) for split, examples in splits.items()}
 
   def _generate_examples(self, examples: Any) -> Any:
@@ -102,8 +97,8 @@ def prepare(directory: pathlib.Path) -> None:
     # The last step renames a temporary folder; it fails where another process came first, with the same data.
     if not builder.data_path.exists():
       reason = " ".join(str(error).split())
-      raise UserError(f"cannot prepare python_stdlib in {directory} ({reason}); "
-                      "make room there or set GPT4X_DATA_DIR") from error
+      raise UserError(
+          f"cannot prepare python_stdlib in {directory} ({reason}); make room there or set GPT4X_DATA_DIR") from error
 
 
 class PythonStdlibSource(seqio.TfdsDataSource):
@@ -128,9 +123,3 @@ class PythonStdlibSource(seqio.TfdsDataSource):
     """See seqio.DataSource. Shuffles here, since TFDS refuses to shuffle what is stored in order."""
     dataset = super().get_dataset(split, shuffle=False, shard_info=shard_info, **options)
     return dataset.shuffle(self.num_input_examples(split), seed=seed) if shuffle else dataset
-
-  def fingerprint_parts(self) -> dict[str, Any]:
-    """Returns what identifies the data: name, config and version, and each split's size."""
-    splits = self.tfds_dataset.info.splits
-    return {"tfds_name": self.tfds_dataset.name,
-            "splits": {split: [splits[split].num_examples, int(splits[split].num_bytes)] for split in self.splits}}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import heapq
 import itertools
 import sys
-from typing import Any, TYPE_CHECKING
+from typing import Any, Self, TYPE_CHECKING
 
 import numpy as np
 
@@ -28,7 +28,7 @@ FEATURES = {
     "decoder_segment_ids": np.int32,
     "decoder_loss_weights": np.float32,
 }
-# A document longer than a row's equal share of the corpus is cut, so that each row of a corpus of one long file has text
+# A document longer than a row's equal share of the corpus is cut, so that a corpus of one long file gives each row text
 # of its own. A document of at most SHORTEST_PIECE tokens is never cut.
 SHORTEST_PIECE = 1024
 # A mixture interleaves its tasks in a fixed pattern, which could give a row (documents i, i + B, ...) a single task.
@@ -70,7 +70,7 @@ class _Pieces:
 
 
 class _Rows:
-  """B rows that read pieces end to end, L tokens at a time. A subclass says which piece is a row's next."""
+  """B rows that read pieces end to end, [B, L] tokens a batch. A subclass says which piece is a row's next."""
 
   def __init__(self, stores: Sequence["TokenStore"], batch_size: int, segment_length: int, rows: Sequence[int] | None):
     self._batch_size, self._segment_length = batch_size, segment_length
@@ -98,7 +98,10 @@ class _Rows:
         self._open[row] = self._pieces[store][number - self._begins[store]]
     return self._open[row]
 
-  def _next_batch(self) -> dict[str, np.ndarray]:
+  def __iter__(self) -> Self:
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
     shape = len(self._rows), self._segment_length
     batch = {name: np.zeros(shape, dtype) for name, dtype in FEATURES.items()}
     for row in range(self._batch_size):
@@ -168,18 +171,11 @@ class SegmentStream(_Rows):
   def _piece_number(self, row: int, count: int) -> int:
     return self._order[count * self._batch_size + row]
 
-  def __iter__(self) -> "SegmentStream":
-    return self
-
-  def __next__(self) -> dict[str, np.ndarray]:
-    return self._next_batch()
-
   def get_state(self) -> dict[str, Any]:
     """The position of each of the B rows, as JSON: how many documents it has read, and how much of the next."""
     return {**self._identity, "documents": list(self._documents), "offsets": list(self._offsets)}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to the position that `get_state` gave, on any host."""
     check_state(state, self._identity)
     self._rewind(state["documents"], state["offsets"])
 
@@ -209,14 +205,11 @@ class EvaluationSegments(_Rows):
   def _piece_number(self, row: int, count: int) -> int | None:
     return self._dealt[row][count] if count < len(self._dealt[row]) else None
 
-  def __iter__(self) -> "EvaluationSegments":
-    return self
-
   def __next__(self) -> dict[str, np.ndarray]:
     if not self._remaining:
       raise StopIteration
     self._remaining -= 1
-    return self._next_batch()
+    return super().__next__()
 
 
 def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:

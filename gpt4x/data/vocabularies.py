@@ -35,7 +35,7 @@ def model_path(name: str | os.PathLike) -> pathlib.Path:
 class LosslessSentencePieceVocabulary(seqio.SentencePieceVocabulary):
   """A SentencePiece model from `train_sentencepiece`, found at first use.
 
-  SentencePiece takes a U+2581 in the text for a space. Here U+2581 becomes its three bytes, so that every text survives.
+  SentencePiece takes a U+2581 in the text for a space. Here it is encoded as three bytes, so that every text survives.
   """
 
   def __init__(self, name: str | os.PathLike, task: str = "TASK"):
@@ -143,10 +143,10 @@ class WordVocabulary(seqio.Vocabulary):
     path = self.words_file
     try:
       stat = os.stat(path)
-    except OSError as error:
-      raise UserError(f"no words at {path} ({error.strerror}): set LocalText.words to where they are, such as words.txt"
-                      " in a model directory") from error
-    return _read_words(path, stat.st_size, stat.st_mtime_ns)
+      return _read_words(path, stat.st_size, stat.st_mtime_ns)
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(f"no words at {path} ({error}): set LocalText.words to a file of UTF-8 with a word on each line,"
+                      " such as words.txt in a model directory") from error
 
   @property
   def _base_vocab_size(self) -> int:
@@ -161,7 +161,7 @@ class WordVocabulary(seqio.Vocabulary):
     return ids.get("<unk>", ids.get("<UNK>"))
 
   def _encode(self, s: str) -> Sequence[int]:
-    ids, unknown, encoded = self._read()[1], self.unk_id, []
+    ids, unknown, encoded = self._read()[1], self.unk_id, list[Any]()
     line_end = [ids["<eos>"]] if "<eos>" in ids else []
     for number, line in enumerate(s.split("\n")):  # Line by line: a list of all words takes ten times the file's size.
       encoded += line_end * (number > 0) + [ids.get(word, unknown) for word in line.split()]
@@ -197,10 +197,7 @@ class WordVocabulary(seqio.Vocabulary):
 def _read_words(path: str, size: int, mtime: int) -> tuple[list[str], dict[str, int]]:
   """The words of a file and their ids, kept until the file's size or time changes."""
   del size, mtime
-  try:
-    words = pathlib.Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"{path} cannot be read as words, one on each line, in UTF-8: {error}") from error
+  words = pathlib.Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
   return words, _word_ids(words, path)
 
 

@@ -9,6 +9,7 @@ Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_caus
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import sys
@@ -18,7 +19,7 @@ import gin
 import numpy as np
 
 from gpt4x import run_directory
-from gpt4x.data import directories, token_store
+from gpt4x.data import data_dir, token_store
 from gpt4x.data.fingerprint import fingerprint, task_key
 from gpt4x.data.stream import check_state, EvaluationSegments, FEATURES, SegmentStream
 from gpt4x.errors import nearest, UserError
@@ -101,7 +102,7 @@ class Dataset:
   def __init__(self, config: DatasetConfig):
     self.config, self._provider = config, _find(config)
     self.vocabulary: seqio.Vocabulary = self._provider.output_features["targets"].vocabulary
-    self._stores: dict[tuple[str, str], token_store.TokenStore] = {}
+    self._store = functools.cache(token_store.open_or_build)  # All evaluations of a run read the same tokens.
 
   def train(self, split: str = "train", rows: Sequence[int] | None = None) -> DatasetIterator:
     """The endless batches of this host: `rows` of the B rows, rising; None for all."""
@@ -120,14 +121,12 @@ class Dataset:
     config, tasks = self.config, self._tasks(split)
     if not config.carries_memory:
       return _once(config, tasks, split, rows)
-    return EvaluationSegments(
-        [self._store(task, split) for task in tasks],
-        batch_size=config.batch_size, segment_length=config.segment_length, rows=rows)
+    stores = [self._store(task, split) for task in tasks]
+    return EvaluationSegments(stores, batch_size=config.batch_size, segment_length=config.segment_length, rows=rows)
 
   def documents(self, split: str) -> Iterator[np.ndarray]:
     """The tokens of each document of a split, in the order of the corpus."""
-    for task in self._tasks(split):
-      store = self._store(task, split)
+    for store in [self._store(task, split) for task in self._tasks(split)]:
       yield from (store[i] for i in range(len(store)))
 
   @property
@@ -146,18 +145,12 @@ class Dataset:
       raise UserError(f"task {self._provider.name} has no split {split!r}: use one of {known}")
     return [task for task in seqio.get_subtasks(self._provider) if split in task.splits]
 
-  def _store(self, task: "seqio.Task", split: str) -> token_store.TokenStore:
-    """A task's token store, looked for once so that every evaluation of a run reads the same tokens."""
-    if (task.name, split) not in self._stores:
-      self._stores[task.name, split] = token_store.open_or_build(task, split)
-    return self._stores[task.name, split]
-
 
 def host_rows(batch_size: int, process_index: int, process_count: int) -> range:
   """An equal share of the B rows for one of several hosts."""
   if batch_size % process_count:
-    raise UserError(f"batch_size = {batch_size} does not divide over {process_count} hosts: set BATCH_SIZE to a multiple"
-                    f" of {process_count}")
+    raise UserError(f"batch_size = {batch_size} does not divide over {process_count} hosts: set BATCH_SIZE to a"
+                    f" multiple of {process_count}")
   share = batch_size // process_count
   return range(process_index * share, (process_index + 1) * share)
 
@@ -217,9 +210,9 @@ class _Examples:
 
   def _rewind(self, epoch: int, taken: int) -> None:
     self._epoch, self._taken = epoch, taken
-    self._examples = _converted(
-        self._config, self._provider, self._split, skip=taken, shuffle=True, num_epochs=self._num_epochs,
-        seed=int(fingerprint([self._config.seed, epoch])[:7], 16))
+    seed = int(fingerprint([self._config.seed, epoch])[:7], 16)
+    self._examples = _converted(self._config, self._provider, self._split, skip=taken, shuffle=True, seed=seed,
+                                num_epochs=self._num_epochs)
 
   def __iter__(self) -> Iterator[Batch]:
     return self
@@ -261,7 +254,7 @@ def _once(config: DatasetConfig, tasks: Sequence["seqio.Task"], split: str, rows
 def _content(task: "seqio.Task", split: str, lengths: Mapping[str, int]) -> str:
   """A hash of all features' tokens, of sixteen hexadecimal digits; the data directory keeps it under the task's key."""
   key = fingerprint([task_key(task, split), dict(lengths)])
-  path = directories.data_dir() / "content" / key
+  path = data_dir() / "content" / key
   with contextlib.suppress(OSError):
     return path.read_text()
   print(f"reading {task.name}/{split} once, so that a resumed run can tell its data from other data", file=sys.stderr)
@@ -277,9 +270,8 @@ def _content(task: "seqio.Task", split: str, lengths: Mapping[str, int]) -> str:
   return digest.hexdigest()[:16]
 
 
-def _converted(
-    config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str, skip: int = 0, **options: Any
-) -> Iterator[Batch]:
+def _converted(config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str, skip: int = 0, **options: Any
+               ) -> Iterator[Batch]:
   """Examples after the feature converter, [L] each feature."""
   import seqio
 

@@ -1,7 +1,7 @@
 """Cheap keys by which prepared tokens are found again.
 
 A key does not see what a preprocessor reads or imports while it runs, nor the helpers that a notebook defines for it. A
-key that changes without need costs only time: whether a run may resume is decided by the content of its tokens.
+key that changes without need costs only time, since a resumed run compares the content of its tokens.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ def task_key(task: "seqio.Task", split: str) -> str:
     parts += [source.fingerprint_parts()]
   elif isinstance(source, seqio.TfdsDataSource):
     info = source.tfds_dataset._get_builder(split).info  # seqio has no public way.  pylint: disable=protected-access
-    parts += [info.full_name, {name: (part.num_examples, part.num_bytes) for name, part in info.splits.items()},
+    parts += [info.full_name, {name: (part.num_examples, int(part.num_bytes)) for name, part in info.splits.items()},
               source.tfds_dataset._map_split(split)]  # pylint: disable=protected-access
   else:
     paths = source.list_shards(split) if isinstance(source, seqio.FileDataSource) else []
-    parts += [vars(source), [(path, tf.io.gfile.stat(path).length, tf.io.gfile.stat(path).mtime_nsec) for path in paths]]
-  features = [(name, feature.add_eos, feature.dtype.name, feature.vocabulary)
-              for name, feature in task.output_features.items()]
+    stats = [tf.io.gfile.stat(path) for path in paths]
+    parts += [vars(source), paths, [(stat.length, stat.mtime_nsec) for stat in stats]]
+  features = [(name, one.add_eos, one.dtype.name, one.vocabulary) for name, one in task.output_features.items()]
   return fingerprint([*parts, features, list(task.preprocessors)])
 
 
@@ -49,7 +49,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(_describe(value, {})).encode()).hexdigest()[:16]
 
 
-def _describe(value: Any, seen: dict[Any, int]) -> Any:
+def _describe(value: Any, seen: dict[Any, tuple[int, Any]]) -> Any:
   """JSON without addresses or the order of sets; `seen` numbers the objects and modules described so far."""
   text = re.sub(" at 0x[0-9a-f]+", "", repr(value))
   if isinstance(value, (set, frozenset)):
@@ -64,33 +64,33 @@ def _describe(value: Any, seen: dict[Any, int]) -> Any:
   elif callable(value) or text != repr(value) and not isinstance(value, (list, tuple)):
     # An object whose repr is no more than its address is told by its attributes.
     if id(value) in seen:
-      return seen[id(value)]
-    seen[id(value)] = len(seen)
+      return seen[id(value)][0]
+    seen[id(value)] = len(seen), value  # Kept, or another object could get its id.
     if isinstance(value, (types.FunctionType, type)):
-      # A notebook has no file, so its functions are told by their code.
-      code = None if hasattr(sys.modules.get(value.__module__), "__file__") else getattr(value, "__code__", None)
-      closure = inspect.getclosurevars(value).nonlocals if isinstance(value, types.FunctionType) else None
-      defaults = [getattr(value, name, None) for name in ("__defaults__", "__kwdefaults__")]
-      value = [value.__qualname__, _module(value.__module__, seen), _bindings(value), code, closure, defaults]
+      parts = [value.__qualname__, _module(value.__module__, seen), _bindings(value)]
+      if isinstance(value, types.FunctionType):
+        parts += [value.__defaults__, value.__kwdefaults__, inspect.getclosurevars(value).nonlocals]
+        parts += [] if hasattr(sys.modules.get(value.__module__), "__file__") else [value.__code__]  # In a notebook.
     else:  # A partial, a method or another object.
       parts = [getattr(value, name, None) for name in ("func", "args", "keywords", "__func__", "__self__", "__dict__")]
-      value = [type(value), getattr(type(value), "__call__", None), parts]
+      parts += [type(value), getattr(type(value), "__call__", None)]  # noqa: B004
+    value = parts
   return [_describe(item, seen) for item in value] if isinstance(value, (list, tuple)) else text
 
 
-def _module(name: str, seen: dict[Any, int]) -> Any:
+def _module(name: str, seen: dict[Any, tuple[int, Any]]) -> Any:
   """The name of a library's module; a user's own with its file and bindings, and in turn what its members come from."""
   module = sys.modules.get(name)
   file = pathlib.Path(getattr(module, "__file__", None) or "")
   installed = name.partition(".")[0] in sys.stdlib_module_names or {"site-packages", "dist-packages"} & {*file.parts}
   if installed or not file.name or name in seen:
     return name
-  seen[name] = len(seen)
-  members = [] if name.startswith("gpt4x.") else list(vars(module).values())  # Our preprocessors stand alone.
-  origins = [getattr(member, "__name__" if isinstance(member, types.ModuleType) else "__module__", None) or ""
-             for member in members]
-  return [name, file.read_text(), [_bindings(member) for member, origin in zip(members, origins) if origin == name],
-          [_module(origin, seen) for origin in sorted(set(origins))]]
+  seen[name] = len(seen), module
+  parts = [name, file.read_text()]
+  for member in [] if name.startswith("gpt4x.") else list(vars(module).values()):  # Our preprocessors need no others.
+    origin = getattr(member, "__name__" if isinstance(member, types.ModuleType) else "__module__", None) or ""
+    parts.append(_describe(_bindings(member), seen) if origin == name else _module(origin, seen))
+  return parts
 
 
 def _bindings(value: Any) -> Any:

@@ -152,8 +152,7 @@ class LocalTextSource(seqio.DataSource):
   def fingerprint_parts(self) -> dict[str, Any]:
     """Returns every file with its size and modification time, and the rule of what is held out."""
     train, validation = (self._corpus or LocalText()).find()
-    return {"files": [list(stat) for stat in train], "validation_files": [list(stat) for stat in validation],
-            "held_out": [HELD_OUT_PERCENT, MANY_DOCUMENTS]}
+    return {"files": train, "validation_files": validation, "held_out": (HELD_OUT_PERCENT, MANY_DOCUMENTS)}
 
   def documents(self, split: str, seed: int | None = None) -> Iterator[tuple[str, str]]:
     """Checks all documents, then returns (name, text) of those of a split; a seed shuffles the files."""
@@ -164,10 +163,8 @@ class LocalTextSource(seqio.DataSource):
       random.Random(seed).shuffle(files)
 
     def part(text: str) -> str:
-      if validation:
-        return text
-      if whole_documents:
-        return text if held_out(text) == (split == "validation") else ""
+      if validation or whole_documents:
+        return text if validation or held_out(text) == (split == "validation") else ""
       return text[cut(text):] if split == "validation" else text[:cut(text)]
 
     documents = ((name, part(text)) for path, _, _ in files for name, text in read_documents(path))

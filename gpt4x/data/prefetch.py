@@ -17,8 +17,7 @@ class Prefetch:
     self._iterator = iterator
     self._results: queue.SimpleQueue[tuple[Any, Any, BaseException | None]] = queue.SimpleQueue()
     self._free = threading.Semaphore(size)
-    self._closed = False
-    self._end: BaseException | None = None
+    self._end: BaseException | None = None  # What ended the iteration.
     self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
     self._thread.start()
 
@@ -26,7 +25,7 @@ class Prefetch:
     get_state = getattr(self._iterator, "get_state", lambda: None)
     while True:
       self._free.acquire()
-      if self._closed:
+      if self._end is not None:
         return
       try:
         self._results.put((next(self._iterator), get_state(), None))
@@ -47,7 +46,7 @@ class Prefetch:
 
   def close(self) -> None:
     """Ends the thread, once it is done with the batch in hand; drops what was prepared."""
-    self._closed, self._end = True, StopIteration()
+    self._end = StopIteration()
     self._free.release()
     self._thread.join()
 

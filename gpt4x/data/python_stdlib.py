@@ -17,7 +17,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from gpt4x.data import directories
+from gpt4x.data import data_dir
 from gpt4x.errors import UserError
 
 SUFFIXES = (".py", ".txt", ".rst")
@@ -113,7 +113,7 @@ class PythonStdlibSource(seqio.TfdsDataSource):
   @property
   def tfds_dataset(self) -> seqio.utils.LazyTfdsLoader:
     """The loader, through which the base class does all its reading."""
-    directory = directories.data_dir() / "tfds"
+    directory = data_dir() / "tfds"
     prepare(directory)
     self._tfds_dataset.override_data_dir(str(directory))
     return self._tfds_dataset

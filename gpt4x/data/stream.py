@@ -18,16 +18,11 @@ from gpt4x.data.fingerprint import fingerprint
 from gpt4x.errors import UserError
 
 if TYPE_CHECKING:
-  import grain
-
   from gpt4x.data.token_store import TokenStore
 
 FEATURES = {
-    "decoder_target_tokens": np.int32,
-    "decoder_input_tokens": np.int32,
-    "decoder_segment_ids": np.int32,
-    "decoder_loss_weights": np.float32,
-}
+    "decoder_target_tokens": np.int32, "decoder_input_tokens": np.int32,
+    "decoder_segment_ids": np.int32, "decoder_loss_weights": np.float32}
 # A document longer than a row's equal share of the corpus is cut, so that a corpus of one long file gives each row text
 # of its own. A document of at most SHORTEST_PIECE tokens is never cut.
 SHORTEST_PIECE = 1024
@@ -111,24 +106,18 @@ class _Rows:
         start += self._offsets[row]
         length = min(stop - start, self._segment_length - column)
         if row in self._rows:
-          columns, segment = slice(column, column + length), 1 + self._documents[row] % 2**30
-          _copy({name: value[self._rows[row], columns] for name, value in batch.items()}, document, start, segment)
+          views = {name: value[self._rows[row], column:column + length] for name, value in batch.items()}
+          first = int(start == 0)  # A document's first token has none before it, so its input is 0.
+          views["decoder_target_tokens"][:] = document[start:start + length]
+          views["decoder_input_tokens"][first:] = document[start - 1 + first:start + length - 1]
+          views["decoder_segment_ids"][:] = 1 + self._documents[row] % 2**30
+          views["decoder_loss_weights"][:] = 1
         column += length
         self._offsets[row] += length
         if start + length == stop:
           self._documents[row] += 1
           self._offsets[row], self._open[row] = 0, None
     return batch
-
-
-def _copy(views: dict[str, np.ndarray], document: np.ndarray, start: int, segment: int) -> None:
-  """Fills views [length] with a document from `start` on; a target's input is the token before it, or 0."""
-  targets, inputs = views["decoder_target_tokens"], views["decoder_input_tokens"]
-  stop, first = start + len(targets), int(start == 0)  # A document's first token has none before it.
-  targets[:] = document[start:stop]
-  inputs[first:] = document[start - 1 + first:stop - 1]
-  views["decoder_segment_ids"][:] = segment
-  views["decoder_loss_weights"][:] = 1
 
 
 class SegmentStream(_Rows):
@@ -153,20 +142,18 @@ class SegmentStream(_Rows):
     self._identity = {
         "feature_converter": "stream", "batch_size": batch_size, "segment_length": segment_length, "seed": seed,
         "fingerprint": fingerprint([SHORTEST_PIECE, MIXTURE_WINDOW, [store.fingerprint for store in stores], rates])}
-    self._order = self._shuffled([store.name for store in stores], rates, seed)
-
-  def _shuffled(self, names: Sequence[str], rates: Sequence[float], seed: int) -> "grain.MapDataset[int]":
     import grain
     import grain.experimental
 
+    names = [store.name for store in stores]
     # grain adds the epoch to the seed. Without a hash, the first epoch of seed 1 would be the second of seed 0.
-    seeds = [int(fingerprint([seed, name])[:7], 16) for name in [*names, list(names)]]
+    seeds = [int(fingerprint([seed, name])[:7], 16) for name in [*names, names]]
     shuffled = [grain.MapDataset.range(*bounds).shuffle(seed=seed).repeat()
                 for bounds, seed in zip(itertools.pairwise(self._begins), seeds)]
-    if len(shuffled) == 1:
-      return shuffled[0]
-    mixed = grain.MapDataset.mix(shuffled, rates)
-    return grain.experimental.WindowShuffleMapDataset(mixed, window_size=MIXTURE_WINDOW, seed=seeds[-1])
+    self._order: grain.MapDataset[int] = shuffled[0]
+    if len(shuffled) > 1:
+      self._order = grain.experimental.WindowShuffleMapDataset(
+          grain.MapDataset.mix(shuffled, rates), window_size=MIXTURE_WINDOW, seed=seeds[-1])
 
   def _piece_number(self, row: int, count: int) -> int:
     return self._order[count * self._batch_size + row]
@@ -196,11 +183,7 @@ class EvaluationSegments(_Rows):
       self._dealt[row].append(number)
     for numbers in self._dealt:
       numbers.sort()
-    self._remaining = -(-max(loads)[0] // segment_length)
-
-  def __len__(self) -> int:
-    """The number of batches still to come."""
-    return self._remaining
+    self._remaining = -(-max(loads)[0] // segment_length)  # Batches still to come.
 
   def _piece_number(self, row: int, count: int) -> int | None:
     return self._dealt[row][count] if count < len(self._dealt[row]) else None

@@ -20,7 +20,7 @@ import uuid
 
 import numpy as np
 
-from gpt4x.data import directories
+from gpt4x.data import data_dir
 from gpt4x.data.fingerprint import task_key
 from gpt4x.errors import UserError
 
@@ -49,11 +49,8 @@ class TokenStore:
         raise ValueError("a file has the wrong length")
     except (OSError, ValueError, LookupError, TypeError) as error:
       raise UserError(f"token store {path} is damaged ({error}): delete it, and the next run makes it again") from error
-    self.name: str = spec["name"]
-    self.fingerprint: str = spec["content"]
-    self.num_tokens: int = spec["tokens"]
-    self.longest: int = spec["longest"]
-    self._path = path
+    self.name, self.fingerprint, self._path = spec["name"], spec["content"], path
+    self.num_tokens, self.longest = spec["tokens"], spec["longest"]
     self._tokens, self._offsets = _at_random(tokens), _at_random(offsets)
 
   def __len__(self) -> int:
@@ -79,7 +76,7 @@ def _at_random(mapped: np.memmap) -> np.ndarray:
 def open_or_build(task: "seqio.Task", split: str) -> TokenStore:
   """The store of a task's split, made now unless there is one under the same key."""
   folder = re.sub(r"[^\w.-]", "_", f"{task.name}-{split}-{task_key(task, split)}")
-  path = directories.data_dir() / "tokens" / folder
+  path = data_dir() / "tokens" / folder
   if not path.exists():
     try:
       _build(task, split, path)

@@ -15,7 +15,7 @@ import seqio
 import tensorflow as tf
 
 from gpt4x import run_directory
-from gpt4x.data import directories
+from gpt4x.data import data_dir
 from gpt4x.data.local_text import LocalText
 from gpt4x.errors import nearest, UserError
 
@@ -29,7 +29,7 @@ def model_path(name: str | os.PathLike) -> pathlib.Path:
   path = pathlib.Path(name).expanduser()
   if path.suffix == ".model" or len(path.parts) > 1:
     return path
-  return directories.data_dir() / "vocabularies" / f"{name}.model"
+  return data_dir() / "vocabularies" / f"{name}.model"
 
 
 class LosslessSentencePieceVocabulary(seqio.SentencePieceVocabulary):
@@ -76,8 +76,7 @@ class LosslessSentencePieceVocabulary(seqio.SentencePieceVocabulary):
 
 def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike) -> None:
   """Trains a lossless byte-pair model of `size` pieces (0 padding, 1 end, 2 unknown, then 256 bytes) into `path`."""
-  chunks: list[str] = []
-  characters = 0
+  chunks, characters = list[str](), 0
   for text in texts:
     chunks.extend(text[i:i + CHUNK] for i in range(0, len(text), CHUNK))
     characters += len(text)
@@ -180,11 +179,9 @@ class WordVocabulary(seqio.Vocabulary):
     return "\n".join(map(" ".join, lines))
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    return tf.ensure_shape(tf.py_function(lambda text: self._ids(text.numpy()), [s], tf.int32), [None])
-
-  @tf.autograph.experimental.do_not_convert
-  def _ids(self, text: bytes) -> tf.Tensor:
-    return tf.constant(self._encode(text.decode()), tf.int32)
+    encode = tf.autograph.experimental.do_not_convert(
+        lambda text: tf.constant(self._encode(text.numpy().decode()), tf.int32))
+    return tf.ensure_shape(tf.py_function(encode, [s], tf.int32), [None])
 
   def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.py_function(lambda ids: self._decode(ids.numpy().tolist()), [ids], tf.string), [])
@@ -196,7 +193,6 @@ class WordVocabulary(seqio.Vocabulary):
 @functools.lru_cache(maxsize=4)
 def _read_words(path: str, size: int, mtime: int) -> tuple[list[str], dict[str, int]]:
   """The words of a file and their ids, kept until the file's size or time changes."""
-  del size, mtime
   words = pathlib.Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
   return words, _word_ids(words, path)
 

@@ -1,6 +1,7 @@
 """Likelihood: an experiment's objective on each example of a split once, with the memory carried along every row."""
 
 from collections.abc import Mapping
+import itertools
 import math
 from typing import Any
 
@@ -43,9 +44,9 @@ class Evaluator:
       return memory
 
     self._step = jax.jit(step, donate_argnums=4)
-    place: Any = lambda _: Memory(partitioner.sharding("layers", None, "batch"), partitioner.sharding("batch"))
+    shardings: Any = partitioner.sharding("layers", None, "batch"), partitioner.sharding("batch")
     memory = jax.eval_shape(lambda: objective.initial_memory(model, dataset.batch_size, 0, projected=True))
-    self._empty_memory = jax.jit(empty_memory, out_shardings=map_memories(place, memory))
+    self._empty_memory = jax.jit(empty_memory, out_shardings=map_memories(lambda _: Memory(*shardings), memory))
 
   def __call__(self, params: Any, frozen: Any = None) -> dict[str, float]:
     """Means over all targets, `loss` in nats per token among them; `perplexity`, `bits_per_byte`, `tokens`.
@@ -53,13 +54,11 @@ class Evaluator:
     The bytes are those of the text that the targets stand for: the end of a document costs bits and has no bytes.
     """
     dataset, partitioner = self._experiment.dataset, self._partitioner
-    total: Total = ({}, 0.0)
+    total: tuple[dict[str, Sum], float] = {}, 0.0
     rows, previous = partitioner.host_rows(dataset.batch_size), None
     with partitioner.activate():
       memory = self._empty_memory(params)
-      for i, batch in enumerate(self._experiment.data.evaluation(self._split, rows)):
-        if i == self._max_batches:
-          break
+      for batch in itertools.islice(self._experiment.data.evaluation(self._split, rows), self._max_batches):
         placed = {name: partitioner.global_array(value, dataset.batch_size) for name, value in batch.items()}
         sums, num_bytes, memory = self._step(params, frozen or {}, self._token_bytes, placed, memory)
         if not dataset.carries_memory:
@@ -70,10 +69,7 @@ class Evaluator:
     return _means(*total, f"split {self._split} of {dataset.mixture_or_task_name}")
 
 
-Total = tuple[dict[str, Sum], float]
-
-
-def _add(total: Total, batch: tuple[Sums, jax.Array] | None) -> Total:
+def _add(total: tuple[dict[str, Sum], float], batch: tuple[Sums, jax.Array] | None) -> tuple[dict[str, Sum], float]:
   """Adds the sums and bytes of a batch in float64, which counts billions of tokens exactly."""
   (sums, num_bytes), (new_sums, new_bytes) = total, jax.device_get(batch or ({}, 0.0))
   double: dict[str, Any] = jax.tree.map(np.float64, dict(new_sums))
@@ -102,11 +98,10 @@ def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | 
 
   The mesh may differ from the run's. Without `partitioner`, as many devices split the batch as divide its rows.
   """
-  if partitioner is None and jax.process_count() > 1:
-    partitioner = Partitioner()  # Every process takes part.
-  elif partitioner is None:
+  if partitioner is None:
     devices = math.gcd(jax.device_count(), experiment.dataset.batch_size)
-    partitioner = Partitioner(data=devices, num_devices=devices)
+    # Every process has to take part.
+    partitioner = Partitioner() if jax.process_count() > 1 else Partitioner(data=devices, num_devices=devices)
   evaluator = Evaluator(experiment, partitioner, split, max_batches)
   step, params = experiment.restore_params(model_dir, partitioner, step)
   return {"step": step} | evaluator(params) | TaskMetrics(experiment, split)(params)

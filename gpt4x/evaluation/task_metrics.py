@@ -48,15 +48,14 @@ class TaskMetrics:
       if jax.process_index():
         return {}
     metrics, _ = self._evaluator.evaluate(
-        compute_metrics=True, predict_fn=lambda dataset: self._predict(params, dataset),
+        compute_metrics=True, predict_fn=lambda dataset: list(self._predict(params, dataset)),
         score_fn=lambda dataset: self._score_all(params, dataset))
     values = {f"{task}/{name}": getattr(value, "value", value)
               for task, values in metrics.result().items() for name, value in values.items()}
     return {name: float(value) for name, value in values.items() if isinstance(value, numbers.Real)}
 
-  def _predict(self, params: Any, dataset: Any) -> list[tuple[int, list[int]]]:
+  def _predict(self, params: Any, dataset: Any) -> Iterator[tuple[int, list[int]]]:
     max_tokens = self._dataset.task_feature_lengths["targets"]
-    results: list[tuple[int, list[int]]] = []
     for ids, batch in self._batches(dataset):
       # A row begins with BOS and the inputs, which the converter marks; the last of them predicts the first target.
       lengths = batch["decoder_causal_attention"].sum(1)
@@ -65,8 +64,7 @@ class TaskMetrics:
       rows = np.concatenate([piece.tokens for piece in pieces], 1)
       # seqio stacks rows, so they have one length; its vocabularies end a text at the first EOS.
       rows = np.pad(rows, ((0, 0), (0, max_tokens - rows.shape[1])), constant_values=self._eos_id)
-      results += zip(ids, rows.tolist())
-    return results
+      yield from zip(ids, rows.tolist())
 
   def _score_all(self, params: Any, dataset: Any) -> list[tuple[int, float]]:
     return [pair for ids, batch in self._batches(dataset)
@@ -74,8 +72,7 @@ class TaskMetrics:
 
   def _batches(self, dataset: Any) -> Iterator[tuple[list[int], Any]]:
     """(ids, batch) of an enumerated dataset; the last batch is filled up with its last row, which gets no id."""
-    size = self._dataset.batch_size
-    rows = list(dataset.as_numpy_iterator())
+    size, rows = self._dataset.batch_size, list(dataset.as_numpy_iterator())
     for start in range(0, len(rows), size):
       ids, group = zip(*rows[start:start + size])
       group += group[-1:] * (size - len(group))

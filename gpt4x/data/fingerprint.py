@@ -45,7 +45,7 @@ def task_key(task: "seqio.Task", split: str) -> str:
 
 def fingerprint(value: Any) -> str:
   """Sixteen hexadecimal digits that tell `value`, code included, from others; the same in every process."""
-  with np.printoptions(threshold=sys.maxsize, floatmode="unique"):  # An array's repr is to be whole.
+  with np.printoptions(threshold=sys.maxsize, floatmode="unique"):  # Whole arrays.
     return hashlib.sha256(json.dumps(_describe(value, {})).encode()).hexdigest()[:16]
 
 
@@ -79,7 +79,7 @@ def _describe(value: Any, seen: dict[Any, tuple[int, Any]]) -> Any:
 
 
 def _module(name: str, seen: dict[Any, tuple[int, Any]]) -> Any:
-  """The name of a library's module; a user's own with its file and bindings, and in turn what its members come from."""
+  """A library's module by its name; a user's own also by its file, its bindings and the modules of its members."""
   module = sys.modules.get(name)
   file = pathlib.Path(getattr(module, "__file__", None) or "")
   installed = name.partition(".")[0] in sys.stdlib_module_names or {"site-packages", "dist-packages"} & {*file.parts}

@@ -62,7 +62,7 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")  # Raise it whenever the rules above change, or old prepared data would be read.
   BUILDER_CONFIGS = [PythonStdlibConfig(
       name="python{}.{}.{}".format(*sys.version_info), root=pathlib.Path(sysconfig.get_path("stdlib")))]
-  # Where TFDS would look for checksums of downloads; that takes importlib_resources, a dependency it does not declare.
+  # Otherwise TFDS looks for checksums of downloads with importlib_resources, a dependency that it does not declare.
   code_path = None
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -93,7 +93,7 @@ def prepare(directory: pathlib.Path) -> None:
   try:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # Progress bars.
       builder.download_and_prepare()
-  except (OSError, RuntimeError) as error:  # TFDS makes a RuntimeError of a full disk.
+  except (OSError, RuntimeError) as error:  # TFDS turns a full disk into a RuntimeError.
     # The last step renames a temporary folder; it fails where another process came first, with the same data.
     if not builder.data_path.exists():
       reason = " ".join(str(error).split())
@@ -120,6 +120,6 @@ class PythonStdlibSource(seqio.TfdsDataSource):
 
   def get_dataset(self, split: str = "train", shuffle: bool = True, seed: int | None = None,
                   shard_info: seqio.ShardInfo | None = None, **options: Any) -> tf.data.Dataset:
-    """See seqio.DataSource. Shuffles here, since TFDS refuses to shuffle what is stored in order."""
+    """See seqio.DataSource. Shuffles here, since TFDS refuses to shuffle data that is stored in order."""
     dataset = super().get_dataset(split, shuffle=False, shard_info=shard_info, **options)
     return dataset.shuffle(self.num_input_examples(split), seed=seed) if shuffle else dataset

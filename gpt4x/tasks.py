@@ -1,6 +1,6 @@
 """The shipped seqio tasks; importing this registers them. They live in the folder `tasks` of a clone.
 
-A wheel holds that folder as `gpt4x/tasks`, so the name `tasks` is left to a user's own module or folder.
+A wheel holds that folder as `gpt4x/tasks`, so that a user's own module or folder may have the name `tasks`.
 """
 
 import pathlib

@@ -22,7 +22,7 @@ seqio.TaskRegistry.add(
         "targets": seqio.Feature(LosslessSentencePieceVocabulary("local_text_spm", "local_text_bytes"), add_eos=True)},
 )
 
-# For the model of a vocabulary of words: text in the tokenised form of its corpus, and --gin.LocalText.words="'FILE'".
+# For a model with a vocabulary of words: --gin.LocalText.words="'FILE'", and text in the tokenised form of its corpus.
 seqio.TaskRegistry.add(
     "local_text_words",
     source=LocalTextSource(),

@@ -19,7 +19,7 @@ import tensorflow as tf
 from gpt4x.errors import UserError
 
 HELD_OUT_PERCENT = 5
-MANY_DOCUMENTS = 200  # So many are held out whole; of fewer, the end of each is.
+MANY_DOCUMENTS = 200  # A corpus of at least so many holds out whole documents; a smaller one, the end of each.
 
 Stat = tuple[str, int, int]  # Path, size, modification time.
 
@@ -34,9 +34,9 @@ class LocalText:
 
   Attributes:
     files: a glob, or several; `**` stands for folders of any depth.
-    validation_files: the same, for the validation split; what they match is never trained on. Without them, part of
+    validation_files: globs of the validation split; files that they match are never trained on. Without them, part of
       `files` is held out: 5% of the documents by a hash of their text where there are many, else the end of each.
-    words: the file of words that the task local_text_words has for its vocabulary, such as words.txt of a model.
+    words: the file that holds the vocabulary of the task local_text_words, such as words.txt of a model.
   """
   files: str | Sequence[str] = ()
   validation_files: str | Sequence[str] = ()
@@ -45,8 +45,8 @@ class LocalText:
   def find(self) -> tuple[tuple[Stat, ...], tuple[Stat, ...]]:
     """Returns the files for training and those for validation, in order of their names."""
     if not self.files:
-      raise UserError("LocalText.files is not set; name your text, for instance "
-                      '--gin.LocalText.files="\'corpus/**/*.txt\'"')
+      raise UserError("LocalText.files is not set; name your text, for instance"
+                      " --gin.LocalText.files=\"'corpus/**/*.txt'\"")
     train, validation = _match("files", self.files), _match("validation_files", self.validation_files)
     train = {path: stat for path, stat in train.items() if path not in validation}
     if not train:
@@ -55,7 +55,7 @@ class LocalText:
 
 
 def _match(parameter: str, patterns: str | Sequence[str]) -> dict[str, Stat]:
-  """Returns the files that glob patterns match, by their real path."""
+  """Returns the files that glob patterns match, by real path."""
   files = {}
   for pattern in [patterns] if isinstance(patterns, str) else patterns:
     matches = [path for path in glob.iglob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(path)]
@@ -71,10 +71,8 @@ def read_documents(path: str) -> Iterator[tuple[str, str]]:
   """Yields (name, text) of each document in a file that is not blank."""
   try:
     with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-      if not path.endswith((".jsonl", ".jsonl.gz")):
-        documents = [(path, _decode(file.read(), path))]
-      else:
-        documents = _read_json_lines(file, path)
+      json_lines = path.endswith((".jsonl", ".jsonl.gz"))
+      documents = _read_json_lines(file, path) if json_lines else [(path, _decode(file.read(), path))]
       yield from ((name, text) for name, text in documents if text.strip())
   except (OSError, EOFError, zlib.error) as error:
     raise UserError(f"cannot read {path}: {error}") from error
@@ -86,10 +84,10 @@ def _read_json_lines(lines: Iterator[bytes], path: str) -> Iterator[tuple[str, s
     if line.strip():
       try:
         text = json.loads(_decode(line, path, offset))["text"]
-        text.encode("utf-8")  # JSON can spell half a surrogate pair, which is no text.
+        text.encode("utf-8")  # JSON can spell half a surrogate pair, which cannot be encoded.
       except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f'{path}:{number}: not a JSON object with a "text"; '
-                        'each line must look like {"text": "..."}') from error
+        raise UserError(
+            f'{path}:{number}: not a JSON object with a "text"; each line must look like {{"text": "..."}}') from error
       yield f"{path}:{number}", text
     offset += len(line)
 
@@ -98,13 +96,13 @@ def _decode(data: bytes, path: str, offset: int = 0) -> str:
   try:
     return data.decode("utf-8")
   except UnicodeDecodeError as error:
-    raise UserError(f"{path} is not UTF-8 at byte {offset + error.start}; convert it or take it out of "
-                    "LocalText.files") from error
+    raise UserError(
+        f"{path} is not UTF-8 at byte {offset + error.start}; convert it or take it out of LocalText.files") from error
 
 
 @functools.lru_cache(maxsize=8)
 def _count_documents(files: tuple[Stat, ...]) -> int:
-  """Returns the number of documents, having read them all: tf.data would bury an error of the user's in its own."""
+  """Counts by reading all documents, so that a user's mistake shows here and not inside an error of tf.data."""
   count = sum(1 for path, _, _ in files for _ in read_documents(path))
   if not count:
     raise UserError(f"the corpus is empty: {len(files)} file(s) with no text, {files[0][0]} the first")
@@ -112,12 +110,12 @@ def _count_documents(files: tuple[Stat, ...]) -> int:
 
 
 def held_out(text: str) -> bool:
-  """Whether a document is for validation; equal documents always fall on the same side."""
+  """Whether a document is for validation, by its text alone: equal documents are on the same side."""
   return int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100 < HELD_OUT_PERCENT
 
 
 def cut(text: str) -> int:
-  """Returns where the held-out end of a document starts: behind a line end shortly before the last 5%, or there."""
+  """Returns where the held-out end of a document starts: at its last 5%, or behind a line end shortly before that."""
   end = len(text) * (100 - HELD_OUT_PERCENT) // 100
   return text.rfind("\n", len(text) * (100 - 2 * HELD_OUT_PERCENT) // 100, end) + 1 or end
 
@@ -140,7 +138,7 @@ class LocalTextSource(seqio.DataSource):
   """Documents {"name", "text"} of local files, with the splits train and validation."""
 
   def __init__(self, corpus: LocalText | None = None):
-    """Takes the files to read; None means what gin says of `LocalText` at the time of reading."""
+    """Takes the files to read; None means gin's `LocalText` at the time of reading."""
     super().__init__(splits=("train", "validation"))
     self._corpus = corpus
 
@@ -152,13 +150,12 @@ class LocalTextSource(seqio.DataSource):
     return [split]
 
   def fingerprint_parts(self) -> dict[str, Any]:
-    """Returns what identifies the data: every file with its size and modification time, and what is held out."""
+    """Returns every file with its size and modification time, and the rule of what is held out."""
     train, validation = (self._corpus or LocalText()).find()
-    return {"files": [list(stat) for stat in train], "validation_files": [list(stat) for stat in validation],
-            "held_out": [HELD_OUT_PERCENT, MANY_DOCUMENTS]}
+    return {"files": train, "validation_files": validation, "held_out": (HELD_OUT_PERCENT, MANY_DOCUMENTS)}
 
   def documents(self, split: str, seed: int | None = None) -> Iterator[tuple[str, str]]:
-    """Returns (name, text) of each document of a split, after a check of all; a seed shuffles the files."""
+    """Checks all documents, then returns (name, text) of those of a split; a seed shuffles the files."""
     train, validation = (self._corpus or LocalText()).find()
     files = list(validation if validation and split == "validation" else train)
     whole_documents = _count_documents(tuple(files)) >= MANY_DOCUMENTS
@@ -166,10 +163,8 @@ class LocalTextSource(seqio.DataSource):
       random.Random(seed).shuffle(files)
 
     def part(text: str) -> str:
-      if validation:
-        return text
-      if whole_documents:
-        return text if held_out(text) == (split == "validation") else ""
+      if validation or whole_documents:
+        return text if validation or held_out(text) == (split == "validation") else ""
       return text[cut(text):] if split == "validation" else text[:cut(text)]
 
     documents = ((name, part(text)) for path, _, _ in files for name, text in read_documents(path))
@@ -178,8 +173,8 @@ class LocalTextSource(seqio.DataSource):
   def get_dataset(self, split: str = "train", shuffle: bool = True, seed: int | None = None,
                   shard_info: seqio.ShardInfo | None = None, *, sequence_length: Mapping[str, int] | None = None,
                   use_cached: bool = False, num_epochs: int | None = 1) -> tf.data.Dataset:
-    """See seqio.DataSource; shards are left to seqio, which then deals out examples."""
-    self.documents(split)  # Raises here, in the caller's thread, what is wrong with the files.
+    """See seqio.DataSource; seqio shards by dealing out examples."""
+    self.documents(split)  # Raises UserErrors here, in the caller's thread.
     strings = tf.TensorSpec([None], tf.string)
     return tf.data.Dataset.from_generator(
         lambda: _batches(self.documents(split, seed if shuffle else None)),

@@ -7,18 +7,17 @@ from typing import Any
 
 
 class Prefetch:
-  """Iterates over (batch, state): what `iterator` yields, and what its `get_state` said right after.
+  """Iterates over (batch, state): what `iterator` yields, and what its `get_state` said right after, if it has one.
 
-  A checkpoint with that state continues at the batch after the last one consumed, however many more were prepared. The
-  state is None for an iterator without `get_state`. Errors are raised where the batch is awaited.
+  A checkpoint with that state continues at the batch after the last one consumed, however many more were prepared.
+  Errors are raised where the batch is awaited.
   """
 
   def __init__(self, iterator: Iterator[Any], size: int):
     self._iterator = iterator
     self._results: queue.SimpleQueue[tuple[Any, Any, BaseException | None]] = queue.SimpleQueue()
     self._free = threading.Semaphore(size)
-    self._closed = False
-    self._end: BaseException | None = None
+    self._end: BaseException | None = None  # What ended the iteration.
     self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
     self._thread.start()
 
@@ -26,7 +25,7 @@ class Prefetch:
     get_state = getattr(self._iterator, "get_state", lambda: None)
     while True:
       self._free.acquire()
-      if self._closed:
+      if self._end is not None:
         return
       try:
         self._results.put((next(self._iterator), get_state(), None))
@@ -46,16 +45,10 @@ class Prefetch:
     return batch, state
 
   def close(self) -> None:
-    """Ends the thread, once it is done with the batch in hand; what was prepared is dropped."""
-    self._closed, self._end = True, StopIteration()
+    """Ends the thread, once it is done with the batch in hand; drops what was prepared."""
+    self._end = StopIteration()
     self._free.release()
     self._thread.join()
-
-  def __enter__(self) -> "Prefetch":
-    return self
-
-  def __exit__(self, *unused_error: Any) -> None:
-    self.close()
 
 
 def prefetch(iterator: Iterator[Any], size: int = 2) -> Prefetch:

@@ -7,10 +7,10 @@ import tensorflow as tf
 
 
 def text_to_targets(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Maps documents {"text", ...} to {"targets"}, all of it to be predicted."""
+  """Maps documents {"text", ...} to {"targets"}, which are predicted whole."""
   return dataset.map(lambda document: {"targets": document["text"]}, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-# Without seqio's copy of the untokenized text, which pre-training never reads.
+# Leaves out seqio's copy of the untokenized text, which pre-training never reads.
 tokenize = functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False)
 append_eos = seqio.preprocessors.append_eos

@@ -17,13 +17,12 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from gpt4x.data import directories
+from gpt4x.data import data_dir
 from gpt4x.errors import UserError
 
 SUFFIXES = (".py", ".txt", ".rst")
 SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages"}  # Installed packages are not the library.
-# Written when Python is built; they hold paths of the machine that built it.
-BUILD_PREFIXES = ("_sysconfigdata", "config-")
+BUILD_PREFIXES = ("_sysconfigdata", "config-")  # Files that hold paths of the machine that built Python.
 TOPICS = "pydoc_data/topics.py"  # The language reference, as a dict of texts.
 
 
@@ -39,18 +38,14 @@ def documents(root: pathlib.Path) -> Iterator[tuple[str, str]]:
         topics = runpy.run_path(str(path))["topics"]
         yield from ((f"{name}:{topic}", text) for topic, text in sorted(topics.items()))
         continue
-      try:
-        text = path.read_bytes().decode("utf-8")
-      except UnicodeDecodeError:  # A few old sources declare another encoding.
-        continue
-      if text:
-        yield name, text
+      with contextlib.suppress(UnicodeDecodeError):  # A few old sources declare another encoding.
+        if text := path.read_bytes().decode("utf-8"):
+          yield name, text
 
 
 def split_of(name: str) -> str:
   """Returns a document's split: 98% train, 1% validation, 1% test, by the file's name alone."""
-  # Topics quote each other, so all of them stay on one side.
-  file, _, _ = name.partition(":")
+  file = name.partition(":")[0]  # Topics quote each other, so all of them stay on one side.
   bucket = int(hashlib.sha256(file.encode()).hexdigest(), 16) % 100
   return "validation" if bucket < 1 else "test" if bucket < 2 else "train"
 
@@ -67,22 +62,22 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")  # Raise it whenever the rules above change, or old prepared data would be read.
   BUILDER_CONFIGS = [PythonStdlibConfig(
       name="python{}.{}.{}".format(*sys.version_info), root=pathlib.Path(sysconfig.get_path("stdlib")))]
-  # Where TFDS would look for checksums of downloads; that takes importlib_resources, a dependency it does not declare.
+  # Otherwise TFDS looks for checksums of downloads with importlib_resources, a dependency that it does not declare.
   code_path = None
 
   def _info(self) -> tfds.core.DatasetInfo:
     features = tfds.features.FeaturesDict({"name": tfds.features.Text(), "text": tfds.features.Text()})
     return self.dataset_info_from_configs(
         features=features, description="Python standard library sources and texts.",
-        disable_shuffling=True)  # By name: neighbours are alike, which is what compressors are best at.
+        disable_shuffling=True)  # In order of names, neighbours are alike, and a compressor gains by that.
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    splits = {"train": [], "validation": [], "test": []}
+    splits: dict[str, list[dict[str, str]]] = {"train": [], "validation": [], "test": []}
     for name, text in documents(self.builder_config.root):
       splits[split_of(name)].append({"name": name, "text": text})
     if not splits["train"]:
-      raise UserError(f"no Python sources in {self.builder_config.root}; "
-                      "use a Python whose standard library is not in an archive")
+      raise UserError(
+          f"no Python sources in {self.builder_config.root}; use a Python whose standard library is not in an archive")
     return {split: self._generate_examples(examples) for split, examples in splits.items()}
 
   def _generate_examples(self, examples: Any) -> Any:
@@ -98,12 +93,12 @@ def prepare(directory: pathlib.Path) -> None:
   try:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # Progress bars.
       builder.download_and_prepare()
-  except (OSError, RuntimeError) as error:  # TFDS makes a RuntimeError of a full disk.
+  except (OSError, RuntimeError) as error:  # TFDS turns a full disk into a RuntimeError.
     # The last step renames a temporary folder; it fails where another process came first, with the same data.
     if not builder.data_path.exists():
       reason = " ".join(str(error).split())
-      raise UserError(f"cannot prepare python_stdlib in {directory} ({reason}); "
-                      "make room there or set GPT4X_DATA_DIR") from error
+      raise UserError(
+          f"cannot prepare python_stdlib in {directory} ({reason}); make room there or set GPT4X_DATA_DIR") from error
 
 
 class PythonStdlibSource(seqio.TfdsDataSource):
@@ -118,19 +113,13 @@ class PythonStdlibSource(seqio.TfdsDataSource):
   @property
   def tfds_dataset(self) -> seqio.utils.LazyTfdsLoader:
     """The loader, through which the base class does all its reading."""
-    directory = directories.data_dir() / "tfds"
+    directory = data_dir() / "tfds"
     prepare(directory)
     self._tfds_dataset.override_data_dir(str(directory))
     return self._tfds_dataset
 
   def get_dataset(self, split: str = "train", shuffle: bool = True, seed: int | None = None,
                   shard_info: seqio.ShardInfo | None = None, **options: Any) -> tf.data.Dataset:
-    """See seqio.DataSource. Shuffles here, since TFDS refuses to shuffle what is stored in order."""
+    """See seqio.DataSource. Shuffles here, since TFDS refuses to shuffle data that is stored in order."""
     dataset = super().get_dataset(split, shuffle=False, shard_info=shard_info, **options)
     return dataset.shuffle(self.num_input_examples(split), seed=seed) if shuffle else dataset
-
-  def fingerprint_parts(self) -> dict[str, Any]:
-    """Returns what identifies the data: name, config and version, and each split's size."""
-    splits = self.tfds_dataset.info.splits
-    return {"tfds_name": self.tfds_dataset.name,
-            "splits": {split: [splits[split].num_examples, int(splits[split].num_bytes)] for split in self.splits}}

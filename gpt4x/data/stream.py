@@ -1,8 +1,8 @@
-"""Streams of segments: a row of the batch reads documents end to end, and its next segment goes on where this stopped.
+"""Streams of segments: a row reads documents end to end, and its next segment goes on where the last one stopped.
 
-A model with memory needs exactly this order. A position is two numbers a row (which document, how far into it), since
-token stores find documents by number. Every host follows all B rows, which takes only documents' lengths, and copies
-the tokens of its own. So positions are the same on all hosts, and a run may continue on any number of hosts.
+A model with memory needs exactly this order. A position is two numbers a row: which document, and how far into it.
+Every host follows all B rows, which takes only documents' lengths, and copies the tokens of its own rows. So all hosts
+have the same position, and a run may continue on any number of hosts.
 """
 
 import bisect
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import heapq
 import itertools
 import sys
-from typing import Any, TYPE_CHECKING
+from typing import Any, Self, TYPE_CHECKING
 
 import numpy as np
 
@@ -18,41 +18,35 @@ from gpt4x.data.fingerprint import fingerprint
 from gpt4x.errors import UserError
 
 if TYPE_CHECKING:
-  import grain
-
   from gpt4x.data.token_store import TokenStore
 
 FEATURES = {
-    "decoder_target_tokens": np.int32,
-    "decoder_input_tokens": np.int32,
-    "decoder_segment_ids": np.int32,
-    "decoder_loss_weights": np.float32,
-}
-# A document longer than a row's equal share of the corpus is cut, so that a corpus of one long file keeps every row
-# busy with text of its own. Documents of at most so many tokens are never cut.
+    "decoder_target_tokens": np.int32, "decoder_input_tokens": np.int32,
+    "decoder_segment_ids": np.int32, "decoder_loss_weights": np.float32}
+# A document longer than a row's equal share of the corpus is cut, so that a corpus of one long file gives each row text
+# of its own. A document of at most SHORTEST_PIECE tokens is never cut.
 SHORTEST_PIECE = 1024
-# A mixture interleaves its tasks by a fixed pattern, which could give a row (documents i, i + B, ...) a single task.
-# Shuffling within windows of so many documents breaks the pattern and keeps the rates.
+# A mixture interleaves its tasks in a fixed pattern, which could give a row (documents i, i + B, ...) a single task.
+# Shuffling within windows of MIXTURE_WINDOW documents breaks the pattern and keeps the rates.
 MIXTURE_WINDOW = 1024
 
 
 class _Pieces:
-  """The documents of a store, the longest of them cut, as a sequence of (document, start, stop)."""
+  """The documents of a store, the longest of them cut: a sequence of (document, start, stop)."""
 
   def __init__(self, store: "TokenStore", batch_size: int):
     self._store = store
-    # Piece i is document i, or its first part; further parts of cut documents are numbered behind all documents.
+    # Piece i is document i, or its first part; the numbers of further parts follow those of all documents.
     self._first_stop: dict[int, int] = {}
     self._further: list[tuple[int, int, int]] = []
     limit = max(SHORTEST_PIECE, -(-store.num_tokens // batch_size))
-    if store.longest > limit:  # Otherwise the lengths need not be read.
-      lengths = store.lengths()
-      for index in np.flatnonzero(lengths > limit).tolist():  # At most B - 1 of them.
-        length = int(lengths[index])
-        parts = -(-length // limit)
-        stops = [length * (part + 1) // parts for part in range(parts)]
-        self._first_stop[index] = stops[0]
-        self._further += [(index, start, stop) for start, stop in itertools.pairwise(stops)]
+    lengths = store.lengths() if store.longest > limit else np.zeros(0)  # Lengths are read only where they are needed.
+    for index in np.flatnonzero(lengths > limit).tolist():  # At most B - 1 documents.
+      length = int(lengths[index])
+      parts = -(-length // limit)
+      stops = [length * (part + 1) // parts for part in range(parts)]
+      self._first_stop[index] = stops[0]
+      self._further += [(index, start, stop) for start, stop in itertools.pairwise(stops)]
 
   def __len__(self) -> int:
     return len(self._store) + len(self._further)
@@ -71,19 +65,19 @@ class _Pieces:
 
 
 class _Rows:
-  """B rows that read pieces end to end, L tokens at a time. A subclass says which piece is a row's next."""
+  """B rows that read pieces end to end, [B, L] tokens a batch. A subclass says which piece is a row's next."""
 
   def __init__(self, stores: Sequence["TokenStore"], batch_size: int, segment_length: int, rows: Sequence[int] | None):
     self._batch_size, self._segment_length = batch_size, segment_length
-    # The rows that are asked for, and the place of each in what this host yields.
+    # The rows of this host, and the place of each in its batches.
     self._rows = {row: place for place, row in enumerate(range(batch_size) if rows is None else rows)}
     self._pieces = [_Pieces(store, batch_size) for store in stores]
-    # Where each store begins in the numbering of all pieces.
+    # The number of each store's first piece among those of all stores.
     self._begins = list(itertools.accumulate(map(len, self._pieces), initial=0))
     self._rewind([0] * batch_size, [0] * batch_size)
 
   def _rewind(self, documents: Sequence[int], offsets: Sequence[int]) -> None:
-    """Puts row i at token `offsets[i]` of the row's piece `documents[i]`."""
+    """Puts row i at token `offsets[i]` of its piece `documents[i]`."""
     self._documents, self._offsets = list(documents), list(offsets)
     self._open: list[tuple[np.ndarray, int, int] | None] = [None] * self._batch_size
 
@@ -99,7 +93,10 @@ class _Rows:
         self._open[row] = self._pieces[store][number - self._begins[store]]
     return self._open[row]
 
-  def _next_batch(self) -> dict[str, np.ndarray]:
+  def __iter__(self) -> Self:
+    return self
+
+  def __next__(self) -> dict[str, np.ndarray]:
     shape = len(self._rows), self._segment_length
     batch = {name: np.zeros(shape, dtype) for name, dtype in FEATURES.items()}
     for row in range(self._batch_size):
@@ -109,8 +106,12 @@ class _Rows:
         start += self._offsets[row]
         length = min(stop - start, self._segment_length - column)
         if row in self._rows:
-          at = self._rows[row], slice(column, column + length)
-          _copy(batch, at, document, start, start + length, 1 + self._documents[row] % 2**30)
+          views = {name: value[self._rows[row], column:column + length] for name, value in batch.items()}
+          first = int(start == 0)  # A document's first token has none before it, so its input is 0.
+          views["decoder_target_tokens"][:] = document[start:start + length]
+          views["decoder_input_tokens"][first:] = document[start - 1 + first:start + length - 1]
+          views["decoder_segment_ids"][:] = 1 + self._documents[row] % 2**30
+          views["decoder_loss_weights"][:] = 1
         column += length
         self._offsets[row] += length
         if start + length == stop:
@@ -119,98 +120,61 @@ class _Rows:
     return batch
 
 
-def _copy(
-    batch: dict[str, np.ndarray], at: tuple[int, slice], document: np.ndarray, start: int, stop: int, segment: int
-) -> None:
-  """Puts `document[start:stop]` in place; each input is the token before, and 0 before the first of a document."""
-  row, columns = at
-  batch["decoder_target_tokens"][at] = document[start:stop]
-  if start:
-    batch["decoder_input_tokens"][at] = document[start - 1:stop - 1]
-  elif stop:
-    batch["decoder_input_tokens"][row, columns.start + 1:columns.stop] = document[:stop - 1]
-  batch["decoder_segment_ids"][at] = segment
-  batch["decoder_loss_weights"][at] = 1
-
-
 class SegmentStream(_Rows):
   """The endless stream for training: row i of B reads the shuffled documents i, i + B, i + 2B, ...
 
-  Each epoch visits every document once, in an order of its own. Several stores are mixed by `rates`, which count
-  documents. The order depends on the stores' names and documents, `rates`, `seed` and B, and on nothing else.
+  Each epoch visits every document once, in an order of its own. The order depends on the stores' names and documents,
+  `rates`, `seed` and B, and on nothing else.
 
   Args:
     stores: one for each task.
     batch_size: B, the rows of all hosts together.
     segment_length: L.
-    rows: those of the B rows that this host yields; None for all.
-    seed: of the shuffle.
-    rates: one for each store; None for equal ones.
+    rows: the rows of this host; None for all B.
+    seed: decides the shuffle.
+    rates: the share of each store, counted in documents; None for equal shares.
   """
 
-  def __init__(
-      self,
-      stores: Sequence["TokenStore"],
-      *,
-      batch_size: int,
-      segment_length: int,
-      rows: Sequence[int] | None = None,
-      seed: int = 0,
-      rates: Sequence[float] | None = None,
-  ):
+  def __init__(self, stores: Sequence["TokenStore"], *, batch_size: int, segment_length: int,
+               rows: Sequence[int] | None = None, seed: int = 0, rates: Sequence[float] | None = None):
     super().__init__(stores, batch_size, segment_length, rows)
     rates = [float(rate) for rate in rates or [1] * len(stores)]
     self._identity = {
-        "feature_converter": "stream",
-        "batch_size": batch_size,
-        "segment_length": segment_length,
-        "seed": seed,
-        "fingerprint": fingerprint([SHORTEST_PIECE, MIXTURE_WINDOW, [store.fingerprint for store in stores], rates]),
-    }
-    self._order = self._shuffled([store.name for store in stores], rates, seed)
-
-  def _shuffled(self, names: Sequence[str], rates: Sequence[float], seed: int) -> "grain.MapDataset[int]":
+        "feature_converter": "stream", "batch_size": batch_size, "segment_length": segment_length, "seed": seed,
+        "fingerprint": fingerprint([SHORTEST_PIECE, MIXTURE_WINDOW, [store.fingerprint for store in stores], rates])}
     import grain
     import grain.experimental
 
-    # Seeds are hashed, for grain counts up from the seed: seed 1 in its first epoch would be seed 0 in its second.
-    seeds = [int(fingerprint([seed, name])[:7], 16) for name in [*names, list(names)]]
-    shuffled = [
-        grain.MapDataset.range(*bounds).shuffle(seed=seed).repeat()
-        for bounds, seed in zip(itertools.pairwise(self._begins), seeds)
-    ]
-    if len(shuffled) == 1:
-      return shuffled[0]
-    mixed = grain.MapDataset.mix(shuffled, rates)
-    return grain.experimental.WindowShuffleMapDataset(mixed, window_size=MIXTURE_WINDOW, seed=seeds[-1])
+    names = [store.name for store in stores]
+    # grain adds the epoch to the seed. Without a hash, the first epoch of seed 1 would be the second of seed 0.
+    seeds = [int(fingerprint([seed, name])[:7], 16) for name in [*names, names]]
+    shuffled = [grain.MapDataset.range(*bounds).shuffle(seed=seed).repeat()
+                for bounds, seed in zip(itertools.pairwise(self._begins), seeds)]
+    self._order: grain.MapDataset[int] = shuffled[0]
+    if len(shuffled) > 1:
+      self._order = grain.experimental.WindowShuffleMapDataset(
+          grain.MapDataset.mix(shuffled, rates), window_size=MIXTURE_WINDOW, seed=seeds[-1])
 
   def _piece_number(self, row: int, count: int) -> int:
     return self._order[count * self._batch_size + row]
 
-  def __iter__(self) -> "SegmentStream":
-    return self
-
-  def __next__(self) -> dict[str, np.ndarray]:
-    return self._next_batch()
-
   def get_state(self) -> dict[str, Any]:
-    """The position of all B rows, as JSON: for each, how many documents it has read and how much of the next."""
+    """The position of each of the B rows, as JSON: how many documents it has read, and how much of the next."""
     return {**self._identity, "documents": list(self._documents), "offsets": list(self._offsets)}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes to the position that `get_state` gave, on any host."""
     check_state(state, self._identity)
     self._rewind(state["documents"], state["offsets"])
 
 
 class EvaluationSegments(_Rows):
-  """Each document once, dealt to rows of about equal length; the shorter rows end in padding."""
+  """Each document once, in rows of about equal length; the shorter rows end in padding."""
 
-  def __init__(
-      self, stores: Sequence["TokenStore"], *, batch_size: int, segment_length: int, rows: Sequence[int] | None = None):
+  def __init__(self, stores: Sequence["TokenStore"], *, batch_size: int, segment_length: int,
+               rows: Sequence[int] | None = None):
     super().__init__(stores, batch_size, segment_length, rows)
     lengths = np.concatenate([pieces.lengths() for pieces in self._pieces])
-    # The longest first, each to the row that is shortest so far.
+    # The longest document comes first; each goes to the row that is shortest so far.
     loads = [(0, row) for row in range(batch_size)]
     self._dealt: list[list[int]] = [[] for _ in range(batch_size)]
     for number in np.argsort(-lengths, kind="stable").tolist():
@@ -219,27 +183,20 @@ class EvaluationSegments(_Rows):
       self._dealt[row].append(number)
     for numbers in self._dealt:
       numbers.sort()
-    self._remaining = -(-max(loads)[0] // segment_length)
-
-  def __len__(self) -> int:
-    """The number of batches still to come."""
-    return self._remaining
+    self._remaining = -(-max(loads)[0] // segment_length)  # Batches still to come.
 
   def _piece_number(self, row: int, count: int) -> int | None:
     return self._dealt[row][count] if count < len(self._dealt[row]) else None
-
-  def __iter__(self) -> "EvaluationSegments":
-    return self
 
   def __next__(self) -> dict[str, np.ndarray]:
     if not self._remaining:
       raise StopIteration
     self._remaining -= 1
-    return self._next_batch()
+    return super().__next__()
 
 
 def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
-  """Raises a UserError if a saved position belongs to other data than what `identity` describes."""
+  """Raises a UserError if a saved position belongs to data other than what `identity` describes."""
   named = {"fingerprint": "fingerprint of tokens and rates", "content": "content of the tasks' tokens"}
   for name, value in identity.items():
     if name in state and state[name] != value:

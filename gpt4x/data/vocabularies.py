@@ -1,6 +1,6 @@
 """Vocabularies: how they are trained, encode text, and are saved with a model."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 import functools
 import hashlib
 import io
@@ -15,27 +15,27 @@ import seqio
 import tensorflow as tf
 
 from gpt4x import run_directory
-from gpt4x.data import directories
+from gpt4x.data import data_dir
 from gpt4x.data.local_text import LocalText
 from gpt4x.errors import nearest, UserError
 
-SPACE = "\u2581"  # SentencePiece writes a space so.
+SPACE = "\u2581"  # SentencePiece's sign for a space.
 MAX_CHARACTERS = 200_000_000  # Enough text for any vocabulary; training holds it in memory.
-CHUNK = 4096  # Characters a "sentence" of SentencePiece; longer than a line, so pieces may hold line ends.
+CHUNK = 4096  # Characters in a "sentence" of SentencePiece: longer than a line, so that pieces may hold line ends.
 
 
 def model_path(name: str | os.PathLike) -> pathlib.Path:
-  """Returns the file of a SentencePiece model: a bare name is looked for in `$GPT4X_DATA_DIR/vocabularies`."""
+  """Returns the file of a SentencePiece model; a bare name stands for a file in `$GPT4X_DATA_DIR/vocabularies`."""
   path = pathlib.Path(name).expanduser()
   if path.suffix == ".model" or len(path.parts) > 1:
     return path
-  return directories.data_dir() / "vocabularies" / f"{name}.model"
+  return data_dir() / "vocabularies" / f"{name}.model"
 
 
 class LosslessSentencePieceVocabulary(seqio.SentencePieceVocabulary):
   """A SentencePiece model from `train_sentencepiece`, found at first use.
 
-  SentencePiece takes a U+2581 in the text for a space. Here it becomes its three bytes, so that every text survives.
+  SentencePiece takes a U+2581 in the text for a space. Here it is encoded as three bytes, so that every text survives.
   """
 
   def __init__(self, name: str | os.PathLike, task: str = "TASK"):
@@ -43,7 +43,7 @@ class LosslessSentencePieceVocabulary(seqio.SentencePieceVocabulary):
     super().__init__(os.fspath(name))
     self._task = task
 
-  # The base class keeps a path here. Finding it late lets tasks be registered before the data directory is known.
+  # The base class assigns a path. Finding it late lets tasks be registered before the data directory is known.
   @property
   def _sentencepiece_model_file(self) -> str:
     return str(model_path(self._name))
@@ -76,7 +76,7 @@ class LosslessSentencePieceVocabulary(seqio.SentencePieceVocabulary):
 
 def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike) -> None:
   """Trains a lossless byte-pair model of `size` pieces (0 padding, 1 end, 2 unknown, then 256 bytes) into `path`."""
-  chunks, characters = [], 0
+  chunks, characters = list[str](), 0
   for text in texts:
     chunks.extend(text[i:i + CHUNK] for i in range(0, len(text), CHUNK))
     characters += len(text)
@@ -92,7 +92,7 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
         split_digits=True, allow_whitespace_only_pieces=True, max_sentence_length=4 * CHUNK,
         pad_id=seqio.PAD_ID, eos_id=1, unk_id=2, bos_id=-1, minloglevel=3)
   except RuntimeError as error:
-    reason = " ".join(str(error).rpartition("] ")[2].split())  # After the place in the C++ source and the condition.
+    reason = " ".join(str(error).rpartition("] ")[2].split())  # Behind the place in the C++ source and the condition.
     raise UserError(f"cannot train a vocabulary of {size} pieces on {characters} characters: {reason}") from error
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,43 +100,39 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
 
 
 def train_from_task(task_name: str, size: int, path: str | os.PathLike) -> pathlib.Path:
-  """Trains a SentencePiece model on a task's training text; returns the file, which `model_path` gives for `path`."""
+  """Trains a SentencePiece model on a task's training text; returns the file, `model_path(path)`."""
   path = model_path(path)
-  train_sentencepiece(_texts(task_name), size, path)
-  return path
-
-
-def _texts(task_name: str) -> Iterator[str]:
   try:
     subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(task_name))
   except ValueError as error:
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     raise UserError(f"unknown task or mixture {task_name!r}{nearest(task_name, known)}") from error
-  for task in subtasks:
-    for example in task.get_dataset(sequence_length=None, split="train", shuffle=True, seed=0).as_numpy_iterator():
-      for name, feature in task.output_features.items():
-        yield feature.vocabulary.decode(example[name].tolist())
+  texts = (feature.vocabulary.decode(example[name].tolist())
+           for task in subtasks
+           for example in task.get_dataset(None, "train", shuffle=True, seed=0).as_numpy_iterator()
+           for name, feature in task.output_features.items())
+  train_sentencepiece(texts, size, path)
+  return path
 
 
 class WordVocabulary(seqio.Vocabulary):
   """Words with blanks between them, and `<eos>` at the end of each line; an unknown word is `<unk>`.
 
-  Corpora that come tokenised, such as WikiText-103, have blanks around their commas. The file has a word on each line,
-  in the order of ids. Id 0 may be any word, so no id is padding, and no id ends a text.
+  Tokenised corpora, such as WikiText-103, have blanks around their commas. The file has a word on each line, in the
+  order of ids. Id 0 may be any word, so no id is padding, and no id ends a text.
   """
 
   def __init__(self, path: str | os.PathLike | None = None):
-    """Takes the file; None means what gin says of `LocalText.words` at the time of reading."""
+    """Takes the file; None means the file that gin gives to `LocalText.words` at the time of reading."""
     super().__init__()
     self._path = path and os.fspath(path)
 
   @property
   def words_file(self) -> str:
-    path = self._path or LocalText().words
-    if not path:
-      raise UserError("LocalText.words is not set; name the file of words, for instance"
-                      " --gin.LocalText.words=\"'runs/mine/words.txt'\"")
-    return os.path.expanduser(path)
+    if path := self._path or LocalText().words:
+      return os.path.expanduser(path)
+    raise UserError("LocalText.words is not set; name the file of words, for instance"
+                    " --gin.LocalText.words=\"'runs/mine/words.txt'\"")
 
   @property
   def words(self) -> list[str]:
@@ -146,22 +142,17 @@ class WordVocabulary(seqio.Vocabulary):
     path = self.words_file
     try:
       stat = os.stat(path)
-    except OSError as error:
-      raise UserError(f"no words at {path} ({error.strerror}): set LocalText.words to where they are, such as words.txt"
-                      " in a model directory") from error
-    return _read_words(path, stat.st_size, stat.st_mtime_ns)
+      return _read_words(path, stat.st_size, stat.st_mtime_ns)
+    except (OSError, UnicodeDecodeError) as error:
+      raise UserError(f"no words at {path} ({error}): set LocalText.words to a file of UTF-8 with a word on each line,"
+                      " such as words.txt in a model directory") from error
 
   @property
   def _base_vocab_size(self) -> int:
     return len(self.words)
 
-  @property
-  def pad_id(self) -> None:
-    return None
-
-  @property
-  def eos_id(self) -> None:
-    return None
+  pad_id = None
+  eos_id = None
 
   @property
   def unk_id(self) -> int | None:
@@ -169,9 +160,9 @@ class WordVocabulary(seqio.Vocabulary):
     return ids.get("<unk>", ids.get("<UNK>"))
 
   def _encode(self, s: str) -> Sequence[int]:
-    ids, unknown, encoded = self._read()[1], self.unk_id, []
+    ids, unknown, encoded = self._read()[1], self.unk_id, list[Any]()
     line_end = [ids["<eos>"]] if "<eos>" in ids else []
-    for number, line in enumerate(s.split("\n")):  # Line by line: all words of a file take ten times its size.
+    for number, line in enumerate(s.split("\n")):  # Line by line: a list of all words takes ten times the file's size.
       encoded += line_end * (number > 0) + [ids.get(word, unknown) for word in line.split()]
     if unknown is None and None in encoded:
       word = next(word for word in s.split() if word not in ids)
@@ -179,7 +170,7 @@ class WordVocabulary(seqio.Vocabulary):
     return encoded
 
   def _decode(self, ids: Iterable[int]) -> str:
-    lines = [[]]
+    lines: list[list[str]] = [[]]
     for word in map(self.words.__getitem__, ids):
       if word == "<eos>":
         lines.append([])
@@ -188,11 +179,9 @@ class WordVocabulary(seqio.Vocabulary):
     return "\n".join(map(" ".join, lines))
 
   def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    return tf.ensure_shape(tf.py_function(lambda text: self._ids(text.numpy()), [s], tf.int32), [None])
-
-  @tf.autograph.experimental.do_not_convert
-  def _ids(self, text: bytes) -> tf.Tensor:
-    return tf.constant(self._encode(text.decode()), tf.int32)
+    encode = tf.autograph.experimental.do_not_convert(
+        lambda text: tf.constant(self._encode(text.numpy().decode()), tf.int32))
+    return tf.ensure_shape(tf.py_function(encode, [s], tf.int32), [None])
 
   def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.py_function(lambda ids: self._decode(ids.numpy().tolist()), [ids], tf.string), [])
@@ -203,18 +192,14 @@ class WordVocabulary(seqio.Vocabulary):
 
 @functools.lru_cache(maxsize=4)
 def _read_words(path: str, size: int, mtime: int) -> tuple[list[str], dict[str, int]]:
-  """The words of a file and their ids; size and time tell one content from the next."""
-  del size, mtime
-  try:
-    words = pathlib.Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"{path} cannot be read as words, one on each line, in UTF-8: {error}") from error
+  """The words of a file and their ids, kept until the file's size or time changes."""
+  words = pathlib.Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
   return words, _word_ids(words, path)
 
 
 def _word_ids(words: Sequence[str], where: str | os.PathLike) -> dict[str, int]:
-  """The id of each word; raises UserError for what no text could be split into."""
-  ids = {}
+  """The id of each word; a UserError for a word that no line could be split into."""
+  ids: dict[str, int] = {}
   for i, word in enumerate(words):
     if not isinstance(word, str) or word.split() != [word] or word in ids:
       raise UserError(f"{where}: word {i}, {word!r}, is empty, has a blank inside or was there before: correct it")
@@ -232,10 +217,7 @@ def write_words(words: Sequence[str], directory: str | os.PathLike) -> WordVocab
 
 
 def token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
-  """Returns the bytes of text behind each id, [V]: 0 for specials, and for all ids where they stand for no text.
-
-  Words do not, since `<unk>` may stand for any.
-  """
+  """Returns the bytes of text behind each id, [V]: 0 for specials, and for all words, since `<unk>` may be any text."""
   sizes = np.zeros(vocabulary.vocab_size, np.int32)
   if isinstance(vocabulary, seqio.ByteVocabulary):
     sizes[3:3 + 256] = 1
@@ -248,10 +230,11 @@ def token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
   return sizes
 
 
-# Vocabularies with a file of their own, and its name in a model directory.
-CLASSES = {cls.__name__: cls for cls in (
-    seqio.SentencePieceVocabulary, LosslessSentencePieceVocabulary, WordVocabulary)}
-FILES = {name: run_directory.WORDS if name == "WordVocabulary" else run_directory.SENTENCEPIECE for name in CLASSES}
+# The vocabularies that have a file, by name: the class, and the file's name in a model directory.
+_WITH_FILES: dict[str, tuple[Any, str]] = {
+    "SentencePieceVocabulary": (seqio.SentencePieceVocabulary, run_directory.SENTENCEPIECE),
+    "LosslessSentencePieceVocabulary": (LosslessSentencePieceVocabulary, run_directory.SENTENCEPIECE),
+    "WordVocabulary": (WordVocabulary, run_directory.WORDS)}
 
 
 def spec(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
@@ -259,9 +242,9 @@ def spec(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
   kind = type(vocabulary).__name__
   if kind == "ByteVocabulary":
     return {"class": kind, "extra_ids": vocabulary.extra_ids}
-  if kind in FILES:  # A SentencePiece model has the extra ids inside.
+  if kind in _WITH_FILES:  # A SentencePiece model has the extra ids inside.
     return {"class": kind, "sha256": hashlib.sha256(_content(vocabulary)).hexdigest()}
-  raise UserError(f"a {kind} cannot be saved with a model; use ByteVocabulary or one of {', '.join(FILES)}")
+  raise UserError(f"a {kind} cannot be saved with a model; use ByteVocabulary or one of {', '.join(_WITH_FILES)}")
 
 
 def _content(vocabulary: seqio.Vocabulary) -> bytes:
@@ -271,26 +254,25 @@ def _content(vocabulary: seqio.Vocabulary) -> bytes:
 
 
 def save(vocabulary: seqio.Vocabulary, directory: str | os.PathLike) -> None:
-  """Writes into `directory` all that `load` needs, so that a model's text can be read wherever the model goes."""
+  """Writes into `directory` all that `load` needs, so that a model's text can be read wherever the model is moved."""
   directory, saved = pathlib.Path(directory), spec(vocabulary)
   directory.mkdir(parents=True, exist_ok=True)
   if "sha256" in saved:
-    run_directory.write(directory / FILES[saved["class"]], _content(vocabulary))
+    run_directory.write(directory / _WITH_FILES[saved["class"]][1], _content(vocabulary))
   run_directory.write(directory / run_directory.VOCABULARY, (json.dumps(saved, indent=2) + "\n").encode())
 
 
 def load(directory: str | os.PathLike) -> seqio.Vocabulary:
-  """Returns the vocabulary that `save` wrote into `directory`."""
+  """Returns the vocabulary that `save` wrote."""
   directory = pathlib.Path(directory)
   try:
     saved = json.loads((directory / run_directory.VOCABULARY).read_text())
     if saved["class"] == "ByteVocabulary":
       return seqio.ByteVocabulary(saved["extra_ids"])
-    path = directory / FILES[saved["class"]]
-    vocabulary = CLASSES[saved["class"]](str(path))
-    if hashlib.sha256(path.read_bytes()).hexdigest() == saved["sha256"]:
-      return vocabulary
-    reason = f"{path.name} is damaged"
+    cls, file = _WITH_FILES[saved["class"]]
+    if hashlib.sha256((directory / file).read_bytes()).hexdigest() == saved["sha256"]:
+      return cls(str(directory / file))
+    reason = f"{file} is damaged"
   except (OSError, ValueError, LookupError, TypeError) as error:
     reason = str(error) or type(error).__name__
   raise UserError(f"cannot load a vocabulary from {directory} ({reason}); copy {run_directory.VOCABULARY} and the file"

@@ -1,6 +1,7 @@
 """Likelihood: an experiment's objective on each example of a split once, with the memory carried along every row."""
 
 from collections.abc import Mapping
+import itertools
 import math
 from typing import Any
 
@@ -25,8 +26,7 @@ class Evaluator:
   def __init__(self, experiment: Experiment, partitioner: Partitioner, split: str, max_batches: int | None = None):
     experiment.check_vocabulary()
     partitioner.check_batch(experiment.dataset.batch_size)
-    self._experiment, self._partitioner = experiment, partitioner
-    self._split, self._max_batches = split, max_batches
+    self._experiment, self._partitioner, self._split, self._max_batches = experiment, partitioner, split, max_batches
     model, objective, dataset = experiment.model, experiment.objective, experiment.dataset
     token_bytes = vocabularies.token_bytes(experiment.data.vocabulary).astype(np.float32)
     self._token_bytes = jax.device_put(
@@ -37,50 +37,42 @@ class Evaluator:
       return sums, target_bytes(token_bytes, batch), memory
 
     def empty_memory(params):
-      # Keys and values rather than layer inputs: the same numbers, and no past is projected again.
+      # Memory of keys and values gives the same numbers as one of layer inputs, and projects no past again.
       memory = objective.initial_memory(model, dataset.batch_size, experiment.eval_memory_length, projected=True)
       if dataset.carries_memory and isinstance(memory, Memory):
         memory = model.project_positions(params, memory, dataset.segment_length)
       return memory
 
     self._step = jax.jit(step, donate_argnums=4)
-    place = lambda _: Memory(partitioner.sharding("layers", None, "batch"), partitioner.sharding("batch"))
+    shardings: Any = partitioner.sharding("layers", None, "batch"), partitioner.sharding("batch")
     memory = jax.eval_shape(lambda: objective.initial_memory(model, dataset.batch_size, 0, projected=True))
-    self._empty_memory = jax.jit(empty_memory, out_shardings=map_memories(place, memory))
+    self._empty_memory = jax.jit(empty_memory, out_shardings=map_memories(lambda _: Memory(*shardings), memory))
 
   def __call__(self, params: Any, frozen: Any = None) -> dict[str, float]:
     """Means over all targets, `loss` in nats per token among them; `perplexity`, `bits_per_byte`, `tokens`.
 
-    Bits per byte are those of the text that the targets stand for: the end of a document costs bits and has no bytes.
+    The bytes are those of the text that the targets stand for: the end of a document costs bits and has no bytes.
     """
     dataset, partitioner = self._experiment.dataset, self._partitioner
-    total: Total = ({}, 0.0)
-    rows = partitioner.host_rows(dataset.batch_size)
-    previous = None
+    total: tuple[dict[str, Sum], float] = {}, 0.0
+    rows, previous = partitioner.host_rows(dataset.batch_size), None
     with partitioner.activate():
       memory = self._empty_memory(params)
-      for i, batch in enumerate(self._experiment.data.evaluation(self._split, rows)):
-        if i == self._max_batches:
-          break
-        batch = {name: partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
-        sums, num_bytes, memory = self._step(params, frozen or {}, self._token_bytes, batch, memory)
+      for batch in itertools.islice(self._experiment.data.evaluation(self._split, rows), self._max_batches):
+        placed = {name: partitioner.global_array(value, dataset.batch_size) for name, value in batch.items()}
+        sums, num_bytes, memory = self._step(params, frozen or {}, self._token_bytes, placed, memory)
         if not dataset.carries_memory:
           memory = self._empty_memory(params)
-        if previous is not None:  # One batch late: the next is under way while this waits.
-          total = _add(total, previous)
+        total = _add(total, previous)  # One batch late: the next is computed while this waits.
         previous = sums, num_bytes
-    if previous is not None:
-      total = _add(total, previous)
+    total = _add(total, previous)
     return _means(*total, f"split {self._split} of {dataset.mixture_or_task_name}")
 
 
-Total = tuple[dict[str, Sum], float]
-
-
-def _add(total: Total, batch: tuple[Sums, jax.Array]) -> Total:
-  """In float64, for these may be billions of tokens."""
-  (sums, num_bytes), (new_sums, new_bytes) = total, jax.device_get(batch)
-  double = {name: Sum(np.float64(one.value), np.float64(one.weight)) for name, one in new_sums.items()}
+def _add(total: tuple[dict[str, Sum], float], batch: tuple[Sums, jax.Array] | None) -> tuple[dict[str, Sum], float]:
+  """Adds the sums and bytes of a batch in float64, which counts billions of tokens exactly."""
+  (sums, num_bytes), (new_sums, new_bytes) = total, jax.device_get(batch or ({}, 0.0))
+  double: dict[str, Any] = jax.tree.map(np.float64, dict(new_sums))
   return {name: sums[name] + one if name in sums else one for name, one in double.items()}, num_bytes + float(new_bytes)
 
 
@@ -95,7 +87,7 @@ def _means(sums: Mapping[str, Sum], num_bytes: float, where: str) -> dict[str, f
 
 
 def target_bytes(token_bytes: jax.Array, batch: Batch) -> jax.Array:
-  """The bytes of text that a batch's weighted targets stand for, given those of each token [V]."""
+  """The bytes of text that a batch's weighted targets stand for, given the bytes of each token [V]."""
   return jnp.sum(batch["decoder_loss_weights"] * token_bytes[batch["decoder_target_tokens"]])
 
 
@@ -104,13 +96,12 @@ def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | 
              split: str = "validation", max_batches: int | None = None) -> dict[str, float]:
   """Evaluates a checkpoint; returns the metrics of `Evaluator`, those of seqio's infer-evaluation, and `step`.
 
-  The mesh of the run does not matter: unless told otherwise, all devices here split the batch as far as it divides.
+  The mesh may differ from the run's. Without `partitioner`, as many devices split the batch as divide its rows.
   """
-  if partitioner is None and jax.process_count() > 1:
-    partitioner = Partitioner()  # Every process takes part.
   if partitioner is None:
     devices = math.gcd(jax.device_count(), experiment.dataset.batch_size)
-    partitioner = Partitioner(data=devices, num_devices=devices)
+    # Every process has to take part.
+    partitioner = Partitioner() if jax.process_count() > 1 else Partitioner(data=devices, num_devices=devices)
   evaluator = Evaluator(experiment, partitioner, split, max_batches)
   step, params = experiment.restore_params(model_dir, partitioner, step)
   return {"step": step} | evaluator(params) | TaskMetrics(experiment, split)(params)

@@ -1,5 +1,6 @@
 """A task's own seqio metrics, computed from what the model writes or how it scores the targets."""
 
+from collections.abc import Iterator
 import numbers
 from typing import Any
 
@@ -11,20 +12,20 @@ import numpy as np
 from gpt4x.experiment import Experiment
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
+from gpt4x.models.language_model import Batch, LanguageModel
 
 
 class TaskMetrics:
   """Runs `seqio.Evaluator` on the tasks of an experiment that have inputs and metrics; without any it does nothing.
 
   Predictions are decoded greedily from `inputs`; a score is the log-likelihood of `targets` given `inputs`. Metrics
-  that are no single number, such as texts, are left out. Of several processes the first does it, alone and with all of
-  the parameters, so they have to fit on its first device.
+  that are no single number, such as texts, are left out. The first of several processes works alone, so all parameters
+  have to fit on its first device.
   """
 
   def __init__(self, experiment: Experiment, split: str):
-    self._experiment = experiment
-    self._evaluator = None
-    dataset = experiment.dataset
+    self._evaluator, self._dataset = None, experiment.dataset
+    dataset = self._dataset
     if dataset.feature_converter != "prefix_lm" or not experiment.data.has_metrics:
       return
     import seqio
@@ -39,7 +40,7 @@ class TaskMetrics:
     self._score = jax.jit(lambda params, batch: _scores(model, params, batch))
 
   def __call__(self, params: Any) -> dict[str, float]:
-    """Metrics by name, `task/metric` each."""
+    """Metrics by name, each `task/metric`."""
     if self._evaluator is None or not self._evaluator.eval_tasks:
       return {}
     if jax.process_count() > 1:
@@ -47,47 +48,40 @@ class TaskMetrics:
       if jax.process_index():
         return {}
     metrics, _ = self._evaluator.evaluate(
-        compute_metrics=True, predict_fn=lambda dataset: self._predict(params, dataset),
+        compute_metrics=True, predict_fn=lambda dataset: list(self._predict(params, dataset)),
         score_fn=lambda dataset: self._score_all(params, dataset))
     values = {f"{task}/{name}": getattr(value, "value", value)
               for task, values in metrics.result().items() for name, value in values.items()}
     return {name: float(value) for name, value in values.items() if isinstance(value, numbers.Real)}
 
-  def _predict(self, params: Any, dataset: Any) -> list[tuple[int, list[int]]]:
-    max_tokens = self._experiment.dataset.task_feature_lengths["targets"]
-    results = []
-    for ids, batch, count in self._batches(dataset):
-      # The converter marks the inputs and the position that predicts the first target, which come first: BOS, inputs.
+  def _predict(self, params: Any, dataset: Any) -> Iterator[tuple[int, list[int]]]:
+    max_tokens = self._dataset.task_feature_lengths["targets"]
+    for ids, batch in self._batches(dataset):
+      # A row begins with BOS and the inputs, which the converter marks; the last of them predicts the first target.
       lengths = batch["decoder_causal_attention"].sum(1)
       prompts = [row[1:length] for row, length in zip(batch["decoder_input_tokens"], lengths)]
-      rows = np.concatenate([piece.tokens for piece in self._engine(params, prompts, max_tokens, bidirectional=True)], 1)
-      # Of one length, as seqio stacks them; its vocabularies end a text at the first EOS.
+      pieces = self._engine(params, prompts, max_tokens, bidirectional=True)
+      rows = np.concatenate([piece.tokens for piece in pieces], 1)
+      # seqio stacks rows, so they have one length; its vocabularies end a text at the first EOS.
       rows = np.pad(rows, ((0, 0), (0, max_tokens - rows.shape[1])), constant_values=self._eos_id)
-      results += zip(ids[:count], rows.tolist())
-    return results
+      yield from zip(ids, rows.tolist())
 
   def _score_all(self, params: Any, dataset: Any) -> list[tuple[int, float]]:
-    results = []
-    for ids, batch, count in self._batches(dataset):
-      results += zip(ids[:count], np.asarray(self._score(params, batch)).tolist())
-    return results
+    return [pair for ids, batch in self._batches(dataset)
+            for pair in zip(ids, np.asarray(self._score(params, batch)).tolist())]
 
-  def _batches(self, dataset: Any):
-    """(ids, batch, real rows) of an enumerated dataset; the last batch is filled up with its last row."""
-    size = self._experiment.dataset.batch_size
-    rows = list(dataset.as_numpy_iterator())
+  def _batches(self, dataset: Any) -> Iterator[tuple[list[int], Any]]:
+    """(ids, batch) of an enumerated dataset; the last batch is filled up with its last row, which gets no id."""
+    size, rows = self._dataset.batch_size, list(dataset.as_numpy_iterator())
     for start in range(0, len(rows), size):
-      group = rows[start:start + size]
-      count = len(group)
-      group += group[-1:] * (size - count)
-      batch = {name: np.stack([row[name] for _, row in group]).astype(np.int32) for name in group[0][1]}
-      yield [int(i) for i, _ in group], batch, count
+      ids, group = zip(*rows[start:start + size])
+      group += group[-1:] * (size - len(group))
+      yield list(map(int, ids)), {name: np.stack([row[name] for row in group]).astype(np.int32) for name in group[0]}
 
 
-def _scores(model, params, batch) -> jax.Array:
+def _scores(model: LanguageModel, params: Any, batch: Batch) -> jax.Array:
   """Log-likelihood [B] of each row's weighted targets."""
   tokens, targets = batch["decoder_input_tokens"], batch["decoder_target_tokens"]
-  segment_ids = (targets > 0).astype(jnp.int32)
-  output = model.forward(params, tokens, model.initial_memory(len(tokens), 0), segment_ids,
+  output = model.forward(params, tokens, model.initial_memory(len(tokens), 0), (targets > 0).astype(jnp.int32),
                          batch["decoder_causal_attention"])
   return jnp.sum(model.token_log_probs(params, output.hidden, targets) * batch["decoder_loss_weights"], -1)

@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import itertools
 import json
@@ -287,7 +288,7 @@ class Numbers:
 
 def test_prefetch_gives_each_batch_its_state():
   numbers = Numbers()
-  with prefetch(numbers, size=3) as batches:
+  with contextlib.closing(prefetch(numbers, size=3)) as batches:
     for expected in range(1, 20):
       assert next(batches) == (expected, {"count": expected})
       assert numbers.count <= expected + 4
@@ -318,7 +319,7 @@ def test_prefetch_closed_early():
 
 def test_prefetched_state_continues_after_the_batch_consumed():
   whole = Dataset(config()).train()
-  with prefetch(whole, size=4) as batches:
+  with contextlib.closing(prefetch(whole, size=4)) as batches:
     for _ in range(3):
       _, state = next(batches)
     after, _ = next(batches)

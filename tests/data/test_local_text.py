@@ -105,7 +105,7 @@ def test_fingerprint_follows_the_files():
   _write("a.txt", "hello")
   source = LocalTextSource(LocalText("*.txt"))
   before = source.fingerprint_parts()
-  assert json.loads(json.dumps(before)) == before == source.fingerprint_parts()
+  assert before == source.fingerprint_parts()
   os.utime("a.txt", ns=(0, 12345))
   touched = source.fingerprint_parts()
   _write("b.txt", "more")

@@ -64,15 +64,6 @@ def test_source_prepares_once_and_quietly(library, capfd):
   assert capfd.readouterr().out == ""
 
 
-def test_fingerprint_tells_the_data_apart(library, monkeypatch, tmp_path):
-  first = python_stdlib.PythonStdlibSource().fingerprint_parts()
-  assert first == python_stdlib.PythonStdlibSource().fingerprint_parts()
-  (library / "module_61.py").write_text("more\n")
-  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path / "elsewhere"))
-  second = python_stdlib.PythonStdlibSource().fingerprint_parts()
-  assert first != second and first["tfds_name"] == second["tfds_name"]
-
-
 def test_another_process_may_finish_first(library, monkeypatch, tmp_path):
   documents, directory = python_stdlib.documents, tmp_path / "data" / "tfds"
 

@@ -5,8 +5,9 @@ import os
 import pathlib
 
 import pytest
+import seqio
 
-from gpt4x.data import python_stdlib
+from gpt4x.data import fingerprint, python_stdlib
 from gpt4x.data.local_text import LocalText, LocalTextSource
 
 
@@ -67,9 +68,12 @@ def test_order_is_fixed_and_a_shuffle_keeps_the_documents(make):
   assert sorted(shuffled) == sorted(plain) and shuffled != plain
 
 
-def test_fingerprint_parts_follow_the_content(make, folder):
-  parts = make().fingerprint_parts()
-  assert make().fingerprint_parts() == parts
+def test_key_follows_the_content(make, folder):
+  def key():
+    return fingerprint.task_key(seqio.Task("toy", make(), output_features={}, preprocessors=[]), "train")
+
+  before = key()
+  assert key() == before
   (folder / "module_7.py").write_text("x = 'seven'\n")
   os.utime(folder / "module_7.py", ns=(5, 5))
-  assert make().fingerprint_parts() != parts
+  assert key() != before

@@ -288,9 +288,7 @@ def test_evaluation_covers_each_token_once(lengths, batch_size, segment_length, 
     patch.setattr(stream, "SHORTEST_PIECE", shortest_piece)
     stores = [FakeStore(lengths), FakeStore([7], "second/train", first=900)]
     segments = stream.EvaluationSegments(stores, batch_size=batch_size, segment_length=segment_length)
-    count = len(segments)
     batches = list(segments)
-  assert len(batches) == count and not len(segments)
   batch = {name: np.concatenate([batch[name] for batch in batches], axis=1) for name in batches[0]}
   real = batch["decoder_segment_ids"] > 0
   np.testing.assert_array_equal(batch["decoder_loss_weights"], real)
@@ -302,7 +300,7 @@ def test_evaluation_covers_each_token_once(lengths, batch_size, segment_length, 
   np.testing.assert_array_equal(inputs, np.where(targets % 1000 == 1, 0, targets - 1))
   # Padding comes last, and no row is much longer than it must be.
   assert (np.diff(real.astype(int), axis=1) <= 0).all()
-  assert count * segment_length <= sum(lengths) / batch_size + 7 + max(lengths) + segment_length
+  assert len(batches) * segment_length <= sum(lengths) / batch_size + 7 + max(lengths) + segment_length
 
 
 def test_evaluation_rows_of_hosts_are_one_hosts_batches():

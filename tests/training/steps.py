@@ -36,9 +36,12 @@ def batches(steps=STEPS):
 
 
 @functools.cache
-def run(microbatches=1, optimizer="sgd", mesh=tuple(ONE_DEVICE.items()), remat="none", moe=None, steps=STEPS):
-  """The state after some steps, and each step's metrics; by SGD, for Adam turns rounding into signs."""
-  step, state, partitioner = prepare(microbatches, optimizer, dict(mesh), remat=remat, moe=moe)
+def run(microbatches=1, optimizer="sgd", mesh=None, remat="none", moe=None, steps=STEPS):
+  """The state after some steps, and each step's metrics; by SGD, for Adam turns rounding into signs.
+
+  `mesh` holds the items of Partitioner's arguments; None: one device.
+  """
+  step, state, partitioner = prepare(microbatches, optimizer, dict(mesh) if mesh else ONE_DEVICE, remat=remat, moe=moe)
   history = []
   with partitioner.activate():
     for batch in batches(steps):

@@ -1,4 +1,4 @@
-"""`gpt4x vocabulary`."""
+"""`gpt4x vocabulary`: trains a SentencePiece vocabulary on the text of a task."""
 
 import argparse
 
@@ -8,7 +8,6 @@ from gpt4x.data import vocabularies
 
 
 def run(arguments: argparse.Namespace) -> None:
-  """Trains a SentencePiece vocabulary on the text of a task."""
   configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin, partial=True)
   import gpt4x.tasks  # noqa: F401  Registers the shipped ones.
   print(f"wrote {vocabularies.train_from_task(arguments.task, arguments.size, arguments.output)}")

@@ -9,12 +9,10 @@ from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.training.config import TrainConfig
 
-TRAIN_FILE = "runs/train.gin"  # Says what the macros of an experiment mean to the loop.
-
 
 def new_run(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> TrainConfig:
   """The run that experiment files and bindings describe."""
-  configuration.load((TRAIN_FILE, *gin_files), bindings)
+  configuration.load(("runs/train.gin", *gin_files), bindings)
   return TrainConfig()
 
 

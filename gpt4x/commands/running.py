@@ -8,23 +8,22 @@ import gc
 import importlib
 import os
 import sys
+import traceback
 
 from gpt4x.errors import CommandError, UserError
 from gpt4x.launch import agreement, clusters, supervision
-
-# Silences libraries below errors, unless the user has set the first one.
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
 
 
 def run(arguments: argparse.Namespace) -> tuple[int, str | None]:
   """Carries out a parsed command, if need be as one of several processes: (exit status, last line)."""
   quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-  if quiet:  # Before JAX is imported, which sets a level of its own.
-    os.environ |= _QUIET
+  if quiet:  # Libraries say errors only. Set before JAX is imported, which sets a level of its own.
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
+  processes = None
   try:
-    processes = clusters.find(
-        arguments.coordinator_address, arguments.num_processes, arguments.process_id,
-        arguments.start_timeout) if arguments.command in ("train", "eval") else None
+    if arguments.command in ("train", "eval"):
+      processes = clusters.find(arguments.coordinator_address, arguments.num_processes, arguments.process_id,
+                                arguments.start_timeout)
   except (UserError, KeyboardInterrupt) as error:
     return _failure(error)
   work = functools.partial(_outcome, arguments, quiet, processes)
@@ -37,7 +36,7 @@ def _outcome(arguments: argparse.Namespace, quiet: bool, processes: clusters.Pro
              note: Callable[[str], None] = lambda _: None) -> tuple[int, str | None]:
   """Carries out a command in this process: (exit status, last line)."""
   try:
-    gc.set_threshold(100_000)  # Imports make many objects and little garbage: the default takes a quarter of their time.
+    gc.set_threshold(100_000)  # Imports make much and drop little: the default threshold takes a quarter of their time.
     if quiet:
       _import_tensorflow_quietly()
     # Gin files import their user's own modules from here. Last, so that no file in it hides an installed package.
@@ -68,7 +67,6 @@ def _failure(error: BaseException, processes: clusters.Processes | None = None) 
     return 1, None
   message = str(error) if isinstance(error, UserError) else _storage_message(error)
   if message is None:  # A defect: whoever mends it needs the traceback.
-    import traceback
     traceback.print_exc(file=sys.__stderr__ if processes else None)
     message = f"{type(error).__name__}: {error}"
   # Gin appends lines about its call to a message.
@@ -105,4 +103,3 @@ def _import_tensorflow_quietly() -> None:
     import tensorflow  # noqa: F401
   finally:
     os.dup2(stderr, 2)
-    os.close(stderr)

@@ -54,9 +54,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
       raise CommandError(f"{flag}: write --gin.NAME=VALUE (see {command.prog} --help)")
     if flag.startswith("--gin.MODEL_DIR="):
       raise CommandError(f"{flag}: give the directory as --model_dir=DIR")
-  arguments = parser.parse_args(argv)
-  arguments.gin = [flag.removeprefix("--gin.") for flag in gin_flags]
-  return arguments
+  return parser.parse_args(argv, argparse.Namespace(gin=[flag.removeprefix("--gin.") for flag in gin_flags]))
 
 
 def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
@@ -115,25 +113,21 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   convert.add_argument("--from", dest="source", required=True, choices=["transfo_xl", "safetensors"], help=(
       "transfo_xl: a Transformer-XL directory of Hugging Face; safetensors: what gpt4x export wrote"))
   convert.add_argument("--input", required=True, type=_directory, metavar="DIR", help="the directory to read")
-
   export = command("export", "write a checkpoint of the run in DIR as safetensors")
   export.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the directory to write")
   for sub in (evaluate, generate, export):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
-
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))
   vocabulary.add_argument("--task", required=True, help="a seqio task, such as stdlib_bytes")
   vocabulary.add_argument("--size", type=_number(int, 1), required=True, metavar="V", help="number of pieces")
   vocabulary.add_argument("--output", required=True, metavar="NAME_OR_PATH",
                           help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or the path of a .model file")
-
   plan = command("plan", "what a training step needs on TPUs that are not at hand", gin="an experiment")
   plan.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="such as v5p:8x16x16, the slice of a pod")
   plan.add_argument("--slices", type=_number(int, 1), default=1, metavar="N", help="(default: %(default)s)")
   plan.add_argument("--json", action="store_true", help="for scripts")
   plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
-
   command("report", "compare the run in DIR with gzip and xz on the same held-out text")
   return parser, commands.choices
 
@@ -144,9 +138,8 @@ def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str
     with contextlib.suppress(ValueError):
       if low <= (value := kind(text)) <= high:
         return value
-    name = "a whole number" if kind is int else "a number"
     limit = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
-    raise argparse.ArgumentTypeError(f"{text!r} is not {name} {limit}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number {limit}")
   return parse
 
 

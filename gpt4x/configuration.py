@@ -22,27 +22,14 @@ from gpt4x import run_directory
 from gpt4x.errors import CommandError, nearest
 
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
-MODULES = (
-    "gpt4x.data.local_text",
-    "gpt4x.data.dataset",
-    "gpt4x.models.config",
-    "gpt4x.models.language_model",
-    "gpt4x.partitioning",
-    "gpt4x.objectives.next_token",
-    "gpt4x.checkpoints.manager",
-    "gpt4x.experiment",
-    "gpt4x.evaluation.likelihood",
-    "gpt4x.inference.generate",
-    "gpt4x.training.config",
-    "gpt4x.training.optimizers",
-)
-# Beside this package both in a clone and where a wheel is installed.
-SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "gin_configs"
-
+MODULES = tuple(f"gpt4x.{module}" for module in (
+    "data.local_text", "data.dataset", "models.config", "models.language_model", "partitioning",
+    "objectives.next_token", "checkpoints.manager", "experiment", "evaluation.likelihood", "inference.generate",
+    "training.config", "training.optimizers"))
+SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "gin_configs"  # Beside this package, installed or not.
 # Parameters by their names in the saved text of earlier versions, and their names now; None: they are gone.
 _EARLIER = {"evaluate.experiment": None, "generate.experiment": None, "held_out_text.experiment": None,
             "LanguageModel.z_loss": "NextToken.z_loss"}
-
 _MACRO = "gin.macro"
 _REGISTRY = gin.config._REGISTRY  # There is no public way to list the names.  pylint: disable=protected-access
 
@@ -51,13 +38,9 @@ def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str 
          partial: bool = False) -> None:
   """Replaces the configuration by what a saved text, then files, then single bindings say; the last word counts.
 
-  Args:
-    gin_files: paths as `find` takes them.
-    bindings: `NAME=VALUE` each, as in `--gin.NAME=VALUE`. VALUE is a gin literal, so a string has quotes of its own.
-    text: what `config_text` returned for an earlier run.
-    partial: whether macros and arguments may stay unset, for a command that needs only a part of an experiment.
-
-  Raises CommandError with the place of what is wrong and, for a name, the nearest known one.
+  `gin_files` are paths as `find` takes them; `bindings` are written as after `--gin.`; `text` is what `config_text`
+  returned for an earlier run. With `partial`, macros and arguments may stay unset, for a command that needs only a part
+  of an experiment. Raises CommandError with the place of what is wrong and, for a name, the nearest known one.
   """
   paths = [find(name) for name in gin_files]  # Before the imports, which take seconds.
   for module in MODULES:
@@ -200,16 +183,17 @@ class _Reader:
   def check_arguments_are_set(self) -> None:
     for value, where in self.bindings.values():
       for reference in _references(value):
-        selector, name = reference.configurable.selector, reference.configurable.name
-        if selector == _MACRO or not reference.evaluate or reference.configurable.is_method:
+        configurable = reference.configurable
+        if configurable.selector == _MACRO or not reference.evaluate or configurable.is_method:
           continue  # The caller may have the arguments.
         # A binding in any scope counts, for the scopes around a call are known only when it happens.
-        bound = {parameter for _, bound_selector, parameter in self.bindings if bound_selector == selector}
-        missing = [name for name, parameter in _parameters(reference.configurable).items()
+        bound = {parameter for _, selector, parameter in self.bindings if selector == configurable.selector}
+        missing = [name for name, parameter in _parameters(configurable).items()
                    if name not in bound and any(parameter.default is it for it in (parameter.empty, gin.REQUIRED))
                    and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)]
         if missing:
-          raise CommandError(f"{where}: {name} needs a value for {', '.join(missing)}: set {name}.{missing[0]}")
+          raise CommandError(f"{where}: {configurable.name} needs a value for {', '.join(missing)}: set"
+                             f" {configurable.name}.{missing[0]}")
 
 
 class _GinSyntaxError(CommandError):

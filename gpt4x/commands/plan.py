@@ -25,7 +25,6 @@ def run(arguments: argparse.Namespace) -> None:
     plans = list(plan.search(step, topology)) if arguments.search else [
         plan.make(step, config.partitioner, topology, compiled=devices is not None)]
   if arguments.json:
-    as_json = [dataclasses.asdict(one) for one in plans]
-    print(json.dumps(as_json if arguments.search else as_json[0]))
+    print(json.dumps([dataclasses.asdict(one) for one in plans] if arguments.search else dataclasses.asdict(plans[0])))
   else:
     print(plan.ranking(plans, topology) if arguments.search else plan.describe(plans[0]))

@@ -21,17 +21,16 @@ def run(arguments: argparse.Namespace) -> None:
   speeds = sorted((line["tokens_per_second"], line["mfu"]) for line in metrics if "tokens_per_second" in line)
   table = Table(title=f"{model_dir}: {last['tokens']:,.0f} validation tokens after {last['step']} steps",
                 title_justify="left", show_header=False)
-  row = table.add_row
-  row(f"bits per byte, step {first['step']}", f"{first['bits_per_byte']:.3f}")
-  row(f"bits per byte, step {last['step']}", f"[bold]{last['bits_per_byte']:.3f}[/bold]")
+  table.add_row(f"bits per byte, step {first['step']}", f"{first['bits_per_byte']:.3f}")
+  table.add_row(f"bits per byte, step {last['step']}", f"[bold]{last['bits_per_byte']:.3f}[/bold]")
   documents = experiment.data.documents("validation")
   text = "".join(experiment.data.vocabulary.decode(document.tolist()) for document in documents).encode()
   for name, compressed in (("gzip -9", gzip.compress(text, 9)), ("xz -9", lzma.compress(text, preset=9))):
-    row(f"bits per byte, {name}", f"{8 * len(compressed) / len(text):.3f}")
+    table.add_row(f"bits per byte, {name}", f"{8 * len(compressed) / len(text):.3f}")
   if speeds:
     tokens_per_second, mfu = speeds[len(speeds) // 2]
-    row("tokens/s, median", f"{tokens_per_second:,.0f}")
-    row("MFU, median", f"{mfu:.1%} of this machine's peak")
-  row("the run", f"{model_dir} (loss.png, metrics.jsonl, checkpoints/)")
-  row("sample more", f"gpt4x generate --model_dir={model_dir} --prompt='def '")
+    table.add_row("tokens/s, median", f"{tokens_per_second:,.0f}")
+    table.add_row("MFU, median", f"{mfu:.1%} of this machine's peak")
+  table.add_row("the run", f"{model_dir} (loss.png, metrics.jsonl, checkpoints/)")
+  table.add_row("sample more", f"gpt4x generate --model_dir={model_dir} --prompt='def '")
   Console(width=100).print(table)

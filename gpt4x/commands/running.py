@@ -97,8 +97,7 @@ def _import_tensorflow_quietly() -> None:
   logging.set_verbosity(logging.ERROR)
   # TensorFlow greets from C++ before it reads its log level (github.com/tensorflow/tensorflow/issues/100442).
   stderr = os.dup(2)
-  with open(os.devnull, "wb") as null:
-    os.dup2(null.fileno(), 2)
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
   try:
     import tensorflow  # noqa: F401
   finally:

@@ -20,8 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
       raise UserError("--loop=t5x runs in one process here: use --loop=gpt4x, or --num_processes=1")
   config = (reading.new_run(arguments.gin_file, arguments.gin) if arguments.gin_file
             else reading.saved_run(arguments.model_dir, arguments.gin))
-  text = configuration.config_text()
-  agreement.check(text)
+  agreement.check(text := configuration.config_text())
   if arguments.loop == "t5x":
     from gpt4x.interop.t5x.loop import train
   else:

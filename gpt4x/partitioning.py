@@ -75,7 +75,7 @@ class Partitioner:
     if len(unknown) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
       raise UserError(f"Partitioner mesh {text}: sizes must be positive, and at most one of them -1")
     known = math.prod(size for size in sizes.values() if size != -1)
-    sizes |= {name: count // known for name in unknown}
+    sizes |= dict.fromkeys(unknown, count // known)
     if math.prod(sizes.values()) != count:
       raise UserError(f"Partitioner mesh {text} does not fit the {count} device(s) here: make the product of its sizes"
                       f" {count}, or one size -1")

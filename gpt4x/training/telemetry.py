@@ -14,7 +14,7 @@ from gpt4x.training import hardware
 
 
 class Rates:
-  """Speed since the last report; `restart` leaves out what is no training, such as evaluation and compilation."""
+  """Speed since the last report; `restart` leaves out what is not training, such as evaluation and compilation."""
 
   def __init__(self, experiment: Experiment, partitioner: Partitioner):
     config, dataset = experiment.model.config, experiment.dataset

@@ -62,7 +62,7 @@ class Partitioner:
   tensor: int = 1
   num_devices: int | None = None  # Use only the first so many; None: all there are.
   rules: Sequence[tuple[str, Any]] = LOGICAL_AXIS_RULES
-  mesh: Mesh = dataclasses.field(init=False, repr=False, compare=False)
+  mesh: Mesh = dataclasses.field(init=False, repr=False, compare=False)  # Follows from the sizes and the devices.
 
   def __post_init__(self):
     devices: Sequence[Any] = () if isinstance(_planned, int) else (_planned or jax.devices())[:self.num_devices]

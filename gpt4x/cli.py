@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+import contextlib
 import os
 import sys
 from typing import Any, NoReturn
@@ -15,10 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
   except CommandError as error:
-    status, message = 2, f"error: {error}"
-  else:
-    from gpt4x.commands import running
-    status, message = running.run(arguments)
+    print(f"gpt4x: error: {error}", file=sys.stderr)
+    return 2
+  from gpt4x.commands import running
+  status, message = running.run(arguments)
   if message:
     print(f"gpt4x: {message}", file=sys.stderr)
   return status
@@ -27,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
   """Argparse that raises CommandError with one line, and abbreviates no flag."""
 
-  def __init__(self, *args, **kwargs):
-    super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+  def __init__(self, **kwargs: Any):
+    super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
   def error(self, message: str) -> NoReturn:
     raise CommandError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
@@ -44,9 +45,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     raise CommandError(f"unknown command {argv[0]}{nearest(argv[0], commands)} (see gpt4x --help)")
   command = commands[argv[0]]
   flags = [flag for flag in command._option_string_actions if flag.startswith("--")]  # pylint: disable=protected-access
-  takes_gin = "--gin_file" in flags
-  # Ahead of argparse, which would sooner miss the flag that was meant.
-  for flag in argv + ([] if takes_gin else gin_flags):
+  # Checked before argparse, which would rather say that the flag that was meant is missing.
+  for flag in argv + ([] if "--gin_file" in flags else gin_flags):
     if flag.startswith("--") and flag.split("=")[0] not in flags:
       raise CommandError(f"unknown flag {flag}{nearest(flag.split('=')[0], flags)} (see {command.prog} --help)")
   for flag in gin_flags:
@@ -54,9 +54,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
       raise CommandError(f"{flag}: write --gin.NAME=VALUE (see {command.prog} --help)")
     if flag.startswith("--gin.MODEL_DIR="):
       raise CommandError(f"{flag}: give the directory as --model_dir=DIR")
-  arguments = parser.parse_args(argv)
-  arguments.gin = [flag.removeprefix("--gin.") for flag in gin_flags]
-  return arguments
+  return parser.parse_args(argv, argparse.Namespace(gin=[flag.removeprefix("--gin.") for flag in gin_flags]))
 
 
 def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
@@ -88,6 +86,18 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   evaluate = command("eval", "evaluate a checkpoint of the run in DIR", gin="changes to DIR's own configuration")
   evaluate.add_argument("--split", default="validation", help="the split to evaluate (default: %(default)s)")
 
+  for sub in (train, evaluate):
+    group = sub.add_argument_group("several processes", (
+        "Found by themselves on a TPU pod, under srun or mpirun, and in JAX_COORDINATOR_ADDRESS,\n"
+        "JAX_NUM_PROCESSES and JAX_PROCESS_ID; --num_processes=1 is a run by itself wherever it is started."))
+    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, with any free port")
+    group.add_argument("--num_processes", type=_number(int, 1), metavar="N", help="of the whole run")
+    group.add_argument("--process_id", type=_number(int, 0), metavar="I", help="this one's number, from 0")
+    group.add_argument("--start_timeout", type=_number(int, 1), default=300, metavar="S",
+                       help="seconds to wait for the others (default: %(default)s)")
+    group.add_argument("--heartbeat_timeout", type=_number(int, 5), default=60, metavar="S",
+                       help="seconds of silence before another counts as dead (default: %(default)s)")
+
   generate = command("generate", "continue a prompt with the model in DIR")
   generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
   generate.add_argument("--max_tokens", type=_number(int, 1), default=256, metavar="N",
@@ -103,63 +113,40 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   convert.add_argument("--from", dest="source", required=True, choices=["transfo_xl", "safetensors"], help=(
       "transfo_xl: a Transformer-XL directory of Hugging Face; safetensors: what gpt4x export wrote"))
   convert.add_argument("--input", required=True, type=_directory, metavar="DIR", help="the directory to read")
-
   export = command("export", "write a checkpoint of the run in DIR as safetensors")
   export.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the directory to write")
-  for sub in (train, evaluate):
-    _add_process_flags(sub)
   for sub in (evaluate, generate, export):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
-
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))
   vocabulary.add_argument("--task", required=True, help="a seqio task, such as stdlib_bytes")
   vocabulary.add_argument("--size", type=_number(int, 1), required=True, metavar="V", help="number of pieces")
   vocabulary.add_argument("--output", required=True, metavar="NAME_OR_PATH",
                           help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or the path of a .model file")
-
   plan = command("plan", "what a training step needs on TPUs that are not at hand", gin="an experiment")
   plan.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="such as v5p:8x16x16, the slice of a pod")
   plan.add_argument("--slices", type=_number(int, 1), default=1, metavar="N", help="(default: %(default)s)")
   plan.add_argument("--json", action="store_true", help="for scripts")
   plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
-
   command("report", "compare the run in DIR with gzip and xz on the same held-out text")
   return parser, commands.choices
-
-
-def _add_process_flags(command: argparse.ArgumentParser) -> None:
-  group = command.add_argument_group("several processes", (
-      "Found by themselves on a TPU pod, under srun or mpirun, and in JAX_COORDINATOR_ADDRESS,\n"
-      "JAX_NUM_PROCESSES and JAX_PROCESS_ID; --num_processes=1 is a run by itself wherever it is started."))
-  group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, with any free port")
-  group.add_argument("--num_processes", type=_number(int, 1), metavar="N", help="of the whole run")
-  group.add_argument("--process_id", type=_number(int, 0), metavar="I", help="this one's number, from 0")
-  group.add_argument("--start_timeout", type=_number(int, 1), default=300, metavar="S",
-                     help="seconds to wait for the others (default: %(default)s)")
-  group.add_argument("--heartbeat_timeout", type=_number(int, 5), default=60, metavar="S",
-                     help="seconds of silence before another counts as dead (default: %(default)s)")
 
 
 def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
   """An argparse type: a number of this kind from low to high."""
   def parse(text: str):
-    try:
-      value = kind(text)
-    except ValueError:
-      value = None
-    if value is None or not low <= value <= high:
-      name = "a whole number" if kind is int else "a number"
-      limit = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
-      raise argparse.ArgumentTypeError(f"{text!r} is not {name} {limit}")
-    return value
+    with contextlib.suppress(ValueError):
+      if low <= (value := kind(text)) <= high:
+        return value
+    limit = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
+    raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number {limit}")
   return parse
 
 
 def _directory(text: str) -> str:
   if "://" in text:
     raise argparse.ArgumentTypeError(f"{text!r} is not a local directory: mount the bucket, or name a local one")
-  return os.path.expanduser(text)  # Which shells leave to us behind an equals sign.
+  return os.path.expanduser(text)  # Shells leave a ~ behind an equals sign as it is.
 
 
 def _steps(text: str) -> tuple[int, int]:

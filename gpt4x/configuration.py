@@ -1,12 +1,11 @@
-"""Gin: finds its files, binds what they say, and says all that is said about a wrong file or name.
+"""Gin: finds its files, binds what they say, and reports a wrong file or name.
 
-Gin by itself ignores a macro that nothing reads, has no suggestion for a misspelt name, and notices a missing argument
-only when the function is called. `load` therefore takes the files statement by statement, remembers where each
-binding stands, and checks the whole before anything is built.
+Gin by itself ignores a macro that nothing reads, suggests nothing for a misspelt name, and notices a missing argument
+only when the function is called. `load` therefore reads statement by statement, remembers where each binding stands,
+and checks the whole before anything is built.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-import contextlib
 import difflib
 import importlib.util
 import inspect
@@ -23,56 +22,34 @@ from gpt4x import run_directory
 from gpt4x.errors import CommandError, nearest
 
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
-MODULES = (
-    "gpt4x.data.local_text",
-    "gpt4x.data.dataset",
-    "gpt4x.models.config",
-    "gpt4x.models.language_model",
-    "gpt4x.partitioning",
-    "gpt4x.objectives.next_token",
-    "gpt4x.checkpoints.manager",
-    "gpt4x.experiment",
-    "gpt4x.evaluation.likelihood",
-    "gpt4x.inference.generate",
-    "gpt4x.training.config",
-    "gpt4x.training.optimizers",
-)
-# Beside this package both in a clone and where a wheel is installed.
-SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "gin_configs"
-
-# Parameters as the saved text of earlier versions has them, and what they are now; None: they are gone.
+MODULES = tuple(f"gpt4x.{module}" for module in (
+    "data.local_text", "data.dataset", "models.config", "models.language_model", "partitioning",
+    "objectives.next_token", "checkpoints.manager", "experiment", "evaluation.likelihood", "inference.generate",
+    "training.config", "training.optimizers"))
+SHIPPED = pathlib.Path(__file__).resolve().parent.parent / "gin_configs"  # Beside this package, installed or not.
+# Parameters by their names in the saved text of earlier versions, and their names now; None: they are gone.
 _EARLIER = {"evaluate.experiment": None, "generate.experiment": None, "held_out_text.experiment": None,
             "LanguageModel.z_loss": "NextToken.z_loss"}
-
 _MACRO = "gin.macro"
-_REQUIRED = "%gin.REQUIRED"
 _REGISTRY = gin.config._REGISTRY  # There is no public way to list the names.  pylint: disable=protected-access
 
 
-def load(
-    gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str | None = None, partial: bool = False
-) -> None:
+def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str | None = None,
+         partial: bool = False) -> None:
   """Replaces the configuration by what a saved text, then files, then single bindings say; the last word counts.
 
-  Args:
-    gin_files: paths as `find` takes them.
-    bindings: `NAME=VALUE` each, as in `--gin.NAME=VALUE`. VALUE is a gin literal, so a string has quotes of its own.
-    text: what `config_text` returned for an earlier run.
-    partial: whether macros and arguments may stay unset, for a command that needs only a part of an experiment.
-
-  Raises:
-    CommandError: for a missing file, a syntax error, an unknown name, a macro that nothing reads or that is not set,
-      or an argument without a value; it names the place and the nearest known name.
+  `gin_files` are paths as `find` takes them; `bindings` are written as after `--gin.`; `text` is what `config_text`
+  returned for an earlier run. With `partial`, macros and arguments may stay unset, for a command that needs only a part
+  of an experiment. Raises CommandError with the place of what is wrong and, for a name, the nearest known one.
   """
-  paths = [find(name) for name in gin_files]  # Ahead of the imports, which take seconds.
+  paths = [find(name) for name in gin_files]  # Before the imports, which take seconds.
   for module in MODULES:
     importlib.import_module(module)
   gin.clear_config()
   reader = _Reader()
   if text is not None:
     reader.read_text(text, lambda line: f"saved configuration, line {line}", saved=True)
-    # Overridden bindings are not saved, and they may have been the only readers of a macro.
-    reader.macros_read |= reader.macros_set()
+    reader.macros_read |= reader.macros_set()  # What read a macro may have been overridden, and so not saved.
   for path in paths:
     reader.read_file(path)
   for binding in bindings:
@@ -90,7 +67,7 @@ def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[s
     raise CommandError(f"no run in {model_dir} ({run_directory.CONFIG} is missing): check --model_dir, or start one"
                        " with train --gin_file=FILE")
   text = path.read_text(encoding="utf-8")
-  if (words := path.with_name(run_directory.WORDS)).exists():  # The run's own, wherever it has been moved.
+  if (words := path.with_name(run_directory.WORDS)).exists():  # The run's own words, wherever the run is now.
     text += f"\nLocalText.words = {str(words.absolute())!r}\n"
   load(gin_files, bindings, text=text)
 
@@ -115,7 +92,7 @@ class _Reader:
 
   def __init__(self):
     self.bindings: dict[tuple[str, str, str], tuple[Any, str]] = {}  # (scope, selector, parameter): (value, place).
-    self.macros_read: set[str] = set()  # Every macro that a statement refers to, be it overridden later.
+    self.macros_read: set[str] = set()  # Every macro that a statement refers to, even one overridden later.
     self._open_files: list[pathlib.Path] = []
 
   def macros_set(self) -> set[str]:
@@ -148,7 +125,8 @@ class _Reader:
       if saved and not (statement := _as_today(statement)):
         continue
       where = place(statement.location.line_num)
-      with _at(where):
+      included = None
+      try:
         if isinstance(statement, config_parser.IncludeStatement):
           included = find(statement.filename)
         elif isinstance(statement, config_parser.ImportStatement):
@@ -157,7 +135,9 @@ class _Reader:
           _configurable(statement.selector)
         else:
           self._bind(statement, where)
-      if isinstance(statement, config_parser.IncludeStatement):
+      except CommandError as error:
+        raise CommandError(f"{where}: {error}") from None
+      if included:
         self.read_file(included)
 
   def _bind(self, statement: config_parser.BindingStatement, where: str) -> None:
@@ -183,12 +163,12 @@ class _Reader:
         raise CommandError(f"{where}: nothing reads the macro {scope}{nearest(scope, self.macros_read)}")
 
   def check_macros_are_set(self) -> None:
-    unset = {}  # Name: the first place that needs it.
+    unset: dict[str, str] = {}  # Name: the first place that needs it.
     for (scope, selector, parameter), (value, where) in self.bindings.items():
       for macro in _macros(value):
         if macro not in self.macros_set():
           unset.setdefault(macro, where)
-      if _REQUIRED in map(repr, _references(value)):
+      if "%gin.REQUIRED" in map(repr, _references(value)):
         path = f"{scope}/" if scope else ""
         unset[scope if selector == _MACRO else f"{path}{_REGISTRY.minimal_selector(selector)}.{parameter}"] = where
     for name, where in unset.items():
@@ -203,19 +183,17 @@ class _Reader:
   def check_arguments_are_set(self) -> None:
     for value, where in self.bindings.values():
       for reference in _references(value):
-        if not reference.evaluate or reference.configurable.is_method:
-          continue  # Whoever calls it may have the arguments.
-        selector = reference.configurable.selector
-        # Bound in any scope: which scopes are entered around the call is known only when it happens.
-        bound = {parameter for _, bound_selector, parameter in self.bindings if bound_selector == selector}
-        missing = [
-            name for name, parameter in _parameters(reference.configurable).items()
-            if name not in bound and (parameter.default is parameter.empty or parameter.default is gin.REQUIRED)
-            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        ]
-        if missing and selector != _MACRO:
-          name = reference.configurable.name
-          raise CommandError(f"{where}: {name} needs a value for {', '.join(missing)}: set {name}.{missing[0]}")
+        configurable = reference.configurable
+        if configurable.selector == _MACRO or not reference.evaluate or configurable.is_method:
+          continue  # The caller may have the arguments.
+        # A binding in any scope counts, for the scopes around a call are known only when it happens.
+        bound = {parameter for _, selector, parameter in self.bindings if selector == configurable.selector}
+        missing = [name for name, parameter in _parameters(configurable).items()
+                   if name not in bound and any(parameter.default is it for it in (parameter.empty, gin.REQUIRED))
+                   and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)]
+        if missing:
+          raise CommandError(f"{where}: {configurable.name} needs a value for {', '.join(missing)}: set"
+                             f" {configurable.name}.{missing[0]}")
 
 
 class _GinSyntaxError(CommandError):
@@ -223,7 +201,7 @@ class _GinSyntaxError(CommandError):
 
 
 class _Delegate(gin.config.ParserDelegate):
-  """Makes references, having looked up the names that they refer to."""
+  """Makes references whose names are known."""
 
   def configurable_reference(self, scoped_selector: str, evaluate: bool) -> gin.config.ConfigurableReference:
     _configurable(scoped_selector.rsplit("/", 1)[-1])
@@ -232,12 +210,12 @@ class _Delegate(gin.config.ParserDelegate):
 
 def _statements(text: str, place: Callable[[int], str]) -> Iterator[Any]:
   """The statements of a gin text, one by one, so that an import can register what the next one names."""
-  parser = None
+  parser: Any = None
   try:
     parser = config_parser.ConfigParser(text, _Delegate())
     while statement := parser.parse_statement():
       yield statement
-  except CommandError as error:  # From the delegate; gin has appended lines of its own.
+  except CommandError as error:  # From the delegate; gin has appended lines to it.
     raise CommandError(f"{place(parser.current_token.start[0])}: {str(error).splitlines()[0]}") from None
   except tokenize.TokenError as error:
     raise _GinSyntaxError(f"{place(error.args[1][0])}: {error.args[0]}: close the bracket or string") from None
@@ -245,30 +223,20 @@ def _statements(text: str, place: Callable[[int], str]) -> Iterator[Any]:
     message = error.msg.splitlines()[0].rstrip(".")
     if token := re.search("Failed to parse token '(.*)'", error.msg):
       message = f"{token[1]} is not a value: quote a string ('{token[1]}'), or mark a macro (%) or a function (@)"
-    raise _GinSyntaxError(f"{place(error.lineno)}: {message}") from None
-
-
-@contextlib.contextmanager
-def _at(place: str) -> Iterator[None]:
-  """Puts the place before the message of a CommandError."""
-  try:
-    yield
-  except CommandError as error:
-    raise CommandError(f"{place}: {error}") from None
+    raise _GinSyntaxError(f"{place(error.lineno or 0)}: {message}") from None
 
 
 def _as_today(statement: Any) -> Any:
-  """What a statement of a saved text, maybe an earlier version's, says in this one; None if it is to be dropped."""
+  """A statement of a saved text, perhaps an earlier version's, as this version says it; None: it is to be dropped."""
   if isinstance(statement, config_parser.ImportStatement) and statement.module == "tasks":
-    own = importlib.util.find_spec("tasks")  # It was a package, the shipped tasks. A folder without a file is no other.
+    # `tasks` was the package of shipped tasks. A user's own has a file; a mere folder has not.
+    own = importlib.util.find_spec("tasks")
     return statement if own and own.origin else statement._replace(module="gpt4x.tasks")
-  if isinstance(statement, config_parser.BindingStatement):
-    name = f"{statement.selector}.{statement.arg_name}"
-    if not (today := _EARLIER.get(name, name)):
-      return None
-    selector, _, parameter = today.rpartition(".")
-    return statement._replace(selector=selector, arg_name=parameter)
-  return statement
+  if not isinstance(statement, config_parser.BindingStatement):
+    return statement
+  name = f"{statement.selector}.{statement.arg_name}"
+  selector, _, parameter = (_EARLIER.get(name, name) or "").rpartition(".")
+  return statement._replace(selector=selector, arg_name=parameter) if selector else None
 
 
 def _import_module(statement: config_parser.ImportStatement) -> None:

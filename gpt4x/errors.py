@@ -12,8 +12,8 @@ class CommandError(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """The end of a message about an unknown name: the known one that was probably meant, or else all of them."""
-  import difflib  # Needed by those who err, not by `gpt4x --help`.
+  """The end of a message about an unknown name: the known name that was probably meant, or else all of them."""
+  import difflib  # Only a mistake needs it, not `gpt4x --help`.
   by_lower = {candidate.lower(): candidate for candidate in known}
   for near in difflib.get_close_matches(name.lower(), by_lower, n=1):
     return f": did you mean {by_lower[near]}?"

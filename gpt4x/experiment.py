@@ -22,12 +22,12 @@ class Experiment:
 
   model: LanguageModel
   dataset: DatasetConfig
-  objective: Objective = dataclasses.field(default_factory=lambda: NextToken())  # As gin has it when it is made.
+  objective: Objective = dataclasses.field(default_factory=lambda: NextToken())  # Looked up late: as gin has it then.
 
   @functools.cached_property
   def data(self) -> Dataset:
     """The task or mixture that `dataset` names, resolved once."""
-    import gpt4x.tasks  # noqa: F401  The shipped ones; a user's come by an import in a gin file.
+    import gpt4x.tasks  # noqa: F401  Registers the shipped tasks; a gin file imports a user's own.
     return Dataset(self.dataset)
 
   @property
@@ -37,7 +37,7 @@ class Experiment:
 
   @property
   def eval_memory_length(self) -> int:
-    return self.model.config.eval_memory_length if self.dataset.carries_memory else 0
+    return (self.model.config.eval_memory_length or 0) if self.dataset.carries_memory else 0
 
   def check_vocabulary(self) -> None:
     """Raises UserError if the data may hold a token that the model has no embedding for."""

@@ -15,9 +15,9 @@ import numpy as np
 
 from gpt4x.errors import UserError
 
-# t5x's standard logical names onto our mesh axes. Of the rules that name an axis the first whose mesh axes are still
-# free in that array wins: `embed` is split over both in parameters, over `fsdp` alone in those of experts, and, `batch`
-# having taken the two, whole in activations.
+# t5x's standard logical names onto our mesh axes. The first rule for a name whose mesh axes are still free in the array
+# wins. So `embed` is split over `fsdp` and `expert` in parameters, over `fsdp` alone in those of experts, and is whole
+# in activations, where `batch` has taken both.
 LOGICAL_AXIS_RULES = (
     ("batch", ("slice", "data", "fsdp", "expert")),
     ("expert", "expert"),
@@ -27,12 +27,8 @@ LOGICAL_AXIS_RULES = (
     ("joined_kv", "tensor"),
     ("embed", ("fsdp", "expert")),
     ("embed", "fsdp"),
-    ("kv", None),
-    ("cluster_embed", None),
-    ("clusters", None),
-    ("length", None),
-    ("residual_length", "tensor"),  # Of what no head and no MLP splits: the residual stream, and the memory of it.
-    ("layers", None),
+    ("residual_length", "tensor"),  # Positions of the residual stream and its memory, which no head or MLP splits.
+    *((name, None) for name in ("kv", "cluster_embed", "clusters", "length", "layers")),
 )
 
 _planned: Sequence[jax.Device] | int | None = None
@@ -40,7 +36,7 @@ _planned: Sequence[jax.Device] | int | None = None
 
 @contextlib.contextmanager
 def planning_for(devices: Sequence[jax.Device] | int):
-  """Within it, partitioners are for devices that are not here: described ones, or so many of which nothing is known."""
+  """Within it, partitioners are for devices that are not here: described ones, or just a number of them."""
   global _planned
   _planned = devices
   try:
@@ -54,25 +50,24 @@ def planning_for(devices: Sequence[jax.Device] | int):
 class Partitioner:
   """A mesh of `slice x data x fsdp x expert x tensor` devices and what lies where on it.
 
-  `slice` and `data` replicate parameters and split the batch, `slice` over the network between slices of a pod; `fsdp`
-  splits both, and so does `expert`, which gives each device whole experts of a mixture; `tensor` splits heads, MLP and
-  vocabulary, and between them the sequence. One of the sizes may be -1: the devices that are left.
+  `slice` and `data` replicate parameters and split the batch, `slice` over the network between slices of a pod. `fsdp`
+  splits both, and so does `expert`, which gives each device whole experts of a mixture. `tensor` splits heads, MLP and
+  vocabulary, and the sequence between layers. One of the sizes may be -1: the devices that are left.
   """
 
-  slice: int | None = None  # None: as many as the devices are in.
+  slice: int | None = None  # None: as many slices as the devices are in.
   data: int = -1
   fsdp: int = 1
   expert: int = 1
   tensor: int = 1
   num_devices: int | None = None  # Use only the first so many; None: all there are.
   rules: Sequence[tuple[str, Any]] = LOGICAL_AXIS_RULES
+  mesh: Mesh = dataclasses.field(init=False, repr=False, compare=False)  # Follows from the sizes and the devices.
 
   def __post_init__(self):
-    devices = jax.devices() if _planned is None else _planned
-    count, slices = devices, 1
-    if not isinstance(devices, int):
-      devices = devices[:self.num_devices]
-      count, slices = len(devices), len({getattr(device, "slice_index", 0) for device in devices})
+    devices: Sequence[Any] = () if isinstance(_planned, int) else (_planned or jax.devices())[:self.num_devices]
+    count = _planned if isinstance(_planned, int) else len(devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) or 1
     sizes = {"slice": slices if self.slice is None else self.slice, "data": self.data, "fsdp": self.fsdp,
              "expert": self.expert, "tensor": self.tensor}
     text = " x ".join(f"{name}={size}" for name, size in sizes.items())
@@ -80,9 +75,8 @@ class Partitioner:
     if len(unknown) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
       raise UserError(f"Partitioner mesh {text}: sizes must be positive, and at most one of them -1")
     known = math.prod(size for size in sizes.values() if size != -1)
-    if unknown:
-      sizes[unknown[0]] = count // known
-    if known > count or math.prod(sizes.values()) != count:
+    sizes |= dict.fromkeys(unknown, count // known)
+    if math.prod(sizes.values()) != count:
       raise UserError(f"Partitioner mesh {text} does not fit the {count} device(s) here: make the product of its sizes"
                       f" {count}, or one size -1")
     if slices > 1 and sizes["slice"] != slices:
@@ -91,8 +85,7 @@ class Partitioner:
       raise UserError(f"Partitioner.num_devices = {self.num_devices} leaves some of the {jax.process_count()} processes"
                       " without a device: unset it, or start fewer processes")
     names, shape = tuple(sizes), tuple(sizes.values())
-    mesh = jax.sharding.AbstractMesh(shape, names) if isinstance(devices, int) else Mesh(
-        _layout(devices, shape, slices), names)
+    mesh = Mesh(_layout(devices, shape, slices), names) if devices else jax.sharding.AbstractMesh(shape, names)
     object.__setattr__(self, "mesh", mesh)
 
   @contextlib.contextmanager
@@ -106,7 +99,7 @@ class Partitioner:
     return math.prod(self.mesh.shape[axis] for axis in ("slice", "data", "fsdp", "expert"))
 
   def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
-    return PartitionSpec(*nn_partitioning.logical_to_mesh_axes(axes, self.rules))
+    return PartitionSpec(*nn_partitioning.logical_to_mesh_axes(axes, self.rules) or ())
 
   def sharding(self, *axes: str | None) -> NamedSharding:
     return NamedSharding(self.mesh, self.spec(axes))
@@ -116,12 +109,12 @@ class Partitioner:
     return NamedSharding(self.mesh, PartitionSpec())
 
   def place(self, params: Any, declarations: Any) -> Any:
-    """The shapes of `params` with a NamedSharding each, by the axes `names` of their `declarations`, a like tree."""
+    """The shapes of `params` with a NamedSharding each, by the `names` of the axes in a like tree of `declarations`."""
     def one(path, param, declaration):
       spec = self.spec(declaration.names)
       for dim, name, mesh_axes in zip(param.shape, declaration.names, spec):
-        mesh_axes = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
-        split = {axis: self.mesh.shape[axis] for axis in mesh_axes if self.mesh.shape[axis] > 1}
+        axes = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+        split = {axis: self.mesh.shape[axis] for axis in axes if self.mesh.shape[axis] > 1}
         if dim % math.prod(split.values()):
           raise UserError(
               f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {param.shape}: its {name} = {dim}"
@@ -131,33 +124,30 @@ class Partitioner:
     return jax.tree_util.tree_map_with_path(one, params, declarations)
 
   def host_rows(self, global_rows: int, host: int | None = None) -> range | tuple[int, ...]:
-    """Those of the B rows of a batch that lie on the devices of a process (None: this one), rising.
+    """The rows of a batch of B that lie on the devices of a process (None: this one), rising.
 
-    Where mesh axes that do not split the batch reach across processes, several have the same rows; where the mesh has
-    its devices in another order, a process may have rows that are not neighbours.
+    Several processes have the same rows where axes that do not split the batch reach across them. A process may have
+    rows that are not neighbours, where the mesh orders devices otherwise.
     """
-    shards = self._host_shards(global_rows, jax.process_index() if host is None else host)
+    shards = self._host_shards(global_rows, host)
     rows = tuple(row for shard in shards for row in shard)
     neighbours = range(rows[0], rows[-1] + 1)
     return neighbours if len(rows) == len(neighbours) else rows
 
   def global_array(self, rows: np.ndarray, global_rows: int) -> jax.Array:
     """This host's rows of a batch, as `host_rows` lists them, as an array of all B rows, split over `batch`."""
-    here = self._host_shards(global_rows, jax.process_index())
-    places = {shard.start: i * len(shard) for i, shard in enumerate(here)}
+    here = enumerate(self._host_shards(global_rows, None))
+    shards = {shard.start: rows[i * len(shard):(i + 1) * len(shard)] for i, shard in here}
+    return jax.make_array_from_callback(
+        (global_rows, *rows.shape[1:]), self.sharding("batch", *(None,) * (rows.ndim - 1)),
+        lambda index: shards[index[0].indices(global_rows)[0]])  # type: ignore[index]  # Never None for a split axis.
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
-      start, stop, _ = index[0].indices(global_rows)
-      return rows[places[start]:places[start] + stop - start]
-
-    sharding = self.sharding("batch", *(None,) * (rows.ndim - 1))
-    return jax.make_array_from_callback((global_rows, *rows.shape[1:]), sharding, shard)
-
-  def _host_shards(self, global_rows: int, host: int) -> list[range]:
-    """The shards of B rows that a process's devices hold, each once, rising."""
-    shards = self.sharding("batch").devices_indices_map((global_rows,)).items()
-    return sorted({range(*index.indices(global_rows)) for device, (index,) in shards if device.process_index == host},
-                  key=lambda shard: shard.start)
+  def _host_shards(self, global_rows: int, host: int | None) -> list[range]:
+    """The shards of B rows that the devices of a process (None: this one) hold, each once, rising."""
+    host = jax.process_index() if host is None else host
+    shards: Any = self.sharding("batch").devices_indices_map((global_rows,))
+    return sorted({range(*index.indices(global_rows)) for device, (index,) in shards.items()
+                   if device.process_index == host}, key=lambda shard: shard.start)
 
   def check_batch(self, batch_size: int, microbatches: int = 1) -> None:
     """Raises UserError unless the rows of a batch divide over microbatches and the devices that split them."""

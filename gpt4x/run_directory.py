@@ -1,4 +1,4 @@
-"""What lies in a model directory, each name once, and how its small files are written."""
+"""The names in a model directory, and how its small files are written."""
 
 import os
 import pathlib
@@ -8,14 +8,14 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 LOSSES = "loss.png"
 PROFILE = "profile"
-# The run's own vocabulary: what it is, and its file.
+# The run's own vocabulary: its class and arguments, and the file that it reads, if any.
 VOCABULARY = "vocabulary.json"
 SENTENCEPIECE = "sentencepiece.model"
 WORDS = "words.txt"
 
 
 def write(path: pathlib.Path, content: bytes) -> None:
-  """Replaces a file in one step, so that whoever dies in between leaves the old one whole."""
+  """Replaces a file in one step: a process that dies meanwhile leaves the old file whole."""
   temporary = path.with_name(f"{path.name}.{os.getpid()}")
   temporary.write_bytes(content)
   temporary.replace(path)

@@ -200,7 +200,7 @@ def test_convert(calls, capsys, tmp_path):
   calls.clear()
   foreign.text, foreign.vocabulary = "SAVED", "words"
   assert cli.main(argv) == 0 and capsys.readouterr().err == ""
-  assert calls == [read, ("load", {"bindings": ["A=1"], "text": "SAVED"}), write]
+  assert calls == [read, ("load", [], ["A=1"], {"text": "SAVED"}), write]
   calls.clear()
   (model_dir / "checkpoints").mkdir(parents=True)
   status, line = failure(capsys, *argv)

@@ -90,7 +90,7 @@ def test_each_host_has_the_rows_of_its_devices_and_no_others(order, num_hosts, s
 
 
 class _Device:
-  """Of another host, which one process cannot have."""
+  """A device of another host, which one process cannot have."""
 
   def __init__(self, process_index):
     self.process_index = process_index

@@ -1,4 +1,4 @@
-"""`gpt4x convert`."""
+"""`gpt4x convert`: makes a model directory, for eval, generate and init_from, of a model in another format."""
 
 import argparse
 import pathlib
@@ -10,16 +10,13 @@ from gpt4x.interop import model_directories
 
 
 def run(arguments: argparse.Namespace) -> None:
-  """Makes a model directory, which eval, generate and init_from read, of a model in another format."""
   model_dir = pathlib.Path(arguments.model_dir)
   for name in (run_directory.CONFIG, run_directory.CHECKPOINTS):
     if (model_dir / name).exists():
       raise UserError(f"{model_dir} has a run already ({name}): choose another --model_dir")
   found = model_directories.read(arguments.source, pathlib.Path(arguments.input), model_dir)
-  if found.text is None:
-    configuration.load(["runs/experiment.gin"], found.bindings, text=found.data)
-  else:
-    configuration.load(bindings=found.bindings, text=found.text)
+  files, text = (["runs/experiment.gin"], found.data) if found.text is None else ([], found.text)
+  configuration.load(files, found.bindings, text=text)
   model_directories.write(model_dir, found, configuration.config_text())
   print(f"wrote {model_dir}: {found.model.config.num_params():,} parameters")
   if found.vocabulary is None:

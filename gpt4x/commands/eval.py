@@ -1,4 +1,4 @@
-"""`gpt4x eval`."""
+"""`gpt4x eval`: prints the metrics of a checkpoint, a name and a value a line."""
 
 import argparse
 
@@ -9,7 +9,6 @@ from gpt4x.launch import agreement
 
 
 def run(arguments: argparse.Namespace) -> None:
-  """Prints the metrics of a checkpoint, a name and a value a line."""
   experiment = reading.saved_experiment(arguments.model_dir, arguments.gin_file, arguments.gin)
   agreement.check(configuration.config_text())
   for name, value in evaluate(arguments.model_dir, experiment, step=arguments.step, split=arguments.split).items():

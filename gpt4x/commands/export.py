@@ -1,4 +1,4 @@
-"""`gpt4x export`."""
+"""`gpt4x export`: writes a checkpoint as safetensors, with its vocabulary and its run's configuration."""
 
 import argparse
 import pathlib
@@ -11,7 +11,6 @@ from gpt4x.partitioning import Partitioner
 
 
 def run(arguments: argparse.Namespace) -> None:
-  """Writes a checkpoint as safetensors, with its vocabulary and its run's configuration."""
   experiment = reading.saved_experiment(arguments.model_dir)
   step, params = experiment.restore_params(arguments.model_dir, Partitioner(data=1, num_devices=1), arguments.step)
   exports.save(arguments.output, experiment.model, params)

@@ -1,4 +1,4 @@
-"""`gpt4x plan`."""
+"""`gpt4x plan`: plans what `gpt4x train` with these files would do."""
 
 import argparse
 import dataclasses
@@ -13,8 +13,7 @@ from gpt4x.planning.chips import parse_topology
 
 
 def run(arguments: argparse.Namespace) -> None:
-  """Plans what `gpt4x train` with these files would do."""
-  jax.config.update("jax_platforms", "cpu")  # Nothing runs; a TPU that is at hand stays free.
+  jax.config.update("jax_platforms", "cpu")  # Nothing runs, so a TPU at hand stays free.
   topology = parse_topology(arguments.topology, arguments.slices)
   try:
     devices = compiler.topology_devices(topology)
@@ -23,11 +22,9 @@ def run(arguments: argparse.Namespace) -> None:
   with partitioning.planning_for(devices or topology.num_devices):
     config = reading.new_run(arguments.gin_file, arguments.gin)
     step = compiler.Step.of(config)
-    if arguments.search:
-      plans = list(plan.search(step, topology))
-      text = plan.ranking(plans, topology)
-    else:
-      plans = plan.make(step, config.partitioner, topology, compiled=devices is not None)
-      text = plan.describe(plans)
-  as_json = [dataclasses.asdict(one) for one in plans] if arguments.search else dataclasses.asdict(plans)
-  print(json.dumps(as_json) if arguments.json else text)
+    plans = list(plan.search(step, topology)) if arguments.search else [
+        plan.make(step, config.partitioner, topology, compiled=devices is not None)]
+  if arguments.json:
+    print(json.dumps([dataclasses.asdict(one) for one in plans] if arguments.search else dataclasses.asdict(plans[0])))
+  else:
+    print(plan.ranking(plans, topology) if arguments.search else plan.describe(plans[0]))

@@ -1,4 +1,4 @@
-"""What the commands read from gin: the only place, with the commands themselves, that asks gin for its state."""
+"""What the commands read from gin; the rest of the library does not ask gin for its state."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,17 @@ from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.training.config import TrainConfig
 
-TRAIN_FILE = "runs/train.gin"  # Binds the macros that an experiment sets onto the loop.
-
 
 def new_run(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> TrainConfig:
-  """What experiment files and bindings say of a run that is to begin."""
-  configuration.load((TRAIN_FILE, *gin_files), bindings)
+  """The run that experiment files and bindings describe."""
+  configuration.load(("runs/train.gin", *gin_files), bindings)
   return TrainConfig()
 
 
 def saved_run(model_dir: str, bindings: Sequence[str] = ()) -> TrainConfig:
-  """What a model directory says of the run in it."""
+  """The run of a model directory, changed by `bindings`."""
   configuration.load_run(model_dir, bindings=bindings)
-  if "experiment" not in gin.get_bindings(TrainConfig):  # A model that was converted.
+  if "experiment" not in gin.get_bindings(TrainConfig):  # The model was converted.
     raise UserError(f"{model_dir} says how to read its model, not how to train it: choose another --model_dir, with"
                     f" --gin_file={model_dir}/{run_directory.CONFIG} and --gin.train.init_from=\"'{model_dir}'\"")
   return TrainConfig()
@@ -30,4 +28,4 @@ def saved_run(model_dir: str, bindings: Sequence[str] = ()) -> TrainConfig:
 def saved_experiment(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = ()) -> Experiment:
   """The experiment of a model directory, changed by `gin_files` and `bindings`."""
   configuration.load_run(model_dir, gin_files, bindings)
-  return Experiment()
+  return Experiment()  # type: ignore[call-arg]  # Gin has the arguments.

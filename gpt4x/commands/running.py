@@ -1,4 +1,4 @@
-"""Carrying out a command: its exit status, and the one line that is said last."""
+"""Carrying out a command: its exit status, and its last line."""
 
 import argparse
 from collections.abc import Callable
@@ -8,44 +8,38 @@ import gc
 import importlib
 import os
 import sys
+import traceback
 
 from gpt4x.errors import CommandError, UserError
 from gpt4x.launch import agreement, clusters, supervision
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it.
-CLOSED_OUTPUT = 141  # 128 + SIGPIPE.
-# What silences everything below errors, unless the user has set the first to see it.
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
-
 
 def run(arguments: argparse.Namespace) -> tuple[int, str | None]:
-  """Carries out a parsed command, as one of several processes if it is: (exit status, last line)."""
+  """Carries out a parsed command, if need be as one of several processes: (exit status, last line)."""
   quiet = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-  if quiet:  # Ahead of JAX, which sets a level of its own.
-    os.environ |= _QUIET
+  if quiet:  # Libraries say errors only. Set before JAX is imported, which sets a level of its own.
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "ERROR", "GLOG_minloglevel": "2"}
   processes = None
-  if arguments.command in ("train", "eval"):
-    try:
+  try:
+    if arguments.command in ("train", "eval"):
       processes = clusters.find(arguments.coordinator_address, arguments.num_processes, arguments.process_id,
                                 arguments.start_timeout)
-    except (UserError, KeyboardInterrupt) as error:
-      return _failure(error)
+  except (UserError, KeyboardInterrupt) as error:
+    return _failure(error)
+  work = functools.partial(_outcome, arguments, quiet, processes)
   if not processes:
-    return _outcome(arguments, quiet)
-  continuing = arguments.model_dir if arguments.command == "train" else None
-  return supervision.supervise(processes, functools.partial(_outcome, arguments, quiet, processes), continuing)
+    return work()
+  return supervision.supervise(processes, work, arguments.model_dir if arguments.command == "train" else None)
 
 
-def _outcome(arguments: argparse.Namespace, quiet: bool, processes: clusters.Processes | None = None,
-             note: Callable[[str], None] | None = None) -> tuple[int, str | None]:
-  """Carries out a command, as one of several processes if so: its exit status, and what is to be said last."""
+def _outcome(arguments: argparse.Namespace, quiet: bool, processes: clusters.Processes | None,
+             note: Callable[[str], None] = lambda _: None) -> tuple[int, str | None]:
+  """Carries out a command in this process: (exit status, last line)."""
   try:
-    # Imports make objects by the hundred thousand, few of them garbage: to look for it as often as is the default
-    # would take a quarter of their time.
-    gc.set_threshold(100_000)
+    gc.set_threshold(100_000)  # Imports make much and drop little: the default threshold takes a quarter of their time.
     if quiet:
       _import_tensorflow_quietly()
-    # Gin files import their user's own modules from here; last, so that no file in it hides an installed package.
+    # Gin files import their user's own modules from here. Last, so that no file in it hides an installed package.
     if os.getcwd() not in sys.path:
       sys.path.append(os.getcwd())
     if processes:
@@ -61,43 +55,38 @@ def _outcome(arguments: argparse.Namespace, quiet: bool, processes: clusters.Pro
 
 
 def _failure(error: BaseException, processes: clusters.Processes | None = None) -> tuple[int, str | None]:
-  """The exit status of the error that is being handled, and what is to be said last."""
+  """(exit status, last line) for the error that is being handled."""
   if isinstance(error, KeyboardInterrupt):
-    return INTERRUPTED, "interrupted"
-  if isinstance(error, BrokenPipeError):  # Whoever read our output, `head` perhaps, has had enough.
+    return 130, "interrupted"  # 128 + SIGINT, as shells have it.
+  if isinstance(error, BrokenPipeError):  # The reader of our output, `head` perhaps, has had enough.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return CLOSED_OUTPUT, None
+    return 141, None  # 128 + SIGPIPE.
   prefix = f"{processes}: " if processes else ""
-  if processes and (lost := supervision.lost_contact(error)):  # Even if what is raised is that a save failed.
+  if processes and (lost := supervision.lost_contact(error)):  # Even if the error itself is that a save failed.
     print(f"gpt4x: {prefix}{lost}", file=sys.__stderr__)
     return 1, None
-  if isinstance(error, UserError):
-    message = str(error)
-  elif not (message := _storage_message(error)):
-    import traceback
-    # Not the user's doing, so whoever mends it needs more than a line.
+  message = str(error) if isinstance(error, UserError) else _storage_message(error)
+  if message is None:  # A defect: whoever mends it needs the traceback.
     traceback.print_exc(file=sys.__stderr__ if processes else None)
     message = f"{type(error).__name__}: {error}"
-  # A message that passed through gin has lines about the call appended.
+  # Gin appends lines about its call to a message.
   return 2 if isinstance(error, CommandError) else 1, f"error: {prefix}{message.splitlines()[0]}"
 
 
-_STORAGE_ERRORS = {
-    errno.ENOSPC: "free some space, then run the command again",
-    errno.EDQUOT: "free some space, then run the command again",
-    errno.EROFS: "choose a directory that can be written",
-    errno.EACCES: "change its permissions or choose another directory",
-    errno.EPERM: "change its permissions or choose another directory",
-    errno.ENOTDIR: "choose another directory",
+_REMEDIES = {
+    "free some space, then run the command again": (errno.ENOSPC, errno.EDQUOT),
+    "choose a directory that can be written": (errno.EROFS,),
+    "change its permissions or choose another directory": (errno.EACCES, errno.EPERM),
+    "choose another directory": (errno.ENOTDIR,),
 }
 
 
 def _storage_message(error: BaseException | None) -> str | None:
-  """One line about a directory that cannot be used, if that is what the error, or one that led to it, is about."""
+  """One line, with the remedy, if the error or one that led to it is about a directory that cannot be used."""
   while error is not None:
-    for code, remedy in _STORAGE_ERRORS.items():
-      # By the system's words, which TensorStore and TensorFlow keep in errors of their own, and gin in copies.
-      if os.strerror(code) in str(error):
+    for remedy, codes in _REMEDIES.items():
+      # Compares the system's words: TensorStore and TensorFlow keep them in errors of their own, gin in copies.
+      if any(os.strerror(code) in str(error) for code in codes):
         return f"{str(error).splitlines()[0]}: {remedy}"
     error = error.__cause__ or error.__context__
   return None
@@ -107,11 +96,9 @@ def _import_tensorflow_quietly() -> None:
   from absl import logging
   logging.set_verbosity(logging.ERROR)
   # TensorFlow greets from C++ before it reads its log level (github.com/tensorflow/tensorflow/issues/100442).
-  stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-  os.dup2(null, 2)
+  stderr = os.dup(2)
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
   try:
     import tensorflow  # noqa: F401
   finally:
     os.dup2(stderr, 2)
-    os.close(stderr)
-    os.close(null)

@@ -1,4 +1,4 @@
-"""`gpt4x train`."""
+"""`gpt4x train`: trains a model, or continues the run in its directory, with either loop."""
 
 import argparse
 
@@ -9,29 +9,22 @@ from gpt4x.launch import agreement
 
 
 def run(arguments: argparse.Namespace) -> int:
-  """Trains a model, or continues the run in its directory, with either loop; returns the exit status."""
   if arguments.loop == "t5x":
-    _require_t5x()
+    try:
+      import t5x.train  # noqa: F401
+    except ImportError as error:
+      raise UserError(
+          f"--loop=t5x needs upstream t5x, which is not installed here ({error}): run `make t5x` in a clone, or pip"
+          " install --no-deps each requirement of the extra t5x in setup.py") from error
     if agreement.connected():
       raise UserError("--loop=t5x runs in one process here: use --loop=gpt4x, or --num_processes=1")
-  if arguments.gin_file:
-    config = reading.new_run(arguments.gin_file, arguments.gin)
-  else:
-    config = reading.saved_run(arguments.model_dir, arguments.gin)
-  text = configuration.config_text()
-  agreement.check(text)
+  config = (reading.new_run(arguments.gin_file, arguments.gin) if arguments.gin_file
+            else reading.saved_run(arguments.model_dir, arguments.gin))
+  agreement.check(text := configuration.config_text())
   if arguments.loop == "t5x":
-    from gpt4x.interop.t5x import loop
+    from gpt4x.interop.t5x.loop import train
   else:
     from gpt4x.interop.t5x import crossing
-    from gpt4x.training import loop
+    from gpt4x.training.loop import train
     crossing.bring_over(arguments.model_dir, config, text)
-  return loop.train(arguments.model_dir, config, text, arguments.profile_steps)
-
-
-def _require_t5x() -> None:
-  try:
-    import t5x.train  # noqa: F401
-  except ImportError as error:
-    raise UserError(f"--loop=t5x needs upstream t5x, which is not installed here ({error}): run `make t5x` in a clone,"
-                    " or pip install --no-deps each requirement of the extra t5x in setup.py") from error
+  return train(arguments.model_dir, config, text, arguments.profile_steps)

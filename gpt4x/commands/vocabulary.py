@@ -1,14 +1,12 @@
-"""`gpt4x vocabulary`."""
+"""`gpt4x vocabulary`: trains a SentencePiece vocabulary on the text of a task."""
 
 import argparse
 
 from gpt4x import configuration
-from gpt4x.commands.reading import TRAIN_FILE
 from gpt4x.data import vocabularies
 
 
 def run(arguments: argparse.Namespace) -> None:
-  """Trains a SentencePiece vocabulary on the text of a task."""
-  configuration.load((TRAIN_FILE, *arguments.gin_file), arguments.gin, partial=True)
+  configuration.load(("runs/train.gin", *arguments.gin_file), arguments.gin, partial=True)
   import gpt4x.tasks  # noqa: F401  Registers the shipped ones.
   print(f"wrote {vocabularies.train_from_task(arguments.task, arguments.size, arguments.output)}")

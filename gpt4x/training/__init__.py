@@ -1,1 +1,1 @@
-"""Training: the state, the step and the loop, and what they need: optimizers, checkpoints, metrics, hardware peaks."""
+"""Training: the state, the step and the loop, with optimizers, metrics and hardware peaks."""

@@ -1,7 +1,4 @@
-"""Gradients of an objective's weighted means over a batch: in one go, or by microbatches.
-
-Another way to the same (per-row gradients, clipped and noised, for privacy) is another function of these arguments.
-"""
+"""Gradients of an objective's weighted means over a batch: in one go, or by microbatches."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +12,8 @@ from gpt4x.models.sums import Sums, weighted_mean
 
 # (params, batch, memory, rng) -> the sums and the memory L positions on.
 Loss = Callable[[Params, Batch, Any, jax.Array], tuple[Sums, Any]]
-# (loss, coefficients, params, batch, memory, rng) -> gradients, the sums and the memory L positions on.
+# (loss, coefficients, params, batch, memory, rng) -> gradients, the sums and the memory L positions on. Another way to
+# take gradients (per row, clipped and noised, for privacy) is another function of this type.
 Gradients = Callable[[Loss, Mapping[str, float], Params, Batch, Any, jax.Array], tuple[Params, Sums, Any]]
 
 
@@ -31,10 +29,10 @@ def whole(loss: Loss, coefficients: Mapping[str, float], params: Params, batch: 
 
 
 def microbatched(parts: int) -> Gradients:
-  """`whole`, but rows are cut into as many groups, each with its rows of the memory, whose gradients are summed.
+  """`whole` in less memory: rows are cut into `parts` groups, and the gradients of the groups are summed.
 
-  The same numbers, to rounding and but for dropout, in less memory: each sum is divided by its weight in the whole
-  batch. Only what a model itself takes a mean of, as routers do, is then the mean of the microbatches' means.
+  The numbers are those of `whole` to rounding, except dropout's: each sum is divided by its weight in the whole batch.
+  A mean that the model itself takes, as routers do, becomes the mean of the groups' means.
   """
   if parts == 1:
     return whole
@@ -42,7 +40,7 @@ def microbatched(parts: int) -> Gradients:
   def gradients(loss, coefficients, params, batch, memory, rng):
     microbatches = ({name: split_rows(rows, 0, parts) for name, rows in batch.items()},
                     map_memories(lambda one: one.split(parts), memory), jax.random.split(rng, parts))
-    # Weights depend on the batch alone: the compiler leaves out the rest of this.
+    # Weights depend on the batch alone, so the compiler removes the rest of this call.
     weights = {name: one.weight for name, one in loss(params, batch, memory, rng)[0].items()}
     sums, _ = jax.eval_shape(loss, params, *jax.tree.map(lambda x: x[0], microbatches))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params, sums))

@@ -1,59 +1,35 @@
 """Peak FLOP/s of the devices at hand, and model FLOPs utilization (MFU) against it.
 
-MFU as in PaLM (arXiv:2204.02311, appendix B): the FLOPs that the model needs, not those that the program runs, over
-the peak of all devices. A training step needs three times its forward pass, the backward pass being two. What
-rematerialisation repeats is not counted; attention is, over the memory too, as the model's configuration counts it.
+MFU as in PaLM (arXiv:2204.02311, appendix B): the FLOPs that the model needs, over the peak of all devices. A training
+step needs three times its forward pass. Attention counts, over the memory too; rematerialisation does not.
 """
 
 import functools
 import re
-import time
+import timeit
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Published dense peaks of one JAX device in bfloat16, or in float16 where that is all there is (V100, T4), in TFLOP/s.
-# The first key found as a word of `device_kind` counts, so the longer ones stand first.
+# Published dense peaks of one JAX device in bfloat16 (V100 and T4: float16), in TFLOP/s. The first key that is found as
+# a word of `device_kind` counts, so longer names stand before shorter ones.
 _PEAK_TFLOPS = {
     # cloud.google.com/tpu/docs/{v2,v3,v4,v5e,v5p,v6e,tpu7x}, per chip. v2, v3 and 7x show a chip as two devices.
-    "TPU v2": 45 / 2,
-    "TPU v3": 123 / 2,
-    "TPU v4": 275,
-    "TPU v5 lite": 197,
-    "TPU v5e": 197,
-    "TPU v5": 459,
-    "TPU v5p": 459,
-    "TPU v6 lite": 918,
-    "TPU v6e": 918,
-    "TPU7x": 2307 / 2,
+    "TPU v2": 45 / 2, "TPU v3": 123 / 2, "TPU v4": 275,
+    "TPU v5 lite": 197, "TPU v5e": 197, "TPU v5": 459, "TPU v5p": 459,
+    "TPU v6 lite": 918, "TPU v6e": 918, "TPU7x": 2307 / 2,
     # Data sheets on nvidia.com; half of the figures that they give with sparsity.
-    "T4": 65,
-    "V100-PCIE": 112,
-    "V100": 125,
-    "A100": 312,
-    "L4": 121,
-    "H100 PCIe": 756,
-    "H100 NVL": 835,
-    "H100": 989,
-    "H200 NVL": 835,
-    "H200": 989,
-    "GH200": 989,
-    "B200": 2250,
-    "GB200": 2500,
+    "T4": 65, "V100-PCIE": 112, "V100": 125, "A100": 312, "L4": 121,
+    "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200 NVL": 835, "H200": 989, "GH200": 989,
+    "B200": 2250, "GB200": 2500,
 }
 
 
 def peak_flops(dtype: str, num_devices: int) -> tuple[float, str]:
-  """Peak FLOP/s of so many devices together, and where it is from.
+  """(FLOP/s of `num_devices` devices together, 'published'), or 'measured' where the table does not know the chip.
 
-  Args:
-    dtype: the compute dtype; it matters only where the peak is measured.
-    num_devices: of the mesh.
-
-  Returns:
-    (FLOP/s, 'published'), or (FLOP/s, 'measured') on chips that the table does not know, by a matrix product. Simulated
-    CPU devices share one machine, which counts once.
+  `dtype` is that of the matrix product which measures. Simulated CPU devices share one machine, which counts once.
   """
   device = jax.devices()[0]
   peak = _published_peak(device.device_kind)
@@ -74,10 +50,7 @@ def _measured_peak(dtype: str) -> float:
   size = 1024 if device.platform == "cpu" else 8192
   matrix = jax.device_put(np.ones((size, size), jnp.dtype(dtype)), device)
   product = jax.jit(jnp.matmul)
-  product(matrix, matrix).block_until_ready()
-  seconds = []
-  for _ in range(5):
-    start = time.perf_counter()
-    product(matrix, matrix).block_until_ready()
-    seconds.append(time.perf_counter() - start)
+  multiply = lambda: product(matrix, matrix).block_until_ready()
+  multiply()  # Compiles.
+  seconds = timeit.repeat(multiply, number=1, repeat=5)
   return 2 * size**3 / float(np.median(seconds))

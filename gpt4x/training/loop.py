@@ -1,10 +1,12 @@
 """The train loop: restore or start, then step, evaluate, report and save until all steps are done."""
 
+from collections.abc import Callable
 import contextlib
 import json
 import math
 import pathlib
 import sys
+from typing import Any
 
 import jax
 
@@ -20,9 +22,9 @@ from gpt4x.launch import agreement
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import plots
 from gpt4x.training.config import TrainConfig
+from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.metrics import MetricsWriter, Progress
 from gpt4x.training.preemption import Preemption
-from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.telemetry import Profiler, Rates
 
 DONE, PREEMPTED = 0, 75
@@ -31,14 +33,9 @@ DONE, PREEMPTED = 0, 75
 def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tuple[int, int] | None = None) -> int:
   """Trains an experiment in a model directory, from its newest checkpoint if there is one.
 
-  Args:
-    model_dir: where checkpoints, metrics, plots and the configuration go; see run_directory.py.
-    config: what to train, and how.
-    gin_text: the same as gin has it, from which later commands read the run; "" where no gin was read.
-    profile_steps: (start, stop) steps to write a profiler trace of.
-
-  Returns:
-    The exit status: 0, or 75 when SIGTERM stopped the run, which is then saved.
+  `gin_text` is `config` as gin text, from which later commands read the run; "" where no gin was read. The profiler
+  traces the steps from profile_steps[0] to profile_steps[1]. Returns the exit status: 0, or 75 when SIGTERM stopped
+  the run, which is then saved.
   """
   experiment, partitioner, total_steps = config.experiment, config.partitioner, config.total_steps
   dataset = experiment.dataset
@@ -46,10 +43,9 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
   experiment.check_vocabulary()
   directory = Checkpoints(model_dir, config.checkpoints)
 
-  # The state, the data, and where both stand.
+  # The state and the data, from the same step.
   stream = experiment.data.train(rows=partitioner.host_rows(dataset.batch_size))
-  train_step = config.step
-  shapes = state_shapes(train_step, dataset.batch_size, experiment.memory_length, partitioner)
+  shapes = state_shapes(config.step, dataset.batch_size, experiment.memory_length, partitioner)
   restored = directory.restore(shapes)
   if restored:
     step, state, data_state = restored
@@ -57,13 +53,14 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
     directory.check_seed(step, config.seed)
   else:
     step, data_state = 0, stream.get_state()
-    agreement.check_alike("training data", json.dumps(data_state))  # Restoring compares with what was saved.
-    state = init_state(train_step, shapes, partitioner)
+    # A restored run needs no such check: `set_state` compares the data with what was saved.
+    agreement.check_alike("training data", json.dumps(data_state))
+    state = init_state(config.step, shapes, partitioner)
     if config.init_from:
       state = state.replace(params=experiment.restore_params(config.init_from, partitioner)[1])
 
-  # Who reports.
-  evaluators = []
+  # What reports.
+  evaluators: list[Callable[[Any], dict[str, float]]] = []
   if config.eval_period:
     evaluators = [Evaluator(experiment, partitioner, config.eval_split, config.eval_batches),
                   TaskMetrics(experiment, config.eval_split)]
@@ -80,8 +77,8 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
     found = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     progress.print(f"step {step}: {config.eval_split} {found}")
 
-  def report(at: int, metrics: dict[str, jax.Array]):
-    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+  def report(at: int, on_device: dict[str, jax.Array]):
+    metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
     if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
       raise UserError(
           f"loss {metrics['loss']} and gradient norm {metrics['gradient_norm']} at step {at} are not both finite:"
@@ -102,15 +99,15 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
         batch, data_state = rates.next(batches)
         batch = {name: partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
         if compiled is None:
-          compiled = train_step.jit(shapes).lower(state, batch).compile()
+          compiled = config.step.jit(shapes).lower(state, batch).compile()
           rates.restart()
         profiler.before_step(step)
         state, metrics = compiled(state, batch)
         step += 1
-        if unreported:  # The step before: the devices work on this one while its metrics are fetched.
+        if unreported:  # The devices work on this step while the metrics of the one before are fetched.
           report(*unreported)
         unreported = step, metrics
-        evaluating = evaluators and (step % config.eval_period == 0 or step == total_steps)
+        evaluating = config.eval_period and (step % config.eval_period == 0 or step == total_steps)
         saving = step % config.checkpoints.period == 0 or step == total_steps
         if evaluating or saving:
           report(*unreported)  # Nothing is saved before it is known to be finite and its metrics are written.
@@ -134,7 +131,7 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
 
 
 def write_configuration(model_dir: str, experiment: Experiment, gin_text: str) -> None:
-  """Writes what `eval` and `generate` need to work from the directory alone: the gin text, if any, and the vocabulary."""
+  """Writes the gin text, if any, and the vocabulary, so that `eval` and `generate` need nothing but the directory."""
   if jax.process_index() == 0:
     if gin_text:
       run_directory.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())

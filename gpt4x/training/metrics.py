@@ -21,17 +21,17 @@ class MetricsWriter:
     self._path = pathlib.Path(model_dir) / run_directory.METRICS
     self._active = jax.process_index() == 0
     self._tensorboard = tensorboard
-    self._events = None  # TensorFlow takes seconds to import, so not before the first metrics.
+    self._events: Any = None  # Opened by the first metrics, for TensorFlow takes seconds to import.
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes a line {"step": ..., "split": ..., name: value, ...}; it is in the file when this returns.
 
-    A float is written with the digits that give back the same float, so equal values make equal text; one that is
-    not finite becomes null, as JSON has no other name for it.
+    A float has the digits that give back the same float, so equal values make equal text. One that is not finite
+    becomes null, for which JSON has no other name.
     """
     if not self._active:
       return
-    values = {name: _number(value) for name, value in metrics.items()}
+    values = {name: getattr(value, "item", lambda: value)() for name, value in metrics.items()}  # Of arrays too.
     line = {"step": int(step), "split": split} | {
         name: value if math.isfinite(value) else None for name, value in values.items()}
     try:
@@ -50,17 +50,14 @@ class MetricsWriter:
     if not self._active or not self._path.exists():
       return
     kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
-    rewritten = self._path.with_suffix(".tmp")
     try:
-      rewritten.write_text("".join(kept))
-      rewritten.replace(self._path)
+      run_directory.write(self._path, "".join(kept).encode())
     except OSError as error:
       raise _cannot_write(self._path, error) from error
 
   def close(self) -> None:
     if self._events is not None:
       self._events.close()
-      self._events = None
 
 
 def read_metrics(model_dir: str) -> list[dict[str, Any]]:
@@ -70,16 +67,14 @@ def read_metrics(model_dir: str) -> list[dict[str, Any]]:
 
 
 class Progress:
-  """Steps done, loss, tokens/s and time left on stderr: a bar on a terminal, else a plain line now and then."""
+  """Steps done, loss, tokens/s and time left on stderr: a bar on a terminal, else a plain line every 30 seconds."""
 
-  def __init__(self, total_steps: int, start_step: int = 0, seconds_between_lines: float = 30.0):
-    self._total = total_steps
-    self._start = start_step
-    self._seconds_between_lines = seconds_between_lines
-    self._started = None
+  def __init__(self, total_steps: int, start_step: int = 0):
+    self._total, self._start = total_steps, start_step
+    self._started: float | None = None  # When step `_start` was done.
     self._last_line = -math.inf
     self._active = jax.process_index() == 0
-    self._bar = None
+    self._bar: Any = None
     if self._active and sys.stderr.isatty():
       from rich import console, progress
       self._bar = progress.Progress(
@@ -89,25 +84,23 @@ class Progress:
       self._task = self._bar.add_task("", total=total_steps, completed=start_step, status="")
       self._bar.start()
 
-  def update(self, step: int, loss: float | None = None, tokens_per_second: float | None = None) -> None:
+  def update(self, step: int, loss: float, tokens_per_second: float | None) -> None:
     """Shows that `step` steps are done."""
     if not self._active:
       return
-    status = ", ".join([f"loss {value:.4f}" for value in [loss] if value is not None]
-                       + [f"{value:,.0f} tokens/s" for value in [tokens_per_second] if value is not None])
+    parts = [f"loss {loss:.4f}"] + ([f"{tokens_per_second:,.0f} tokens/s"] if tokens_per_second is not None else [])
     if self._bar is not None:
-      self._bar.update(self._task, completed=step, **({"status": status} if status else {}))
+      self._bar.update(self._task, completed=step, status=", ".join(parts))
       return
     now = time.monotonic()
-    if self._started is None:  # What precedes the first step, compilation above all, does not recur.
+    if self._started is None:  # Compilation and all else before the first step does not recur.
       self._started, self._start = now, step
-    if now - self._last_line < self._seconds_between_lines and step < self._total:
+    if now - self._last_line < 30 and step < self._total:
       return
     self._last_line = now
-    done = step - self._start
-    left = (now - self._started) / done * (self._total - step) if done > 0 else None
-    parts = [f"step {step}/{self._total}", status, f"{_clock(left)} left" if left is not None else ""]
-    print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+    if (done := step - self._start) > 0:
+      parts.append(f"{_clock((now - self._started) / done * (self._total - step))} left")
+    print(f"step {step}/{self._total}", *parts, sep=", ", file=sys.stderr, flush=True)
 
   def print(self, text: str) -> None:
     """Prints a line of its own, above the bar if there is one."""
@@ -119,29 +112,16 @@ class Progress:
   def close(self) -> None:
     if self._bar is not None:
       self._bar.stop()
-      self._bar = None
-
-  def __enter__(self) -> "Progress":
-    return self
-
-  def __exit__(self, *_):
-    self.close()
-
-
-def _number(value: Any) -> int | float:
-  """A Python number, from one or from a scalar array of any kind."""
-  return value if isinstance(value, (int, float)) else jax.device_get(value).item()
 
 
 def _whole_lines(path: pathlib.Path) -> list[str]:
-  lines = path.read_text().splitlines(keepends=True)
-  return lines[:-1] if lines and not lines[-1].endswith("\n") else lines
+  return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _clock(seconds: float) -> str:
-  minutes, seconds = divmod(round(seconds), 60)
+  minutes, whole_seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02}:{seconds:02}"
+  return f"{hours}:{minutes:02}:{whole_seconds:02}"
 
 
 def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:

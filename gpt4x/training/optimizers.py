@@ -1,15 +1,15 @@
 """Optimizers and learning-rate schedules, chosen by gin.
 
-Every optimizer makes the update -learning_rate * (direction + weight_decay * parameter). Decay falls on matrices only:
-what is declared to be a kernel (projections, MLPs, routers, embedding tables, output kernels), not on norms and biases.
-Which those are an optimizer is told by the model's declarations: a factory here returns a function of them.
+Every optimizer makes the update -learning_rate * (direction + weight_decay * parameter). Only what the model declares
+to be a kernel decays (projections, MLPs, routers, embedding tables, output kernels), not norms and biases. A factory
+here therefore returns a function of the model's declarations.
 
 A schedule is a function of the number of updates made so far. A warmup of n updates gives the first one peak / n, not
 zero, and schedules that end at zero would reach it at the update after the last.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import gin
 import jax
@@ -19,7 +19,7 @@ import optax
 from gpt4x.models.parameters import Declaration
 
 Declarations = Any  # A tree like that of the parameters, a Declaration in the place of each.
-Optimizer = Callable[[Declarations], optax.GradientTransformation] | optax.GradientTransformation
+Optimizer: TypeAlias = Callable[[Declarations], optax.GradientTransformation] | optax.GradientTransformation
 Schedule = Callable[[jax.Array], jax.Array]
 LearningRate = float | Schedule
 
@@ -36,9 +36,9 @@ def complete(optimizer: Optimizer, declarations: Declarations,
 
 
 def by_declaration(function: Callable[[Declaration], Any], declarations: Declarations) -> Callable[[Any], Any]:
-  """A function of parameters, as optax takes masks and labels: that of each one's Declaration, in a like tree.
+  """A function from parameters to a like tree of `function(Declaration)`, as optax takes masks and labels.
 
-  Optax asks it of parts of the tree too. The leaves of what stands in for a kernel go by the kernel's.
+  It answers for parts of the tree too, as optax asks. The leaves of what stands in for a kernel go by the kernel's.
   """
   named = {jax.tree_util.keystr(path): one for path, one in jax.tree_util.tree_leaves_with_path(
       declarations, is_leaf=lambda x: isinstance(x, Declaration))}
@@ -69,8 +69,8 @@ def adafactor(learning_rate: LearningRate, decay_rate: float = 0.8, b1: float | 
               clipping_threshold: float = 1.0, weight_decay: float = 0.0) -> Optimizer:
   """Adafactor (arXiv:1804.04235), with updates relative to the scale of each parameter: a learning rate of 0.01 suits.
 
-  Second moments are factored over the two largest axes; the scale of a parameter is that of all its scanned layers
-  together. b1 adds momentum, at the memory of one more moment.
+  Second moments are factored over the two largest axes. A parameter has one scale for all its scanned layers. b1 adds
+  momentum, at the memory of one more moment.
   """
   return lambda declarations: optax.chain(
       optax.scale_by_factored_rms(decay_rate=decay_rate),
@@ -98,7 +98,7 @@ def sgd(learning_rate: LearningRate, momentum: float = 0.9, nesterov: bool = Fal
       optax.scale_by_learning_rate(learning_rate))
 
 
-# Optax's own coefficients, of five steps one by one: it then makes a loop of them, which takes less time to compile.
+# Optax's own coefficients, once for each of five steps: optax then makes a loop of them, which compiles faster.
 _NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
 
 
@@ -107,13 +107,13 @@ def muon(learning_rate: LearningRate, beta: float = 0.95, weight_decay: float = 
          eps: float = 1e-8) -> Optimizer:
   """Muon (arXiv:2502.16982) for attention and MLP matrices; AdamW for embeddings, output, norms and biases.
 
-  A matrix maps all its inputs to all its outputs, [D, H * K] in `query`, one per scanned layer. Its update has the
-  RMS that AdamW's would have (0.2), so both share one learning rate and weight decay.
+  A matrix maps all its inputs to all its outputs, [D, H * K] in `query`, one per scanned layer. Its update has the RMS
+  of AdamW's (0.2), so both share one learning rate and weight decay.
   """
   return lambda declarations: optax.partition({
-      "muon": optax.contrib.muon(learning_rate, ns_coeffs=_NEWTON_SCHULZ, beta=beta, weight_decay=weight_decay,
-                                 consistent_rms=0.2,
-                                 muon_weight_dimension_numbers=by_declaration(muon_axes, declarations)),
+      "muon": optax.contrib.muon(
+          learning_rate, ns_coeffs=_NEWTON_SCHULZ, beta=beta, weight_decay=weight_decay, consistent_rms=0.2,
+          muon_weight_dimension_numbers=by_declaration(muon_axes, declarations)),
       "adamw": adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)(declarations),
   }, by_declaration(lambda one: "muon" if one.is_hidden else "adamw", declarations))
 
@@ -125,20 +125,17 @@ def muon_axes(declaration: Declaration) -> optax.contrib.MuonDimensionNumbers:
   return optax.contrib.MuonDimensionNumbers(inputs, outputs)
 
 
-
 @gin.configurable
 def constant(value: float) -> Schedule:
   """The same learning rate throughout."""
-  return _with_warmup(value, 0, lambda step: 1.0)
+  return _with_warmup(value, 0, jnp.ones_like)
 
 
 @gin.configurable
 def warmup_cosine(peak: float, warmup_steps: int, total_steps: int, final_fraction: float = 0.1) -> Schedule:
   """Linear warmup, then half a cosine down to `final_fraction * peak`."""
-  def decay(step):
-    cosine = 0.5 * (1 + jnp.cos(jnp.pi * _progress(step, warmup_steps, total_steps)))
-    return final_fraction + (1 - final_fraction) * cosine
-  return _with_warmup(peak, warmup_steps, decay)
+  cosine = lambda step: 0.5 * (1 + jnp.cos(jnp.pi * _progress(step, warmup_steps, total_steps)))
+  return _with_warmup(peak, warmup_steps, lambda step: final_fraction + (1 - final_fraction) * cosine(step))
 
 
 @gin.configurable

@@ -1,6 +1,7 @@
 """The loss curve of a run, drawn from its metrics.jsonl."""
 
 from collections.abc import Iterable, Mapping
+import itertools
 import pathlib
 from typing import Any, TYPE_CHECKING
 
@@ -15,24 +16,16 @@ if TYPE_CHECKING:
 _PANELS = {"loss": "loss (nats per token)", "bits_per_byte": "bits per byte"}
 
 
-def plot_losses(model_dir: str) -> pathlib.Path | None:
-  """Draws DIR/loss.png; returns its path, or None if there is nothing to draw yet."""
-  drawn = figure(read_metrics(model_dir))
-  if drawn is None:
-    return None
-  path = pathlib.Path(model_dir) / run_directory.LOSSES
-  drawn.savefig(path, dpi=120)
-  return path
+def plot_losses(model_dir: str) -> None:
+  """Draws DIR/loss.png, unless there is nothing to draw yet."""
+  if drawn := figure(read_metrics(model_dir)):
+    drawn.savefig(pathlib.Path(model_dir) / run_directory.LOSSES, dpi=120)
 
 
 def figure(metrics: Iterable[Mapping[str, Any]]) -> "Figure | None":
-  """Training loss, smoothed over raw, and the loss and bits per byte of every other split: a panel for each metric.
+  """The curves in lines of metrics.jsonl, a panel for each metric; None if there are none.
 
-  Args:
-    metrics: the lines of metrics.jsonl.
-
-  Returns:
-    The figure, or None if no line has any of them.
+  Training loss is smoothed over raw; every other split has its loss and its bits per byte.
   """
   curves: dict[str, dict[str, list[tuple[int, float]]]] = {name: {} for name in _PANELS}  # By panel, then by split.
   for line in metrics:
@@ -43,23 +36,18 @@ def figure(metrics: Iterable[Mapping[str, Any]]) -> "Figure | None":
   if not curves:
     return None
 
-  names = dict.fromkeys(split for splits in curves.values() for split in splits)
-  colors = {split: f"C{number}" for number, split in enumerate(names)}
-
-  from matplotlib.backends.backend_agg import FigureCanvasAgg  # Needs no display; not cheap to import.
-  from matplotlib.figure import Figure
+  colors = {split: f"C{number}" for number, split in enumerate(dict.fromkeys(itertools.chain(*curves.values())))}
+  from matplotlib.figure import Figure  # Takes a while, so not before there is something to draw.
   drawn = Figure(figsize=(5.5 * len(curves), 4), layout="constrained")
-  FigureCanvasAgg(drawn)
   for axes, (name, splits) in zip(drawn.subplots(1, len(curves), squeeze=False)[0], curves.items()):
     for split, points in splits.items():
       steps, values = np.array(points, float).T
       if split == "train":
         axes.plot(steps, values, color=colors[split], alpha=0.3, linewidth=0.8)
-        values = _smooth(values)
-        axes.plot(steps, values, color=colors[split], label=f"train, smoothed: {values[-1]:.3f} at the end")
+        values, kind, style = _smooth(values), "train, smoothed", {}
       else:
-        axes.plot(steps, values, color=colors[split], marker="o", markersize=3,
-                  label=f"{split}: {values[-1]:.3f} at the end")
+        kind, style = split, {"marker": "o", "markersize": 3}
+      axes.plot(steps, values, color=colors[split], label=f"{kind}: {values[-1]:.3f} at the end", **style)
     axes.set(xlabel="step", ylabel=_PANELS[name])
     axes.grid(alpha=0.3)
     axes.legend()

@@ -21,26 +21,16 @@ AfterUpdate = Callable[[Params, Sums], Params]
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-  """One optimizer step on a batch of `decoder_*` features [B, L]; the memory moves on by L.
-
-  Attributes:
-    model, objective: what is trained, and for what.
-    optimizer: see optimizers.py.
-    clip_norm: global norm that gradients are scaled down to; None: they are not.
-    gradients: how they are taken; see gradients.py.
-    trained: says by a parameter's name whether it is trained.
-    after_update: what changes the parameters after their update, in turn, beside the model's own.
-    seed: of dropout; the step t uses nothing but (seed, t).
-  """
+  """One optimizer step on a batch of `decoder_*` features [B, L]; the memory moves on by L."""
 
   model: LanguageModel
   objective: Objective
-  optimizer: Optimizer
-  clip_norm: float | None = None
-  gradients: Gradients = whole
+  optimizer: Optimizer  # See optimizers.py.
+  clip_norm: float | None = None  # Global norm that gradients are scaled down to; None: they are not.
+  gradients: Gradients = whole  # How gradients are taken; see gradients.py.
   trained: Trained = everything
-  after_update: tuple[AfterUpdate, ...] = ()
-  seed: int = 0
+  after_update: tuple[AfterUpdate, ...] = ()  # Called in turn after the model's own.
+  seed: int = 0  # Of dropout; the step t uses nothing but (seed, t).
 
   @functools.cached_property
   def transformation(self) -> optax.GradientTransformation:

@@ -14,7 +14,7 @@ from gpt4x.training import hardware
 
 
 class Rates:
-  """Speed since the last report: evaluation, compilation and their like are kept out by `restart`."""
+  """Speed since the last report; `restart` leaves out what is not training, such as evaluation and compilation."""
 
   def __init__(self, experiment: Experiment, partitioner: Partitioner):
     config, dataset = experiment.model.config, experiment.dataset
@@ -22,14 +22,14 @@ class Rates:
     self.flops_per_token = config.flops_per_token(dataset.segment_length, experiment.memory_length, training=True)
     self._peak, source = hardware.peak_flops(config.compute_dtype, partitioner.mesh.size)
     self.peak = f"{self._peak / 1e12:.4g} TFLOP/s ({source})"
-    self.tokens_per_second = None
+    self.tokens_per_second: float | None = None  # As last reported.
     self.restart()
 
   def restart(self) -> None:
     self._since, self._steps, self._waited = time.monotonic(), 0, 0.0
 
   def next(self, batches: Iterator[Any]) -> Any:
-    """The next batch; the time that it is waited for counts as `input_wait`."""
+    """The next batch; the wait for it counts as `input_wait`."""
     start = time.monotonic()
     batch = next(batches)
     self._waited += time.monotonic() - start
@@ -42,10 +42,10 @@ class Rates:
     """Steps and tokens per second, MFU (see hardware.py), and the share of the time spent on waiting for input."""
     seconds = time.monotonic() - self._since
     steps_per_second, input_wait = self._steps / seconds, self._waited / seconds
-    self.tokens_per_second = steps_per_second * self._tokens
+    self.tokens_per_second = tokens_per_second = steps_per_second * self._tokens
     self.restart()
-    return {"steps_per_second": steps_per_second, "tokens_per_second": self.tokens_per_second,
-            "mfu": self.mfu(self.tokens_per_second), "input_wait": input_wait}
+    return {"steps_per_second": steps_per_second, "tokens_per_second": tokens_per_second,
+            "mfu": self.mfu(tokens_per_second), "input_wait": input_wait}
 
   def mfu(self, tokens_per_second: float) -> float:
     return tokens_per_second * self.flops_per_token / self._peak
@@ -56,13 +56,14 @@ class Profiler:
 
   def __init__(self, model_dir: str, steps: tuple[int, int] | None):
     self._directory = str(pathlib.Path(model_dir) / run_directory.PROFILE)
-    self._start, self._stop = steps if steps and jax.process_index() == 0 else (None, None)
+    self._steps = steps if steps and jax.process_index() == 0 else (-1, -1)
     self._running = False
 
   def before_step(self, step: int) -> None:
-    if step == self._stop:
+    start, stop = self._steps
+    if step == stop:
       self.close()
-    if step == self._start:
+    if step == start:
       jax.profiler.start_trace(self._directory)
       self._running = True
 

@@ -20,7 +20,6 @@ ROWS, LENGTH, MEMORY, STEPS = 8, 6, 5, 4
 CONFIG = TransformerConfig(vocab_size=16, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=32, memory_length=MEMORY,
                            norm_position="pre")
 ONE_DEVICE = dict(data=1, num_devices=1)
-_ONE = tuple(ONE_DEVICE.items())
 # By blocks of an MLP and a mixture; with its capacity some choices are dropped.
 MIXTURE = MoEConfig(num_experts=4, period=2, mlp_dim=24, num_shared_experts=1, router_z_loss=0.01, bias_rate=0.01)
 CAPACITY = dataclasses.replace(MIXTURE, capacity_factor=1.0, jitter=0.1)
@@ -37,9 +36,12 @@ def batches(steps=STEPS):
 
 
 @functools.cache
-def run(microbatches=1, optimizer="sgd", mesh=_ONE, remat="none", moe=None, steps=STEPS):
-  """The state after some steps, and each step's metrics; by SGD, for Adam turns rounding into signs."""
-  step, state, partitioner = prepare(microbatches, optimizer, dict(mesh), remat=remat, moe=moe)
+def run(microbatches=1, optimizer="sgd", mesh=None, remat="none", moe=None, steps=STEPS):
+  """The state after some steps, and each step's metrics; by SGD, for Adam turns rounding into signs.
+
+  `mesh` holds the items of Partitioner's arguments; None: one device.
+  """
+  step, state, partitioner = prepare(microbatches, optimizer, dict(mesh) if mesh else ONE_DEVICE, remat=remat, moe=moe)
   history = []
   with partitioner.activate():
     for batch in batches(steps):

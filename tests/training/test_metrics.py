@@ -1,5 +1,6 @@
 """metrics.jsonl is exact and survives a kill; progress reads well without a terminal."""
 
+import contextlib
 import json
 import sys
 
@@ -58,7 +59,7 @@ def test_tensorboard_events(tmp_path):
 
 
 def test_progress_without_a_terminal(capsys):
-  with Progress(total_steps=100, start_step=20) as progress:
+  with contextlib.closing(Progress(total_steps=100, start_step=20)) as progress:
     for step in range(21, 101):
       progress.update(step, loss=1.5, tokens_per_second=12345.6)
     progress.print("validation loss [1.25]")
@@ -70,7 +71,7 @@ def test_progress_without_a_terminal(capsys):
 
 def test_progress_on_a_terminal(capsys, monkeypatch):
   monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-  with Progress(total_steps=100) as progress:
+  with contextlib.closing(Progress(total_steps=100)) as progress:
     progress.update(50, loss=1.5, tokens_per_second=10.0)
     progress.print("validation loss [1.25]")
   shown = capsys.readouterr()

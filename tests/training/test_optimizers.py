@@ -96,6 +96,14 @@ def test_adamw_against_numpy():
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-6), updates, expected)
 
 
+def test_adamws_first_moment_has_the_dtype_that_is_asked_for():
+  params = random_tree(0)
+  moments = lambda **options: optax.tree.get(
+      optimizers.complete(optimizers.adamw(0.1, **options), declared()).init(params), "mu")
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(moments())} == {"float32"}
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(moments(first_moment_dtype="bfloat16"))} == {"bfloat16"}
+
+
 def test_lion_against_numpy():
   params, gradients = random_tree(0), [random_tree(1), random_tree(2)]
   b1, b2, decay, rate = 0.7, 0.95, 0.3, 0.01

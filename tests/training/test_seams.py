@@ -1,5 +1,7 @@
 """What a run may be told of its step: which parameters are trained, what is frozen, what comes after an update."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +62,31 @@ def test_only_what_is_named_is_trained():
 
 def test_a_name_that_trains_nothing_is_told():
   with pytest.raises(UserError, match="train.trained = 'decoder/.*' matches no parameter"):
-    run(config(trained="decoder/.*").step)
+    config(trained="decoder/.*").step  # noqa: B018  A property that raises.
+
+
+def test_every_option_reaches_the_step(monkeypatch):
+  monkeypatch.setattr("gpt4x.training.config.microbatched", lambda parts: ("microbatches", parts))
+  change = lambda params, sums: params
+  run = config(microbatches=2, clip_norm=0.5, seed=7, trained="layers/.*", after_update=(change,))
+  step = run.step
+  assert step.gradients == ("microbatches", 2)
+  assert (step.clip_norm, step.seed, step.after_update) == (0.5, 7, (change,))
+  assert step.trained("layers/attention/query") and not step.trained("vocabulary/embedding")
+  assert (step.model, step.objective) == (run.experiment.model, run.experiment.objective)
+  assert step.optimizer is run.optimizer
+
+
+def test_dropout_draws_by_the_seed_and_the_step():
+  """A step repeats itself, and no other: neither the step after it nor that of another seed."""
+  model = LanguageModel(dataclasses.replace(CONFIG, dropout_rate=0.5))
+  step = TrainStep(model, NextToken(), optimizers.sgd(0.1))
+  partitioner = Partitioner(**ONE_DEVICE)
+  state, batch = init_state(step, state_shapes(step, ROWS, MEMORY, partitioner), partitioner), next(batches())
+  loss = lambda step: tiny.jit(lambda at: step(state.replace(step=at), batch)[1]["loss"])
+  of_seed_0, of_seed_1 = loss(step), loss(dataclasses.replace(step, seed=1))
+  assert of_seed_0(0) == of_seed_0(0)
+  assert len({float(one) for one in (of_seed_0(0), of_seed_0(1), of_seed_0(2), of_seed_1(0))}) == 4
 
 
 def test_what_comes_after_an_update_sees_it_and_its_sums():

@@ -139,7 +139,8 @@ def test_a_checkpoint_that_does_not_fit(text, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd", "muon"])
 def test_every_optimizer_has_a_layout(name):
   """Statistics of a parameter's shape lie as the parameter does, the rest everywhere."""
-  model = model_of(tiny.make(vocab_size=12), OptaxOptimizer(getattr(optimizers, name)(1e-2)))
+  model = tiny.make(vocab_size=12)
+  model = model_of(model, OptaxOptimizer(getattr(optimizers, name)(1e-2), model.lm))
   partitioner = MeshPartitioner(num_partitions=2)
   shapes = {"decoder_input_tokens": (8, 4)}
   initializer = utils.TrainStateInitializer(model.optimizer_def, model.get_initial_variables, shapes, partitioner)

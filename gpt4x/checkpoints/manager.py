@@ -216,8 +216,8 @@ class Checkpoints:
       except Damaged as damage:
         damages[candidate] = damage
       else:
-        for damaged, damage in damages.items():
-          self._set_aside(damaged, damage, candidate)
+        for damaged in damages:
+          self._set_aside(damaged, damages[damaged], candidate)
         return result
     if step is not None:
       raise UserError(f"checkpoint {self._directory / str(step)} is damaged ({damages[step]}): choose another step of"
@@ -225,7 +225,7 @@ class Checkpoints:
     if damages:
       # All stay where they are, or a second start would take this for a new run.
       raise UserError(f"every checkpoint in {self._directory} is damaged ("
-                      + "; ".join(f"{step}: {damage}" for step, damage in damages.items())
+                      + "; ".join(f"{step}: {reason}" for step, reason in damages.items())
                       + "): move the directory away to start anew")
     return None
 

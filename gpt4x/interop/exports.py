@@ -23,9 +23,9 @@ _CONFIG = "config.json"
 def save(directory: str | os.PathLike, language_model: LanguageModel, params: Any) -> None:
   """Writes a model into a directory without one."""
   directory = pathlib.Path(directory)
-  for name in (tensor_files.SAFETENSORS, _CONFIG):
-    if (directory / name).exists():
-      raise UserError(f"{directory / name} is there already: choose another directory, or remove it")
+  for path in (directory / tensor_files.SAFETENSORS, directory / _CONFIG):
+    if path.exists():
+      raise UserError(f"{path} is there already: choose another directory, or remove it")
   directory.mkdir(parents=True, exist_ok=True)
   unfinished = directory / f"{tensor_files.SAFETENSORS}.{os.getpid()}"
   unfinished.touch()
@@ -50,9 +50,8 @@ def load(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageM
   known = {field.name for field in dataclasses.fields(TransformerConfig)}
   if not isinstance(fields := content.get("transformer"), dict):
     raise UserError(f"{path} has no field transformer: copy it again")
-  for name in {**fields, **config_changes}:
-    if name not in known:
-      raise UserError(f"{path}: unknown field {name} of TransformerConfig{nearest(name, known)}")
+  for name in [name for name in {**fields, **config_changes} if name not in known]:
+    raise UserError(f"{path}: unknown field {name} of TransformerConfig{nearest(name, known)}")
   try:
     if fields.get("moe"):
       fields["moe"] = MoEConfig(**fields["moe"])

@@ -41,15 +41,14 @@ def load(model: LanguageModel, file: TensorFile, sources: Mapping[str, Source], 
   remedy = "copy the file again, or correct the configuration beside it"
   known = set(ignored)
   for source in sources.values():
-    present = [name for name in source.names if name in file.shapes]
-    if not present:
+    if not (present := [name for name in source.names if name in file.shapes]):
       raise UserError(f"{file.where}: the tensor {source.names[0]} is missing: {remedy}")
     for name in present:
       if file.shapes[name] != source.shape:
         raise UserError(f"{file.where}: the tensor {name} is {list(file.shapes[name])}, and {list(source.shape)} by its"
                         f" configuration: {remedy}")
     known.update(present)
-  if unknown := sorted(set(file.shapes) - known):
+  if unknown := sorted(file.shapes.keys() - known):
     others = f" (and {len(unknown) - 1} more)" if unknown[1:] else ""
     raise UserError(f"{file.where}: the tensor {unknown[0]}{others} is none of this model's: {remedy}")
 
@@ -82,7 +81,5 @@ def _named_leaves(tree: Any) -> Iterator[tuple[list[str], bool, Any]]:
     if first != "layers":
       yield [".".join((re.sub(r"^layers_(\d+)$", r"layers.\1", first), *rest))], False, leaf
       continue
-    place = 0
-    if rest[0].startswith("layers_"):
-      place, rest = int(rest[0].removeprefix("layers_")), rest[1:]
+    place, rest = (int(rest[0].removeprefix("layers_")), rest[1:]) if rest[0].startswith("layers_") else (0, rest)
     yield [".".join(("layers", str(block * period + place), *rest)) for block in range(leaf.shape[0])], True, leaf

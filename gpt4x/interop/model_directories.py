@@ -71,7 +71,7 @@ def write(model_dir: pathlib.Path, found: Foreign, config_text: str) -> None:
   """Writes a model directory, as `eval`, `generate` and `train.init_from` read it."""
   if found.vocabulary is not None:
     vocabularies.save(found.vocabulary, model_dir)
-  checkpoints = Checkpoints(model_dir, CheckpointConfig())
+  checkpoints = Checkpoints(str(model_dir), CheckpointConfig())
   checkpoints.save(0, {"params": found.params, "step": jnp.zeros((), jnp.int32)}, data_state={}, seed=0,
                    config_text=config_text, wait=True)
   checkpoints.close()

@@ -31,10 +31,9 @@ def open_directory(directory: str | os.PathLike) -> TensorFile:
   """Opens `model.safetensors`, else `pytorch_model.bin`, whole or in shards."""
   directory = pathlib.Path(directory)
   for name, open_file in ((SAFETENSORS, _open_safetensors), (TORCH, _open_torch)):
-    index = directory / f"{name}.index.json"
     if (directory / name).exists():
       return open_file(directory / name)
-    if index.exists():
+    if (index := directory / f"{name}.index.json").exists():
       return _join(index, open_file)
   raise UserError(f"no weights in {directory}: there must be {SAFETENSORS} or {TORCH}, or the index of its shards")
 

@@ -40,7 +40,7 @@ class Storage:
 
 @dataclasses.dataclass
 class Tensor:
-  """A view of a storage."""
+  """A view of a storage; offset and strides count numbers, not bytes."""
 
   storage: Storage
   offset: int
@@ -91,11 +91,10 @@ class _Unpickler(pickle.Unpickler):
     full_name = f"{module}.{name}"
     known = {"collections.OrderedDict": collections.OrderedDict, "collections.Counter": collections.Counter,
              "torch._utils._rebuild_tensor_v2": self._tensor,
-             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor}
+             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+             **{f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}}
     if full_name in known:
       return known[full_name]
-    if module == "torch" and name.removesuffix("Storage") in _DTYPES:
-      return np.dtype(_DTYPES[name.removesuffix("Storage")])
     if self._unknown:
       return self._unknown(full_name)
     raise Malformed(f"names {full_name}, which is neither a tensor nor a plain container: save a state dict of tensors")

@@ -21,7 +21,7 @@ from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
 # What config.json leaves out.
-_DEFAULTS = dict(
+_DEFAULTS: dict[str, Any] = dict(
     vocab_size=267735, cutoffs=[20000, 40000, 200000], d_model=1024, d_embed=1024, n_head=16, d_head=64, d_inner=4096,
     div_val=4, pre_lnorm=False, n_layer=18, mem_len=1600, clamp_len=1000, same_length=True,
     proj_share_all_but_first=True, attn_type=0, sample_softmax=-1, adaptive=True, dropout=0.1, dropatt=0.0,
@@ -29,7 +29,7 @@ _DEFAULTS = dict(
 _OTHER_NAMES = {"n_token": "vocab_size", "hidden_size": "d_model", "num_attention_heads": "n_head",
                 "num_hidden_layers": "n_layer"}
 # With other values, a model differs in more than numbers.
-_ONLY = dict(pre_lnorm=False, attn_type=0, adaptive=True, sample_softmax=-1)
+_ONLY: dict[str, Any] = dict(pre_lnorm=False, attn_type=0, adaptive=True, sample_softmax=-1)
 _COMPUTED = {"transformer.pos_emb.inv_freq"}
 
 
@@ -39,8 +39,7 @@ def from_hugging_face(directory: str | os.PathLike, **config_changes: Any) -> tu
   Memory holds at most the parameters and the largest of them twice. `config_changes` are fields of TransformerConfig
   that change nothing about the parameters, e.g. scan_layers or dtype.
   """
-  directory = pathlib.Path(directory)
-  config = dataclasses.replace(read_config(directory / "config.json"), **config_changes)
+  config = dataclasses.replace(read_config(pathlib.Path(directory) / "config.json"), **config_changes)
   model = LanguageModel(config)
   return model, layerwise.load(model, open_directory(directory), dict(_sources(config)), _COMPUTED)
 
@@ -92,9 +91,9 @@ def _sources(c: TransformerConfig) -> Iterator[tuple[str, Source]]:
     if c.untie_biases:
       for ours, theirs in biases:
         yield f"layers.{i}.attention.{ours}", source(f"{layer}.dec_attn.{theirs}", (h, k))
-    for ours, theirs, inputs, outputs in (("wi", 0, d, f), ("wo", 3, f, d)):
-      yield f"layers.{i}.mlp.{ours}", source(f"{layer}.pos_ff.CoreNet.{theirs}.weight", (outputs, inputs), np.transpose)
-      yield f"layers.{i}.mlp.{ours}_bias", source(f"{layer}.pos_ff.CoreNet.{theirs}.bias", (outputs,))
+    for ours, theirs, inputs, outputs in (("wi", "CoreNet.0", d, f), ("wo", "CoreNet.3", f, d)):
+      yield f"layers.{i}.mlp.{ours}", source(f"{layer}.pos_ff.{theirs}.weight", (outputs, inputs), np.transpose)
+      yield f"layers.{i}.mlp.{ours}_bias", source(f"{layer}.pos_ff.{theirs}.bias", (outputs,))
     for ours, theirs in (("attention_norm", "dec_attn"), ("mlp_norm", "pos_ff")):
       yield f"layers.{i}.{ours}.scale", source(f"{layer}.{theirs}.layer_norm.weight", (d,))
       yield f"layers.{i}.{ours}.bias", source(f"{layer}.{theirs}.layer_norm.bias", (d,))

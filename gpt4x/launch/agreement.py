@@ -40,7 +40,7 @@ def start(processes: Processes, note: Callable[[str], None], start_timeout: int,
     try:  # With a port in use, JAX would crash.
       socket.create_server(("", int(port))).close()
     except OSError as error:
-      raise UserError(f"process 0 cannot listen on port {port} ({os.strerror(error.errno)}): choose another for"
+      raise UserError(f"process 0 cannot listen on port {port} ({os.strerror(error.errno or 0)}): choose another for"
                       f" --coordinator_address={host}:PORT") from error
   try:
     jax.distributed.initialize(
@@ -85,10 +85,9 @@ def check_alike(what: str, text: str) -> None:
   if len(set(exchange(hashlib.sha256(text.encode()).hexdigest()))) > 1:
     first, *others = (text.split("\n") for text in exchange(text))
     index, other = next((index, other) for index, other in enumerate(others, 1) if other != first)
-    pairs = itertools.zip_longest(other, first, fillvalue="nothing")
-    lines = next(f"{here[:200]!r} against {there[:200]!r}" for here, there in pairs if here != there)
-    raise UserError(f"the {what} of process {index} differs from that of process 0 ({lines}): start all with the same"
-                    " flags, files and versions")
+    here, there = next(lines for lines in itertools.zip_longest(other, first, fillvalue="nothing") if len({*lines}) > 1)
+    raise UserError(f"the {what} of process {index} differs from that of process 0 ({here[:200]!r} against"
+                    f" {there[:200]!r}): start all with the same flags, files and versions")
 
 
 def check(configuration: str) -> None:

@@ -31,15 +31,13 @@ def find(coordinator: str | None = None, count: int | None = None, index: int | 
   given = {"coordinator": coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
            "count": _number(count, "JAX_NUM_PROCESSES"), "index": _number(index, "JAX_PROCESS_ID")}
   given = {name: value for name, value in given.items() if value is not None}
-  if given.get("count") == 1:
-    return None
-  if not (values := (_found(timeout, "coordinator" in given) if len(given) < 3 else {}) | given):
+  if given.get("count") == 1 or not (
+      values := (_found(timeout, "coordinator" in given) if len(given) < 3 else {}) | given):
     return None
   if "JOB_COMPLETION_INDEX" in os.environ:  # An indexed Kubernetes job, for which JAX would ask the API server.
     values.setdefault("index", int(os.environ["JOB_COMPLETION_INDEX"]))
   flags = {"coordinator": "--coordinator_address=HOST:PORT", "count": "--num_processes=N", "index": "--process_id=I"}
-  missing = [flag for name, flag in flags.items() if name not in values]
-  if missing:
+  if missing := [flag for name, flag in flags.items() if name not in values]:
     raise CommandError(f"a run of several processes ({', '.join(f'{name} {value}' for name, value in values.items())})"
                        f" needs {' and '.join(missing)} as well: give it to every process")
   one = Processes(**values)
@@ -91,9 +89,7 @@ def _found(timeout: int, coordinator_given: bool) -> dict:
 
 def _own_gpu(local_index: int | None, count: int) -> tuple[int] | None:
   """This process's GPU if several processes share a host; None: all. JAX would give one to a single process too."""
-  env = os.environ
-  # Under mpirun SLURM_* describe its daemons.
-  several = (int(env["OMPI_COMM_WORLD_LOCAL_SIZE"]) > 1 if "OMPI_COMM_WORLD_LOCAL_SIZE" in env else
-             count > int(env.get("SLURM_STEP_NUM_NODES", count)))
+  env, mpi = os.environ, os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")  # Under mpirun SLURM_* describe its daemons.
+  several = int(mpi) > 1 if mpi else count > int(env.get("SLURM_STEP_NUM_NODES", count))
   one_visible = "SLURM_GPUS_PER_TASK" in env or "," not in (env.get("CUDA_VISIBLE_DEVICES") or ",")
   return (local_index,) if several and local_index is not None and not one_visible else None

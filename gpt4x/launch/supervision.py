@@ -19,7 +19,6 @@ from gpt4x import run_directory
 from gpt4x.errors import UserError
 from gpt4x.launch.clusters import Processes
 
-_NOTE_BYTES = 1 << 13
 # Words of gloo, NCCL, gRPC and the coordination service for the loss of the other end.
 _LOST = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|socket closed|connection (reset|closed|refused)|broken pipe"
                    "|remote process exited|tim(ed|e) ?out|heartbeat|unhealthy", re.IGNORECASE)
@@ -32,17 +31,16 @@ def supervise(processes: Processes, work: Callable[[Callable[[str], None]], tupl
   `work` gets a function that notes what to say if the process is aborted from then on ("": the usual), and returns
   (1, None) if it has lost contact with the others. The message names the newest checkpoint in `model_dir`.
   """
-  note = mmap.mmap(-1, _NOTE_BYTES)  # Shared with the child, and outlives it.
+  note = mmap.mmap(-1, 1 << 13)  # Shared with the child, and outlives it.
 
   def write(text: str) -> None:
-    note[:] = text.encode()[:_NOTE_BYTES].ljust(_NOTE_BYTES, b"\0")
+    note[:] = text.encode()[:len(note)].ljust(len(note), b"\0")
 
   sys.stdout.flush()
   sys.stderr.flush()
   handed_on = (signal.SIGTERM, signal.SIGHUP)
   signal.pthread_sigmask(signal.SIG_BLOCK, handed_on)  # A signal ahead of the handlers would end the parent alone.
-  child = os.fork()
-  if not child:
+  if not (child := os.fork()):
     status = 1
     try:
       signal.pthread_sigmask(signal.SIG_UNBLOCK, handed_on)

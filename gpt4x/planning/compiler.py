@@ -83,7 +83,7 @@ def topology_devices(topology: Topology) -> list[Any]:
     os.environ.setdefault(name, value)
   # The default level takes three times as long and finds the same fusions and costs.
   jax.config.update("jax_optimization_level", "O1")
-  options = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
+  options: dict[str, Any] = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
   if math.prod(topology.shape) == 1:
     options["chips_per_host_bounds"] = (1, 1, 1)  # Hosts of four are the default.
   try:

@@ -95,7 +95,7 @@ def cost(step: Step, state: TrainState, partitioner: Partitioner) -> Cost:
   weights = passes * 2 * s.gathered + 2 * (4 * s.owned + device_bytes(state.opt_state)) + 12 * s.owned
   activations = c.num_layers * (2 * 30 * s.tokens * c.embed_dim + 2 * 8 * s.hidden + 4 * 16 * s.scores)
   logits = 4 * 6 * s.tokens * c.vocab_size / s.tensor
-  traffic = {}
+  traffic: dict[str, float] = {}
 
   def add(axes, amount):
     size = math.prod(shape[name] for name in axes)

@@ -141,7 +141,7 @@ def search(step: Step, topology: Topology) -> list[Plan]:
   return sorted(found, key=lambda plan: (plan.spare < SPARE, -round(plan.mfu, 3), sum(plan.seconds.values())))
 
 
-def _meshes(topology: Topology, step: Step) -> Iterator[dict[str, int]]:
+def _meshes(topology: Topology, step: Step) -> Iterator[dict[str, Any]]:
   chips, moe = math.prod(topology.shape), step.config.moe
   powers = [2**i for i in range(int(math.log2(chips)) + 1)]
   for tensor, expert, fsdp in itertools.product(powers[:5], powers if moe else [1], powers):

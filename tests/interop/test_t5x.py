@@ -113,7 +113,8 @@ def test_killed_at_any_moment(text, tmp_path):
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"EVAL_PERIOD": 12}, "multiple of the other"), ({"CheckpointConfig__keep_period": 2}, "no counterpart")])
+    ({"EVAL_PERIOD": 12}, "multiple of the other"), ({"CheckpointConfig__keep_period": 2}, "no counterpart"),
+    ({"train__trained": "layers/.*"}, "train.trained is set")])
 def test_what_t5x_cannot_do_is_said_before_it_starts(text, tmp_path, capsys, changes, words):
   assert cli.main([*corpus.flags(text, tmp_path / "run", **ONE_DEVICE, **changes), "--loop=t5x"]) == 1
   assert words in capsys.readouterr().err

@@ -15,10 +15,9 @@ optax optimizers (optimizer.OptaxOptimizer).
 
 What remains as t5x has it:
   * `learning_rate_fn` has no effect on optax optimizers, whose schedule is inside; no learning rate is reported.
-  * Periods of evaluation and saving count from the step at which the process began, and one must be a multiple of the
-    other. Saving holds up the loop.
+  * Periods of evaluation and saving count from the process's first step; one must be a multiple of the other.
   * Every report (`stats_period`) costs about 15 ms and is a mean over its steps; ours is the last step's loss.
-  * A loss that is not finite stops nothing, and a damaged checkpoint is not noticed.
+  * A loss that is not finite stops nothing, a damaged checkpoint is not noticed, and saving holds up the loop.
   * There is no `expert` axis, so mixtures of experts have no expert-parallel path.
   * Under dynamic registration a `--gin.` flag cannot set a configurable that no gin file names. Write
     `dataset.DatasetConfig` or `utils.DatasetConfig`, since `DatasetConfig` may be ours or t5x's there.

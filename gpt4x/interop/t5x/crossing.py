@@ -4,6 +4,7 @@ t5x keeps `DIR/checkpoint_<step>/{state,dataset}`, we keep `DIR/checkpoints/<ste
 other names, so nothing here needs t5x.
 """
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -43,21 +44,20 @@ class Crossing:
   def __init__(self, model_dir: str, config: TrainConfig, gin_text: str):
     self._model_dir, self._config, self._gin_text = model_dir, config, gin_text
     self._directory = Checkpoints(model_dir, config.checkpoints)
-    experiment = config.experiment
-    self._shapes = state_shapes(
-        config.step, experiment.dataset.batch_size, experiment.memory_length, config.partitioner)
+    self._shapes = state_shapes(config.step, config.experiment.dataset.batch_size, config.experiment.memory_length,
+                                config.partitioner)
 
   def state_ahead_of_t5x(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
     """(step, t5x's state dict, data position) for t5x to start from; None if its own checkpoint is as new."""
-    config, experiment = self._config, self._config.experiment
+    config = self._config
     ours, theirs = self._directory.latest_step(), newest_t5x_step(self._model_dir)
     if ours is not None and (theirs is None or ours > theirs):
       step, state, data_state = self._directory.restore(self._shapes)
       self._directory.check_seed(step, config.seed)
     elif theirs is None and config.init_from:
-      state = init_state(config.step, self._shapes, config.partitioner)
-      state = state.replace(params=experiment.restore_params(config.init_from, config.partitioner)[1])
-      step, data_state = 0, experiment.data.train().get_state()
+      _, params = config.experiment.restore_params(config.init_from, config.partitioner)
+      state = dataclasses.replace(init_state(config.step, self._shapes, config.partitioner), params=params)
+      step, data_state = 0, config.experiment.data.train().get_state()
     else:
       return None
     return step, layout.nested(_t5x_leaves(state)), data_state
@@ -90,11 +90,12 @@ class Crossing:
 
 def _t5x_leaves(state: TrainState) -> dict[str, Any]:
   """Our leaves by t5x's names, in the order of `jax.tree.leaves`."""
-  parts = ((name.partition("/"), leaf) for name, leaf in layout.leaves_by_name(state.replace(frozen={})).items())
+  parts = ((name.partition("/"), leaf) for name, leaf in layout.saved_leaves(state).items())
   return {_NAMES[part] + slash + rest: leaf for (part, slash, rest), leaf in parts}
 
 
 def _from_t5x_leaves(shapes: TrainState, leaves: dict[str, Any]) -> TrainState:
   """The state of these shapes from leaves by t5x's names; what is frozen stays as it is."""
-  found = [leaves[name] for name in _t5x_leaves(shapes)]
-  return jax.tree.unflatten(jax.tree.structure(shapes.replace(frozen={})), found).replace(frozen=shapes.frozen)
+  ours = dict(zip(layout.saved_leaves(shapes), _t5x_leaves(shapes)))
+  found = [leaves[ours[name]] if name in ours else leaf for name, leaf in layout.leaves_by_name(shapes).items()]
+  return jax.tree.unflatten(jax.tree.structure(shapes), found)

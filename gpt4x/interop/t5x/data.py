@@ -16,7 +16,7 @@ from gpt4x.errors import UserError
 
 
 def get_dataset(cfg: utils.DatasetConfig, shard_id: int, num_shards: int, feature_converter_cls: Any = None,
-                feature_converter: str = "stream", **unused: Any) -> "TrainBatches":
+                feature_converter: Any = "stream", **unused: Any) -> "TrainBatches":
   """This shard's rows of the training data of a t5x `DatasetConfig`."""
   del feature_converter_cls, unused
   return TrainBatches(_dataset(cfg, feature_converter).train(
@@ -24,7 +24,7 @@ def get_dataset(cfg: utils.DatasetConfig, shard_id: int, num_shards: int, featur
 
 
 def get_eval_datasets(cfg: utils.DatasetConfig, shard_id: int, num_shards: int, eval_steps: int | None = None,
-                      feature_converter_cls: Any = None, feature_converter: str = "stream",
+                      feature_converter_cls: Any = None, feature_converter: Any = "stream",
                       **unused: Any) -> dict[str, "EvaluationBatches"]:
   """This shard's rows of `eval_steps` batches (None: all) of the evaluation data of a t5x `DatasetConfig`."""
   del feature_converter_cls, unused
@@ -33,7 +33,7 @@ def get_eval_datasets(cfg: utils.DatasetConfig, shard_id: int, num_shards: int, 
       lambda: itertools.islice(dataset.evaluation(cfg.split, rows), eval_steps))}
 
 
-def _dataset(cfg: utils.DatasetConfig, feature_converter: str) -> Dataset:
+def _dataset(cfg: utils.DatasetConfig, feature_converter: Any) -> Dataset:
   return Dataset(DatasetConfig(
       cfg.mixture_or_task_name, cfg.task_feature_lengths, cfg.batch_size, feature_converter,
       pack=cfg.pack and feature_converter != "stream", seed=cfg.seed or 0))
@@ -48,10 +48,10 @@ class TrainBatches(dataset_iterator.DatasetIterator):
 
   def __init__(self, batches: DatasetIterator):
     self._batches = batches
-    self._start = None  # The step at which the first batch was drawn; the first save or restore tells.
-    state = batches.get_state()
+    self._start: int | None = None  # The step at which the first batch was drawn; the first save or restore tells.
+    self._drawn, self._states = 0, {0: batches.get_state()}  # By the number of batches drawn; only the last two.
     self._spec = _spec(next(batches))
-    self.set_state(state)
+    batches.set_state(self._states[0])
 
   def __next__(self) -> Batch:
     batch = next(self._batches)
@@ -63,11 +63,10 @@ class TrainBatches(dataset_iterator.DatasetIterator):
   def element_spec(self) -> Mapping[str, dataset_iterator.ArraySpec]:
     return self._spec
 
-  def set_state(self, state: Mapping[str, Any]) -> None:
+  def set_state(self, state: dict[str, Any]) -> None:
     """Goes to a position that either loop has saved."""
     self._batches.set_state(state)
-    self._states = {0: self._batches.get_state()}  # By the number of batches drawn; only the last two.
-    self._drawn = 0
+    self._drawn, self._states = 0, {0: self._batches.get_state()}
 
   def save(self, filename: epath.PathLike) -> None:
     step = _step_in(filename)

@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import sys
+from typing import Any
 
 from t5x import decoding, utils
 from t5x import train as t5x_train
@@ -34,8 +35,9 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
   model_dir = os.path.abspath(os.path.expanduser(model_dir))  # Orbax under t5x takes no other.
   partitioner.check_batch(dataset.batch_size, config.microbatches)
   experiment.check_vocabulary()
-  if profile_steps or checkpoints.keep_period:
-    name = "--profile_steps" if profile_steps else "CheckpointConfig.keep_period"
+  unknown = {"--profile_steps": profile_steps, "CheckpointConfig.keep_period": checkpoints.keep_period,
+             "train.trained": config.trained, "train.after_update": config.after_update}
+  for name in (name for name, value in unknown.items() if value):
     raise UserError(f"{name} is set, which --loop=t5x has no counterpart of: unset it, or use --loop=gpt4x")
   periods = [min(period, total_steps) for period in (eval_period, checkpoints.period) if period]
   if max(periods) % min(periods):
@@ -56,7 +58,7 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
   save = utils.SaveCheckpointConfig(
       dtype=None,  # With any other, restoring turns the step and the optimizer's counts into floats.
       period=min(checkpoints.period, total_steps), keep=checkpoints.keep, save_dataset=True)
-  converter = {"feature_converter": dataset.feature_converter}
+  converter: dict[str, Any] = {"feature_converter": dataset.feature_converter}
 
   # Where the run stands.
   run = crossing.Crossing(model_dir, config, gin_text)
@@ -69,8 +71,7 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
   loop.write_configuration(model_dir, experiment, gin_text)
   writer = MetricsWriter(model_dir, tensorboard=False)  # t5x writes its own.
   writer.truncate(-1 if start is None else start)
-  rates, progress = Rates(experiment, partitioner), Progress(total_steps, start or 0)
-  preemption = Preemption()
+  rates, progress, preemption = Rates(experiment, partitioner), Progress(total_steps, start or 0), Preemption()
   shape = " x ".join(f"{name}={size}" for name, size in t5x_partitioner.mesh.shape.items())
   print(f"{experiment.model.config.num_params():,} parameters; t5x, mesh {shape}; step {start or 0} to {total_steps};"
         f" peak {rates.peak}", file=sys.stderr)
@@ -88,26 +89,20 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
 
   infers = eval_period and dataset.feature_converter == "prefix_lm" and experiment.data.has_metrics
   status = loop.DONE
-  with contextlib.ExitStack() as stack:
-    for resource in (writer, preemption, progress):
-      stack.callback(resource.close)
+  with contextlib.closing(writer), contextlib.closing(preemption), contextlib.closing(progress):
     try:
       t5x_train.train(
-          model=model,
+          model=model, model_dir=model_dir, partitioner=t5x_partitioner, random_seed=config.seed,
           train_dataset_cfg=data_config("train"),
           train_eval_dataset_cfg=data_config(config.eval_split) if eval_period else None,
           infer_eval_dataset_cfg=data_config(config.eval_split, pack=False) if infers else None,
           checkpoint_cfg=utils.CheckpointConfig(save=save),
-          partitioner=t5x_partitioner,
           trainer_cls=functools.partial(
               RecurrentTrainer, num_microbatches=config.microbatches, eval_split=config.eval_split, report=report,
               preempted=lambda: preemption.requested),
-          model_dir=model_dir,
           total_steps=max(total_steps, start or 0),  # t5x refuses a run that is past its end.
-          eval_steps=config.eval_batches,
           eval_period=min(eval_period, total_steps) if eval_period else 0,
-          stats_period=config.log_period,
-          random_seed=config.seed,
+          eval_steps=config.eval_batches, stats_period=config.log_period,
           summarize_config_fn=lambda model_dir, writer, step: None,
           get_dataset_fn=functools.partial(data.get_dataset, **converter),
           train_eval_get_dataset_fn=functools.partial(data.get_eval_datasets, **converter),

@@ -15,11 +15,10 @@ from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.evaluation.likelihood import target_bytes
 from gpt4x.experiment import Experiment
+from gpt4x.models.language_model import Batch
 from gpt4x.models.memory import Cache, Memory, RingKeyValues, StepConstants
 from gpt4x.models.sums import Sums, weighted_mean
 from gpt4x.models.transformer_xl import TransformerXL
-
-Batch = Mapping[str, jax.Array]
 
 
 class _Module(TransformerXL):
@@ -73,13 +72,11 @@ class TransformerXLModel(models.DecoderOnlyModel):
   def loss_fn(self, params: Any, batch: Batch, dropout_rng: jax.Array | None, flax_mutables: Any = None):
     """The mean objective and its metrics; with memory, (metrics, the memory L positions on) in their place."""
     sums, memory = self.sums(params, batch, self.memory(batch, flax_mutables), dropout_rng)
-    loss = weighted_mean(sums, self.coefficients)
-    if flax_mutables is None:
-      return loss, self.metrics(sums, batch)
-    return loss, (self.metrics(sums, batch), self.mutables(memory))
+    loss, metrics = weighted_mean(sums, self.coefficients), self.metrics(sums, batch)
+    return loss, metrics if flax_mutables is None else (metrics, self.mutables(memory))
 
   def sums(self, params: Any, batch: Batch, memory: Memory, rng: jax.Array | None) -> tuple[Sums, Memory]:
-    """The objective's sums of a batch, and the memory L positions on."""
+    """The objective's sums for a batch, and the memory L positions on."""
     return self.objective(self.language_model, params, {}, _with_segment_ids(batch), memory, rng)
 
   def eval_segment(self, params: Any, batch: Batch, memory: Memory) -> tuple[dict[str, Any], Memory]:
@@ -128,7 +125,7 @@ class TransformerXLModel(models.DecoderOnlyModel):
     _, memory = self.language_model.prefill(params, tokens, segment_ids, memory, prefix)
     # The sampler begins with the prompt's last token, so it leaves the memory again.
     memory = memory.roll(1)
-    memory = memory.replace(segment_ids=memory.segment_ids.at[:, 0].set(0))
+    memory = Memory(memory.layers, memory.segment_ids.at[:, 0].set(0))
     return _t5x_cache(self.language_model.start_decoding(params, memory)), lengths
 
   def _compute_logits_from_slice(self, decoding_state, params, max_decode_length):
@@ -149,7 +146,7 @@ _SAME_IN_ALL_ROWS, _POSITION = "cached_bias", "position_embedder_index"
 
 
 def _t5x_cache(cache: Cache) -> dict[str, Any]:
-  layers = cache.rings, cache.constants
+  layers: Any = (cache.rings, cache.constants)
   if isinstance(cache.rings, list):
     layers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(*layers))
   rings, constants = layers

@@ -83,7 +83,8 @@ class RecurrentTrainer(trainer.Trainer):
   @property
   def _memory_spec(self) -> Memory:
     rows = self._partitioner.data_partition_spec
-    return Memory(PartitionSpec(None, None, *rows), rows)
+    specs: tuple[Any, Any] = PartitionSpec(None, None, *rows), rows
+    return Memory(*specs)
 
   @functools.cached_property
   def _empty_memory(self):

@@ -1,7 +1,7 @@
-"""Damage to a checkpoint: the record that every file is checked against.
+"""The record of a checkpoint, which every file is checked against.
 
-Orbax alone returns wrong numbers for a flipped bit in an array's bytes. The checksums find it before anything is read,
-and tell damage, where an older checkpoint will do, from a store that cannot be reached just now, where it will not.
+Orbax alone returns wrong numbers for a flipped bit in an array's bytes; checksums find it before anything is read. They
+also tell damage, where an older checkpoint will do, from a store that cannot be reached, where the run has to end.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +14,9 @@ import zlib
 
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
-import numpy as np
 
 from gpt4x.errors import UserError
+from gpt4x.launch import agreement
 
 RECORD = "checkpoint.json"
 _CHUNK = 1 << 24
@@ -29,7 +28,7 @@ class Damaged(Exception):
 
 def write_record(directory: epath.Path, record: Mapping[str, Any], folders: Sequence[str]) -> None:
   """Writes `record` with the size and CRC-32 of every file in `folders`, and its own CRC-32."""
-  # Orbax rewrites its own note at the top while committing; nothing is read from it.
+  # Files at the top are left out: Orbax rewrites its own note there while committing, and nothing is read from it.
   paths = [root / name for folder in folders for root, _, names in (directory / folder).walk() for name in names]
   with futures.ThreadPoolExecutor(8) as pool:
     files = {str(path.relative_to(directory)): entry for path, entry in zip(paths, pool.map(_checksum, paths))}
@@ -38,7 +37,7 @@ def write_record(directory: epath.Path, record: Mapping[str, Any], folders: Sequ
 
 
 def read_record(directory: epath.Path) -> dict[str, Any]:
-  """What `write_record` wrote; raises Damaged if it is missing or has been altered."""
+  """Reads the record; raises Damaged if it is missing or has been altered."""
   try:
     with reading(directory / RECORD):
       content = json.loads((directory / RECORD).read_text())
@@ -59,18 +58,15 @@ def verify(path: epath.Path, files: Mapping[str, list[int]]) -> None:
     if size != files[name][0]:
       return f"{name} has {size} bytes of {files[name][0]}"
     return None if crc == files[name][1] else f"{name} has been altered"
-  share = sorted(files)[jax.process_index()::jax.process_count()]
   with futures.ThreadPoolExecutor(8) as pool:
-    problems = [found for found in pool.map(problem, share) if found]
-  if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(problems))).any():
-    problems = problems or ["found by another process"]
-  if problems:
+    problems = list(filter(None, pool.map(problem, sorted(files)[jax.process_index()::jax.process_count()])))
+  if problems := list(filter(None, agreement.exchange(problems[0] if problems else ""))):
     raise Damaged(problems[0])
 
 
 @contextlib.contextmanager
 def reading(path: epath.Path) -> Iterator[None]:
-  """Errors that say nothing about the files themselves, such as a store that cannot be reached, end the run."""
+  """Within it, a missing file raises Damaged; an error such as an unreachable store ends the run with UserError."""
   try:
     yield
   except FileNotFoundError as error:
@@ -80,7 +76,7 @@ def reading(path: epath.Path) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-  """The cause in a few words; TensorStore and Orbax wrap the operating system's in pages of text."""
+  """The cause of an error in a few words; TensorStore and Orbax wrap the system's message in pages of text."""
   texts: list[str] = []
   cause: BaseException | None = error
   while cause is not None:

@@ -1,9 +1,10 @@
-"""What a checkpoint holds: the names of the leaves of a train state, and the Orbax trees that they are saved in."""
+"""What a checkpoint holds: the leaves of a train state by name, and the Orbax trees they are saved in."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
+from flax import traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -11,8 +12,7 @@ import orbax.checkpoint as ocp
 from gpt4x.errors import UserError
 
 PyTree = Any
-ITEMS = ("params", "state")  # Evaluation reads only the first.
-_NOT_SAVED = "frozen"
+ITEMS = ("params", "state")  # Evaluation reads only `params`.
 
 
 def leaves_by_name(tree: PyTree) -> dict[str, Any]:
@@ -22,58 +22,37 @@ def leaves_by_name(tree: PyTree) -> dict[str, Any]:
 
 
 def saved_leaves(tree: PyTree) -> dict[str, Any]:
-  """Leaves by name without those under `frozen`, which are saved elsewhere and never change."""
-  return {name: leaf for name, leaf in leaves_by_name(tree).items() if name.split("/")[0] != _NOT_SAVED}
+  """Leaves by name without those under `frozen`, which never change and are saved elsewhere."""
+  return {name: leaf for name, leaf in leaves_by_name(tree).items() if name.split("/")[0] != "frozen"}
 
 
-def item_of(name: str) -> str:
-  """Which of ITEMS a leaf is saved in."""
-  return "params" if name.startswith("params/") else "state"
+def of_item(leaves: Mapping[str, Any], item: str) -> dict[str, Any]:
+  """The leaves that are saved in one of ITEMS."""
+  return {name: leaf for name, leaf in leaves.items() if name.startswith("params/") == (item == "params")}
 
 
-def items(leaves: Mapping[str, Any]) -> dict[str, PyTree]:
-  """The Orbax trees of a checkpoint: nested dicts, so that what is on disk does not depend on our classes."""
-  trees: dict[str, PyTree] = {}
-  for name, leaf in leaves.items():
-    if not leaf.size:  # Orbax refuses them, and there is nothing to save.
-      continue
-    tree = trees.setdefault(item_of(name), {})
-    *parents, last = name.split("/")
-    for parent in parents:
-      tree = tree.setdefault(parent, {})
-    tree[last] = leaf
-  return trees
+def nested(leaves: Mapping[str, Any]) -> PyTree:
+  """Leaves as nested dicts, so that what is on disk does not depend on our classes. Orbax refuses empty leaves."""
+  return traverse_util.unflatten_dict({name: leaf for name, leaf in leaves.items() if leaf.size}, sep="/")
 
 
-def read(directory: epath.Path, abstract: PyTree) -> PyTree:
-  """Reads the leaves of `abstract` from a step's directory onto their shardings; its frozen leaves stay as they are."""
-  wanted = saved_leaves(abstract)
-  found = leaves_by_name(abstract)
-  found |= {name: _empty(leaf) for name, leaf in wanted.items() if not leaf.size}
-  for item, tree in items(wanted).items():
+def read(directory: epath.Path, leaves: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+  """Reads leaves by name from the Orbax tree in a directory onto their shardings."""
+  found: dict[str, Any] = {
+      name: jax.make_array_from_callback(leaf.shape, leaf.sharding, np.zeros(leaf.shape, leaf.dtype).__getitem__)
+      for name, leaf in leaves.items() if not leaf.size}
+  if tree := nested(leaves):
     with ocp.PyTreeCheckpointer() as checkpointer:
-      found |= leaves_by_name(checkpointer.restore(directory / item, args=ocp.args.PyTreeRestore(
+      found |= leaves_by_name(checkpointer.restore(directory, args=ocp.args.PyTreeRestore(
           tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))))
-  return jax.tree.unflatten(jax.tree.structure(abstract), found.values())
-
-
-def _empty(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-  return jax.make_array_from_callback(leaf.shape, leaf.sharding, np.zeros(leaf.shape, leaf.dtype).__getitem__)
+  return found
 
 
 def check_shapes(checkpoint: str, saved: Mapping[str, tuple[Any, Any]], wanted: Mapping[str, Any]) -> None:
-  """Raises UserError that names a leaf unless both sides have the same leaves, dtypes and shapes.
-
-  Args:
-    checkpoint: what to call it.
-    saved: (dtype, shape) of each leaf.
-    wanted: each leaf, or its ShapeDtypeStruct.
-  """
-  describe = lambda dtype, shape: f"{dtype}{list(shape)}"
-  there = {name: describe(*leaf) for name, leaf in saved.items()}
-  here = {name: describe(leaf.dtype, leaf.shape) for name, leaf in wanted.items()}
-  different = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-  if different:
+  """Raises UserError that names a leaf unless `saved`, (dtype, shape) by name, agrees with the arrays `wanted`."""
+  there = {name: f"{dtype}{list(shape)}" for name, (dtype, shape) in saved.items()}
+  here = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
+  if different := [name for name in {**here, **there} if here.get(name) != there.get(name)]:
     name = different[0]
     others = f" (and {len(different) - 1} more leaves differ)" if different[1:] else ""
     raise UserError(

@@ -1,17 +1,18 @@
-"""Checkpoints: all that a run needs to continue bit for bit, one Orbax directory a step.
+"""Checkpoints: all that a run needs to continue bit for bit, one Orbax directory for each saved step.
 
-    DIR/checkpoints/<step>/params/          the parameters, an Orbax tree of their own: evaluation reads nothing else
+    DIR/checkpoints/<step>/params/          the parameters; evaluation reads nothing else
     DIR/checkpoints/<step>/state/           the rest of the train state
     DIR/checkpoints/<step>/checkpoint.json  data position, seed, gin text; dtype and shape of every leaf; size and
                                             CRC-32 of every file
 
-`checkpoint.json` is the last file written before Orbax commits the directory with a rename, so a checkpoint either
-has it or is damaged. Leaves under `frozen` are not saved: they never change, and the state has them from elsewhere.
+`checkpoint.json` is written last, before Orbax commits the directory with a rename: a checkpoint without it is damaged.
+Leaves under `frozen` are not saved, since they never change and come from elsewhere.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import re
@@ -22,7 +23,6 @@ import uuid
 from etils import epath
 import gin
 import jax
-from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 
 from gpt4x import run_directory
@@ -32,7 +32,7 @@ from gpt4x.checkpoints.layout import PyTree
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
 
-# Orbax logs dozens of lines a save and repeats, with a traceback, the errors that reach the caller as exceptions.
+# Orbax logs dozens of lines for each save, and the errors that it raises as well, with a traceback.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
@@ -42,8 +42,8 @@ class CheckpointConfig:
   """When to save and what to keep."""
 
   period: int = 1000  # Steps between checkpoints.
-  keep: int = 3  # The newest ones kept.
-  keep_period: int | None = None  # Beside them, every checkpoint whose step it divides is kept for good.
+  keep: int = 3  # How many of the newest to keep.
+  keep_period: int | None = None  # Checkpoints of steps that this divides are kept for good.
 
   def __post_init__(self):
     for name in ("period", "keep", "keep_period"):
@@ -56,7 +56,7 @@ class Checkpoints:
   """The checkpoints of one model directory. In a run of several processes, every process makes the same calls."""
 
   def __init__(self, model_dir: str, config: CheckpointConfig | None = None):
-    """Opens a model directory, for writing only if a config is given; readers leave it as it is."""
+    """Opens a model directory, for writing only if a config is given; readers change nothing there."""
     self._model_dir = epath.Path(model_dir).expanduser().resolve()
     self._directory = self._model_dir / run_directory.CHECKPOINTS
     self._config = config
@@ -71,14 +71,14 @@ class Checkpoints:
 
     Args:
       step: the step that `state` has reached.
-      state: a pytree of `jax.Array`, with the parameters under `params`. What is under `frozen` is not saved.
+      state: a pytree of `jax.Array`, with the parameters under `params`. Leaves under `frozen` are not saved.
       data_state: the data position, JSON; the same on every process.
       config_text: the operative gin text.
       seed: the run's random seed.
       wait: whether to return only when the checkpoint is on disk.
 
     Raises:
-      UserError: if this save, or an earlier one in the background, failed. What was saved before is untouched.
+      UserError: if this save, or an earlier one in the background, failed. Earlier checkpoints are untouched.
     """
     leaves = layout.saved_leaves(state)
     record = json.loads(json.dumps({
@@ -91,15 +91,16 @@ class Checkpoints:
       if saving != step and step not in self.steps():
         self._pending = step, record
         self._open_manager().save(step, force=True, args=ocp.args.Composite(**{
-            item: ocp.args.PyTreeSave(tree) for item, tree in layout.items(leaves).items()}))
+            item: ocp.args.PyTreeSave(tree) for item in layout.ITEMS
+            if (tree := layout.nested(layout.of_item(leaves, item)))}))
     if wait:
       self.wait()
 
   def steps(self) -> list[int]:
-    """The steps with a checkpoint, rising; one being written is not among them."""
+    """The steps with a finished checkpoint, rising."""
     if not self._directory.exists():
       return []
-    # On object stores Orbax writes in place and ends with a file; elsewhere its rename tells finished from unfinished.
+    # Orbax finishes with a rename, but on object stores, where it writes in place, with a file.
     committed = lambda path: "://" not in str(path) or (path / "commit_success.txt").exists()
     return sorted(int(path.name) for path in self._directory.iterdir()
                   if re.fullmatch(r"0|[1-9]\d*", path.name) and committed(path))
@@ -108,34 +109,28 @@ class Checkpoints:
     return max(self.steps(), default=None)
 
   def restore(self, abstract_state: PyTree, step: int | None = None) -> tuple[int, PyTree, dict[str, Any]] | None:
-    """Restores the train state onto the shardings of `abstract_state`, whatever layout it was saved from.
+    """Restores (step, state, data_state) onto the shardings of `abstract_state`; None if there is no checkpoint.
 
     Args:
-      abstract_state: a pytree of `jax.ShapeDtypeStruct` with shardings. What is under `frozen` is returned as it is.
+      abstract_state: a pytree of `jax.ShapeDtypeStruct` with shardings. Leaves under `frozen` are returned as they are.
       step: the checkpoint to read. None: the newest that is whole; damaged ones newer than it are renamed
         `<step>.damaged` (if the directory is open for writing), with a warning.
-
-    Returns:
-      (step, state, data_state), or None if there is no checkpoint.
     """
-    def read(step):
-      record = self._read_record(step)
-      return step, self._read_arrays(step, abstract_state, record), record["data_state"]
-    return self._read_newest(read, step)
+    return self._read_newest(lambda step, record: (
+        step, self._read_arrays(step, abstract_state, record), record["data_state"]), step)
 
   def restore_params(self, abstract_params: PyTree, step: int | None = None) -> tuple[int, PyTree]:
     """Restores only the parameters: (step, params)."""
-    def read(step):
-      return step, self._read_arrays(step, {"params": abstract_params}, self._read_record(step), "params")["params"]
-    return self._found(self._read_newest(read, step))
+    return self._found(self._read_newest(lambda step, record: (
+        step, self._read_arrays(step, {"params": abstract_params}, record, ["params"])["params"]), step))
 
   def config_text(self, step: int | None = None) -> str:
     """The operative gin text saved with a checkpoint."""
-    return self._found(self._read_newest(lambda step: self._read_record(step)["config"], step))
+    return self._found(self._read_newest(lambda _, record: record["config"], step))
 
   def check_seed(self, step: int, seed: int) -> None:
     """Raises UserError unless a checkpoint was saved with this random seed."""
-    saved = self._read_newest(lambda step: self._read_record(step)["seed"], step)
+    saved = self._read_newest(lambda _, record: record["seed"], step)
     if saved != seed:
       raise UserError(f"train.seed = {seed}, but {self._model_dir} was trained with {saved}: dropout would"
                       " change in midrun; set SEED back, or start in a new model directory")
@@ -148,7 +143,7 @@ class Checkpoints:
         self._pending = None
 
   def close(self) -> None:
-    """Waits, and ends the background threads."""
+    """Waits for the latest save and ends the background threads."""
     try:
       self.wait()
     finally:
@@ -159,31 +154,21 @@ class Checkpoints:
   # Writing.
 
   def _make_directory(self):
+    """Makes the directory; raises UserError unless it can be written and all processes see what process 0 writes."""
+    name = f".probe-{agreement.exchange(uuid.uuid4().hex)[0]}"  # No cache knows a new name.
+    first, own = (self._directory / f"{name}-{index}" for index in (0, jax.process_index()))
     try:
       self._directory.mkdir(parents=True, exist_ok=True)
-      probe = self._directory / f".probe-{jax.process_index()}"
-      probe.write_text("probe")  # A full disk may still have room for empty files and directories.
-      probe.unlink()
-      self._check_shared()
+      own.write_text("probe")  # A full disk may still have room for empty files and directories.
+      agreement.exchange("written")
+      blind = [str(index) for index, seen in enumerate(agreement.exchange(str(first.exists()))) if seen == "False"]
+      own.unlink()
     except OSError as error:
       raise UserError(f"model directory {self._model_dir} cannot be written ({integrity.reason(error)}): free or unlock"
                       " it, or name another") from error
-
-  def _check_shared(self):
-    """Raises UserError on every process unless all of them see what the first has just written."""
-    if jax.process_count() == 1:
-      return
-    probe = self._directory / f".shared-{agreement.exchange(uuid.uuid4().hex)[0]}"  # A name that nothing has cached.
-    if jax.process_index() == 0:
-      probe.touch()
-    agreement.exchange("written")
-    blind = [index for index, seen in enumerate(agreement.exchange(str(probe.exists()))) if seen == "False"]
-    if jax.process_index() == 0:
-      probe.unlink()
     if blind:
-      raise UserError(f"model directory {self._model_dir} is not the same for all: process"
-                      f" {', '.join(map(str, blind))} cannot see what process 0 writes there: name one that all hosts"
-                      " share, such as NFS or a mounted bucket")
+      raise UserError(f"model directory {self._model_dir} is not the same for all: process {', '.join(blind)} cannot"
+                      " see what process 0 writes there: name one that all hosts share, as on NFS or a mounted bucket")
 
   def _open_manager(self) -> ocp.CheckpointManager:
     assert self._config is not None, "opened for reading only"
@@ -194,12 +179,12 @@ class Checkpoints:
         keep.append(policies.EveryNSteps(self._config.keep_period))
       self._manager = ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
           preservation_policy=policies.AnyPreservationPolicy(keep),
-          cleanup_tmp_directories=True,  # Only of names that Orbax gives to unfinished checkpoints.
+          cleanup_tmp_directories=True,  # Removes only names that Orbax gives to unfinished checkpoints.
           async_options=ocp.AsyncOptions(post_finalization_callback=self._write_record)))
     return self._manager
 
   def _write_record(self):
-    """Runs on the first process when all files of a checkpoint are written and before Orbax commits them."""
+    """Runs on process 0 when all files of a checkpoint are written, before Orbax commits them."""
     assert self._pending is not None
     step, record = self._pending
     unfinished = self._directory / f"{step}{ocp.utils.TMP_DIR_SUFFIX}"
@@ -218,48 +203,42 @@ class Checkpoints:
 
   # Reading.
 
-  def _read_newest(self, read: Callable[[int], Any], step: int | None) -> Any:
-    """`read` of the step asked for, or of the newest whole one; None if there is none."""
+  def _read_newest(self, read: Callable[[int, dict[str, Any]], Any], step: int | None) -> Any:
+    """`read(step, record)` of the step asked for, or of the newest whole one; None if there is no checkpoint."""
     self.wait()
     steps = self.steps()
-    if step is not None:
-      if step not in steps:
-        raise UserError(f"no checkpoint of step {step} in {self._directory}: the steps there are {steps}")
-      try:
-        return read(step)
-      except Damaged as damage:
-        raise UserError(f"checkpoint {self._directory / str(step)} is damaged ({damage}): choose another step of"
-                        f" {steps}") from damage
+    if step is not None and step not in steps:
+      raise UserError(f"no checkpoint of step {step} in {self._directory}: the steps there are {steps}")
     damages: dict[int, Damaged] = {}
-    for step in reversed(steps):
+    for candidate in reversed(steps) if step is None else [step]:
       try:
-        result = read(step)
+        result = read(candidate, integrity.read_record(self._directory / str(candidate)))
       except Damaged as damage:
-        damages[step] = damage
-        continue
-      for damaged, found in damages.items():
-        self._set_aside(damaged, found, step)
-      return result
+        damages[candidate] = damage
+      else:
+        for damaged in damages:
+          self._set_aside(damaged, damages[damaged], candidate)
+        return result
+    if step is not None:
+      raise UserError(f"checkpoint {self._directory / str(step)} is damaged ({damages[step]}): choose another step of"
+                      f" {steps}") from damages[step]
     if damages:
-      # They stay where they are: a second start must not take this for a new run.
+      # All stay where they are, or a second start would take this for a new run.
       raise UserError(f"every checkpoint in {self._directory} is damaged ("
-                      + "; ".join(f"{step}: {found}" for step, found in damages.items())
+                      + "; ".join(f"{step}: {reason}" for step, reason in damages.items())
                       + "): move the directory away to start anew")
     return None
 
   def _set_aside(self, step: int, damage: Damaged, instead: int):
-    path = self._directory / str(step)
-    note = ""
+    path, note = self._directory / str(step), ""
     if self._config is not None:
-      names = (f"{step}.damaged{number or ''}" for number in range(sys.maxsize))
+      names = (f"{step}.damaged{number or ''}" for number in itertools.count())
       aside = next(self._directory / name for name in names if not (self._directory / name).exists())
       note = f" and keeping it as {aside.name}"
-      if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("damaged checkpoint found")
+      agreement.exchange("found")  # Until now another process may still have read it.
       if jax.process_index() == 0:
         path.rename(aside)
-      if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("damaged checkpoint set aside")
+      agreement.exchange("set aside")
       if self._manager is not None:
         self._manager.reload()
     if jax.process_index() == 0:
@@ -270,15 +249,14 @@ class Checkpoints:
       raise UserError(f"no checkpoint in {self._directory}: train first, or correct the model directory")
     return result
 
-  def _read_record(self, step: int) -> dict[str, Any]:
-    return integrity.read_record(self._directory / str(step))
-
-  def _read_arrays(self, step: int, abstract: PyTree, record: Mapping[str, Any], only: str | None = None) -> PyTree:
-    """Compares shapes, verifies the files, then reads them onto the shardings of `abstract`; `only`: of one item."""
-    path = self._directory / str(step)
-    wanted = [item for item in layout.ITEMS if only in (None, item)]
-    saved = {name: leaf for name, leaf in record["leaves"].items() if layout.item_of(name) in wanted}
-    layout.check_shapes(f"checkpoint {path}", saved, layout.saved_leaves(abstract))
-    integrity.verify(path, {name: entry for name, entry in record["files"].items() if name.split("/")[0] in wanted})
+  def _read_arrays(self, step: int, abstract: PyTree, record: Mapping[str, Any],
+                   items: Sequence[str] = layout.ITEMS) -> PyTree:
+    """Compares shapes, verifies the files, then reads them onto the shardings of `abstract`."""
+    path, wanted, found = self._directory / str(step), layout.saved_leaves(abstract), layout.leaves_by_name(abstract)
+    saved = {name: leaf for item in items for name, leaf in layout.of_item(record["leaves"], item).items()}
+    layout.check_shapes(f"checkpoint {path}", saved, wanted)
+    integrity.verify(path, {name: entry for name, entry in record["files"].items() if name.split("/")[0] in items})
     with integrity.reading(path):
-      return layout.read(path, abstract)
+      for item in items:
+        found |= layout.read(path / item, layout.of_item(wanted, item))
+    return jax.tree.unflatten(jax.tree.structure(abstract), found.values())

@@ -1,7 +1,6 @@
 """A model as two files that anything can read: `model.safetensors`, and `config.json` with its configuration.
 
-Parameters are float32 and lie layer by layer, `layers.0.attention.query`, whether or not the model scans over them; on
-the way back the configuration says which it is to be.
+Parameters are float32, named layer by layer (`layers.0.attention.query`) whether or not the model scans over layers.
 """
 
 import dataclasses
@@ -22,17 +21,17 @@ _CONFIG = "config.json"
 
 
 def save(directory: str | os.PathLike, language_model: LanguageModel, params: Any) -> None:
-  """Writes a model into a directory that has none yet."""
+  """Writes a model into a directory without one."""
   directory = pathlib.Path(directory)
-  for name in (tensor_files.SAFETENSORS, _CONFIG):
-    if (directory / name).exists():
-      raise UserError(f"{directory / name} is there already: choose another directory, or remove it")
+  for path in (directory / tensor_files.SAFETENSORS, directory / _CONFIG):
+    if path.exists():
+      raise UserError(f"{path} is there already: choose another directory, or remove it")
   directory.mkdir(parents=True, exist_ok=True)
   unfinished = directory / f"{tensor_files.SAFETENSORS}.{os.getpid()}"
   unfinished.touch()
   mode = unfinished.stat().st_mode
   safetensors.numpy.save_file(layerwise.split(params), unfinished)
-  unfinished.chmod(mode)  # The library lets nobody else read it.
+  unfinished.chmod(mode)  # The library makes it unreadable to others.
   unfinished.replace(directory / tensor_files.SAFETENSORS)
   content = {"format": _FORMAT, "version": _VERSION, "transformer": dataclasses.asdict(language_model.config)}
   (directory / _CONFIG).write_text(json.dumps(content, indent=2) + "\n")
@@ -41,23 +40,18 @@ def save(directory: str | os.PathLike, language_model: LanguageModel, params: An
 def load(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageModel, Any]:
   """Reads what `save` wrote: (language_model, params), the same bit for bit.
 
-  Args:
-    directory: where it lies.
-    **config_changes: fields of TransformerConfig that change nothing about the parameters, e.g. scan_layers or dtype.
+  `config_changes` are fields of TransformerConfig that change nothing about the parameters, e.g. scan_layers or dtype.
   """
-  directory = pathlib.Path(directory)
-  path = directory / _CONFIG
+  path = pathlib.Path(directory) / _CONFIG
   content = tensor_files.read_json(path)
   if content.get("format") != _FORMAT or content.get("version") != _VERSION:
     raise UserError(f"{path}: format {content.get('format')!r}, version {content.get('version')!r} is not"
                     f" {_FORMAT!r}, {_VERSION}: choose what gpt4x export wrote, or the gpt4x that wrote it")
-  fields = content.get("transformer")
   known = {field.name for field in dataclasses.fields(TransformerConfig)}
-  if not isinstance(fields, dict):
+  if not isinstance(fields := content.get("transformer"), dict):
     raise UserError(f"{path} has no field transformer: copy it again")
-  for name in {**fields, **config_changes}:
-    if name not in known:
-      raise UserError(f"{path}: unknown field {name} of TransformerConfig{nearest(name, known)}")
+  for name in [name for name in {**fields, **config_changes} if name not in known]:
+    raise UserError(f"{path}: unknown field {name} of TransformerConfig{nearest(name, known)}")
   try:
     if fields.get("moe"):
       fields["moe"] = MoEConfig(**fields["moe"])

@@ -1,8 +1,7 @@
-"""Model directories of models in other formats."""
+"""Turns models in other formats into model directories."""
 
 from collections.abc import Sequence
 import dataclasses
-import os
 import pathlib
 from typing import Any
 
@@ -16,41 +15,38 @@ from gpt4x.errors import UserError
 from gpt4x.interop import exports, transfo_xl
 from gpt4x.models.language_model import LanguageModel
 
-# The data of a model that comes without: text files of the user's, which eval and fine-tuning ask for.
+# The data of a model that comes without any: text files of the user, which eval and fine-tuning ask for.
 _DATA = """
 import gpt4x.tasks
 MIXTURE_OR_TASK_NAME = '{task}'
 TASK_FEATURE_LENGTHS = {{'targets': 128}}
 BATCH_SIZE = 8
 """
-_TASKS = {"ByteVocabulary": "local_text_bytes", "WordVocabulary": "local_text_words"}
+_TASKS = {"ByteVocabulary": "local_text_bytes", "WordVocabulary": "local_text_words", "NoneType": "local_text_words"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Foreign:
-  """A model as it was found, and what gin is to be told of it."""
+  """A model of another format, and its configuration."""
 
   model: LanguageModel
   params: Any
   vocabulary: seqio.Vocabulary | None
-  text: str | None  # The configuration that it came with.
-  bindings: Sequence[str]  # Of the model, and of where its words are.
+  text: str | None  # The gin text that it came with.
+  bindings: Sequence[str]  # Gin bindings of the model and of the file of its words.
 
   @property
   def data(self) -> str:
-    """Gin text of the data of a model that comes without a configuration."""
-    none = "local_text_words" if self.vocabulary is None else "local_text_spm"
-    return _DATA.format(task=_TASKS.get(type(self.vocabulary).__name__, none))
+    """Gin text of the data, for a model that came without gin text."""
+    return _DATA.format(task=_TASKS.get(type(self.vocabulary).__name__, "local_text_spm"))
 
 
-def read(source: str, directory: pathlib.Path, model_dir: str | os.PathLike) -> Foreign:
-  """Reads what `source`, 'transfo_xl' or 'safetensors', put into `directory`; words are written into `model_dir`."""
-  model_dir = pathlib.Path(model_dir)
+def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Foreign:
+  """Reads a directory of format `source`, 'transfo_xl' or 'safetensors'; writes its words into `model_dir`."""
   vocabulary = text = None
   if source == "transfo_xl":
-    words = transfo_xl.read_words(directory)
     model, params = transfo_xl.from_hugging_face(directory)
-    if words is not None:
+    if (words := transfo_xl.read_words(directory)) is not None:
       vocabulary = vocabularies.write_words(words, model_dir)
   else:
     model, params = exports.load(directory)
@@ -61,10 +57,6 @@ def read(source: str, directory: pathlib.Path, model_dir: str | os.PathLike) -> 
   if vocabulary is not None and vocabulary.vocab_size > model.config.vocab_size:
     raise UserError(f"the vocabulary has {vocabulary.vocab_size} ids, and the model {model.config.vocab_size}: copy"
                     " the one that belongs to it")
-  return Foreign(model, params, vocabulary, text, _bindings(model, vocabulary, model_dir))
-
-
-def _bindings(model: LanguageModel, vocabulary: seqio.Vocabulary | None, model_dir: pathlib.Path) -> list[str]:
   fields = dataclasses.asdict(model.config)
   experts = fields.pop("moe") or {}
   bindings = [f"TransformerConfig.{name}={value!r}" for name, value in fields.items()]
@@ -72,14 +64,14 @@ def _bindings(model: LanguageModel, vocabulary: seqio.Vocabulary | None, model_d
   bindings.append(f"TransformerConfig.moe={'@MoEConfig()' if experts else None}")
   if isinstance(vocabulary, vocabularies.WordVocabulary):
     bindings.append(f"LocalText.words={str((model_dir / run_directory.WORDS).absolute())!r}")
-  return bindings
+  return Foreign(model, params, vocabulary, text, bindings)
 
 
 def write(model_dir: pathlib.Path, found: Foreign, config_text: str) -> None:
-  """Writes what `eval`, `generate` and `train.init_from` read."""
+  """Writes a model directory, as `eval`, `generate` and `train.init_from` read it."""
   if found.vocabulary is not None:
     vocabularies.save(found.vocabulary, model_dir)
-  checkpoints = Checkpoints(model_dir, CheckpointConfig())
+  checkpoints = Checkpoints(str(model_dir), CheckpointConfig())
   checkpoints.save(0, {"params": found.params, "step": jnp.zeros((), jnp.int32)}, data_state={}, seed=0,
                    config_text=config_text, wait=True)
   checkpoints.close()

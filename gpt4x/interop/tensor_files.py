@@ -1,4 +1,4 @@
-"""The tensors of a directory by name, whatever files they lie in: shapes first, each tensor when it is asked for."""
+"""The tensors of a directory by name, whatever files they are in. Shapes are read first, each tensor when asked for."""
 
 from collections.abc import Callable
 import dataclasses
@@ -15,33 +15,26 @@ from gpt4x.errors import UserError
 from gpt4x.interop import torch_files
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
-_FLOATS = {"F64", "F32", "F16", "BF16"}  # As safetensors has them.
+_FLOATS = {"F64", "F32", "F16", "BF16"}  # Names of safetensors.
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorFile:
-  """Tensors of numbers with a fraction, in one file or several.
+  """Floating-point tensors of one file or several."""
 
-  Attributes:
-    where: the file, or the directory of several, for messages.
-    shapes: of each tensor.
-    read: a tensor by its name, as it lies in the file.
-  """
-
-  where: pathlib.Path
-  shapes: dict[str, tuple[int, ...]]
-  read: Callable[[str], np.ndarray]
+  where: pathlib.Path  # The file, or the directory of several, for messages.
+  shapes: dict[str, tuple[int, ...]]  # By the tensors' names.
+  read: Callable[[str], np.ndarray]  # Reads the tensor of a name, in the file's dtype.
 
 
 def open_directory(directory: str | os.PathLike) -> TensorFile:
-  """The weights of a directory; safetensors come first, then `pytorch_model.bin`, either in one file or in shards."""
+  """Opens `model.safetensors`, else `pytorch_model.bin`, whole or in shards."""
   directory = pathlib.Path(directory)
   for name, open_file in ((SAFETENSORS, _open_safetensors), (TORCH, _open_torch)):
-    index = directory / f"{name}.index.json"
     if (directory / name).exists():
       return open_file(directory / name)
-    if index.exists():
-      return _join(directory, _read_index(index), open_file)
+    if (index := directory / f"{name}.index.json").exists():
+      return _join(index, open_file)
   raise UserError(f"no weights in {directory}: there must be {SAFETENSORS} or {TORCH}, or the index of its shards")
 
 
@@ -59,16 +52,11 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   raise UserError(f"{path} is not a whole JSON file ({reason}): copy it again")
 
 
-def _read_index(path: pathlib.Path) -> dict[str, str]:
-  shards = read_json(path).get("weight_map")
+def _join(index: pathlib.Path, open_file: Callable[[pathlib.Path], TensorFile]) -> TensorFile:
+  """The tensors of all shards that an index names."""
+  shards, directory, files = read_json(index).get("weight_map"), index.parent, {}
   if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
-    raise UserError(f"{path} has no weight_map of tensors to files: copy it again")
-  return shards
-
-
-def _join(directory: pathlib.Path, shards: dict[str, str],
-          open_file: Callable[[pathlib.Path], TensorFile]) -> TensorFile:
-  files = {}
+    raise UserError(f"{index} has no weight_map of tensors to files: copy it again")
   for name, shard in shards.items():
     if pathlib.PurePath(shard).name != shard or not (directory / shard).exists():
       raise UserError(f"{directory / shard}, which has the tensor {name}, is missing: copy it there")
@@ -76,8 +64,8 @@ def _join(directory: pathlib.Path, shards: dict[str, str],
       files[shard] = open_file(directory / shard)
     if name not in files[shard].shapes:
       raise UserError(f"{directory / shard}: the tensor {name} is missing, where the index has it: copy the file again")
-  shapes = {name: shape for file in files.values() for name, shape in file.shapes.items()}
   found = {name: file for file in files.values() for name in file.shapes}
+  shapes = {name: file.shapes[name] for name, file in found.items()}
   return TensorFile(directory, shapes, lambda name: found[name].read(name))
 
 
@@ -87,7 +75,7 @@ def _open_safetensors(path: pathlib.Path) -> TensorFile:
   except safetensors.SafetensorError as error:
     raise UserError(f"{path} is not a whole safetensors file ({error}): copy it again") from error
   shapes = {}
-  for name in file.keys():
+  for name in sorted(file.keys()):
     tensor = file.get_slice(name)
     if tensor.get_dtype() not in _FLOATS:
       raise UserError(f"{path}: the tensor {name} is of type {tensor.get_dtype()}: save it as float32")
@@ -102,7 +90,7 @@ def _open_torch(path: pathlib.Path) -> TensorFile:
   for name, tensor in tensors.items():
     if not isinstance(tensor, torch_files.Tensor):
       raise UserError(f"{path}: {name} is a {type(tensor).__name__}, not a tensor: save the model's state dict")
-    if not jnp.issubdtype(tensor.dtype, jnp.floating):
-      raise UserError(f"{path}: the tensor {name} is of type {tensor.dtype}: save it as float32")
+    if not jnp.issubdtype(tensor.storage.dtype, jnp.floating):
+      raise UserError(f"{path}: the tensor {name} is of type {tensor.storage.dtype}: save it as float32")
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
   return TensorFile(path, shapes, lambda name: tensors[name].array())

@@ -1,8 +1,8 @@
-"""Files of `torch.save`, read without torch: tensors by name, mapped into memory and loaded when they are used.
+"""Reads files of `torch.save` without torch; tensors are mapped into memory and loaded when they are used.
 
-A file is a pickle of objects in which every tensor is a view (offset, shape, strides) of a storage, and the bytes of
-the storages. Since version 1.6 of torch it is a zip archive of these; before, the pickle and the storages follow one
-another. A pickle can run any code, so this one may name containers and tensors and nothing else.
+A file has a pickle, in which every tensor is a view (offset, shape, strides) of a storage, and the bytes of the
+storages: a zip archive since torch 1.6, one after another before. A pickle can run any code, so only containers and
+tensors may be named.
 """
 
 import collections
@@ -26,60 +26,54 @@ _ENTRY = b"PK\3\4"  # The start of every entry of a zip archive.
 _MAGIC = 0x1950A86A20F9469CFC6C  # The first object of a file from before version 1.6.
 _DTYPES = {"Float": np.float32, "Half": np.float16, "BFloat16": jnp.bfloat16, "Double": np.float64,
            "Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_}
-_DTYPES = {f"{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Storage:
   """`size` numbers somewhere in the file."""
 
   dtype: np.dtype
   key: str
   size: int
+  numbers: np.ndarray | None = None  # Mapped once the file has been read.
 
 
 @dataclasses.dataclass
 class Tensor:
-  """A view of a storage."""
+  """A view of a storage; offset and strides count numbers, not bytes."""
 
   storage: Storage
   offset: int
   shape: tuple[int, ...]
   strides: tuple[int, ...]
-  numbers: np.ndarray | None = None  # The storage's, mapped, once the file has been read.
-
-  @property
-  def dtype(self) -> np.dtype:
-    return self.storage.dtype
 
   def array(self) -> np.ndarray:
-    """The tensor as a view of the file, which is read where the array is."""
-    strides = [stride * self.dtype.itemsize for stride in self.strides]
-    return np.lib.stride_tricks.as_strided(self.numbers[self.offset:], self.shape, strides, writeable=False)
+    """The tensor as a view of the file."""
+    numbers = self.storage.numbers[self.offset:]
+    strides = [stride * numbers.itemsize for stride in self.strides]
+    return np.lib.stride_tricks.as_strided(numbers, self.shape, strides, writeable=False)
 
 
 class Malformed(Exception):
-  """What is wrong with a file, in a few words."""
+  """Says in a few words what is wrong with a file."""
 
 
 def load(path: str | os.PathLike, unknown: Callable[[str], Any] | None = None) -> Any:
-  """The object that `torch.save` wrote, or that a plain pickle holds, with a `Tensor` for every tensor.
+  """Reads the object of `torch.save` or of a plain pickle, with a `Tensor` for every tensor.
 
-  Args:
-    path: the file.
-    unknown: gives stand-ins for names beside containers and tensors; None: such a name is an error.
+  `unknown` gives a stand-in for a name that is no container or tensor; without it such a name is a UserError.
   """
   try:
     with open(path, "rb") as file:
       if file.peek(4)[:4] == _ENTRY:
         return _load_zip(file, unknown)
-      first = _Unpickler(file, unknown).load()
-      return _load_sequence(file, unknown) if first == _MAGIC else first
+      content = _Unpickler(file, unknown).load()
+      return _load_sequence(file, unknown) if content == _MAGIC else content
   except Malformed as error:
     raise UserError(f"{path}: {error}") from None
   except OSError:
     raise
-  except Exception as error:  # Whatever the bytes of a damaged file come to.
+  except Exception as error:  # A damaged file may raise anything.
     reason = (str(error) or type(error).__name__).splitlines()[0]
     raise UserError(f"{path} is not a whole file of torch.save ({reason}): copy it again") from error
 
@@ -95,16 +89,12 @@ class _Unpickler(pickle.Unpickler):
 
   def find_class(self, module: str, name: str) -> Any:
     full_name = f"{module}.{name}"
-    known = {
-        "collections.OrderedDict": collections.OrderedDict,
-        "collections.Counter": collections.Counter,
-        "torch._utils._rebuild_tensor_v2": self._tensor,
-        "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-    }
+    known = {"collections.OrderedDict": collections.OrderedDict, "collections.Counter": collections.Counter,
+             "torch._utils._rebuild_tensor_v2": self._tensor,
+             "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+             **{f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}}
     if full_name in known:
       return known[full_name]
-    if module == "torch" and name in _DTYPES:
-      return _DTYPES[name]
     if self._unknown:
       return self._unknown(full_name)
     raise Malformed(f"names {full_name}, which is neither a tensor nor a plain container: save a state dict of tensors")
@@ -113,8 +103,8 @@ class _Unpickler(pickle.Unpickler):
     kind, dtype, key, _, size, *view = pid
     if kind != "storage" or any(view):
       raise Malformed(f"has a {kind!r} that is no plain storage: save a state dict of tensors")
-    storage = Storage(dtype, str(key), size)
-    if self.storages.setdefault(storage.key, storage) != storage:
+    storage = self.storages.setdefault(str(key), Storage(dtype, str(key), size))
+    if (storage.dtype, storage.size) != (dtype, size):
       raise Malformed(f"describes its storage {key} in two ways: copy it again")
     return storage
 
@@ -124,7 +114,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load_zip(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
-  """`*/data.pkl` has the objects, and `*/data/KEY` the numbers of a storage, uncompressed."""
+  """Reads an archive with the objects in `*/data.pkl` and a storage's numbers in `*/data/KEY`, uncompressed."""
   archive = zipfile.ZipFile(file)
   entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
   if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
@@ -137,19 +127,18 @@ def _load_zip(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
       raise Malformed(f"has its entry data/{key} compressed: save it with torch.save alone")
     if entry.file_size != storage.size * storage.dtype.itemsize:
       raise Malformed(f"has no {storage.size} {storage.dtype} in its storage {key}: copy it again")
-    file.seek(entry.header_offset + 26)  # The entry's own header, which may be longer than the directory has it.
+    file.seek(entry.header_offset + 26)  # The entry's own header may be longer than the archive's directory says.
     starts[key] = entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
   return _connect(file, unpickler, starts, loaded)
 
 
 def _load_sequence(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
-  """What follows the magic number: the format's version, the machine, the objects, and the storages with their keys."""
+  """Reads what follows the magic number: the format's version, the machine, the objects, the keys, the storages."""
   _Unpickler(file, None).load()
   if not _Unpickler(file, None).load()["little_endian"]:
     raise Malformed("is not little-endian: save it again on an ordinary machine")
   unpickler = _Unpickler(file, unknown)
-  loaded = unpickler.load()
-  starts = {}
+  loaded, starts = unpickler.load(), {}
   for key in _Unpickler(file, None).load():
     storage = unpickler.storages[key]
     if file.read(8) != struct.pack("<q", storage.size):
@@ -160,25 +149,21 @@ def _load_sequence(file: BinaryIO, unknown: Callable[[str], Any] | None) -> Any:
 
 
 def _connect(file: BinaryIO, unpickler: _Unpickler, starts: dict[str, int], loaded: Any) -> Any:
-  """Maps the file and gives every tensor the numbers of its storage."""
-  if not unpickler.tensors:
-    return loaded
-  mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-  for tensor in unpickler.tensors:
-    storage = tensor.storage
-    # Here and not where the tensor was made, since a pickle may change what it has made.
+  """Maps the storages, which start at these bytes of the file, and checks that every tensor lies inside its own."""
+  if unpickler.tensors:
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    for key, storage in unpickler.storages.items():
+      storage.numbers = np.frombuffer(mapped, storage.dtype, storage.size, starts[key])
+  for tensor in unpickler.tensors:  # Only now, since a pickle may change what it has made.
     if not _lies_inside(tensor):
-      raise Malformed(f"has a tensor {list(tensor.shape)} that does not lie inside its storage {storage.key}:"
+      raise Malformed(f"has a tensor {list(tensor.shape)} that does not lie inside its storage {tensor.storage.key}:"
                       " copy it again")
-    tensor.numbers = np.frombuffer(mapped, storage.dtype, storage.size, starts[storage.key])
   return loaded
 
 
 def _lies_inside(tensor: Tensor) -> bool:
-  numbers = (tensor.offset, tensor.storage.size, *tensor.shape, *tensor.strides)
+  numbers = (tensor.offset, *tensor.shape, *tensor.strides)
   if len(tensor.shape) != len(tensor.strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
     return False
-  if not math.prod(tensor.shape):
-    return tensor.offset <= tensor.storage.size
   last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides))
-  return last < tensor.storage.size
+  return (last if math.prod(tensor.shape) else tensor.offset - 1) < len(tensor.storage.numbers)

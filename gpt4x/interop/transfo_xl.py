@@ -1,8 +1,7 @@
 """Reads Transformer-XL models of Hugging Face, as transformers 4.35.2, the last version with this model, saves them.
 
-The directory has `config.json`, the weights (safetensors or `pytorch_model.bin`) and, to make text of tokens, the
-vocabulary (`vocab.txt`, `vocab.pkl` or `vocab.bin`). Text is to be in the tokenised form of the model's corpus, a space
-between any two words: the splitting of raw text into words (Moses) is not part of this.
+A directory has `config.json`, the weights (safetensors or `pytorch_model.bin`) and perhaps the vocabulary (`vocab.txt`,
+`vocab.pkl` or `vocab.bin`). Its words are those between spaces: raw text is not split (Moses) here.
 """
 
 from collections.abc import Iterator
@@ -22,36 +21,31 @@ from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
 # What config.json leaves out.
-_DEFAULTS = dict(
+_DEFAULTS: dict[str, Any] = dict(
     vocab_size=267735, cutoffs=[20000, 40000, 200000], d_model=1024, d_embed=1024, n_head=16, d_head=64, d_inner=4096,
     div_val=4, pre_lnorm=False, n_layer=18, mem_len=1600, clamp_len=1000, same_length=True,
     proj_share_all_but_first=True, attn_type=0, sample_softmax=-1, adaptive=True, dropout=0.1, dropatt=0.0,
     untie_r=True, layer_norm_epsilon=1e-5, tie_word_embeddings=True)
 _OTHER_NAMES = {"n_token": "vocab_size", "hidden_size": "d_model", "num_attention_heads": "n_head",
                 "num_hidden_layers": "n_layer"}
-# The other values stand for models that differ in more than numbers.
-_ONLY = dict(pre_lnorm=False, attn_type=0, adaptive=True, sample_softmax=-1)
+# With other values, a model differs in more than numbers.
+_ONLY: dict[str, Any] = dict(pre_lnorm=False, attn_type=0, adaptive=True, sample_softmax=-1)
 _COMPUTED = {"transformer.pos_emb.inv_freq"}
 
 
 def from_hugging_face(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageModel, Any]:
-  """Reads a model, one tensor after another: no more is in memory at once than its parameters and the largest twice.
+  """Reads what `save_pretrained` of `TransfoXLLMHeadModel` wrote: the language model and its float32 parameters.
 
-  Args:
-    directory: as `save_pretrained` of `TransfoXLLMHeadModel` writes it.
-    **config_changes: fields of TransformerConfig that change nothing about the parameters, e.g. scan_layers or dtype.
-
-  Returns:
-    The language model and its float32 parameters.
+  Memory holds at most the parameters and the largest of them twice. `config_changes` are fields of TransformerConfig
+  that change nothing about the parameters, e.g. scan_layers or dtype.
   """
-  directory = pathlib.Path(directory)
-  config = dataclasses.replace(read_config(directory / "config.json"), **config_changes)
+  config = dataclasses.replace(read_config(pathlib.Path(directory) / "config.json"), **config_changes)
   model = LanguageModel(config)
   return model, layerwise.load(model, open_directory(directory), dict(_sources(config)), _COMPUTED)
 
 
 def read_config(path: str | os.PathLike) -> TransformerConfig:
-  """The configuration that mirrors a config.json."""
+  """The TransformerConfig for a config.json."""
   path = pathlib.Path(path)
   found = {_OTHER_NAMES.get(name, name): value for name, value in read_json(path).items()}
   if found.setdefault("model_type", "transfo-xl") != "transfo-xl":
@@ -80,7 +74,7 @@ def read_config(path: str | os.PathLike) -> TransformerConfig:
 
 
 def _sources(c: TransformerConfig) -> Iterator[tuple[str, Source]]:
-  """The source of every parameter. Torch's kernels are [out, in]; a joint [3 H K, D] makes query, key and value."""
+  """The source of every parameter. Torch's kernels are [out, in]; query, key and value are one [3 H K, D]."""
   d, h, k, f = c.embed_dim, c.num_heads, c.head_dim, c.mlp_dim
   source = lambda name, *rest: Source((name,), *rest)
   layers = [f"transformer.layers.{i}" for i in range(c.num_layers)]
@@ -97,9 +91,9 @@ def _sources(c: TransformerConfig) -> Iterator[tuple[str, Source]]:
     if c.untie_biases:
       for ours, theirs in biases:
         yield f"layers.{i}.attention.{ours}", source(f"{layer}.dec_attn.{theirs}", (h, k))
-    for ours, theirs, inputs, outputs in (("wi", 0, d, f), ("wo", 3, f, d)):
-      yield f"layers.{i}.mlp.{ours}", source(f"{layer}.pos_ff.CoreNet.{theirs}.weight", (outputs, inputs), np.transpose)
-      yield f"layers.{i}.mlp.{ours}_bias", source(f"{layer}.pos_ff.CoreNet.{theirs}.bias", (outputs,))
+    for ours, theirs, inputs, outputs in (("wi", "CoreNet.0", d, f), ("wo", "CoreNet.3", f, d)):
+      yield f"layers.{i}.mlp.{ours}", source(f"{layer}.pos_ff.{theirs}.weight", (outputs, inputs), np.transpose)
+      yield f"layers.{i}.mlp.{ours}_bias", source(f"{layer}.pos_ff.{theirs}.bias", (outputs,))
     for ours, theirs in (("attention_norm", "dec_attn"), ("mlp_norm", "pos_ff")):
       yield f"layers.{i}.{ours}.scale", source(f"{layer}.{theirs}.layer_norm.weight", (d,))
       yield f"layers.{i}.{ours}.bias", source(f"{layer}.{theirs}.layer_norm.bias", (d,))
@@ -130,20 +124,19 @@ def _sources(c: TransformerConfig) -> Iterator[tuple[str, Source]]:
 
 
 def _part_of_qkv(joint: np.ndarray, part: int, heads: int) -> np.ndarray:
-  """[3 H K, D] -> [D, H, K] of one of the three."""
+  """[3 H K, D] -> [D, H, K], one of the three."""
   return np.split(joint, 3)[part].T.reshape(joint.shape[1], heads, -1)
 
 
 def read_words(directory: str | os.PathLike) -> list[str] | None:
-  """The words of the vocabulary by their ids; None if the directory has no vocabulary file."""
+  """The vocabulary's words in the order of their ids; None if the directory has no vocabulary file."""
   directory = pathlib.Path(directory)
-  if (path := directory / "vocab.txt").exists():  # Where there are several, this is the one that counts.
+  if (path := directory / "vocab.txt").exists():  # It counts before the others.
     try:
       with open(path, encoding="utf-8") as file:
-        words = [(line.split() or [""])[0] for line in file]
+        return list(dict.fromkeys((line.split() or [""])[0] for line in file))
     except UnicodeDecodeError as error:
       raise UserError(f"{path} is not UTF-8 at byte {error.start}: copy it again") from error
-    return list(dict.fromkeys(words))
   for path in (directory / "vocab.pkl", directory / "vocab.bin"):
     if path.exists():
       vocabulary = torch_files.load(path, unknown=lambda name: _Ignored)
@@ -157,18 +150,10 @@ def read_words(directory: str | os.PathLike) -> list[str] | None:
 
 
 class _Ignored:
-  """Stands in for whatever else is pickled with a vocabulary, such as a tokenizer; takes all and does nothing."""
+  """Stands in for whatever else is pickled with a vocabulary, such as a tokenizer: takes everything, does nothing."""
 
   def __new__(cls, *_, **__):
     return super().__new__(cls)
 
-  def __init__(self, *_, **__):
-    pass
-
-  def __setstate__(self, _):
-    pass
-
-  def __setitem__(self, *_):
-    pass
-
-  append = extend = add = update = __call__ = lambda self, *_, **__: self
+  __call__ = lambda self, *_, **__: self
+  __init__ = __setstate__ = __setitem__ = append = extend = add = update = lambda self, *_, **__: None

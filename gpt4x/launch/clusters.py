@@ -1,4 +1,4 @@
-"""Which of several processes this is: told by flags and JAX_* variables, or found by JAX in SLURM, MPI or a TPU pod."""
+"""Finds out which of several processes this is: from flags, JAX_* variables, or JAX in SLURM, MPI or a TPU pod."""
 
 import dataclasses
 import glob
@@ -14,9 +14,9 @@ class Processes:
   """All processes of a run, and which of them this is."""
 
   count: int
-  index: int
+  index: int  # Of this process.
   coordinator: str  # HOST:PORT, where process 0 listens.
-  local_devices: tuple[int, ...] | None = None  # The GPUs of this host that are this process's; None: all.
+  local_devices: tuple[int, ...] | None = None  # This process's GPUs among those of its host; None: all.
 
   def __str__(self) -> str:
     return f"process {self.index} of {self.count}"
@@ -24,33 +24,28 @@ class Processes:
 
 def find(coordinator: str | None = None, count: int | None = None, index: int | None = None,
          timeout: int = 300) -> Processes | None:
-  """The processes that the arguments, JAX_* variables or a cluster tell of; None if this is the only one.
+  """The processes named by the arguments, by JAX_* variables or by a cluster, in this order; None if there is one.
 
-  What is given goes before what is found; a count of 1 stops the search. A pod waits `timeout` seconds for the name of
-  its first host.
+  A given count of 1 stops the search. On a pod, the name of its first host is waited for `timeout` seconds.
   """
   given = {"coordinator": coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
            "count": _number(count, "JAX_NUM_PROCESSES"), "index": _number(index, "JAX_PROCESS_ID")}
   given = {name: value for name, value in given.items() if value is not None}
-  if given.get("count") == 1:
+  if given.get("count") == 1 or not (
+      values := (_found(timeout, "coordinator" in given) if len(given) < 3 else {}) | given):
     return None
-  values = (_found(timeout, "coordinator" in given) if len(given) < 3 else {}) | given
-  if not values:
-    return None
-  if "JOB_COMPLETION_INDEX" in os.environ:  # An indexed Kubernetes job; JAX would ask its API server for the rest.
+  if "JOB_COMPLETION_INDEX" in os.environ:  # An indexed Kubernetes job, for which JAX would ask the API server.
     values.setdefault("index", int(os.environ["JOB_COMPLETION_INDEX"]))
   flags = {"coordinator": "--coordinator_address=HOST:PORT", "count": "--num_processes=N", "index": "--process_id=I"}
-  missing = [flag for name, flag in flags.items() if name not in values]
-  if missing:
+  if missing := [flag for name, flag in flags.items() if name not in values]:
     raise CommandError(f"a run of several processes ({', '.join(f'{name} {value}' for name, value in values.items())})"
                        f" needs {' and '.join(missing)} as well: give it to every process")
-  if not values["index"] < values["count"]:
-    raise CommandError(f"--process_id={values['index']} is not one of {values['count']} processes: use 0 to"
-                       f" {values['count'] - 1}")
-  if not re.fullmatch(r".+:\d+", values["coordinator"]):
-    raise CommandError(f"--coordinator_address={values['coordinator']} is not HOST:PORT: add a free port of process 0's"
-                       " host")
-  return Processes(**values)
+  one = Processes(**values)
+  if one.index >= one.count:
+    raise CommandError(f"--process_id={one.index} is not one of {one.count} processes: use 0 to {one.count - 1}")
+  if not re.fullmatch(r".+:\d+", one.coordinator):
+    raise CommandError(f"--coordinator_address={one.coordinator} is not HOST:PORT: add a free port of process 0's host")
+  return one
 
 
 def _number(value: int | None, name: str) -> int | None:
@@ -62,18 +57,17 @@ def _number(value: int | None, name: str) -> int | None:
 
 
 def _found(timeout: int, coordinator_given: bool) -> dict:
-  """What JAX finds of several processes; empty for one. Only where something hints at a cluster is JAX imported."""
+  """Fields of `Processes` that JAX finds; empty for one process. Without a hint of a cluster JAX is not imported."""
   env = os.environ
   tpu = importlib.util.find_spec("libtpu") and glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
-  hints = {  # In JAX's order.
+  hints = {  # In the order in which JAX looks for them.
       "OmpiCluster": int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1,
-      # JAX goes by SLURM_NTASKS, which a batch script has too, though it is one process. Only `srun` sets SLURM_STEP_*.
+      # JAX goes by SLURM_NTASKS, which a batch script of one process has too; only `srun` sets SLURM_STEP_*.
       "SlurmCluster": int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1,
       "GkeTpuCluster": "TPU_PROCESS_ADDRESSES" in env or "TPU_WORKER_HOSTNAMES" in env,
       "GceTpuCluster": tpu and not {"tpu", ""}.isdisjoint(env.get("JAX_PLATFORMS", "").split(",")),
   }
-  hint = next((name for name, hinted in hints.items() if hinted), None)
-  if not hint:
+  if not (hint := next((name for name, hinted in hints.items() if hinted), None)):
     return {}
   from jax._src import clusters
   cluster = getattr(clusters, hint)
@@ -88,18 +82,14 @@ def _found(timeout: int, coordinator_given: bool) -> dict:
     return found
   except (LookupError, OSError, RuntimeError, ValueError) as error:
     if hint == "GceTpuCluster" and isinstance(error, OSError):
-      return {}  # No metadata server: a TPU by itself.
+      return {}  # Without a metadata server, this is a TPU by itself.
     raise CommandError(f"{cluster.name} does not tell of this run's processes ({type(error).__name__}: {error}): give"
                        " --coordinator_address, --num_processes and --process_id, or --num_processes=1") from error
 
 
 def _own_gpu(local_index: int | None, count: int) -> tuple[int] | None:
-  """The GPU of one of several processes on a host. JAX gives one to a single process as well, which here has all."""
-  env = os.environ
-  if "OMPI_COMM_WORLD_LOCAL_SIZE" in env:  # Ahead of SLURM_*, which under mpirun are those of its daemons.
-    several = int(env["OMPI_COMM_WORLD_LOCAL_SIZE"]) > 1
-  else:
-    several = count > int(env.get("SLURM_STEP_NUM_NODES", count))
-  visible = env.get("CUDA_VISIBLE_DEVICES", "")
-  apart = "SLURM_GPUS_PER_TASK" in env or (visible and "," not in visible)  # Each sees its own and no other.
-  return (local_index,) if several and local_index is not None and not apart else None
+  """This process's GPU if several processes share a host; None: all. JAX would give one to a single process too."""
+  env, mpi = os.environ, os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE")  # Under mpirun SLURM_* describe its daemons.
+  several = int(mpi) > 1 if mpi else count > int(env.get("SLURM_STEP_NUM_NODES", count))
+  one_visible = "SLURM_GPUS_PER_TASK" in env or "," not in (env.get("CUDA_VISIBLE_DEVICES") or ",")
+  return (local_index,) if several and local_index is not None and not one_visible else None

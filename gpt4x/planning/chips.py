@@ -1,4 +1,4 @@
-"""TPU chips: what a roofline needs to know of them."""
+"""TPU chips: the figures that a roofline needs."""
 
 import dataclasses
 import math
@@ -11,19 +11,19 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One JAX device. Bandwidths are in bytes per second and one direction; peaks in FLOP/s of bfloat16."""
+  """One JAX device."""
 
   name: str
-  peak: float
+  peak: float  # FLOP/s in bfloat16.
   hbm: float  # Bytes that the compiler lets a program use.
-  hbm_bandwidth: float
-  link_bandwidth: float  # Of one inter-chip link in one direction; each torus axis has two such links a chip.
+  hbm_bandwidth: float  # Bytes per second, as below.
+  link_bandwidth: float  # One inter-chip link in one direction; a chip has two such links on each torus axis.
   torus_dims: int
-  network_bandwidth: float  # Share of a chip in the network between slices.
+  network_bandwidth: float  # A chip's share of the network between slices, in one direction.
 
 
-# Sources: cloud.google.com/tpu/docs for peaks and memories; jax-ml.github.io/scaling-book/tpus for bandwidths, and for
-# the network 25 GB/s a host of four chips (v5e, v6e: eight). 1% of memory is kept by the runtime.
+# Peaks and memories are from cloud.google.com/tpu/docs, bandwidths from jax-ml.github.io/scaling-book/tpus; the network
+# has 25 GB/s for a host of four chips (v5e, v6e: eight). The runtime keeps 1% of memory.
 CHIPS = {chip.name: chip for chip in (
     Chip("v4", 275e12, 32 * GIB * 0.99, 1.2e12, 4.5e10, 3, 6.25e9),
     Chip("v5e", 197e12, 16 * GIB * 0.99, 8.1e11, 4.5e10, 2, 3.125e9),
@@ -34,7 +34,7 @@ CHIPS = {chip.name: chip for chip in (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """One or several slices of a torus of chips."""
+  """One or several slices, each a torus of chips."""
 
   chip: Chip
   shape: tuple[int, ...]
@@ -53,12 +53,12 @@ class Topology:
 
 
 def parse_topology(text: str, num_slices: int = 1) -> Topology:
-  """`v5p:8x16x16` as a Topology."""
+  """Parses `v5p:8x16x16`."""
   name, _, dims = text.partition(":")
   if name not in CHIPS:
     raise CommandError(f"--topology={text}: unknown chip {name}{nearest(name, CHIPS)} (known: {', '.join(CHIPS)})")
   chip = CHIPS[name]
   if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", dims) or dims.count("x") != chip.torus_dims - 1:
-    example = "x".join(["4"] * chip.torus_dims)
-    raise CommandError(f"--topology={text}: write {name} with {chip.torus_dims} sizes, such as {name}:{example}")
+    raise CommandError(f"--topology={text}: write {name} with {chip.torus_dims} sizes, such as"
+                       f" {name}:{'x'.join(['4'] * chip.torus_dims)}")
   return Topology(chip, tuple(map(int, dims.split("x"))), num_slices)

@@ -1,7 +1,6 @@
-"""The collectives of a compiled program: their bytes, and the mesh axes that they run over."""
+"""The collectives of a compiled program: their bytes, and the mesh axes they run over."""
 
-import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import math
 import re
@@ -10,7 +9,7 @@ import numpy as np
 
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "f16": 2,
           "bf16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-# Bytes that cross a link of a ring of n devices, per byte of the result on one device.
+# Bytes that each device of a ring of n sends, per byte of the result on one device.
 _TRAFFIC = {
     "all-gather": lambda n: (n - 1) / n,
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -25,11 +24,11 @@ _INSTRUCTION = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One instruction: what it is, over which mesh axes ('data', or 'fsdp x expert'), and the bytes of its result."""
+  """One instruction."""
 
-  kind: str
-  axes: str
-  size: int  # Devices of a group.
+  kind: str  # 'all-gather' or another name of `_TRAFFIC`.
+  axes: str  # Mesh axes, 'data' or 'fsdp x expert'.
+  size: int  # Devices in a group.
   result_bytes: float
 
   @property
@@ -39,37 +38,33 @@ class Collective:
 
 
 def parse(hlo: str, mesh_shape: Mapping[str, int]) -> list[Collective]:
-  """The collectives in an optimised HLO text; one in a loop counts once. Groups of one device are left out."""
+  """The collectives in an optimised HLO text, without those of one device; one in a loop counts once."""
   found = []
   for line in hlo.splitlines():
     match = _INSTRUCTION.search(line)
-    if not match:
-      continue
-    group = _first_group(line)
-    if group is None or len(group) > 1:
-      group = np.arange(math.prod(mesh_shape.values())) if group is None else group
-      found.append(Collective(match["kind"], _axes(group, mesh_shape), len(group),
-                              _result_bytes(match["type"], bool(match["start"]))))
+    group = _first_group(line, math.prod(mesh_shape.values())) if match else ()
+    if len(group) > 1:
+      coordinates = np.unravel_index(group, tuple(mesh_shape.values()))
+      axes = " x ".join(name for name, places in zip(mesh_shape, coordinates) if len(set(places.tolist())) > 1)
+      found.append(Collective(match["kind"], axes, len(group), _result_bytes(match["type"], bool(match["start"]))))
   return found
 
 
 def by_axes(collectives: list[Collective]) -> dict[str, float]:
-  """Traffic in bytes a device, by mesh axes."""
-  totals = collections.Counter()
-  for collective in collectives:
-    totals[collective.axes] += collective.traffic
-  return dict(totals)
+  """Bytes that each device sends, by mesh axes."""
+  return {axes: sum(one.traffic for one in collectives if one.axes == axes)
+          for axes in dict.fromkeys(one.axes for one in collectives)}
 
 
 def _result_bytes(text: str, started: bool) -> float:
-  """Bytes of an HLO type; of a tuple all parts, but of what an asynchronous start returns the largest, the result."""
+  """Bytes of an HLO type. A tuple counts whole, but an asynchronous start's only by its largest part, the result."""
   sizes = [_BYTES[dtype] * math.prod(int(dim) for dim in dims.split(",") if dim)
            for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", text) if dtype in _BYTES]
   return max(sizes, default=0) if started else sum(sizes)
 
 
-def _first_group(line: str) -> np.ndarray | None:
-  """Device numbers of the first group of an instruction; None if all devices are one."""
+def _first_group(line: str, num_devices: int) -> np.ndarray:
+  """Device numbers of the first group of an instruction; all devices if it names no groups."""
   if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line):
     return np.array([int(match[1]), int(match[2])])
   if match := re.search(
@@ -82,7 +77,7 @@ def _first_group(line: str) -> np.ndarray | None:
     return _iota(match[3], match[4]).reshape(int(match[1]), int(match[2]))[0]
   if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
     return np.array(list(map(int, match[1].split(","))))
-  return None
+  return np.arange(num_devices)
 
 
 def _iota(dims: str, order: str | None) -> np.ndarray:
@@ -90,14 +85,3 @@ def _iota(dims: str, order: str | None) -> np.ndarray:
   numbers = lambda text: tuple(map(int, text.split(",")))
   ids = np.arange(math.prod(numbers(dims))).reshape(numbers(dims))
   return ids.transpose(numbers(order)) if order else ids
-
-
-def _axes(group: np.ndarray, mesh_shape: Mapping[str, int]) -> str:
-  """The mesh axes along which the members of a group differ."""
-  coordinates = np.unravel_index(group, tuple(mesh_shape.values()))
-  return " x ".join(name for name, places in zip(mesh_shape, coordinates) if len(set(places.tolist())) > 1)
-
-
-def surprises(collectives: list[Collective], expected: float) -> Iterator[Collective]:
-  """Those whose result is larger than anything that a step should have to move at once."""
-  return (collective for collective in collectives if collective.result_bytes > expected)

@@ -1,4 +1,4 @@
-"""A training step through the real TPU compiler, which needs no TPU: libtpu knows every topology."""
+"""Compiles a training step for TPUs that are not here: libtpu has the compiler and knows every topology."""
 
 import dataclasses
 import math
@@ -14,18 +14,18 @@ from gpt4x.models.language_model import LanguageModel
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning import collectives
 from gpt4x.planning.chips import Topology
+from gpt4x.training import gradients
 from gpt4x.training.config import TrainConfig
-from gpt4x.training.gradients import whole
 from gpt4x.training.initial_state import state_shapes
 from gpt4x.training.step import TrainStep
 
-# Products that overlap with their own communication piece by piece are loops, of which the compiler counts one turn.
+# Products that overlap with their own communication become loops, and the compiler counts only one turn of a loop.
 _NO_LOOPS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """What is compiled: a training step on B rows of L tokens, with a memory of M."""
+  """A training step on B rows of L tokens with a memory of M positions: what is compiled."""
 
   train_step: TrainStep
   batch_size: int
@@ -35,7 +35,7 @@ class Step:
 
   @classmethod
   def of(cls, config: TrainConfig) -> "Step":
-    """The step of a run, checked to fit its mesh; on a TPU a dtype of 'auto' means bfloat16."""
+    """The step of a run, checked to fit its mesh; a dtype of 'auto' becomes bfloat16, as on a TPU."""
     experiment = config.experiment
     config.partitioner.check_batch(experiment.dataset.batch_size, config.microbatches)
     step = cls(config.step, experiment.dataset.batch_size, experiment.dataset.segment_length,
@@ -53,42 +53,37 @@ class Step:
     model = LanguageModel(dataclasses.replace(self.config, **changes))
     return dataclasses.replace(self, train_step=dataclasses.replace(self.train_step, model=model))
 
-  def microbatch(self) -> "Step":
-    """The step on the rows of one microbatch."""
-    return dataclasses.replace(self, train_step=dataclasses.replace(self.train_step, gradients=whole),
-                               batch_size=self.batch_size // self.microbatches, microbatches=1)
-
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """Of one step on one device: arithmetic, memory traffic, the compiler's own estimate of seconds, communication."""
+  """Cost of one step on one device."""
 
   flops: float
-  bytes: float
-  seconds: float
+  bytes: float  # Read from memory and written to it.
+  seconds: float  # The compiler's own estimate.
   traffic: dict[str, float]  # Bytes sent, by mesh axes.
 
   def extrapolate(self, other: "Cost", units: float) -> "Cost":
-    """The cost of `units` given those of one (self) and of two (other): a + b * units."""
+    """The cost of `units`, a + b * units, from the cost of one (self) and of two (other)."""
     line = lambda one, two: one + (two - one) * (units - 1)
-    axes = {*self.traffic, *other.traffic}
-    traffic = {name: line(self.traffic.get(name, 0.0), other.traffic.get(name, 0.0)) for name in axes}
+    traffic = {axes: line(self.traffic.get(axes, 0.0), other.traffic.get(axes, 0.0))
+               for axes in {*self.traffic, *other.traffic}}
     return Cost(line(self.flops, other.flops), line(self.bytes, other.bytes), line(self.seconds, other.seconds),
                 traffic)
 
 
 def topology_devices(topology: Topology) -> list[Any]:
-  """The devices of a topology, for the compiler only; raises ImportError without libtpu."""
+  """Devices of a topology, which only the compiler can use; raises ImportError without libtpu."""
   from jax.experimental import topologies
   import libtpu  # noqa: F401
 
-  # Or libtpu asks a metadata server about the TPU that is not here, and complains.
+  # Without these libtpu asks a metadata server about a local TPU, and complains that there is none.
   for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),
                       ("TPU_ACCELERATOR_TYPE", "v5p-8"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")):
     os.environ.setdefault(name, value)
-  # The default level takes three times as long, for the same fusions and costs.
+  # The default level takes three times as long and finds the same fusions and costs.
   jax.config.update("jax_optimization_level", "O1")
-  options = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
+  options: dict[str, Any] = {"num_slices": topology.num_slices} if topology.num_slices > 1 else {}
   if math.prod(topology.shape) == 1:
     options["chips_per_host_bounds"] = (1, 1, 1)  # Hosts of four are the default.
   try:
@@ -99,7 +94,7 @@ def topology_devices(topology: Topology) -> list[Any]:
 
 
 def compile_step(step: Step, partitioner: Partitioner, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
-  """Compiles the very step that `gpt4x train` runs, for the partitioner's mesh."""
+  """Compiles the step that `gpt4x train` would run on the partitioner's mesh."""
   shapes = step.state(partitioner)
   rows = partitioner.sharding("batch", None)
   batch = {name: jax.ShapeDtypeStruct((step.batch_size, step.segment_length), dtype, sharding=rows)
@@ -109,38 +104,33 @@ def compile_step(step: Step, partitioner: Partitioner, options: dict[str, Any] |
   return lowered.compile(options)
 
 
-def cost(compiled: jax.stages.Compiled, partitioner: Partitioner) -> tuple[Cost, list[collectives.Collective]]:
-  """The cost of a program without loops, for the compiler counts the body of a loop once."""
-  analysis, text = compiled.cost_analysis(), compiled.as_text()
-  found = collectives.parse(text, partitioner.mesh.shape)
-  unknown = text.count('custom_call_target="PrepareAsyncCall')  # Of each the compiler says -1 second.
-  return Cost(analysis["flops"], analysis["bytes accessed"], analysis["optimal_seconds"] + unknown,
-              collectives.by_axes(found)), found
-
-
 def step_cost(step: Step, partitioner: Partitioner) -> tuple[Cost, list[collectives.Collective]]:
-  """The cost of a whole step, from programs of one and of two of its repeating blocks, unrolled; and the latter's
-  collectives.
+  """The cost of a whole step, and the collectives of two of its repeating blocks.
 
-  Microbatches are a loop as well: one is compiled and counted as often, and the optimizer, too often, with it.
+  The compiler counts the body of a loop once. So one block and two blocks are compiled, unrolled, and the rest is
+  extrapolated. One microbatch is compiled and multiplied, which counts the optimizer too often.
   """
   period, times = step.config.period, step.microbatches
-  step = step.microbatch()
-  (one, _), (two, found) = (
-      cost(compile_step(step.replace_config(num_layers=blocks * period, scan_layers=False), partitioner, _NO_LOOPS),
-           partitioner)
-      for blocks in (1, 2))
+  step = dataclasses.replace(step, train_step=dataclasses.replace(step.train_step, gradients=gradients.whole),
+                             batch_size=step.batch_size // times, microbatches=1)
+
+  def of(blocks: int) -> tuple[Cost, list[collectives.Collective]]:
+    compiled = compile_step(step.replace_config(num_layers=blocks * period, scan_layers=False), partitioner, _NO_LOOPS)
+    analysis, text = compiled.cost_analysis(), compiled.as_text()
+    found = collectives.parse(text, partitioner.mesh.shape)
+    unknown = text.count('custom_call_target="PrepareAsyncCall')  # The compiler gives each of these -1 second.
+    return Cost(analysis["flops"], analysis["bytes accessed"], analysis["optimal_seconds"] + unknown,
+                collectives.by_axes(found)), found
+
+  (one, _), (two, found) = of(1), of(2)
   whole = one.extrapolate(two, step.config.num_layers / period)
   traffic = {axes: times * sent for axes, sent in whole.traffic.items()}
   return Cost(times * whole.flops, times * whole.bytes, times * whole.seconds, traffic), found
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, float]:
-  """Bytes of one device's HBM: what goes in and comes out, what is needed between, and the program."""
+  """Bytes of one device's HBM: inputs, outputs beyond them, what is needed between, and the program."""
   analysis = compiled.memory_analysis()
-  return {
-      "arguments": analysis.argument_size_in_bytes,
-      "outputs": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
-      "temporaries": analysis.temp_size_in_bytes,
-      "program": analysis.generated_code_size_in_bytes,
-  }
+  return {"arguments": analysis.argument_size_in_bytes, "temporaries": analysis.temp_size_in_bytes,
+          "outputs": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+          "program": analysis.generated_code_size_in_bytes}

@@ -1,7 +1,7 @@
 """What a training step needs on each device, by formula: without the compiler, and as a check on it.
 
-State is counted exactly, from shapes and shardings. The rest is a sum of the large parts, to some 30%: what a device
-computes, what it reads and writes, what it sends, and what it must hold between the forward and the backward pass.
+State is counted exactly, from shapes and shardings. The rest sums the large parts, to some 30%: what a device computes,
+reads and writes, sends, and holds between the forward and the backward pass.
 """
 
 import dataclasses
@@ -24,15 +24,17 @@ def device_bytes(tree: Any) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What the formulas are made of, on one device: its rows of a microbatch, and its share of heads, MLP and so on."""
+  """Sizes on one device: of its rows of a microbatch, and of its share of heads, MLP and so on."""
 
   config: TransformerConfig
-  tokens: float  # b L, of a microbatch.
+  tokens: float  # b L, in a microbatch.
   length: int  # L
   total: int  # T
-  tensor: int
-  gathered: float  # Parameters that the device computes with, its own experts and its part of heads and MLPs.
-  owned: float  # Parameters that it holds.
+  chunk: int  # Queries whose scores exist at a time.
+  scored_heads: float  # Heads whose scores pass through memory; those of the fused kernel stay on the chip.
+  tensor: int  # Devices that split heads, MLPs and vocabulary.
+  gathered: float  # Parameters that the device computes with: its own experts, its part of heads and MLPs.
+  owned: float  # Parameters that the device stores.
 
   @classmethod
   def of(cls, step: Step, state: TrainState, partitioner: Partitioner) -> "Sizes":
@@ -40,32 +42,28 @@ class Sizes:
     rows = step.batch_size / partitioner.num_batch_shards / step.microbatches
     gathered = 0.0
     for leaf in jax.tree.leaves(state.params):
-      # Experts stay where they are, as do parts of heads and MLPs; what else is split is gathered.
-      stays = [axes for axes in leaf.sharding.spec if axes in ("expert", "tensor")]
-      gathered += math.prod(leaf.shape) / math.prod(shape[name] for name in stays)
-    return cls(config, rows * step.segment_length, step.segment_length, step.segment_length + step.memory_length,
-               shape["tensor"], gathered, device_bytes(state.params) / 4)
-
-  @property
-  def scored_heads(self) -> float:
-    """Heads of a device whose scores pass through memory: those of the fused kernel do not."""
-    return 0.0 if self.config.attention_kernel == "flash" else self.config.num_heads / self.tensor
+      # Experts and parts of heads and MLPs stay where they are; every other split is gathered.
+      gathered += math.prod(leaf.shape) / math.prod(
+          shape[axes] for axes in leaf.sharding.spec if axes in ("expert", "tensor"))
+    length, scored = step.segment_length, config.attention_kernel != "flash"
+    return cls(
+        config, tokens=rows * length, length=length, total=length + step.memory_length,
+        chunk=min(config.attention_chunk or length, length), scored_heads=scored * config.num_heads / shape["tensor"],
+        tensor=shape["tensor"], gathered=gathered, owned=device_bytes(state.params) / 4)
 
   @property
   def scores(self) -> float:
-    """Elements of the attention scores of a layer that pass through memory."""
-    chunk = min(self.config.attention_chunk or self.length, self.length)
-    return self.tokens * (self.total - (self.length - chunk) / 2) * self.scored_heads
+    """Elements of a layer's attention scores that pass through memory."""
+    return self.tokens * (self.total - (self.length - self.chunk) / 2) * self.scored_heads
 
   @property
   def scores_at_once(self) -> float:
-    """Those of one chunk."""
-    chunk = min(self.config.attention_chunk or self.length, self.length)
-    return self.tokens * self.total * self.scored_heads * chunk / self.length
+    """Elements of the scores of one chunk."""
+    return self.tokens * self.total * self.scored_heads * self.chunk / self.length
 
   @property
   def hidden(self) -> float:
-    """Elements of the inner activations of a layer's MLP, or of the experts that its tokens meet."""
+    """Elements inside a layer's MLP, or inside the experts that its tokens meet."""
     c = self.config
     wide = c.mlp_dim
     if c.moe and c.period == 1:
@@ -74,7 +72,7 @@ class Sizes:
 
 
 def temporaries(step: Step, state: TrainState, partitioner: Partitioner) -> float:
-  """Bytes between the passes: gradients, what the backward pass is kept, one layer's work, logits."""
+  """Bytes of gradients, of what is kept for the backward pass, and of one layer's work or the logits."""
   s = Sizes.of(step, state, partitioner)
   c = s.config
   block = s.gathered / c.num_layers * c.period
@@ -86,18 +84,18 @@ def temporaries(step: Step, state: TrainState, partitioner: Partitioner) -> floa
 
 
 def cost(step: Step, state: TrainState, partitioner: Partitioner) -> Cost:
-  """Arithmetic, memory traffic and communication of a step."""
+  """Arithmetic, memory traffic and communication of a step on one device."""
   s, shape, c = Sizes.of(step, state, partitioner), partitioner.mesh.shape, step.config
   tokens = step.batch_size * step.segment_length / partitioner.mesh.size
   flops = lambda training: c.flops_per_token(step.segment_length, step.memory_length, training=training, causal=False)
   again = {"full": 1.0, "none": 0.0}.get(c.remat, 0.3)
   arithmetic = tokens * (flops(True) + again * flops(False))
 
-  passes = (3 + (again > 0)) * step.microbatches  # Over the weights: forward, again, twice backward.
+  passes = (3 + (again > 0)) * step.microbatches  # Forward, again, and twice backward, all over the weights.
   weights = passes * 2 * s.gathered + 2 * (4 * s.owned + device_bytes(state.opt_state)) + 12 * s.owned
   activations = c.num_layers * (2 * 30 * s.tokens * c.embed_dim + 2 * 8 * s.hidden + 4 * 16 * s.scores)
   logits = 4 * 6 * s.tokens * c.vocab_size / s.tensor
-  traffic = {}
+  traffic: dict[str, float] = {}
 
   def add(axes, amount):
     size = math.prod(shape[name] for name in axes)
@@ -116,16 +114,13 @@ def cost(step: Step, state: TrainState, partitioner: Partitioner) -> Cost:
 
 
 def seconds(cost: Cost, topology: Topology, partitioner: Partitioner) -> dict[str, float]:
-  """The roofline: what arithmetic, memory and each network would take alone, at their peaks."""
+  """The roofline: seconds that arithmetic, memory and each network would take alone, at their peaks."""
   chip = topology.chip
   found = {"arithmetic": cost.flops / chip.peak, "memory": cost.bytes / chip.hbm_bandwidth}
   for axes, traffic in cost.traffic.items():
     size = math.prod(partitioner.mesh.shape[name] for name in axes.split(" x "))
-    if "slice" in axes:
-      bandwidth = chip.network_bandwidth
-    else:
-      # A mesh axis lies along as many axes of the torus as it needs, a ring of two links on each.
-      bandwidth = 2 * chip.link_bandwidth * min(
-          chip.torus_dims, max(1, math.ceil(math.log(size) / math.log(max(topology.shape)) - 1e-9)))
+    # A mesh axis takes as many axes of the torus as it needs, with a ring of two links on each.
+    rings = min(chip.torus_dims, max(1, math.ceil(math.log(size) / math.log(max(topology.shape)) - 1e-9)))
+    bandwidth = chip.network_bandwidth if "slice" in axes else 2 * chip.link_bandwidth * rings
     found[f"network {axes}"] = traffic / bandwidth
   return found

@@ -15,13 +15,13 @@ from gpt4x.planning.chips import GIB, Topology
 from gpt4x.planning.compiler import Step
 from gpt4x.training.state import TrainState
 
-SPARE = 0.10  # Of memory, to be left free.
-LARGE = 64 * 2**20  # Bytes of one device's part of an array from where on it matters how it lies.
+SPARE = 0.10  # The fraction of memory to leave free.
+LARGE = 64 * 2**20  # Bytes: copies of a smaller part of an array than this are not worth a warning.
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A step of an experiment on a topology; bytes and FLOPs are those of one device. All of it is JSON."""
+  """A step of an experiment on a topology, as JSON has it; bytes and FLOPs are those of one device."""
 
   topology: str
   devices: int
@@ -29,10 +29,10 @@ class Plan:
   source: str  # 'compiler' or 'formula'
   params: int
   active_params: int
-  flops_per_token: float  # Of the model, trained, causal attention counted once.
+  flops_per_token: float  # What training asks of the model, with only the scores that causal attention needs.
   tokens_per_step: int
   remat: str
-  memory: dict[str, float]  # Bytes: params, optimizer, recurrent memory, temporaries and so on.
+  memory: dict[str, float]  # Bytes of params, optimizer, recurrent memory, temporaries and so on.
   hbm: float
   flops: float
   bytes: float
@@ -40,64 +40,58 @@ class Plan:
   seconds: dict[str, float]  # The roofline's parts.
   roofline: float  # Seconds of a step in which all of these overlap.
   compiled: float | None  # Seconds of a step by the compiler's own estimate.
-  mfu: float  # By the slower of the two.
+  mfu: float  # Computed from the slower of these two.
   tokens_per_day: float
   warnings: list[str]
   advice: str | None
 
   @property
-  def used(self) -> float:
-    return sum(self.memory.values())
-
-  @property
   def spare(self) -> float:
-    return 1 - self.used / self.hbm
+    return 1 - sum(self.memory.values()) / self.hbm
 
 
 def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: bool,
          state: TrainState | None = None) -> Plan:
-  """The plan of a step on a topology; `compiled`: by the TPU compiler, which takes minutes, or else by formula."""
+  """Plans a step on a topology: with the TPU compiler, which takes minutes, if `compiled`, otherwise by formula."""
   config, state = step.config, state or step.state(partitioner)
   parts = {"params": state.params, "optimizer": state.opt_state, "memory": state.memory}
   memory = {name: estimate.device_bytes(tree) for name, tree in parts.items()}
-  expected = _largest_expected(step, state, partitioner)
+  warnings = list(_coarse(state.params, partitioner))
   if compiled:
     found = compiler.memory(compiler.compile_step(step, partitioner))
     memory |= {"batch": found["arguments"] - sum(memory.values())} | {
         name: found[name] for name in ("outputs", "temporaries", "program")}
-    cost, instructions = compiler.step_cost(step, partitioner)
+    cost, sent = compiler.step_cost(step, partitioner)
+    warnings += _surprises(sent, _largest_expected(step, state, partitioner))
   else:
     memory["temporaries"] = estimate.temporaries(step, state, partitioner)
-    cost, instructions = estimate.cost(step, state, partitioner), []
+    cost = estimate.cost(step, state, partitioner)
   seconds = estimate.seconds(cost, topology, partitioner)
   roofline = max(seconds.values())
   slower = max(roofline, cost.seconds) if compiled else roofline
-  tokens = step.batch_size * step.segment_length
+  tokens, peak = step.batch_size * step.segment_length, topology.num_devices * topology.chip.peak
   flops_per_token = config.flops_per_token(step.segment_length, step.memory_length, training=True)
-  warnings = [*_coarse(state.params, partitioner), *_surprises(instructions, expected)]
   plan = Plan(
       topology=str(topology), devices=topology.num_devices, mesh=dict(partitioner.mesh.shape),
       source="compiler" if compiled else "formula", params=config.num_params(),
       active_params=config.num_active_params(), flops_per_token=flops_per_token, tokens_per_step=tokens,
-      remat=config.remat, memory=memory, hbm=topology.chip.hbm,
-      flops=cost.flops, bytes=cost.bytes, traffic=cost.traffic, seconds=seconds, roofline=roofline,
-      compiled=cost.seconds if compiled else None,
-      mfu=flops_per_token * tokens / (slower * topology.num_devices * topology.chip.peak),
-      tokens_per_day=tokens / slower * 86400, warnings=warnings, advice=None)
+      remat=config.remat, memory=memory, hbm=topology.chip.hbm, flops=cost.flops, bytes=cost.bytes,
+      traffic=cost.traffic, seconds=seconds, roofline=roofline, compiled=cost.seconds if compiled else None,
+      mfu=flops_per_token * tokens / (slower * peak), tokens_per_day=tokens / slower * 86400, warnings=warnings,
+      advice=None)
   return dataclasses.replace(plan, advice=_advice(plan, step))
 
 
 def _advice(plan: Plan, step: Step) -> str | None:
-  """The first thing to change where a plan does not fit."""
+  """Names the first thing to change if a plan does not fit."""
   if plan.spare >= SPARE:
     return None
   largest = max(plan.memory, key=plan.memory.get)
-  if largest == "temporaries" and plan.remat != "full":
-    return "temporaries are the most of it: set TransformerConfig.remat = 'full'"
-  if largest == "temporaries" and step.batch_size // step.microbatches > math.prod(
-      size for name, size in plan.mesh.items() if name != "tensor"):
-    return f"temporaries are the most of it: set train.microbatches = {2 * step.microbatches}, or lower BATCH_SIZE"
   if largest == "temporaries":
+    if plan.remat != "full":
+      return "temporaries are the most of it: set TransformerConfig.remat = 'full'"
+    if step.batch_size // step.microbatches > plan.devices // plan.mesh["tensor"]:
+      return f"temporaries are the most of it: set train.microbatches = {2 * step.microbatches}, or lower BATCH_SIZE"
     return f"temporaries of a single row are the most of it: set Partitioner.tensor = {2 * plan.mesh['tensor']}"
   if largest in ("params", "optimizer") and plan.mesh["data"] > 1:
     return f"the state is the most of it, and {plan.mesh['data']} devices hold copies of it: raise Partitioner.fsdp"
@@ -107,7 +101,7 @@ def _advice(plan: Plan, step: Step) -> str | None:
 
 
 def _coarse(params: Any, partitioner: Partitioner) -> Iterator[str]:
-  """Large parameters of which several devices hold the same part, though the mesh could split them."""
+  """Tells of large parameters of which several devices hold the same part, though the mesh could split them."""
   ways = math.prod(size for name, size in partitioner.mesh.shape.items() if name not in ("slice", "data"))
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     held = estimate.device_bytes(leaf)
@@ -118,21 +112,20 @@ def _coarse(params: Any, partitioner: Partitioner) -> Iterator[str]:
 
 
 def _largest_expected(step: Step, state: TrainState, partitioner: Partitioner) -> float:
-  """Bytes of the largest thing that a step moves at once: a parameter of one block, gathered, or the activations."""
+  """Bytes of the largest array that a step should move at once: a gathered parameter of a block, or activations."""
   config, sizes = step.config, estimate.Sizes.of(step, state, partitioner)
   stacked = lambda path: config.num_layers / config.period if path[0].key == "layers" else 1
   leaf = max(math.prod(leaf.shape) / stacked(path) for path, leaf in jax.tree_util.tree_leaves_with_path(state.params))
   return 4 * max(leaf, sizes.tokens * config.embed_dim * (config.moe.experts_per_token if config.moe else 1))
 
 
-def _surprises(instructions: list[collectives.Collective], expected: float) -> Iterator[str]:
-  for one in collectives.surprises(instructions, expected):
-    yield (f"a collective larger than any parameter or activation: {one.kind} over {one.axes},"
-           f" {one.result_bytes / GIB:.2f} GiB")
+def _surprises(found: list[collectives.Collective], expected: float) -> list[str]:
+  return [f"a collective larger than any parameter or activation: {one.kind} over {one.axes},"
+          f" {one.result_bytes / GIB:.2f} GiB" for one in found if one.result_bytes > expected]
 
 
-def search(step: Step, topology: Topology) -> Iterator[Plan]:
-  """By formula, the meshes and remat policies that fit, the fastest first; then those that do not."""
+def search(step: Step, topology: Topology) -> list[Plan]:
+  """Plans every mesh and remat policy by formula: those that fit come first, the fastest at the top."""
   found = []
   for mesh in _meshes(topology, step):
     try:
@@ -142,13 +135,13 @@ def search(step: Step, topology: Topology) -> Iterator[Plan]:
       for remat in ("none", "dots_no_batch", "full"):
         found.append(make(step.replace_config(remat=remat), partitioner, topology, compiled=False, state=state))
     except UserError:
-      continue  # Something does not divide.
+      continue  # A size does not divide.
   if not found:
     raise UserError(f"no mesh of {topology} divides BATCH_SIZE = {step.batch_size} and the model: change either")
-  return iter(sorted(found, key=lambda plan: (plan.spare < SPARE, -round(plan.mfu, 3), sum(plan.seconds.values()))))
+  return sorted(found, key=lambda plan: (plan.spare < SPARE, -round(plan.mfu, 3), sum(plan.seconds.values())))
 
 
-def _meshes(topology: Topology, step: Step) -> Iterator[dict[str, int]]:
+def _meshes(topology: Topology, step: Step) -> Iterator[dict[str, Any]]:
   chips, moe = math.prod(topology.shape), step.config.moe
   powers = [2**i for i in range(int(math.log2(chips)) + 1)]
   for tensor, expert, fsdp in itertools.product(powers[:5], powers if moe else [1], powers):
@@ -158,7 +151,7 @@ def _meshes(topology: Topology, step: Step) -> Iterator[dict[str, int]]:
 
 
 def describe(plan: Plan) -> str:
-  """The plan for people."""
+  """The plan as text."""
   gib = lambda size: f"{size / GIB:.2f}"
   mesh = " x ".join(f"{name}={size}" for name, size in plan.mesh.items())
   fits = f"{plan.spare:.0%} spare" if plan.spare >= SPARE else f"{plan.spare:.0%} spare: DOES NOT FIT with {SPARE:.0%}"
@@ -168,7 +161,7 @@ def describe(plan: Plan) -> str:
       ("parameters", f"{plan.params:,}{active}"),
       ("a step", f"{plan.tokens_per_step:,} tokens of {plan.flops_per_token / 1e9:.4g} GFLOP each (causal once)"),
       ("GiB a device", ", ".join(f"{name} {gib(size)}" for name, size in plan.memory.items())),
-      ("", f"together {gib(plan.used)} of {gib(plan.hbm)}: {fits}"),
+      ("", f"together {gib(sum(plan.memory.values()))} of {gib(plan.hbm)}: {fits}"),
       ("a device's step", f"{plan.flops / 1e12:.4g} TFLOP, {plan.bytes / 1e9:.4g} GB of memory traffic"),
       ("sent", ", ".join(f"{axes} {size / 1e9:.4g} GB" for axes, size in plan.traffic.items()) or "nothing"),
       ("seconds", ", ".join(f"{name} {value:.3g}" for name, value in plan.seconds.items())),

@@ -25,9 +25,9 @@ def test_other_shapes(saved, change, words):
 
 
 def test_names_of_leaves():
-  names = list(layout.leaves_by_name({"params": {"a": [jnp.zeros(1), None]}, "step": jnp.int32(0)}))
-  assert names == ["params/a/0", "step"]
-  assert [layout.item_of(name) for name in names] == ["params", "state"]
+  leaves = layout.leaves_by_name({"params": {"a": [jnp.zeros(1), None]}, "step": jnp.int32(0)})
+  assert list(leaves) == ["params/a/0", "step"]
+  assert [list(layout.of_item(leaves, item)) for item in layout.ITEMS] == [["params/a/0"], ["step"]]
 
 
 def test_what_is_frozen_is_not_saved(tmp_path):

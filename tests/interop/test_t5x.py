@@ -17,14 +17,14 @@ pytest.importorskip("t5x.train", reason="upstream t5x is not installed (see `mak
 from t5x import decoding, utils
 
 from gpt4x import cli
-from gpt4x.data.pipeline import DatasetConfig
-from gpt4x.inference.decoding import Decoder
+from gpt4x.data.dataset import DatasetConfig
+from gpt4x.experiment import Experiment
+from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
 from gpt4x.interop.t5x.model import TransformerXLModel
 from gpt4x.interop.t5x.optimizer import OptaxOptimizer
 from gpt4x.interop.t5x.partitioner import MeshPartitioner
 from gpt4x.training import optimizers
-from gpt4x.training.experiment import Experiment
 from tests.integration import corpus, faults
 from tests.interop import reverse_task
 from tests.models import tiny
@@ -113,7 +113,8 @@ def test_killed_at_any_moment(text, tmp_path):
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"EVAL_PERIOD": 12}, "multiple of the other"), ({"CheckpointConfig__keep_period": 2}, "no counterpart")])
+    ({"EVAL_PERIOD": 12}, "multiple of the other"), ({"CheckpointConfig__keep_period": 2}, "no counterpart"),
+    ({"train__trained": "layers/.*"}, "train.trained is set")])
 def test_what_t5x_cannot_do_is_said_before_it_starts(text, tmp_path, capsys, changes, words):
   assert cli.main([*corpus.flags(text, tmp_path / "run", **ONE_DEVICE, **changes), "--loop=t5x"]) == 1
   assert words in capsys.readouterr().err
@@ -139,7 +140,8 @@ def test_a_checkpoint_that_does_not_fit(text, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd", "muon"])
 def test_every_optimizer_has_a_layout(name):
   """Statistics of a parameter's shape lie as the parameter does, the rest everywhere."""
-  model = model_of(tiny.make(vocab_size=12), OptaxOptimizer(getattr(optimizers, name)(1e-2)))
+  model = tiny.make(vocab_size=12)
+  model = model_of(model, OptaxOptimizer(getattr(optimizers, name)(1e-2), model.lm))
   partitioner = MeshPartitioner(num_partitions=2)
   shapes = {"decoder_input_tokens": (8, 4)}
   initializer = utils.TrainStateInitializer(model.optimizer_def, model.get_initial_variables, shapes, partitioner)
@@ -195,10 +197,9 @@ def test_t5x_s_greedy_decoding_is_our_own(reverse, style):
   predict = jax.jit(
       lambda params, batch: theirs.predict_batch_with_aux(params, batch, decoder_params={"eos_id": -1})[0])
   found = np.asarray(predict(params, prefix_batch(PROMPTS)))
-  ours = Decoder(model.lm, window=LENGTH, eos_id=-1, sampling=Sampling(temperature=0.0), segment_length=LENGTH)
-  # t5x may draw 0, which for us is no token.
-  ours._allowed = np.ones(model.config.vocab_size, bool)
-  expected = np.concatenate(list(ours(params, PROMPTS, LENGTH, bidirectional=True)), 1)
+  ours = Engine(model.lm, window=LENGTH, eos_id=None, sampling=Sampling(temperature=0.0), segment_length=LENGTH,
+                first_id=0)  # t5x may draw 0.
+  expected = np.concatenate([piece.tokens for piece in ours(params, PROMPTS, LENGTH, bidirectional=True)], 1)
   for row, prompt in enumerate(PROMPTS):
     room = LENGTH - 1 - len(prompt)
     np.testing.assert_array_equal(found[row, :room], expected[row, :room])

@@ -13,7 +13,7 @@ from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner, planning_for
-from gpt4x.planning import compiler, estimate, plan
+from gpt4x.planning import collectives, compiler, estimate, plan
 from gpt4x.planning.chips import parse_topology
 from gpt4x.training import optimizers
 from gpt4x.training.step import TrainStep
@@ -89,6 +89,13 @@ def test_extrapolation_is_a_line():
   cost = lambda n, **traffic: compiler.Cost(10 + 3 * n, 5 * n, 1 + n, {"fsdp": 7 * n, **traffic})
   one, two = cost(1), cost(2, tensor=2)
   assert one.extrapolate(two, 5) == compiler.Cost(25, 25, 6, {"fsdp": 35, "tensor": 8})
+
+
+def test_large_collectives_are_told():
+  found = [collectives.Collective("all-gather", "fsdp", 4, 2**30)]
+  assert plan._surprises(found, 2**30 - 1) == [
+      "a collective larger than any parameter or activation: all-gather over fsdp, 1.00 GiB"]
+  assert not plan._surprises(found, 2**30)
 
 
 FLAGS = ["plan", "--gin_file=experiments/stdlib_tiny.gin", "--topology=v5p:2x2x1", "--gin.Partitioner.fsdp=2"]

@@ -1,20 +1,20 @@
-"""Checkpoints of one loop as those of the other: parameters, optimizer, memory and data position.
+"""Turns checkpoints of one loop into those of the other: parameters, optimizer, memory and data position.
 
 t5x keeps `DIR/checkpoint_<step>/{state,dataset}`, we keep `DIR/checkpoints/<step>`. Both hold the same leaves under
 other names, so nothing here needs t5x.
 """
 
+import dataclasses
 import json
 import re
 from typing import Any
 
 from etils import epath
-from flax import serialization, traverse_util
+from flax import traverse_util
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from gpt4x.checkpoints.layout import check_shapes
+from gpt4x.checkpoints import layout
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.errors import UserError
 from gpt4x.training.config import TrainConfig
@@ -26,42 +26,41 @@ _NAMES = {"params": "target", "opt_state": "state/param_states", "step": "state/
 
 
 def newest_t5x_step(model_dir: str) -> int | None:
-  """The newest step that t5x has saved in a model directory, if any."""
+  """The newest step that t5x has saved in a model directory; None if there is none."""
   directory = epath.Path(model_dir).expanduser()
   names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
   return max((int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))), default=None)
 
 
 def bring_over(model_dir: str, config: TrainConfig, gin_text: str) -> None:
-  """Before our own loop starts: makes t5x's newest checkpoint one of ours, if ours are behind."""
+  """Makes t5x's newest checkpoint one of ours, if ours are behind, before our own loop starts."""
   if newest_t5x_step(model_dir) is not None:
     Crossing(model_dir, config, gin_text).bring_over()
 
 
 class Crossing:
-  """A run that both loops may take further."""
+  """A run that either loop may continue."""
 
   def __init__(self, model_dir: str, config: TrainConfig, gin_text: str):
     self._model_dir, self._config, self._gin_text = model_dir, config, gin_text
     self._directory = Checkpoints(model_dir, config.checkpoints)
-    experiment = config.experiment
-    self._shapes = state_shapes(
-        config.step, experiment.dataset.batch_size, experiment.memory_length, config.partitioner)
+    self._shapes = state_shapes(config.step, config.experiment.dataset.batch_size, config.experiment.memory_length,
+                                config.partitioner)
 
   def state_ahead_of_t5x(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-    """(step, t5x's state dict, data position) that t5x is to start from, if it has no checkpoint as new as that."""
-    config, experiment = self._config, self._config.experiment
+    """(step, t5x's state dict, data position) for t5x to start from; None if its own checkpoint is as new."""
+    config = self._config
     ours, theirs = self._directory.latest_step(), newest_t5x_step(self._model_dir)
     if ours is not None and (theirs is None or ours > theirs):
       step, state, data_state = self._directory.restore(self._shapes)
       self._directory.check_seed(step, config.seed)
     elif theirs is None and config.init_from:
-      state = init_state(config.step, self._shapes, config.partitioner)
-      state = state.replace(params=experiment.restore_params(config.init_from, config.partitioner)[1])
-      step, data_state = 0, experiment.data.train().get_state()
+      _, params = config.experiment.restore_params(config.init_from, config.partitioner)
+      state = dataclasses.replace(init_state(config.step, self._shapes, config.partitioner), params=params)
+      step, data_state = 0, config.experiment.data.train().get_state()
     else:
       return None
-    return step, traverse_util.unflatten_dict(_t5x_leaves(state), sep="/"), data_state
+    return step, layout.nested(_t5x_leaves(state)), data_state
 
   def bring_over(self) -> None:
     """Makes the newest checkpoint of t5x one of ours, if ours are behind."""
@@ -79,41 +78,24 @@ class Crossing:
     except ValueError as error:
       raise UserError(f"{positions[0]} is no data position of this project's stream: continue with the t5x"
                       " configuration that wrote it") from error
-    state = self._read(path)
-    self._directory.save(theirs, state, data_state, self._gin_text, self._config.seed, wait=True)
-    self._directory.close()
-
-  def _read(self, path: epath.Path) -> TrainState:
     wanted = _t5x_leaves(self._shapes)
     with ocp.PyTreeCheckpointer() as checkpointer:
       saved = traverse_util.flatten_dict(checkpointer.metadata(path / "state").item_metadata.tree, sep="/")
-      check_shapes(f"t5x's checkpoint {path}", {name: (leaf.dtype, leaf.shape) for name, leaf in saved.items()}, wanted)
-      tree = traverse_util.unflatten_dict(wanted, sep="/")
-      restored = checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(
-          tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree)))
-    return _from_t5x_leaves(self._shapes, traverse_util.flatten_dict(restored, sep="/"))
-
-
-def _flat(state: TrainState) -> dict[str, Any]:
-  return traverse_util.flatten_dict(serialization.to_state_dict(state), keep_empty_nodes=True, sep="/")
-
-
-def _t5x_name(name: str) -> str:
-  part, slash, rest = name.partition("/")
-  return _NAMES.get(part, part) + slash + rest
+    layout.check_shapes(f"t5x's checkpoint {path}", {name: (leaf.dtype, leaf.shape) for name, leaf in saved.items()},
+                        {name: leaf for name, leaf in wanted.items() if leaf.size})  # t5x saves no empty leaves.
+    state = _from_t5x_leaves(self._shapes, layout.read(path / "state", wanted))
+    self._directory.save(theirs, state, data_state, self._gin_text, self._config.seed, wait=True)
+    self._directory.close()
 
 
 def _t5x_leaves(state: TrainState) -> dict[str, Any]:
-  """Our leaves by t5x's names; it has none for what has no elements."""
-  return {_t5x_name(name): leaf for name, leaf in _flat(state).items() if getattr(leaf, "size", 0)}
+  """Our leaves by t5x's names, in the order of `jax.tree.leaves`."""
+  parts = ((name.partition("/"), leaf) for name, leaf in layout.saved_leaves(state).items())
+  return {_NAMES[part] + slash + rest: leaf for (part, slash, rest), leaf in parts}
 
 
 def _from_t5x_leaves(shapes: TrainState, leaves: dict[str, Any]) -> TrainState:
-  """The state of these shapes from leaves by t5x's names."""
-  def find(name, leaf):
-    if not isinstance(leaf, jax.ShapeDtypeStruct) or leaf.size:
-      return leaves.get(_t5x_name(name), leaf)
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, np.zeros(leaf.shape, leaf.dtype).__getitem__)
-
-  flat = {name: find(name, leaf) for name, leaf in _flat(shapes).items()}
-  return serialization.from_state_dict(shapes, traverse_util.unflatten_dict(flat, sep="/"))
+  """The state of these shapes from leaves by t5x's names; what is frozen stays as it is."""
+  ours = dict(zip(layout.saved_leaves(shapes), _t5x_leaves(shapes)))
+  found = [leaves[ours[name]] if name in ours else leaf for name, leaf in layout.leaves_by_name(shapes).items()]
+  return jax.tree.unflatten(jax.tree.structure(shapes), found)

@@ -1,6 +1,7 @@
 """Our batches as the datasets that t5x asks for: `get_dataset_fn` and `train_eval_get_dataset_fn`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
 import itertools
 import json
 import re
@@ -15,46 +16,42 @@ from gpt4x.errors import UserError
 
 
 def get_dataset(cfg: utils.DatasetConfig, shard_id: int, num_shards: int, feature_converter_cls: Any = None,
-                feature_converter: str = "stream", **unused: Any) -> "TrainBatches":
-  """The training data of a t5x `DatasetConfig`, this shard's rows of it."""
+                feature_converter: Any = "stream", **unused: Any) -> "TrainBatches":
+  """This shard's rows of the training data of a t5x `DatasetConfig`."""
   del feature_converter_cls, unused
-  dataset, rows = _dataset(cfg, feature_converter), _rows(cfg, shard_id, num_shards)
-  return TrainBatches(dataset.train(cfg.split, rows))
+  return TrainBatches(_dataset(cfg, feature_converter).train(
+      cfg.split, host_rows(cfg.batch_size, shard_id, num_shards)))
 
 
 def get_eval_datasets(cfg: utils.DatasetConfig, shard_id: int, num_shards: int, eval_steps: int | None = None,
-                      feature_converter_cls: Any = None, feature_converter: str = "stream",
+                      feature_converter_cls: Any = None, feature_converter: Any = "stream",
                       **unused: Any) -> dict[str, "EvaluationBatches"]:
-  """The evaluation data of a t5x `DatasetConfig`, `eval_steps` batches of it; None: all."""
+  """This shard's rows of `eval_steps` batches (None: all) of the evaluation data of a t5x `DatasetConfig`."""
   del feature_converter_cls, unused
-  dataset, rows = _dataset(cfg, feature_converter), _rows(cfg, shard_id, num_shards)
-  return {cfg.mixture_or_task_name: EvaluationBatches(dataset, cfg.split, rows, eval_steps)}
+  dataset, rows = _dataset(cfg, feature_converter), host_rows(cfg.batch_size, shard_id, num_shards)
+  return {cfg.mixture_or_task_name: EvaluationBatches(
+      lambda: itertools.islice(dataset.evaluation(cfg.split, rows), eval_steps))}
 
 
-def _dataset(cfg: utils.DatasetConfig, feature_converter: str) -> Dataset:
+def _dataset(cfg: utils.DatasetConfig, feature_converter: Any) -> Dataset:
   return Dataset(DatasetConfig(
       cfg.mixture_or_task_name, cfg.task_feature_lengths, cfg.batch_size, feature_converter,
       pack=cfg.pack and feature_converter != "stream", seed=cfg.seed or 0))
 
 
-def _rows(cfg: utils.DatasetConfig, shard_id: int, num_shards: int) -> range:
-  return host_rows(cfg.batch_size, shard_id, num_shards)
-
-
 class TrainBatches(dataset_iterator.DatasetIterator):
   """Our endless batches as a clu iterator, whose saved state is our JSON.
 
-  t5x draws the first batch before it saves the first checkpoint, and would so lose it for a run that is restored from
-  there. Therefore a save looks at the step that it belongs to, which is in the name of its directory, and writes the
-  position that this step had left.
+  t5x draws the first batch before it saves the first checkpoint, so a run restored from there would miss that batch.
+  Therefore `save` takes the step from the name of the checkpoint's directory and writes the position after that step.
   """
 
   def __init__(self, batches: DatasetIterator):
     self._batches = batches
-    self._start = None  # The step at which the first batch was drawn, known by the first save or restore.
-    state = batches.get_state()
+    self._start: int | None = None  # The step at which the first batch was drawn; the first save or restore tells.
+    self._drawn, self._states = 0, {0: batches.get_state()}  # By the number of batches drawn; only the last two.
     self._spec = _spec(next(batches))
-    self.set_state(state)
+    batches.set_state(self._states[0])
 
   def __next__(self) -> Batch:
     batch = next(self._batches)
@@ -66,11 +63,10 @@ class TrainBatches(dataset_iterator.DatasetIterator):
   def element_spec(self) -> Mapping[str, dataset_iterator.ArraySpec]:
     return self._spec
 
-  def set_state(self, state: Mapping[str, Any]) -> None:
-    """Goes to a position that a stream of ours has saved, from either loop."""
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes to a position that either loop has saved."""
     self._batches.set_state(state)
-    self._states = {0: self._batches.get_state()}  # By the number of batches drawn; only the last two.
-    self._drawn = 0
+    self._drawn, self._states = 0, {0: self._batches.get_state()}
 
   def save(self, filename: epath.PathLike) -> None:
     step = _step_in(filename)
@@ -86,21 +82,21 @@ class TrainBatches(dataset_iterator.DatasetIterator):
     self.set_state(json.loads(epath.Path(filename).read_text()))
     self._start = _step_in(filename)
 
-  load = restore  # Another name of it, which t5x uses.
+  load = restore  # t5x uses both names.
 
 
+@dataclasses.dataclass(frozen=True)
 class EvaluationBatches:
-  """Batches that hold each example of a split once, from the start whenever they are iterated over."""
+  """Batches that can be iterated over again and again, each time from the first one."""
 
-  def __init__(self, dataset: Dataset, split: str, rows: range, max_batches: int | None):
-    self._open = lambda: itertools.islice(dataset.evaluation(split, rows), max_batches)
+  open_batches: Callable[[], Iterator[Batch]]
 
   def __iter__(self) -> Iterator[Batch]:
-    return self._open()
+    return self.open_batches()
 
   @property
   def element_spec(self) -> Mapping[str, dataset_iterator.ArraySpec]:
-    return _spec(next(self._open()))
+    return _spec(next(iter(self)))
 
 
 def _spec(batch: Batch) -> dict[str, dataset_iterator.ArraySpec]:

@@ -1,10 +1,11 @@
-"""`gpt4x train --loop=t5x`: the configuration of our own loop, carried out by t5x's."""
+"""`gpt4x train --loop=t5x`: t5x's loop with the configuration of our own."""
 
 import contextlib
 import functools
 import math
 import os
 import sys
+from typing import Any
 
 from t5x import decoding, utils
 from t5x import train as t5x_train
@@ -26,51 +27,51 @@ from gpt4x.training.telemetry import Rates
 def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tuple[int, int] | None = None) -> int:
   """Trains an experiment with t5x; arguments and result are those of `gpt4x.training.loop.train`.
 
-  The model directory gets t5x's checkpoints, `checkpoint_<step>`, beside our own: a run begins with whichever is ahead,
-  and ends with its last step in both.
+  The model directory gets t5x's checkpoints, `checkpoint_<step>`, beside our own. A run starts from the newest of
+  either kind, and its last step is saved as both.
   """
   experiment, partitioner, checkpoints = config.experiment, config.partitioner, config.checkpoints
   dataset, total_steps, eval_period = experiment.dataset, config.total_steps, config.eval_period
   model_dir = os.path.abspath(os.path.expanduser(model_dir))  # Orbax under t5x takes no other.
   partitioner.check_batch(dataset.batch_size, config.microbatches)
   experiment.check_vocabulary()
-  if profile_steps or checkpoints.keep_period:
-    name = "--profile_steps" if profile_steps else "CheckpointConfig.keep_period"
+  unknown = {"--profile_steps": profile_steps, "CheckpointConfig.keep_period": checkpoints.keep_period,
+             "train.trained": config.trained, "train.after_update": config.after_update}
+  for name in (name for name, value in unknown.items() if value):
     raise UserError(f"{name} is set, which --loop=t5x has no counterpart of: unset it, or use --loop=gpt4x")
   periods = [min(period, total_steps) for period in (eval_period, checkpoints.period) if period]
   if max(periods) % min(periods):
     raise UserError(f"EVAL_PERIOD = {eval_period} and CHECKPOINT_PERIOD = {checkpoints.period}: t5x needs one of them"
                     " to be a multiple of the other; change either, or use --loop=gpt4x")
 
-  # What our names mean to t5x. Its `data` axis is our `data` and `fsdp`, its `model` axis our `tensor`.
-  t5x_partitioner = MeshPartitioner(
-      num_partitions=partitioner.mesh.shape["tensor"], num_devices=partitioner.mesh.size,
-      parameter_partitioning_dims=2 if partitioner.mesh.shape["fsdp"] > 1 else 1)
+  # Our configuration in t5x's terms. Its `data` axis is our `data` and `fsdp`, its `model` axis our `tensor`.
+  tensor = partitioner.mesh.shape["tensor"]
+  t5x_partitioner = MeshPartitioner(num_partitions=tensor, num_devices=partitioner.mesh.size,
+                                    parameter_partitioning_dims=2 if partitioner.mesh.shape["fsdp"] > 1 else 1)
   model = TransformerXLModel(
-      experiment, OptaxOptimizer(config.optimizer, config.clip_norm),
-      split_memory=experiment.memory_length % partitioner.mesh.shape["tensor"] == 0,
+      experiment, OptaxOptimizer(config.optimizer, experiment.model, config.clip_norm),
+      split_memory=experiment.memory_length % tensor == 0,
       decode_fn=functools.partial(decoding.temperature_sample, temperature=0.0))
-  data_config = lambda split, **changes: utils.DatasetConfig(**{
-      "mixture_or_task_name": dataset.mixture_or_task_name, "task_feature_lengths": dict(dataset.task_feature_lengths),
-      "split": split, "batch_size": dataset.batch_size, "shuffle": False, "seed": dataset.seed, "pack": dataset.pack,
-      **changes})
+  data_config = lambda split, pack=dataset.pack: utils.DatasetConfig(
+      dataset.mixture_or_task_name, dict(dataset.task_feature_lengths), split, dataset.batch_size, shuffle=False,
+      seed=dataset.seed, pack=pack)
   save = utils.SaveCheckpointConfig(
       dtype=None,  # With any other, restoring turns the step and the optimizer's counts into floats.
       period=min(checkpoints.period, total_steps), keep=checkpoints.keep, save_dataset=True)
-  converter = {"feature_converter": dataset.feature_converter}
+  converter: dict[str, Any] = {"feature_converter": dataset.feature_converter}
 
   # Where the run stands.
   run = crossing.Crossing(model_dir, config, gin_text)
   start = crossing.newest_t5x_step(model_dir)
-  if state := run.state_ahead_of_t5x():
-    start, train_state, data_state = state
-    _save(train_state, data_state, model, t5x_partitioner, save, model_dir, data.get_dataset(
-        data_config("train"), 0, 1, **converter))
+  if ahead := run.state_ahead_of_t5x():
+    start, train_state, data_state = ahead
+    batches = data.get_dataset(data_config("train"), 0, 1, **converter)
+    batches.set_state(data_state)
+    _save(train_state, batches, model, t5x_partitioner, save, model_dir)
   loop.write_configuration(model_dir, experiment, gin_text)
   writer = MetricsWriter(model_dir, tensorboard=False)  # t5x writes its own.
   writer.truncate(-1 if start is None else start)
-  rates, progress = Rates(experiment, partitioner), Progress(total_steps, start or 0)
-  preemption = Preemption()
+  rates, progress, preemption = Rates(experiment, partitioner), Progress(total_steps, start or 0), Preemption()
   shape = " x ".join(f"{name}={size}" for name, size in t5x_partitioner.mesh.shape.items())
   print(f"{experiment.model.config.num_params():,} parameters; t5x, mesh {shape}; step {start or 0} to {total_steps};"
         f" peak {rates.peak}", file=sys.stderr)
@@ -78,36 +79,30 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
   def report(step: int, split: str, metrics: dict[str, float]):
     if split == "train":
       metrics = {name: value for name, value in metrics.items() if name not in ("bits_per_byte", "tokens")}
-      metrics |= {"mfu": rates.mfu(metrics["tokens_per_second"])}
+      metrics["mfu"] = rates.mfu(metrics["tokens_per_second"])
       progress.update(step, metrics["loss"], metrics["tokens_per_second"])
     else:
       metrics = {name: value for name, value in metrics.items() if not name.endswith("_per_second")}
-      metrics = metrics | {"perplexity": math.exp(min(metrics["loss"], 700.0))}
+      metrics["perplexity"] = math.exp(min(metrics["loss"], 700.0))
       progress.print(f"step {step}: {split} " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     writer.write(step, split, metrics)
 
+  infers = eval_period and dataset.feature_converter == "prefix_lm" and experiment.data.has_metrics
   status = loop.DONE
-  with contextlib.ExitStack() as stack:
-    for resource in (writer, preemption, progress):
-      stack.callback(resource.close)
+  with contextlib.closing(writer), contextlib.closing(preemption), contextlib.closing(progress):
     try:
       t5x_train.train(
-          model=model,
+          model=model, model_dir=model_dir, partitioner=t5x_partitioner, random_seed=config.seed,
           train_dataset_cfg=data_config("train"),
           train_eval_dataset_cfg=data_config(config.eval_split) if eval_period else None,
-          infer_eval_dataset_cfg=data_config(config.eval_split, pack=False) if (
-              eval_period and dataset.feature_converter == "prefix_lm" and experiment.data.has_metrics) else None,
+          infer_eval_dataset_cfg=data_config(config.eval_split, pack=False) if infers else None,
           checkpoint_cfg=utils.CheckpointConfig(save=save),
-          partitioner=t5x_partitioner,
           trainer_cls=functools.partial(
               RecurrentTrainer, num_microbatches=config.microbatches, eval_split=config.eval_split, report=report,
               preempted=lambda: preemption.requested),
-          model_dir=model_dir,
-          total_steps=max(total_steps, start or 0),  # It refuses a run that is past its end, and leaves one at its end.
-          eval_steps=config.eval_batches,
+          total_steps=max(total_steps, start or 0),  # t5x refuses a run that is past its end.
           eval_period=min(eval_period, total_steps) if eval_period else 0,
-          stats_period=config.log_period,
-          random_seed=config.seed,
+          eval_steps=config.eval_batches, stats_period=config.log_period,
           summarize_config_fn=lambda model_dir, writer, step: None,
           get_dataset_fn=functools.partial(data.get_dataset, **converter),
           train_eval_get_dataset_fn=functools.partial(data.get_eval_datasets, **converter),
@@ -122,9 +117,8 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
   return status
 
 
-def _save(train_state, data_state, model, partitioner, save, model_dir, batches):
-  """Writes a checkpoint of t5x's from a state dict of its kind and a data position."""
-  batches.set_state(data_state)
+def _save(train_state, batches, model, partitioner, save, model_dir):
+  """Writes a checkpoint of t5x's: a state dict of its kind, and the position of the batches."""
   spec = batches.element_spec
   initializer = utils.TrainStateInitializer(
       model.optimizer_def, model.get_initial_variables, {name: array.shape for name, array in spec.items()},

@@ -15,15 +15,14 @@ from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.evaluation.likelihood import target_bytes
 from gpt4x.experiment import Experiment
+from gpt4x.models.language_model import Batch
 from gpt4x.models.memory import Cache, Memory, RingKeyValues, StepConstants
 from gpt4x.models.sums import Sums, weighted_mean
 from gpt4x.models.transformer_xl import TransformerXL
 
-Batch = Mapping[str, jax.Array]
-
 
 class _Module(TransformerXL):
-  """t5x asks the module where the rows of its decoding cache lie: always on axis 1, as where layers are scanned."""
+  """Tells t5x that the rows of a decoding cache lie on axis 1, where `_t5x_cache` puts them."""
 
   scan_layers = True
 
@@ -31,13 +30,13 @@ class _Module(TransformerXL):
 class TransformerXLModel(models.DecoderOnlyModel):
   """An experiment's model for t5x.
 
-  Where the experiment carries memory, it is `flax_mutables["memory"]`: {"layers": [N, B, M, D], "segment_ids": [B, M]}.
+  An experiment's memory is `flax_mutables["memory"]`: {"layers": [N, B, M, D], "segment_ids": [B, M]}.
 
   Args:
     experiment: model and data, as for our own loop.
     optimizer_def: see `optimizer.OptaxOptimizer`; None where nothing is trained.
-    carry_memory: whether there is a memory in the train state; t5x's eval and infer modes have no use for it.
-    split_memory: whether its sequence is split over the `model` axis, as in our own loop where that divides it.
+    carry_memory: whether the train state has a memory; t5x's eval and infer modes have no use for it.
+    split_memory: whether the memory's M is split over the `model` axis, as our own loop does if that divides M.
     decode_fn: t5x's `temperature_sample` or `beam_search`.
   """
 
@@ -48,8 +47,7 @@ class TransformerXLModel(models.DecoderOnlyModel):
       raise UserError("MoEConfig.bias_rate > 0 moves biases after each step, which t5x has no place for: set it to 0"
                       " and MoEConfig.balance_loss above 0, or use --loop=gpt4x")
     self.language_model, self.objective, self.dataset = experiment.model, experiment.objective, experiment.dataset
-    if optimizer_def is not None:
-      optimizer_def.declare(experiment.model.declared[1])
+    self.coefficients = self.objective.coefficients(self.language_model)
     self.memory_length = experiment.memory_length if carry_memory else 0
     self.split_memory = split_memory
     self.eval_memory_length = experiment.eval_memory_length
@@ -59,7 +57,7 @@ class TransformerXLModel(models.DecoderOnlyModel):
 
   def get_initial_variables(self, rng: jax.Array, input_shapes: Mapping[str, tuple[int, ...]],
                             input_types: Mapping[str, Any] | None = None) -> flax.core.FrozenDict:
-    """Fresh parameters and an empty memory, with the logical axis names of both."""
+    """Fresh parameters and an empty memory, with their logical axis names."""
     del input_types
     variables = dict(self.language_model.variables(rng))
     if self.memory_length:
@@ -72,25 +70,14 @@ class TransformerXLModel(models.DecoderOnlyModel):
     return flax.core.freeze(variables)
 
   def loss_fn(self, params: Any, batch: Batch, dropout_rng: jax.Array | None, flax_mutables: Any = None):
-    """The mean objective, and metrics; with memory, (metrics, the memory L positions on)."""
+    """The mean objective and its metrics; with memory, (metrics, the memory L positions on) in their place."""
     sums, memory = self.sums(params, batch, self.memory(batch, flax_mutables), dropout_rng)
-    loss = weighted_mean(sums, self.coefficients)
-    if flax_mutables is None:
-      return loss, self.metrics(sums, batch)
-    return loss, (self.metrics(sums, batch), self.mutables(memory))
-
-  @property
-  def coefficients(self) -> dict[str, float]:
-    return self.objective.coefficients(self.language_model)
+    loss, metrics = weighted_mean(sums, self.coefficients), self.metrics(sums, batch)
+    return loss, metrics if flax_mutables is None else (metrics, self.mutables(memory))
 
   def sums(self, params: Any, batch: Batch, memory: Memory, rng: jax.Array | None) -> tuple[Sums, Memory]:
-    """The objective's sums of a batch, and the memory L positions on."""
+    """The objective's sums for a batch, and the memory L positions on."""
     return self.objective(self.language_model, params, {}, _with_segment_ids(batch), memory, rng)
-
-  def eval_fn(self, params: Any, batch: Batch, flax_mutables: Any = None):
-    """As `loss_fn` from an empty memory, for the one in the train state has read the training rows."""
-    del flax_mutables
-    return self.loss_fn(params, batch, dropout_rng=None)
 
   def eval_segment(self, params: Any, batch: Batch, memory: Memory) -> tuple[dict[str, Any], Memory]:
     """Metrics of a batch that continues from `memory`, and the memory after it."""
@@ -106,19 +93,16 @@ class TransformerXLModel(models.DecoderOnlyModel):
     return Memory(**flax_mutables["memory"])
 
   def metrics(self, sums: Sums, batch: Batch) -> dict[str, Any]:
-    """clu metrics that t5x merges over the steps of a report; bits per byte are those of the targets' text."""
+    """clu metrics, which t5x merges over the steps of a report; bytes are those of the targets' text."""
     average = lambda total, count: clu.metrics.Average(total=total, count=count)
-    num_bytes = target_bytes(jnp.asarray(self._token_bytes, jnp.float32), batch)
-    return {
-        **{name: average(one.value, one.weight) for name, one in sums.items() if not one.value.ndim},
-        "bits_per_byte": average(sums["loss"].value / jnp.log(2.0), num_bytes),
-        "tokens": t5x_metrics.Sum(total=sums["loss"].weight),
-        "tokens_per_second": t5x_metrics.TimeRate.from_model_output(numerator=sums["loss"].weight),
-        "steps_per_second": t5x_metrics.StepsPerTime.from_model_output(),
-    }
+    loss, num_bytes = sums["loss"], target_bytes(jnp.asarray(self._token_bytes, jnp.float32), batch)
+    return {name: average(one.value, one.weight) for name, one in sums.items() if not one.value.ndim} | {
+        "bits_per_byte": average(loss.value / jnp.log(2.0), num_bytes), "tokens": t5x_metrics.Sum(total=loss.weight),
+        "tokens_per_second": t5x_metrics.TimeRate.from_model_output(numerator=loss.weight),
+        "steps_per_second": t5x_metrics.StepsPerTime.from_model_output()}
 
   def _compute_logits(self, params, batch, dropout_rng=None, mutable=False, other_variables=None):
-    """Logits [B, L, V] of examples that stand alone; nothing is sown, so there are no intermediates."""
+    """Logits [B, L, V] of examples without memory; nothing is sown, so there are no intermediates."""
     del other_variables
     logits, _ = self.language_model.logits(
         params, batch["decoder_input_tokens"], self.memory(batch, None),
@@ -126,12 +110,12 @@ class TransformerXLModel(models.DecoderOnlyModel):
         dropout_rng=dropout_rng)
     return (logits, {}) if mutable else logits
 
-  # Decoding. t5x's rows are at different positions of their sequences, but all of them advance together; so prompts
-  # are moved to the right, where all end at one position of the ring.
+  # Decoding. All rows advance together, but prompts end at different positions. They are moved to the right, where all
+  # end at one position of the ring.
 
   def _compute_kv_cache(self, params, inputs, causal_attention_mask):
-    """The cache that all of a prompt but its last token leaves, and the index [B] of that token."""
-    lengths = jnp.sum(inputs[:, 1:] != 0, axis=-1)  # Without the first input of the document, which is 0.
+    """The cache after each prompt without its last token, and the index [B] of that token."""
+    lengths = jnp.sum(inputs[:, 1:] != 0, axis=-1)  # The first input of a document is 0 and does not count.
     rows, length = inputs.shape
     shift = length - 1 - lengths
     tokens = jax.vmap(jnp.roll)(inputs, shift)
@@ -139,30 +123,30 @@ class TransformerXLModel(models.DecoderOnlyModel):
     prefix = segment_ids if self._inputs_bidirectional_attention else None
     memory = self.language_model.initial_memory(rows, length, projected=True)
     _, memory = self.language_model.prefill(params, tokens, segment_ids, memory, prefix)
-    # The sampler begins with the prompt's last token, which sees the same either way.
+    # The sampler begins with the prompt's last token, so it leaves the memory again.
     memory = memory.roll(1)
-    memory = memory.replace(segment_ids=memory.segment_ids.at[:, 0].set(0))
+    memory = Memory(memory.layers, memory.segment_ids.at[:, 0].set(0))
     return _t5x_cache(self.language_model.start_decoding(params, memory)), lengths
 
   def _compute_logits_from_slice(self, decoding_state, params, max_decode_length):
-    """Logits [B, V] after one token of each row, and the cache moved on."""
+    """Logits [B, V] after one token of each row, and the cache moved on by one."""
     del max_decode_length
-    cache = _ring_cache(decoding_state.cache)
-    logits, cache = self.language_model.decode_step(params, decoding_state.cur_token[:, 0], cache)
+    logits, cache = self.language_model.decode_step(
+        params, decoding_state.cur_token[:, 0], _ring_cache(decoding_state.cache))
     return logits, _t5x_cache(cache)
 
 
 def _with_segment_ids(batch: Batch) -> dict[str, jax.Array]:
-  """seqio numbers the examples of a row only where there are several; 0 is its padding."""
+  """Adds the segment ids that seqio leaves out where a row has one example; its padding is 0."""
   return {"decoder_segment_ids": (batch["decoder_target_tokens"] > 0).astype(jnp.int32), **batch}
 
 
-# Of a cache t5x moves the rows of every leaf, on axis 1, but for two names that it leaves as they are.
+# t5x moves the rows of every leaf of a cache, on axis 1, but those of two names.
 _SAME_IN_ALL_ROWS, _POSITION = "cached_bias", "position_embedder_index"
 
 
 def _t5x_cache(cache: Cache) -> dict[str, Any]:
-  layers = cache.rings, cache.constants
+  layers: Any = (cache.rings, cache.constants)
   if isinstance(cache.rings, list):
     layers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(*layers))
   rings, constants = layers

@@ -11,12 +11,9 @@ from t5x import partitioning
 
 from gpt4x.errors import UserError
 
-# Names of ours beyond t5x's standard ones.
-ADDITIONAL_RULES = (("cluster_embed", None), ("clusters", None), ("expert", None), ("residual_length", "model"))
-
 
 class MeshPartitioner(partitioning.PjitPartitioner):
-  """PjitPartitioner with its standard rules on a mesh of `data x model` devices; t5x's own ignores both sizes on CPUs.
+  """PjitPartitioner on a mesh of `data x model` devices, which t5x's own ignores on CPUs.
 
   Args:
     num_partitions: size of the `model` axis; `data` has the other devices.
@@ -25,14 +22,15 @@ class MeshPartitioner(partitioning.PjitPartitioner):
   """
 
   def __init__(self, num_partitions: int = 1, parameter_partitioning_dims: int = 1, num_devices: int | None = None):
+    ours = (("cluster_embed", None), ("clusters", None), ("expert", None), ("residual_length", "model"))
     super().__init__(num_partitions, logical_axis_rules=partitioning.standard_logical_axis_rules(
-        parameter_partitioning_dims=parameter_partitioning_dims, additional_rules=ADDITIONAL_RULES))
+        parameter_partitioning_dims=parameter_partitioning_dims, additional_rules=ours))
     self._devices = jax.devices()[:num_devices]
     if len(self._devices) % num_partitions:
       raise UserError(f"MeshPartitioner.num_partitions = {num_partitions} does not divide {len(self._devices)} devices")
 
   def partition(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """As t5x's, but that flax's sharding constraints see the mesh, which they look for elsewhere than t5x puts it."""
+    """t5x's `partition`, with the mesh also where flax's sharding constraints look for it."""
     @functools.wraps(fn)
     def traced(*args, **kwargs):
       with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):

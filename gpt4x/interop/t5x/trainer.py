@@ -12,15 +12,15 @@ from gpt4x.training.gradients import microbatched
 
 
 class RecurrentTrainer(trainer.Trainer):
-  """t5x's trainer, but that evaluation carries memory from batch to batch, and microbatches their rows of it.
+  """t5x's trainer, with memory carried from batch to batch in evaluation, and split over microbatches by rows.
 
   Args:
     num_microbatches: groups of rows whose gradients are summed in turn.
-    eval_split: what `report` is told that evaluations are of.
+    learning_rate_fn: not used, since the schedule is inside the optax optimizer.
+    eval_split: the split that evaluations are reported as.
     report: called with (step, split, metrics) for each summary that t5x writes.
-    preempted: once this is true, the next summary ends with t5x's PreemptionError, upon which it saves.
-    **arguments: those of `trainer.Trainer` that t5x gives. `learning_rate_fn` is not used: an optax optimizer has its
-      schedule inside.
+    preempted: once this is true, the next summary ends with t5x's PreemptionError, upon which t5x saves.
+    **arguments: the others of `trainer.Trainer`.
   """
 
   def __init__(self, num_microbatches: int | None = None, learning_rate_fn: Any = None, eval_split: str = "validation",
@@ -48,7 +48,7 @@ class RecurrentTrainer(trainer.Trainer):
     return summaries
 
   def compile_eval(self, batches: Mapping[str, Any]) -> None:
-    """Nothing: the first batch of an evaluation compiles its step."""
+    """Does nothing, since the first batch of an evaluation compiles its step."""
 
   @functools.cached_property
   def _partitioned_train_step(self):
@@ -65,7 +65,7 @@ class RecurrentTrainer(trainer.Trainer):
         others = {"flax_mutables": self._model.mutables(memory)} if train_state.flax_mutables else None
         state, metrics = trainer.apply_grads(train_state, gradients, self._model.metrics(sums, batch), 0.0,
                                              self._weight_metrics_computer, others)
-      for name in ("learning_rate", "learning_rate/current"):  # That of t5x, which nothing uses.
+      for name in ("learning_rate", "learning_rate/current"):  # Those of t5x, which nothing uses.
         del metrics[name]
       return state, metrics
 
@@ -83,7 +83,8 @@ class RecurrentTrainer(trainer.Trainer):
   @property
   def _memory_spec(self) -> Memory:
     rows = self._partitioner.data_partition_spec
-    return Memory(layers=PartitionSpec(None, None, *rows), segment_ids=rows)
+    specs: tuple[Any, Any] = PartitionSpec(None, None, *rows), rows
+    return Memory(*specs)
 
   @functools.cached_property
   def _empty_memory(self):
@@ -92,7 +93,7 @@ class RecurrentTrainer(trainer.Trainer):
     return self._partitioner.partition(make, in_axis_resources=(), out_axis_resources=self._memory_spec)
 
   def _remembering_eval_step(self):
-    """A step as t5x calls it, with a memory of its own."""
+    """An evaluation step as t5x calls it, which keeps the memory to itself."""
     memory = self._empty_memory()
 
     def eval_step(train_state, batch):

@@ -13,20 +13,20 @@ from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.interop.t5x import crossing
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
-from gpt4x.training import optimizers
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.step import TrainStep
 from tests.integration import corpus
 from tests.models import tiny
+from tests.training.every_optimizer import OPTIMIZERS
 
 ONE_DEVICE = {"Partitioner__data": 1, "Partitioner__num_devices": 1}
 
 
 @pytest.mark.parametrize("memory_length", [0, 3])
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_leaf_has_a_name_in_t5x(name, memory_length):
-  step = TrainStep(tiny.make().lm, NextToken(), getattr(optimizers, name)(1e-2), clip_norm=1.0)
+  step = TrainStep(tiny.make().lm, NextToken(), OPTIMIZERS[name](1e-2), clip_norm=1.0)
   partitioner = Partitioner(data=1, num_devices=1)
   shapes = state_shapes(step, 2, memory_length, partitioner)
   state = init_state(step, shapes, partitioner)

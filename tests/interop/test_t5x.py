@@ -24,10 +24,10 @@ from gpt4x.inference.sampling import Sampling
 from gpt4x.interop.t5x.model import TransformerXLModel
 from gpt4x.interop.t5x.optimizer import OptaxOptimizer
 from gpt4x.interop.t5x.partitioner import MeshPartitioner
-from gpt4x.training import optimizers
 from tests.integration import corpus, faults
 from tests.interop import reverse_task
 from tests.models import tiny
+from tests.training.every_optimizer import OPTIMIZERS
 
 ONE_DEVICE = {"Partitioner__data": 1, "Partitioner__num_devices": 1}
 
@@ -137,11 +137,11 @@ def test_a_checkpoint_that_does_not_fit(text, tmp_path, capsys):
   assert "no data position" in fail()
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "sgd", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_has_a_layout(name):
   """Statistics of a parameter's shape lie as the parameter does, the rest everywhere."""
   model = tiny.make(vocab_size=12)
-  model = model_of(model, OptaxOptimizer(getattr(optimizers, name)(1e-2), model.lm))
+  model = model_of(model, OptaxOptimizer(OPTIMIZERS[name](1e-2), model.lm))
   partitioner = MeshPartitioner(num_partitions=2)
   shapes = {"decoder_input_tokens": (8, 4)}
   initializer = utils.TrainStateInitializer(model.optimizer_def, model.get_initial_variables, shapes, partitioner)

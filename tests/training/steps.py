@@ -10,11 +10,11 @@ from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
-from gpt4x.training import optimizers
 from gpt4x.training.gradients import microbatched
 from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.step import TrainStep
 from tests.models import tiny
+from tests.training.every_optimizer import OPTIMIZERS
 
 ROWS, LENGTH, MEMORY, STEPS = 8, 6, 5, 4
 CONFIG = TransformerConfig(vocab_size=16, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=32, memory_length=MEMORY,
@@ -54,7 +54,7 @@ def prepare(microbatches, optimizer, mesh, **changes):
   """The train step, the state before it, and the mesh."""
   model = LanguageModel(TransformerConfig(**{**CONFIG.__dict__, **changes}))
   partitioner = Partitioner(**mesh)
-  train_step = TrainStep(model, NextToken(), getattr(optimizers, optimizer)(0.1 if optimizer == "sgd" else 1e-2), 1.0,
+  train_step = TrainStep(model, NextToken(), OPTIMIZERS[optimizer](0.1 if optimizer == "sgd" else 1e-2), 1.0,
                          microbatched(microbatches))
   shapes = state_shapes(train_step, ROWS, MEMORY, partitioner)
   step = tiny.jit(train_step.__call__, donate_argnums=0,

@@ -26,19 +26,12 @@ Rng = jax.Array | None
 
 @flax.struct.dataclass
 class Output:
-  """What a segment comes to.
+  """What a segment comes to."""
 
-  Attributes:
-    hidden: [B, L, D].
-    memory: L positions on.
-    sums: the model's own named sums, those of routers; empty without mixtures.
-    captures: the activations asked for, by name, [B, L, D] each.
-  """
-
-  hidden: jax.Array
-  memory: Memory
-  sums: Sums
-  captures: dict[str, jax.Array]
+  hidden: jax.Array  # [B, L, D]
+  memory: Memory  # L positions on.
+  sums: Sums  # The model's own named sums, those of routers; empty without mixtures.
+  captures: dict[str, jax.Array]  # The activations asked for, by name, [B, L, D] each.
 
 
 @gin.configurable

@@ -4,8 +4,8 @@ An operation is a pytree with what all layers have in common in one call: (layer
 class here and a method of TransformerXL that runs it through the stack.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -20,12 +20,8 @@ from gpt4x.models.moe import MoE
 
 # What may be captured of a layer: what attention and the MLP (or the mixture) add, and the residual stream behind them.
 CAPTURES = ("attention", "mlp", "output")
-
-
-class Operation(Protocol):
-  """What is done with each layer; `past` and `new` are the layer's part of values that are stacked over the layers."""
-
-  def __call__(self, layer: "Layer", x: jax.Array, past: Any) -> tuple[jax.Array, Any]: ...
+# (layer, x, past) -> (x, new); past and new are the layer's part of values that are stacked over the layers.
+Operation = Callable[["Layer", jax.Array, Any], tuple[jax.Array, Any]]
 
 
 class Layer(nn.Module):

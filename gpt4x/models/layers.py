@@ -34,12 +34,11 @@ class Norm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype, x = x.dtype, x.astype(jnp.float32)
     scale = param(self, "scale", nn.initializers.ones, x.shape[-1:], ("embed",), dtype=jnp.float32)
-    if self.config.norm == "rms":
-      x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.config.norm_epsilon) * scale
-    else:
-      bias = param(self, "bias", nn.initializers.zeros, x.shape[-1:], ("embed",), dtype=jnp.float32)
+    if self.config.norm == "layer":
       x = x - jnp.mean(x, -1, keepdims=True)
-      x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.config.norm_epsilon) * scale + bias
+    x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.config.norm_epsilon) * scale
+    if self.config.norm == "layer":
+      x += param(self, "bias", nn.initializers.zeros, x.shape[-1:], ("embed",), dtype=jnp.float32)
     return x.astype(dtype)
 
 

@@ -10,18 +10,12 @@ from gpt4x.models.shapes import Array
 
 @flax.struct.dataclass
 class Mask:
-  """Which of T keys each of L queries, the last of them, sees: its own document's, no later one, none beyond a window.
+  """Which of T keys each of L queries, the last of them, sees: its document's, no later one, none beyond a window."""
 
-  Attributes:
-    queries, keys: documents [B, L] and [B, T]; 0 marks padding and empty memory, which only padding sees.
-    prefix: [B, L], above 0 where positions of a document see each other in both directions; None: nowhere.
-    window: positions that a query sees, itself included; None: all.
-  """
-
-  queries: jax.Array
-  keys: jax.Array
-  prefix: jax.Array | None = None
-  window: int | None = flax.struct.field(pytree_node=False, default=None)
+  queries: jax.Array  # [B, L], documents; 0 marks padding and empty memory, which only padding sees.
+  keys: jax.Array  # [B, T], the same.
+  prefix: jax.Array | None = None  # [B, L], above 0 where positions of a document see each other in both directions.
+  window: int | None = flax.struct.field(pytree_node=False, default=None)  # Positions seen, one's own included.
 
   @property
   def length(self) -> int:

@@ -20,17 +20,12 @@ class KeyValues:
 
 
 class Memory(flax.struct.PyTreeNode):
-  """What the stack remembers of its past; a fresh one is all zeros.
+  """What the stack remembers of its past; a fresh one is all zeros."""
 
-  Attributes:
-    layers: each layer's inputs [N, B, M, D]; or, for evaluation, their KeyValues (same logits, less work).
-    segment_ids: [B, M], the document of each position, 0 where there is none.
-    position_keys: [N, G, S, K], the projected R of the distances S - 2, ..., 0, -1, made once for many segments by
-      `LanguageModel.project_positions`; None: each segment makes its own.
-  """
-
+  # Each layer's inputs [N, B, M, D]; or, for evaluation, their KeyValues (same logits, less work).
   layers: jax.Array | KeyValues
-  segment_ids: jax.Array
+  segment_ids: jax.Array  # [B, M], the document of each position, 0 where there is none.
+  # [N, G, S, K], the projected R of the distances S - 2, ..., 0, -1, made once for many segments; None: each makes it.
   position_keys: jax.Array | None = None
 
   @property
@@ -95,15 +90,10 @@ class RingKeyValues:
 
 @flax.struct.dataclass
 class StepConstants:
-  """What a layer makes of its parameters, once, for all steps of decoding.
+  """What a layer makes of its parameters, once, for all steps of decoding."""
 
-  Attributes:
-    kernel: [D, G, H / G + 2, K], the kernels of each group's queries, key and value, for one product in place of three.
-    position_keys: [G, W, K], the projected R of the distances W - 1, ..., 0; None for rotary positions.
-  """
-
-  kernel: jax.Array
-  position_keys: jax.Array | None = None
+  kernel: jax.Array  # [D, G, H / G + 2, K], each group's queries, key and value: one product in place of three.
+  position_keys: jax.Array | None = None  # [G, W, K], the projected R of the distances W - 1, ..., 0; rotary: None.
 
 
 class Cache(flax.struct.PyTreeNode):

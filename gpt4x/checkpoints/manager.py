@@ -100,7 +100,7 @@ class Checkpoints:
     """The steps with a finished checkpoint, rising."""
     if not self._directory.exists():
       return []
-    # Orbax finishes with a rename, but on object stores, where it writes in place, with a file.
+    # Orbax ends with a rename; on object stores it writes in place and ends with this file.
     committed = lambda path: "://" not in str(path) or (path / "commit_success.txt").exists()
     return sorted(int(path.name) for path in self._directory.iterdir()
                   if re.fullmatch(r"0|[1-9]\d*", path.name) and committed(path))
@@ -163,6 +163,7 @@ class Checkpoints:
       agreement.exchange("written")
       blind = [str(index) for index, seen in enumerate(agreement.exchange(str(first.exists()))) if seen == "False"]
       own.unlink()
+      agreement.exchange("removed")  # Whoever raises below may end the other processes.
     except OSError as error:
       raise UserError(f"model directory {self._model_dir} cannot be written ({integrity.reason(error)}): free or unlock"
                       " it, or name another") from error
@@ -235,7 +236,7 @@ class Checkpoints:
       names = (f"{step}.damaged{number or ''}" for number in itertools.count())
       aside = next(self._directory / name for name in names if not (self._directory / name).exists())
       note = f" and keeping it as {aside.name}"
-      agreement.exchange("found")  # Until now another process may still have read it.
+      agreement.exchange("found")  # Until here another process may be reading it.
       if jax.process_index() == 0:
         path.rename(aside)
       agreement.exchange("set aside")

@@ -154,7 +154,7 @@ def _connect(file: BinaryIO, unpickler: _Unpickler, starts: dict[str, int], load
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     for key, storage in unpickler.storages.items():
       storage.numbers = np.frombuffer(mapped, storage.dtype, storage.size, starts[key])
-  for tensor in unpickler.tensors:  # Only now, since a pickle may change what it has made.
+  for tensor in unpickler.tensors:  # Checked last, since a pickle may change its tensors.
     if not _lies_inside(tensor):
       raise Malformed(f"has a tensor {list(tensor.shape)} that does not lie inside its storage {tensor.storage.key}:"
                       " copy it again")

@@ -20,7 +20,7 @@ from gpt4x.interop.tensor_files import open_directory, read_json
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
-# What config.json leaves out.
+# Values of the fields that config.json leaves out.
 _DEFAULTS: dict[str, Any] = dict(
     vocab_size=267735, cutoffs=[20000, 40000, 200000], d_model=1024, d_embed=1024, n_head=16, d_head=64, d_inner=4096,
     div_val=4, pre_lnorm=False, n_layer=18, mem_len=1600, clamp_len=1000, same_length=True,
@@ -131,7 +131,7 @@ def _part_of_qkv(joint: np.ndarray, part: int, heads: int) -> np.ndarray:
 def read_words(directory: str | os.PathLike) -> list[str] | None:
   """The vocabulary's words in the order of their ids; None if the directory has no vocabulary file."""
   directory = pathlib.Path(directory)
-  if (path := directory / "vocab.txt").exists():  # It counts before the others.
+  if (path := directory / "vocab.txt").exists():  # With several files, this one counts.
     try:
       with open(path, encoding="utf-8") as file:
         return list(dict.fromkeys((line.split() or [""])[0] for line in file))

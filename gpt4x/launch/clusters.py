@@ -14,7 +14,7 @@ class Processes:
   """All processes of a run, and which of them this is."""
 
   count: int
-  index: int  # Of this process.
+  index: int  # This process's.
   coordinator: str  # HOST:PORT, where process 0 listens.
   local_devices: tuple[int, ...] | None = None  # This process's GPUs among those of its host; None: all.
 

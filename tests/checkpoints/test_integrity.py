@@ -118,7 +118,7 @@ def test_processes_wait_for_each_other_around_setting_aside(saved, tmp_path, mon
   monkeypatch.setattr(jax, "process_index", lambda: index)
   monkeypatch.setattr(agreement, "exchange", exchange)
   monkeypatch.setattr(type(writer._directory), "read_text", read)
-  assert writer.config_text() == CONFIG  # Of step 1.
+  assert writer.config_text() == CONFIG  # Read from step 1.
   before, after = ["1", "2"], ["1", "2.damaged"]
   assert events == [("read", "2"), ("read", "1"), ("barrier", before), ("barrier", before if index else after)]
   assert listing() == after and writer.steps() == [1]

@@ -1,4 +1,4 @@
-"""What is in a checkpoint: the names and shapes of leaves, and what is left out."""
+"""The leaves in a checkpoint: their names and shapes, and those left out."""
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,6 @@ def test_what_is_frozen_is_not_saved(tmp_path):
   assert restored["frozen"]["params"]["w"] is other["params"]["w"]
   assert_same({**restored, "frozen": teacher}, state)
   shapes = jax.eval_shape(lambda: other)
-  assert writer.restore({**wanted, "frozen": shapes})[1]["frozen"] == shapes  # Whoever asks so has to fill them in.
+  assert writer.restore({**wanted, "frozen": shapes})[1]["frozen"] == shapes  # The caller has to fill them in.
   bare = {name: tree for name, tree in wanted.items() if name != "frozen"}
   assert_same(writer.restore(bare)[1], {name: tree for name, tree in state.items() if name != "frozen"})

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 
-# What two processes do once they are connected; `devices` of them each, and `index` tells them apart.
+# Run by each of two processes once they are connected; each has `devices`, and `index` tells them apart.
 MEET = """
 import os, signal, sys
 from gpt4x.launch import agreement, clusters, supervision

@@ -1,4 +1,4 @@
-"""What processes agree on, and what they say when they cannot; `tests/integration/test_hosts.py` trains on two."""
+"""Processes agree, and say why when they cannot; `tests/integration/test_hosts.py` trains on two."""
 
 import socket
 
@@ -16,7 +16,7 @@ def test_two_processes_agree_and_only_the_first_prints():
 
 
 def test_two_that_srun_has_started():
-  """Those import JAX to find each other, before they part from their parents."""
+  """Such processes import JAX to find each other, before they part from their parents."""
   port = str(free_port())
   env = lambda index: {
       "SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS": "2",

@@ -1,7 +1,7 @@
-"""The estimates of `gpt4x plan` without a compiler: each part written out, and the sums beside the TPU compiler's.
+"""Checks the formulas of `gpt4x plan`: each part against its own count, the sums against the TPU compiler's.
 
-No figure here is taken from the formulas themselves; a constant of theirs that doubles is seen. What the compiler said
-is in benchmarks/RESULTS.md.
+No figure here comes from the formulas themselves, so a doubled constant is seen. benchmarks/RESULTS.md has the
+compiler's figures.
 """
 
 import functools
@@ -40,7 +40,7 @@ TOKENS, EMBED, LAYERS, VOCABULARY, HEADS = 2 * 2048, 8192, 80, 32768, 64
 LAYER = EMBED * (2 * HEADS * 128 + 2 * 8 * 128) + 3 * EMBED * 28672  # Queries, output, keys, values; a gated MLP.
 PARAMETERS = LAYERS * LAYER + 2 * VOCABULARY * EMBED + (2 * LAYERS + 1) * EMBED
 STREAM = TOKENS * EMBED  # Elements of the residual stream.
-HIDDEN = TOKENS * 2 * 28672  # Of the MLP inside, and its gate.
+HIDDEN = TOKENS * 2 * 28672  # Inside the MLP, and in its gate.
 CHUNK_OF_SCORES = TOKENS * 4096 * HEADS * 512 / 2048  # Queries come by 512.
 SCORES = TOKENS * HEADS * (512 * (2048 + 512) + 512 * (2048 + 1024) + 512 * (2048 + 1536) + 512 * 4096) / 2048
 
@@ -93,7 +93,7 @@ def test_arithmetic(plan):
   """A third forward pass where all is recomputed, a tenth of the whole where all but products is."""
   none, some, full = (plan(*DENSE, remat(policy)) for policy in ("none", "dots_no_batch", "full"))
   each = none["flops_per_token"] * none["tokens_per_step"] / 32
-  assert each < none["flops"] < 1.01 * each  # What is executed has some of the scores that a causal mask hides.
+  assert each < none["flops"] < 1.01 * each  # The step also computes some scores that the causal mask hides.
   assert full["flops"] == near(none["flops"] * 4 / 3)
   assert some["flops"] == near(none["flops"] * 3.3 / 3)
   assert none["seconds"]["arithmetic"] == near(none["flops"] / 459e12)

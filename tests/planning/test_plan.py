@@ -131,7 +131,7 @@ needs_compiler = pytest.mark.skipif(
 def test_scores_of_the_fused_kernel_stay_on_the_chip():
   fused = STEP.replace_config(attention_kernel="flash")
   xla, flash = (make(step, data=2, fsdp=4, tensor=2) for step in (STEP, fused))
-  scores = 4 * 128 * 256 * 2  # Of a layer: 4 rows, 128 queries, 256 keys, 2 heads.
+  scores = 4 * 128 * 256 * 2  # One layer's: 4 rows, 128 queries, 256 keys, 2 heads.
   assert xla.seconds["memory"] - flash.seconds["memory"] == pytest.approx(4 * 64 * scores / 2.8e12, rel=0.01)
   assert flash.memory["temporaries"] < xla.memory["temporaries"]
 

@@ -69,7 +69,7 @@ class Crossing:
       return
     path = epath.Path(self._model_dir).expanduser().resolve() / f"checkpoint_{theirs}"
     positions = [root / name for root, _, names in (path / "dataset").walk() for name in names
-                 if name.startswith("train_ds-")]  # One a host, all alike.
+                 if name.startswith("train_ds-")]  # Each host writes one; all are alike.
     if not positions:
       raise UserError(f"{path} has no data position, so that --loop=gpt4x cannot continue it: start a new run, or go on"
                       " with t5x and SaveCheckpointConfig.save_dataset = True")

@@ -49,7 +49,7 @@ class TrainBatches(dataset_iterator.DatasetIterator):
   def __init__(self, batches: DatasetIterator):
     self._batches = batches
     self._start: int | None = None  # The step at which the first batch was drawn; the first save or restore tells.
-    self._drawn, self._states = 0, {0: batches.get_state()}  # By the number of batches drawn; only the last two.
+    self._drawn, self._states = 0, {0: batches.get_state()}  # The last two states, by batches drawn.
     self._spec = _spec(next(batches))
     batches.set_state(self._states[0])
 

@@ -32,7 +32,7 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
   """
   experiment, partitioner, checkpoints = config.experiment, config.partitioner, config.checkpoints
   dataset, total_steps, eval_period = experiment.dataset, config.total_steps, config.eval_period
-  model_dir = os.path.abspath(os.path.expanduser(model_dir))  # Orbax under t5x takes no other.
+  model_dir = os.path.abspath(os.path.expanduser(model_dir))  # Orbax under t5x takes only absolute paths.
   partitioner.check_batch(dataset.batch_size, config.microbatches)
   experiment.check_vocabulary()
   unknown = {"--profile_steps": profile_steps, "CheckpointConfig.keep_period": checkpoints.keep_period,

@@ -123,7 +123,7 @@ class TransformerXLModel(models.DecoderOnlyModel):
     prefix = segment_ids if self._inputs_bidirectional_attention else None
     memory = self.language_model.initial_memory(rows, length, projected=True)
     _, memory = self.language_model.prefill(params, tokens, segment_ids, memory, prefix)
-    # The sampler begins with the prompt's last token, so it leaves the memory again.
+    # The sampler begins with the prompt's last token, so that token leaves the memory again.
     memory = memory.roll(1)
     memory = Memory(memory.layers, memory.segment_ids.at[:, 0].set(0))
     return _t5x_cache(self.language_model.start_decoding(params, memory)), lengths

@@ -65,7 +65,7 @@ class RecurrentTrainer(trainer.Trainer):
         others = {"flax_mutables": self._model.mutables(memory)} if train_state.flax_mutables else None
         state, metrics = trainer.apply_grads(train_state, gradients, self._model.metrics(sums, batch), 0.0,
                                              self._weight_metrics_computer, others)
-      for name in ("learning_rate", "learning_rate/current"):  # Those of t5x, which nothing uses.
+      for name in ("learning_rate", "learning_rate/current"):  # t5x's own, which nothing uses.
         del metrics[name]
       return state, metrics
 

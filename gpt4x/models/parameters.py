@@ -130,9 +130,10 @@ def _contract(x: jax.Array, kernel: jax.Array, summed: tuple[int, ...], dtype: A
   if summed == (kernel.ndim - 1,):
     return jnp.einsum("...d,vd->...v", x, kernel, preferred_element_type=dtype)
   count = len(summed)
-  if jax.sharding.get_abstract_mesh().size > 1:  # A mesh may split each axis.
-    return jnp.tensordot(x, kernel, count, preferred_element_type=dtype)
-  return _matrix_product(x, kernel, count, dtype)
+  if summed == tuple(range(count)) and jax.sharding.get_abstract_mesh().size <= 1:
+    return _matrix_product(x, kernel, count, dtype)
+  # A mesh may split each axis.
+  return jnp.tensordot(x, kernel, (tuple(range(x.ndim - count, x.ndim)), summed), preferred_element_type=dtype)
 
 
 def _matrix_product(x: jax.Array, kernel: jax.Array, count: int, dtype: Any) -> jax.Array:

@@ -41,8 +41,8 @@ def microbatched(parts: int) -> Gradients:
     microbatches = ({name: split_rows(rows, 0, parts) for name, rows in batch.items()},
                     map_memories(lambda one: one.split(parts), memory), jax.random.split(rng, parts))
     # Weights depend on the batch alone, so the compiler removes the rest of this call.
-    weights = {name: one.weight for name, one in loss(params, batch, memory, rng)[0].items()}
-    sums, _ = jax.eval_shape(loss, params, *jax.tree.map(lambda x: x[0], microbatches))
+    sums, _ = loss(params, batch, memory, rng)
+    weights = {name: one.weight for name, one in sums.items()}
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (params, sums))
 
     def accumulate(total, microbatch):

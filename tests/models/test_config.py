@@ -20,6 +20,7 @@ _SIZES = dict(vocab_size=20, num_layers=2, embed_dim=8, num_heads=2, mlp_dim=16)
     (dict(vocab_size=0), ["vocab_size = 0", "at least 1"]),
     (dict(num_layers=-1), ["num_layers = -1", "at least 1"]),
     (dict(memory_length=-4), ["memory_length = -4", "negative"]),
+    (dict(memory_length=None), ["memory_length = None", "negative"]),
     (dict(eval_memory_length=-4), ["eval_memory_length = -4", "negative"]),
     (dict(positions="learned"), ["positions = 'learned'", "relative, rotary"]),
     (dict(norm="batch"), ["norm = 'batch'", "layer, rms"]),

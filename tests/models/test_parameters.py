@@ -74,6 +74,7 @@ def test_product_goes_by_what_a_kernel_declares():
   np.testing.assert_allclose(parameters.product(x, of(kernel, 0, 1)), np.einsum("bij,ijk->bk", x, kernel), rtol=1e-5)
   np.testing.assert_allclose(parameters.product(x, of(kernel[0], 0)), x @ kernel[0], rtol=1e-5)
   np.testing.assert_allclose(parameters.product(x, of(kernel[0].T, 1)), x @ kernel[0], rtol=1e-5)
+  np.testing.assert_allclose(parameters.product(x, of(kernel, 1)), np.einsum("bij,kjl->bikl", x, kernel), rtol=1e-5)
   np.testing.assert_allclose(parameters.product(x, of(kernel[0].T, 0).transposed()), x @ kernel[0], rtol=1e-5)
 
 

@@ -96,8 +96,7 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
       if evaluators and not restored:
         evaluate()
       while step < total_steps and not preemption.reached(step):
-        with rates.waiting():
-          batch, data_state = next(batches)
+        batch, data_state = rates.next(batches)
         batch = {name: partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
         if compiled is None:
           compiled = config.step.jit(shapes).lower(state, batch).compile()

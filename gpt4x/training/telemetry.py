@@ -1,9 +1,9 @@
 """Telemetry: how fast a run is, and traces of what it does."""
 
 from collections.abc import Iterator
-import contextlib
 import pathlib
 import time
+from typing import Any
 
 import jax
 
@@ -28,12 +28,12 @@ class Rates:
   def restart(self) -> None:
     self._since, self._steps, self._waited = time.monotonic(), 0, 0.0
 
-  @contextlib.contextmanager
-  def waiting(self) -> Iterator[None]:
-    """What happens within it counts as `input_wait`."""
+  def next(self, batches: Iterator[Any]) -> Any:
+    """The next batch; the time that it is waited for counts as `input_wait`."""
     start = time.monotonic()
-    yield
+    batch = next(batches)
     self._waited += time.monotonic() - start
+    return batch
 
   def count_step(self) -> None:
     self._steps += 1

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 import pytest
 
 from gpt4x import configuration, run_directory
+from gpt4x.configuration import files as gin_files
+from gpt4x.configuration import reader
 from gpt4x.errors import CommandError
 
-MODULES = configuration.MODULES
+MODULES = configuration.MODULES + configuration.TRAINING_MODULES
 
 
 @gin.configurable
@@ -67,8 +69,10 @@ def files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
   write("here/mine.gin", EXPERIMENT)
   monkeypatch.chdir(here)
   monkeypatch.syspath_prepend(str(here))
-  monkeypatch.setattr(configuration, "SHIPPED", shipped)
+  monkeypatch.setattr(gin_files, "SHIPPED", shipped)
   monkeypatch.setattr(configuration, "MODULES", ())
+  monkeypatch.setattr(configuration, "TRAINING_MODULES", ())
+  monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
   return write
 
 
@@ -189,7 +193,7 @@ def test_the_saved_text_alone_restores_the_configuration_in_another_process(file
   (tmp_path / "here" / "mine.gin").unlink()
   (tmp_path / "here" / "other.gin").unlink()
   program = ("import sys; sys.path.append('.')\n"
-             "from gpt4x import configuration as c; c.MODULES = (); c.load(text=sys.stdin.read())\n"
+             "from gpt4x import configuration as c; c.MODULES = c.TRAINING_MODULES = (); c.load(text=sys.stdin.read())\n"
              "import my_tasks; print(my_tasks.my_task()); print(c.config_text())")
   text = configuration.config_text()
   result = subprocess.run([sys.executable, "-c", program], input=text, capture_output=True, text=True)
@@ -208,7 +212,7 @@ EARLIER = "{}toy_loop.experiment = @toy_open()\nx/toy_loop.experiment = 3\nToyMo
 
 def test_the_saved_text_of_an_earlier_version(monkeypatch, files, tmp_path):
   """What is gone is dropped and what was renamed is bound, in every scope, in saved text alone."""
-  monkeypatch.setattr(configuration, "_EARLIER", {"toy_loop.experiment": None, "ToyModel.depth": "ToyModel.num_layers"})
+  monkeypatch.setattr(reader, "EARLIER", {"toy_loop.experiment": None, "ToyModel.depth": "ToyModel.num_layers"})
   (tmp_path / run_directory.CONFIG).write_text(EARLIER.format("STEPS = 4\ntoy_loop.steps = %STEPS\n"))
   configuration.load_run(str(tmp_path))
   assert ToyModel() == ToyModel(num_layers=7) and toy_loop()[2] == 4
@@ -224,7 +228,7 @@ def test_the_saved_text_of_an_earlier_version(monkeypatch, files, tmp_path):
 def loaded_elsewhere(text: str, before: str = "") -> str:
   """The configuration of a saved text, in a process whose configurables are `before`'s alone."""
   program = (f"import sys, types, gin; sys.path.append('.')\n{before}\n"
-             "from gpt4x import configuration as c; c.MODULES = ()\n"
+             "from gpt4x import configuration as c; c.MODULES = c.TRAINING_MODULES = ()\n"
              "c.load(text=sys.stdin.read()); print(c.config_text())")
   return subprocess.run([sys.executable, "-c", program], input=text, capture_output=True, text=True, check=True).stdout
 
@@ -245,6 +249,7 @@ def test_the_tasks_that_a_saved_text_means(files, own, expected):
   if own:
     files(f"here/{own}", "")
   shipped = "sys.modules['gpt4x.tasks'] = types.ModuleType('gpt4x.tasks')"  # Which would take seconds.
+  shipped += "\nfrom gpt4x.configuration import trust; trust.allow(['tasks'])" if expected == "tasks" else ""
   assert loaded_elsewhere("import tasks\n", shipped) == f"import {expected}\n\n"
 
 

@@ -1,0 +1,63 @@
+"""What gin has registered: configurables by name, their parameters, and the references in a value."""
+
+from collections.abc import Iterator
+import inspect
+from typing import Any
+
+import gin
+
+from gpt4x.errors import CommandError, nearest
+
+MACRO = "gin.macro"
+REGISTRY = gin.config._REGISTRY  # There is no public way to list the names.  pylint: disable=protected-access
+
+Configurable = gin.config.Configurable
+Reference = gin.config.ConfigurableReference
+
+
+def find(selector: str) -> Configurable:
+  """The configurable of a name; where gin itself has one of that name, as `constant`, it is the other that is meant."""
+  matches = REGISTRY.matching_selectors(selector)
+  if len(matches) > 1:
+    matches = [match for match in matches if REGISTRY[match].module != "gin"]
+  if len(matches) > 1:
+    raise CommandError(f"{selector} may be any of {', '.join(sorted(matches))}: write more of the name")
+  if not matches:
+    known = {configurable.name for _, configurable in REGISTRY.items() if configurable.module != "gin"}
+    raise CommandError(f"unknown configurable {selector}{nearest(selector.rsplit('.', 1)[-1], known)}")
+  return REGISTRY[matches[0]]
+
+
+def of_object(value: Any) -> Configurable | None:
+  """The configurable that is this class or function, if it is one."""
+  return next((one for _, one in REGISTRY.items()
+               if one.module != "gin" and (value is one.wrapped or value is one.wrapper)), None)
+
+
+def shortest(selector: str) -> str:
+  """The shortest name that means the configurable of a full name."""
+  return REGISTRY.minimal_selector(selector)
+
+
+def parameters(configurable: Configurable) -> dict[str, inspect.Parameter]:
+  return dict(inspect.signature(configurable.wrapped).parameters)
+
+
+def required(configurable: Configurable) -> list[str]:
+  """The parameters without a default."""
+  return [name for name, parameter in parameters(configurable).items()
+          if any(parameter.default is it for it in (parameter.empty, gin.REQUIRED))
+          and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)]
+
+
+def references(value: Any) -> Iterator[Reference]:
+  return gin.config.iterate_references({"": value})
+
+
+def macro_name(value: Any) -> str | None:
+  """The name of the macro that a value is, if it is one."""
+  return "/".join(value.scopes) if isinstance(value, Reference) and value.configurable.selector == MACRO else None
+
+
+def macros(value: Any) -> list[str]:
+  return [name for reference in references(value) if (name := macro_name(reference)) is not None]

@@ -55,5 +55,5 @@ def _check_nothing_is_overwritten(model_dir: str) -> None:
     raise CommandError(f"--gin_file={path} is the file that the run in {model_dir} writes its configuration to: leave"
                        " --gin_file out to continue that run, or choose another --model_dir for a new one")
   if not path.with_name(run_directory.VOCABULARY).exists():  # Which every run writes first.
-    raise CommandError(f"{path} is of no run, and training in {model_dir} would overwrite it: move it, or choose another"
-                       " --model_dir")
+    raise CommandError(f"{path} is of no run, and training in {model_dir} would overwrite it: move it, or choose"
+                       " another --model_dir")

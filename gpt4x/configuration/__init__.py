@@ -22,9 +22,11 @@ import gin
 
 from gpt4x import run_directory
 from gpt4x.configuration import checks, names
-from gpt4x.configuration.files import find, read, SHIPPED as SHIPPED
+from gpt4x.configuration.files import find, read, SHIPPED
 from gpt4x.configuration.reader import Reader
 from gpt4x.errors import CommandError, UserError
+
+__all__ = ["build", "config_text", "files_read", "find", "load", "load_run", "modules_imported", "read", "SHIPPED"]
 
 T = TypeVar("T")
 
@@ -37,8 +39,8 @@ TRAINING_MODULES = ("gpt4x.training.config", "gpt4x.training.optimizers")
 _read = Reader()  # What was loaded last.
 
 
-def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str | None = None,
-         partial: bool = False, needed: Collection[Callable[..., Any] | str] | None = None, where: str = "saved configuration") -> None:
+def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str | None = None, partial: bool = False,
+         needed: Collection[Callable[..., Any] | str] | None = None, where: str = "saved configuration") -> None:
   """Replaces the configuration by what a saved text, then files, then single bindings say; the last word counts.
 
   Args:
@@ -94,14 +96,14 @@ def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[s
   load(gin_files, bindings, text=text, needed=needed, where=str(path))
 
 
-def build(configurable: Callable[[], T]) -> T:
+def build(configurable: Callable[..., T]) -> T:
   """Calls a configurable with what gin has for it; a UserError about a parameter becomes one that names its place."""
   registered = names.of_object(configurable)
   assert registered is not None
   if missing := checks.missing_arguments(_read, registered):
-    name = names.shortest(registered.selector)
-    raise CommandError(f"{', '.join(f'{name}.{one}' for one in missing)} {'is' if len(missing) == 1 else 'are'} not set:"
-                       f" give a --gin_file that does so, or --gin.{name}.{missing[0]}=VALUE")
+    missing = [f"{names.shortest(registered.selector)}.{name}" for name in missing]
+    raise CommandError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: give a --gin_file that"
+                       f" does so, or --gin.{missing[0]}=VALUE")
   try:
     return configurable()
   except RecursionError:

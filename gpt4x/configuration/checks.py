@@ -82,37 +82,33 @@ def scopes_are_entered(reader: Reader) -> None:
 
 
 def no_circles(reader: Reader) -> None:
-  """No macro is set by way of itself, and no configurable's own arguments call it in the same scope."""
-  def follow(reference: names.Reference, path: tuple[str, ...]) -> None:
+  """No macro is set by way of itself, and no configurable's own arguments call it."""
+  done = set[str]()
+
+  def follow(reference: names.Reference, where: str, path: tuple[str, ...]) -> None:
     macro = names.macro_name(reference)
     if macro is None and not reference.evaluate:
       return
     step = f"%{macro}" if macro is not None else repr(reference)
     if step in path:
       circle = " -> ".join([*path[path.index(step):], step])
-      raise CommandError(f"{_place_of(reader, reference)}: {circle} refers to itself: give one of them a value")
+      raise CommandError(f"{where}: {circle} refers to itself: give one of them a value")
     if step in done:
       return
     scopes = [macro] if macro is not None else ["/".join(reference.scopes[:end])
                                                 for end in range(len(reference.scopes) + 1)]
-    arguments = {}  # As the call has them: a binding in the innermost scope counts.
+    arguments: dict[str, tuple[Any, str]] = {}  # As the call has them: a binding in the innermost scope counts.
     for wanted in scopes:
-      arguments |= {parameter: value for (scope, selector, parameter), (value, _) in reader.bindings.items()
+      arguments |= {parameter: binding for (scope, selector, parameter), binding in reader.bindings.items()
                     if scope == wanted and selector == reference.configurable.selector}
-    for inner in names.references(arguments):
-      follow(inner, (*path, step))
+    for value, place in arguments.values():
+      for inner in names.references(value):
+        follow(inner, place, (*path, step))
     done.add(step)
 
-  done = set[str]()
-  for value, _ in reader.bindings.values():
+  for value, where in reader.bindings.values():
     for reference in names.references(value):
-      follow(reference, ())
-
-
-def _place_of(reader: Reader, reference: names.Reference) -> str:
-  macro = names.macro_name(reference)
-  return next(where for (scope, selector, _), (_, where) in reader.bindings.items()
-              if (scope == macro if selector == MACRO else selector == reference.configurable.selector))
+      follow(reference, where, ())
 
 
 def values_are_of_their_kind(reader: Reader) -> None:

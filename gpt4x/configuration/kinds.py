@@ -127,4 +127,4 @@ def in_words(annotation: Any) -> str:
   if kind in known:
     return known[kind]
   configurable = names.of_object(kind)
-  return f"@{configurable.name}()" if configurable else f"a {getattr(kind, '__name__', kind)}, as @NAME() gives"
+  return f"@{configurable.name}()" if configurable else f"a {getattr(kind, '__name__', kind)}"

@@ -5,14 +5,13 @@ import inspect
 from typing import Any
 
 import gin
+from gin.config import Configurable
+from gin.config import ConfigurableReference as Reference
 
 from gpt4x.errors import CommandError, nearest
 
 MACRO = "gin.macro"
 REGISTRY = gin.config._REGISTRY  # There is no public way to list the names.  pylint: disable=protected-access
-
-Configurable = gin.config.Configurable
-Reference = gin.config.ConfigurableReference
 
 
 def find(selector: str) -> Configurable:

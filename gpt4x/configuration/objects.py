@@ -17,7 +17,8 @@ from gpt4x.configuration import names
 from gpt4x.configuration.names import Configurable, MACRO, Reference
 from gpt4x.errors import UserError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 Config = dict[tuple[str, str], dict[str, Any]]  # As gin keeps it: by scope and full name, the values of parameters.
 _MADE_BY = "_gpt4x_made_by"
 

@@ -21,6 +21,8 @@ Key = tuple[str, str, str]  # Scope, full name of the configurable, parameter. A
 EARLIER = {"evaluate.experiment": None, "generate.experiment": None, "held_out_text.experiment": None,
            "LanguageModel.z_loss": "NextToken.z_loss"}
 
+_DEEPEST = 50  # What follows a value does so by recursion.
+
 
 class Reader:
   """Binds statements as it reads them.
@@ -114,6 +116,8 @@ class Reader:
 
   def _bind(self, statement: config_parser.BindingStatement, where: str) -> None:
     scope, selector, parameter, value, _ = statement
+    if _depth(value) > _DEEPEST:
+      raise CommandError(f"{selector}{'.' * bool(parameter)}{parameter} is nested more than {_DEEPEST} deep: simplify it")
     if not parameter:
       scope, selector, parameter = f"{scope}/{selector}" if scope else selector, MACRO, "value"
     try:
@@ -161,6 +165,15 @@ def _unknown(value: Any) -> Iterator[_Unknown]:
   elif isinstance(value, (list, tuple)):
     for one in value:
       yield from _unknown(one)
+
+
+def _depth(value: Any) -> int:
+  """How deep containers lie in each other, found without recursion."""
+  depth, level = 0, [value]
+  while level := [inner for one in level for inner in (
+      [*one.keys(), *one.values()] if isinstance(one, dict) else one if isinstance(one, (list, tuple)) else ())]:
+    depth += 1
+  return depth
 
 
 class _Delegate(gin.config.ParserDelegate):

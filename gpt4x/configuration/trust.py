@@ -75,5 +75,5 @@ def _place(top: str) -> str | None:
     return None
   locations = list(spec.submodule_search_locations or ())
   # A folder without a file of its own is a package too: of whatever lies in it.
-  place = spec.origin if spec.origin and spec.origin != "namespace" else (locations or [None])[0]
+  place = spec.origin if spec.origin and spec.origin != "namespace" else next(iter(locations), None)
   return os.path.realpath(place) if place else None

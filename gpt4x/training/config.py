@@ -52,6 +52,10 @@ class TrainConfig:
     require(self, "a whole number from 1 to 2**31 - 1", lambda steps: 1 <= steps < 2**31 and steps == int(steps),
             "total_steps", "eval_period", "eval_batches", "microbatches", "log_period")
     require(self, "a whole number from 0 to 2**63 - 1", lambda seed: 0 <= seed < 2**63 and seed == int(seed), "seed")
+    try:
+      re.compile(self.trained or "")
+    except (re.error, RecursionError) as error:
+      raise UserError(f"train.trained = {self.trained!r} is no regular expression ({error}): correct it") from error
     if self.clip_norm is not None:
       require(self, "above 0, or None", lambda norm: norm > 0, "clip_norm")
     object.__setattr__(self, "partitioner", self.partitioner or Partitioner())  # A gin file may say None.
@@ -78,10 +82,7 @@ class TrainConfig:
     """The step that is trained with."""
     trained: Trained = everything
     if self.trained is not None:
-      try:
-        pattern = re.compile(self.trained)
-      except re.error as error:
-        raise UserError(f"train.trained = {self.trained!r} is no regular expression ({error}): correct it") from error
+      pattern = re.compile(self.trained)
       trained = lambda name: pattern.fullmatch(name) is not None
       if not jax.tree.leaves(select(self.experiment.model.declared[0], trained)[0]):
         raise UserError(f"train.trained = {self.trained!r} matches no parameter: it is matched with whole names, such"

@@ -26,7 +26,8 @@ Declarations = Any  # A tree like that of the parameters, a Declaration in the p
 Optimizer: TypeAlias = Callable[[Declarations], optax.GradientTransformation] | optax.GradientTransformation
 Schedule = Callable[[jax.Array], jax.Array]
 LearningRate = float | Schedule
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # What the numbers of optimizers and schedules may be, by the names of the parameters; None is for the annotations.
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {

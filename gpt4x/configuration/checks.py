@@ -13,18 +13,12 @@ from gpt4x.errors import CommandError, nearest
 def keep_only_needed(reader: Reader, roots: Collection[Callable[..., Any] | str]) -> None:
   """Forgets the bindings that building the `roots` never asks for; raises for what it asks for and is not known."""
   found = [names.find(root) if isinstance(root, str) else names.of_object(root) for root in roots]
-  selectors = {one.selector for one in found if one}
-  name = lambda key: key[0] if key[1] == MACRO else key[1]
-  ahead, needed = selectors, set[str]()
-  while ahead:
-    needed |= ahead
-    values = [value for key, (value, _) in reader.bindings.items() if name(key) in ahead]
-    ahead = {one.configurable.selector for one in names.references(values)} | set(names.macros(values))
-    ahead -= needed
-  for key, error in reader.absent.items():
-    if name(key) in needed:
+  needed = names.needed({key: value for key, (value, _) in reader.bindings.items()},
+                        {one.selector for one in found if one})
+  for (scope, selector, _), error in reader.absent.items():
+    if names.owner(scope, selector) in needed:
       raise error
-  reader.bindings = {key: binding for key, binding in reader.bindings.items() if name(key) in needed}
+  reader.bindings = {key: binding for key, binding in reader.bindings.items() if names.owner(*key[:2]) in needed}
 
 
 def macros_are_read(reader: Reader) -> None:

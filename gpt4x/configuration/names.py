@@ -1,6 +1,6 @@
 """What gin has registered: configurables by name, their parameters, and the references in a value."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import inspect
 from typing import Any
 
@@ -51,6 +51,22 @@ def required(configurable: Configurable) -> list[str]:
 
 def references(value: Any) -> Iterator[Reference]:
   return gin.config.iterate_references({"": value})
+
+
+def owner(scope: str, selector: str) -> str:
+  """What a binding is of: the name of the macro, or the full name of the configurable."""
+  return scope if selector == MACRO else selector
+
+
+def needed(values: Mapping[tuple[str, str, str], Any], roots: Iterable[str]) -> set[str]:
+  """The owners of bindings that a call of the `roots` may ask for, given all values by scope, full name, parameter."""
+  ahead, found = set(roots), set[str]()
+  while ahead:
+    found |= ahead
+    met = [value for (scope, selector, _), value in values.items() if owner(scope, selector) in ahead]
+    ahead = {one.configurable.selector for one in references(met)} | set(macros(met))
+    ahead -= found
+  return found
 
 
 def macro_name(value: Any) -> str | None:

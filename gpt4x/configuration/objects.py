@@ -40,6 +40,7 @@ def remembered(function: Callable[P, R]) -> Callable[P, R]:
       setattr(result, _MADE_BY, (wrapper, dict(bound.arguments)))
     return result
 
+  setattr(wrapper, "__signature__", signature)  # noqa: B010  Gin asks for it, and follows no wrapper.
   return wrapper
 
 
@@ -51,15 +52,19 @@ def text_of(root: Any, may_lack: Collection[str] = ()) -> tuple[str, list[str]]:
   Raises:
     UserError: for any other argument, or argument of an argument, that gin text cannot say.
   """
-  writer = _Writer()
-  lacking = writer.bind(root, "", may_lack)
+  repeated, overruled, writer = set[str](), set[str](), None
+  while writer is None or (writer.repeated, writer.overruled) != (repeated, overruled):
+    if writer:
+      repeated, overruled = writer.repeated, writer.overruled
+    writer = _Writer(repeated, overruled)
+    lacking = writer.bind(root, "", may_lack)
   now: Config = gin.config._CONFIG  # There is no public way to print a part.  pylint: disable=protected-access
-  config = writer.config | {key: values for key, values in now.items() if key[1] not in (MACRO, *writer.selectors)}
-  ahead = set(names.macros(list(config.values())))
-  while ahead:  # A macro that nothing reads any more could be set in vain.
-    macros = {key: now[key] for name in ahead if (key := (name, MACRO)) in now and key not in config}
-    config |= macros
-    ahead = set(names.macros(list(macros.values())))
+  flat = lambda config: {(*key, name): value for key, values in config.items() for name, value in values.items()}
+  replaced = names.needed(flat(now), writer.selectors[:1]) | set(writer.selectors)
+  config = writer.config | {key: values for key, values in now.items() if key[1] not in (MACRO, *replaced)}
+  # A macro that nothing reads any more could be set in vain.
+  read = names.needed(flat(now) | flat(config), set(names.macros(list(config.values()))))
+  config |= {key: values for key, values in now.items() if key[1] == MACRO and key[0] in read}
   text = gin.config._config_str(config, 100)  # pylint: disable=protected-access
   return "".join(f"import {module}\n" for module in sorted(writer.modules)) + text, lacking
 
@@ -67,11 +72,23 @@ def text_of(root: Any, may_lack: Collection[str] = ()) -> tuple[str, list[str]]:
 class _Writer:
   """Collects the arguments of objects, of each object once, as gin keeps them."""
 
-  def __init__(self):
+  def __init__(self, repeated: Collection[str], overruled: Collection[str]):
+    """Takes what another writer has found.
+
+    Args:
+      repeated: the classes of several objects, each of which gets a scope: within a scope, no scope would be the same.
+      overruled: the macros whose value some argument has no longer; none keeps them, or setting one would do half.
+    """
+    self._scoped, self._avoided = set(repeated), set(overruled)
+    self.overruled = set(overruled)
     self.config: Config = {}
     self.selectors: list[str] = []  # Of the objects, in the order in which they are met.
     self.modules: set[str] = set()
     self._references: list[tuple[Any, Reference]] = []
+
+  @property
+  def repeated(self) -> set[str]:
+    return {selector for selector in self.selectors if self.selectors.count(selector) > 1}
 
   def bind(self, value: Any, scope: str, may_lack: Collection[str] = ()) -> list[str]:
     """Binds the arguments of an object in a scope; returns those of `may_lack` that cannot be said."""
@@ -81,7 +98,7 @@ class _Writer:
     bound, lacking = self.config.setdefault((scope, configurable.selector), {}), []
     for name, argument in arguments.items():
       try:
-        bound[name] = _as_bound(configurable, name, argument) or self._value(argument)
+        bound[name] = self._as_bound(configurable, name, argument) or self._value(argument)
       except Unwritable as error:
         if name not in may_lack:
           raise Unwritable(f"{configurable.name}.{name}: {error}") from None
@@ -105,12 +122,26 @@ class _Writer:
       if other is value or (dataclasses.is_dataclass(value) and type(other) is type(value) and other == value):
         return reference
     selector = _made_by(value)[0].selector
-    count = self.selectors.count(selector)
-    scope = f"{names.REGISTRY[selector].name}_{count + 1}" if count else ""
+    scope = ""
+    if selector in self._scoped:
+      scope = f"{names.REGISTRY[selector].name}_{self.selectors.count(selector) + 1}"
     reference = Reference(f"{scope}/{names.shortest(selector)}".lstrip("/"), True)
     self._references.append((value, reference))
     self.bind(value, scope)
     return reference
+
+  def _as_bound(self, configurable: Configurable, name: str, argument: Any) -> Any:
+    """What gin has for an argument now, where that is a macro of the same value: it stays one that can be set."""
+    config: Config = gin.config._CONFIG  # pylint: disable=protected-access
+    bound = value = config.get(("", configurable.selector), {}).get(name)
+    chain = set()
+    while (macro := names.macro_name(value)) is not None:
+      chain.add(macro)
+      value = config.get((macro, MACRO), {}).get("value")
+    if not _same(value, argument) and not (isinstance(value, dict) and value == argument):
+      self.overruled |= chain
+      return None
+    return bound if chain and not chain & self._avoided else None
 
   def _import(self, configurable: Configurable) -> None:
     module = configurable.wrapped.__module__
@@ -144,14 +175,3 @@ def _made_by(value: Any) -> tuple[Configurable, dict[str, Any]]:
 
 def _same(one: Any, other: Any) -> bool:
   return one is other or (type(one) is type(other) and isinstance(one, (bool, int, float, str, tuple)) and one == other)
-
-
-def _as_bound(configurable: Configurable, name: str, argument: Any) -> Any:
-  """What gin has for an argument now, where that is a macro of the same value: it stays one that can be set."""
-  config: Config = gin.config._CONFIG  # pylint: disable=protected-access
-  bound = value = config.get(("", configurable.selector), {}).get(name)
-  while (macro := names.macro_name(value)) is not None:
-    value = config.get((macro, MACRO), {}).get("value")
-  if bound is value or not (_same(value, argument) or isinstance(value, dict) and value == argument):
-    return None
-  return bound

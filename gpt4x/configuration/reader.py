@@ -117,7 +117,8 @@ class Reader:
   def _bind(self, statement: config_parser.BindingStatement, where: str) -> None:
     scope, selector, parameter, value, _ = statement
     if _depth(value) > _DEEPEST:
-      raise CommandError(f"{selector}{'.' * bool(parameter)}{parameter} is nested more than {_DEEPEST} deep: simplify it")
+      name = ".".join(filter(None, (selector, parameter)))
+      raise CommandError(f"{name} is nested more than {_DEEPEST} deep: simplify it")
     if not parameter:
       scope, selector, parameter = f"{scope}/{selector}" if scope else selector, MACRO, "value"
     try:

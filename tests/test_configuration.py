@@ -6,7 +6,7 @@ import pathlib
 import string
 import subprocess
 import sys
-from typing import Literal
+from typing import Literal, Protocol
 
 import gin
 from hypothesis import given, settings
@@ -340,6 +340,28 @@ def test_a_value_of_another_kind(binding, words):
     return
   message = refusal(*bindings)
   assert message.startswith(f"--gin.{binding}: ") and words in message, message
+
+
+class Shaped(Protocol):
+  def shape(self) -> int: ...
+
+
+@gin.configurable
+class Square:
+  def shape(self) -> int:
+    return 4
+
+
+@gin.configurable
+def toy_protocol(shaped: Shaped):
+  return shaped
+
+
+def test_a_protocol_takes_what_has_its_methods():
+  load("toy_protocol.shaped=@Square()")
+  assert toy_protocol().shape() == 4
+  for other in ("@Typed()", "3", "@Square"):
+    assert "must be" in refusal(f"toy_protocol.shaped={other}")
 
 
 @pytest.mark.parametrize("binding", [

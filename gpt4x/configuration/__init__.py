@@ -110,9 +110,8 @@ def build(configurable: Callable[..., T]) -> T:
     raise CommandError(f"the arguments of {registered.name} need themselves: give one of them a value") from None
   except UserError as error:
     message = str(error).splitlines()[0]  # Gin appends lines about its call.
-    if isinstance(error, CommandError) or not (where := checks.place_of_parameter(_read, message.split(" = ")[0])):
-      raise
-    raise CommandError(f"{where}: {message}") from error
+    where = checks.place_of_parameter(_read, message.split(" = ")[0])
+    raise (CommandError(f"{where}: {message}") if where else UserError(message)) from error
 
 
 def modules_imported() -> list[str]:

@@ -63,7 +63,9 @@ def fits(value: Any, annotation: Any) -> bool:
     return all(fits(one, arguments[0] if arguments else Any) for one in value)
   if kind is collections.abc.Callable:
     return False  # Only references are functions.
-  return isinstance(value, kind) if inspect.isclass(kind) and kind is not Any else True
+  if not inspect.isclass(kind) or kind is Any:
+    return True
+  return not _is_protocol(kind) and isinstance(value, kind)  # A protocol's methods are those of objects.
 
 
 def _is_function(reference: Reference, annotation: Any) -> bool:
@@ -97,10 +99,14 @@ def _one_agrees(found: Any, wanted: Any) -> bool:
     return not all(inspect.isclass(one) for one in results) or _one_agrees(*results)
   if not inspect.isclass(kind) or not inspect.isclass(other):
     return True
-  if getattr(other, "_is_protocol", False):
+  if _is_protocol(other):
     methods = [name for name, one in vars(other).items() if callable(one) and (name[0] != "_" or name == "__call__")]
     return all(any(name in vars(base) for base in kind.__mro__) for name in methods)
   return issubclass(kind, other)
+
+
+def _is_protocol(kind: type) -> bool:
+  return getattr(kind, "_is_protocol", False)
 
 
 def _members(annotation: Any) -> list[Any]:

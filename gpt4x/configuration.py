@@ -66,10 +66,7 @@ def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[s
   if not path.exists():
     raise CommandError(f"no run in {model_dir} ({run_directory.CONFIG} is missing): check --model_dir, or start one"
                        " with train --gin_file=FILE")
-  text = path.read_text(encoding="utf-8")
-  if (words := path.with_name(run_directory.WORDS)).exists():  # The run's own words, wherever the run is now.
-    text += f"\nLocalText.words = {str(words.absolute())!r}\n"
-  load(gin_files, bindings, text=text)
+  load(gin_files, bindings, text=path.read_text(encoding="utf-8"))
 
 
 def config_text() -> str:

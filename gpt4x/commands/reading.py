@@ -1,6 +1,7 @@
 """What the commands read from gin; the rest of the library does not ask gin for its state."""
 
 from collections.abc import Sequence
+import dataclasses
 
 import gin
 
@@ -22,10 +23,12 @@ def saved_run(model_dir: str, bindings: Sequence[str] = ()) -> TrainConfig:
   if "experiment" not in gin.get_bindings(TrainConfig):  # The model was converted.
     raise UserError(f"{model_dir} says how to read its model, not how to train it: choose another --model_dir, with"
                     f" --gin_file={model_dir}/{run_directory.CONFIG} and --gin.train.init_from=\"'{model_dir}'\"")
-  return TrainConfig()
+  config = TrainConfig()
+  return dataclasses.replace(config, experiment=config.experiment.of_run(model_dir))
 
 
 def saved_experiment(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = ()) -> Experiment:
   """The experiment of a model directory, changed by `gin_files` and `bindings`."""
   configuration.load_run(model_dir, gin_files, bindings)
-  return Experiment()  # type: ignore[call-arg]  # Gin has the arguments.
+  experiment = Experiment()  # type: ignore[call-arg]  # Gin has the arguments.
+  return experiment.of_run(model_dir)

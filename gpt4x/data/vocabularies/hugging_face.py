@@ -32,7 +32,7 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
     return {"eos": self._eos}
 
   def _check(self) -> None:
-    _ = self.eos_id
+    _ = self._tokenizer, self.eos_id
 
   @property
   def _tokenizer(self) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import functools
 import os
 import pathlib
+import struct
 import threading
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 import seqio
 import tensorflow as tf
+import tensorflow_text as tf_text
 
 from gpt4x import run_directory
 from gpt4x.data import data_dir
@@ -35,6 +37,7 @@ def is_bare(name: str | os.PathLike) -> bool:
 class _Model(NamedTuple):
   tokenizer: sentencepiece.SentencePieceProcessor
   sp_model: bytes
+  quiet: bytes  # For TensorFlow, whose own copy of SentencePiece cannot be told to log less.
 
 
 class HeldSentencePieceVocabulary(FileVocabulary, seqio.SentencePieceVocabulary):
@@ -56,6 +59,10 @@ class HeldSentencePieceVocabulary(FileVocabulary, seqio.SentencePieceVocabulary)
 
   def to_bytes(self) -> bytes:
     return self.sp_model
+
+  @property
+  def tf_tokenizer(self) -> tf_text.SentencepieceTokenizer:
+    return tf_text.SentencepieceTokenizer(model=self._model_context().quiet)
 
   def _model_context(self) -> _Model:
     try:
@@ -102,6 +109,8 @@ class LosslessSentencePieceVocabulary(HeldSentencePieceVocabulary):
     return tf.concat([tf.tile([separator], [parts.nrows(), 1]), parts], axis=1).flat_values[len(separator):]
 
 
+# Normalization rules: the size of a trie, the trie, here one that no character leads into, and what it leads to.
+_NO_RULES = struct.pack("<I", 1024) + bytes(1024) + b"\0"
 _LOADING = threading.Lock()  # SentencePiece loads one model at a time.
 
 
@@ -112,7 +121,9 @@ def _load(content: bytes) -> _Model:
   tokenizer = sentencepiece.SentencePieceProcessor()
   with _LOADING:
     tokenizer.LoadFromSerializedProto(sp_model)
-  return _Model(tokenizer, sp_model)
+  if not model.normalizer_spec.precompiled_charsmap:  # Or it says at each use that there is none.
+    model.normalizer_spec.precompiled_charsmap = _NO_RULES
+  return _Model(tokenizer, sp_model, model.SerializeToString())
 
 
 def check(vocabulary: seqio.SentencePieceVocabulary) -> None:

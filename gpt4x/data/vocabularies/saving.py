@@ -68,7 +68,7 @@ def _saved(vocabulary: seqio.Vocabulary) -> tuple[dict[str, Any], str, bytes]:
     return {"class": _BYTES, "extra_ids": vocabulary.extra_ids}, "", b""
   if cls not in _NAMES and cls not in _REGISTERED:
     raise UserError(f"a {cls.__name__} cannot be saved with a model: use one of {', '.join((_BYTES, *_SHIPPED))}, or"
-                    " give the class to_bytes, from_bytes and @vocabularies.register (docs/data-and-tasks.md)")
+                    " give the class to_bytes, from_bytes and @vocabularies.register (docs/vocabularies.md)")
   content = vocabulary.sp_model if cls is seqio.SentencePieceVocabulary else vocabulary.to_bytes()
   if not isinstance(content, bytes):
     raise UserError(f"{cls.__name__}.to_bytes gives a {type(content).__name__}: let it give bytes")

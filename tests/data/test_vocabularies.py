@@ -319,7 +319,7 @@ def test_outputs_that_no_file_can_have(tmp_path, output):
   (tmp_path / "file").write_text("in the way")
   (tmp_path / "x.txt").write_text("the cat")
   os.mkfifo(tmp_path / "pipe")  # As /dev/null is no file.
-  with a_task(seqio.ByteVocabulary(), str(tmp_path / "x.txt")) as task, pytest.raises(UserError) as error:
+  with a_task(seqio.ByteVocabulary(), str(tmp_path / "x.txt")) as task, pytest.raises(
+      UserError, match="^(cannot write a vocabulary to|a vocabulary cannot have the name) .*$"):
     vocabularies.train_from_task(task, 300, output.format(tmp_path))
-  assert "\n" not in str(error.value) and "cannot" in str(error.value)
   assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe", "x.txt"] and (tmp_path / "pipe").is_fifo()

@@ -1,5 +1,6 @@
 """A run is read with the vocabulary that it keeps, whatever becomes of the one that it was trained with."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from gpt4x import cli
 from gpt4x.commands import reading
 from gpt4x.data import data_dir, vocabularies
 from gpt4x.errors import UserError
+from gpt4x.evaluation.likelihood import evaluate
 from gpt4x.training.loop import train
 from tests.integration import corpus
 
@@ -59,6 +61,8 @@ def hashes(*directories):
 
 def test_eval_and_report_read_what_the_run_keeps(run, capsys, tmp_path, monkeypatch):
   np.testing.assert_allclose(evaluated(run, capsys), last_loss(run), rtol=1e-4)
+  of_no_run = dataclasses.replace(reading.saved_experiment(str(run)), vocabulary=None)
+  np.testing.assert_allclose(evaluate(str(run), of_no_run)["loss"], last_loss(run), rtol=1e-4)
   monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path / "new machine"))
   np.testing.assert_allclose(evaluated(run, capsys), last_loss(run), rtol=1e-4)
   assert cli.main(["report", f"--model_dir={run}"]) == 0

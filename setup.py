@@ -60,7 +60,9 @@ setuptools.setup(
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
+            "tokenizers>=0.20,<0.24",
         ],
+        "huggingface": ["tokenizers>=0.20,<0.24"],  # For a tokenizer.json as a vocabulary.
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "t5x": T5X,

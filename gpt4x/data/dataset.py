@@ -21,6 +21,7 @@ import numpy as np
 from gpt4x import run_directory
 from gpt4x.data import data_dir, token_store
 from gpt4x.data.fingerprint import fingerprint, task_key
+from gpt4x.data.settled import settle
 from gpt4x.data.stream import check_state, EvaluationSegments, FEATURES, SegmentStream
 from gpt4x.errors import nearest, UserError
 
@@ -99,8 +100,9 @@ class Dataset:
     vocabulary: what the targets' tokens stand for.
   """
 
-  def __init__(self, config: DatasetConfig):
-    self.config, self._provider = config, _find(config)
+  def __init__(self, config: DatasetConfig, vocabulary: "seqio.Vocabulary | None" = None):
+    """Takes the vocabulary of the run that the data is for; None: that of the task, as it is now."""
+    self.config, self._provider = config, _find(config, vocabulary)
     self.vocabulary: seqio.Vocabulary = self._provider.output_features["targets"].vocabulary
     self._store = functools.cache(token_store.open_or_build)  # All evaluations of a run read the same tokens.
 
@@ -130,6 +132,11 @@ class Dataset:
       yield from (store[i] for i in range(len(store)))
 
   @property
+  def provider(self) -> "seqio.Task | seqio.Mixture":
+    """The task or mixture, with the vocabulary that stays for as long as this object."""
+    return self._provider
+
+  @property
   def has_metrics(self) -> bool:
     """Whether a task has seqio metrics of its own, for infer-evaluation."""
     import seqio
@@ -155,9 +162,11 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> range:
   return range(process_index * share, (process_index + 1) * share)
 
 
-def _find(config: DatasetConfig) -> "seqio.Task | seqio.Mixture":
-  """The task or mixture by its name, checked to have what `config` asks of it."""
+def _find(config: DatasetConfig, own: "seqio.Vocabulary | None") -> "seqio.Task | seqio.Mixture":
+  """The task or mixture by its name, with the vocabulary of its run, checked to have what `config` asks of it."""
   import seqio
+
+  from gpt4x.data import vocabularies
 
   name = config.mixture_or_task_name
   known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
@@ -171,11 +180,12 @@ def _find(config: DatasetConfig) -> "seqio.Task | seqio.Mixture":
   if "inputs" in provider.output_features and config.feature_converter != "prefix_lm":
     raise UserError(f"task {name} has inputs, which the feature converter {config.feature_converter!r} would drop:"
                     " set DatasetConfig.feature_converter = 'prefix_lm'")
+  provider = settle(provider, own)
   first, *others = [task.output_features["targets"].vocabulary for task in seqio.get_subtasks(provider)]
   if any(other != first for other in others):
     raise UserError(f"the tasks of mixture {name} differ in their vocabulary: give all of them one vocabulary")
-  if first.pad_id is None and not config.carries_memory:
-    raise UserError(f"the vocabulary of task {name} has a word for id 0, which {config.feature_converter!r} takes for"
+  if vocabularies.first_text_id(first) == 0 and not config.carries_memory:
+    raise UserError(f"the vocabulary of task {name} has text for id 0, which {config.feature_converter!r} takes for"
                     " padding: set DatasetConfig.feature_converter = 'stream'")
   return provider
 

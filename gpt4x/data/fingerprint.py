@@ -59,7 +59,8 @@ def _describe(value: Any, seen: dict[Any, tuple[int, Any]]) -> Any:
   elif isinstance(value, types.CodeType):
     value = [value.co_code.hex(), value.co_names, value.co_consts]
   elif hasattr(type(value), "vocab_size"):
-    content = getattr(value, "sp_model", None) or "\n".join(getattr(value, "words", ())) or vars(value)
+    content = getattr(value, "sp_model", None) or "\n".join(getattr(value, "words", ()))
+    content = content or (value.to_bytes() if hasattr(value, "to_bytes") else vars(value))
     value = [type(value), value.vocab_size, value.extra_ids, value.eos_id, value.unk_id, content]
   elif callable(value) or text != repr(value) and not isinstance(value, (list, tuple)):
     # An object whose repr is no more than its address is told by its attributes.

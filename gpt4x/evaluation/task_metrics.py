@@ -1,8 +1,10 @@
 """A task's own seqio metrics, computed from what the model writes or how it scores the targets."""
 
 from collections.abc import Iterator
+import contextlib
 import numbers
 from typing import Any
+import uuid
 
 import jax
 from jax.experimental import multihost_utils
@@ -29,9 +31,10 @@ class TaskMetrics:
     if dataset.feature_converter != "prefix_lm" or not experiment.data.has_metrics:
       return
     import seqio
-    self._evaluator = seqio.Evaluator(
-        dataset.mixture_or_task_name, seqio.PrefixLMFeatureConverter(pack=False), split,
-        sequence_length=dict(dataset.task_feature_lengths), async_compute_metrics=False)
+    with _registered(experiment.data.provider) as name:
+      self._evaluator = seqio.Evaluator(
+          name, seqio.PrefixLMFeatureConverter(pack=False), split,
+          sequence_length=dict(dataset.task_feature_lengths), async_compute_metrics=False)
     model, vocabulary = experiment.model, experiment.data.vocabulary
     self._engine = Engine(
         model, window=dataset.segment_length, eos_id=vocabulary.eos_id, num_ids=vocabulary.vocab_size,
@@ -77,6 +80,19 @@ class TaskMetrics:
       ids, group = zip(*rows[start:start + size])
       group += group[-1:] * (size - len(group))
       yield list(map(int, ids)), {name: np.stack([row[name] for row in group]).astype(np.int32) for name in group[0]}
+
+
+@contextlib.contextmanager
+def _registered(provider: Any) -> Iterator[str]:
+  """A name for a task or mixture as the run has it, while seqio's evaluator is made, which takes nothing but a name."""
+  import seqio
+  registry = seqio.TaskRegistry if isinstance(provider, seqio.Task) else seqio.MixtureRegistry
+  name = f"{provider.name}_{uuid.uuid4().hex}"
+  registry.add_provider(name, provider)
+  try:
+    yield name
+  finally:
+    registry.remove(name)
 
 
 def _scores(model: LanguageModel, params: Any, batch: Batch) -> jax.Array:

@@ -9,6 +9,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from gpt4x.data import vocabularies
 from gpt4x.data.dataset import DatasetConfig
 from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
@@ -33,24 +34,27 @@ def scores(targets, scores):
   return {"mean_score": np.mean(scores)}
 
 
-@pytest.fixture(scope="module", name="task")
-def _task():
+def add_task(name, vocabulary):
   def dataset(split, shuffle_files, seed=None):
     inputs, targets = zip(*EXAMPLES * (100 if split == "train" else 1))
     return tf.data.Dataset.from_tensor_slices({"inputs": list(inputs), "targets": list(targets)})
 
-  vocabulary = seqio.ByteVocabulary()
   seqio.TaskRegistry.add(
-      "reverse_for_test", source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
+      name, source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
       preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
       output_features={"inputs": seqio.Feature(vocabulary, add_eos=False), "targets": seqio.Feature(vocabulary)},
       metric_fns=[predictions, scores])
+
+
+@pytest.fixture(scope="module", name="task")
+def _task():
+  add_task("reverse_for_test", seqio.ByteVocabulary())
   yield "reverse_for_test"
   seqio.TaskRegistry.remove("reverse_for_test")
 
 
 def experiment(task, **options):
-  config = TransformerConfig(vocab_size=260, num_layers=2, embed_dim=32, num_heads=2, mlp_dim=64, memory_length=4,
+  config = TransformerConfig(vocab_size=264, num_layers=2, embed_dim=32, num_heads=2, mlp_dim=64, memory_length=4,
                              norm_position="pre", tie_embeddings=False)
   return Experiment(LanguageModel(config), DatasetConfig(
       task, {"inputs": 6, "targets": 6}, batch_size=4, feature_converter="prefix_lm", **options))
@@ -69,6 +73,28 @@ def test_scores_and_predictions_are_the_model_s_own(task):
     logits, _ = trial.model.logits(params, inputs, trial.model.initial_memory(1, 0), prefix=prefix)
     log_probs = np.asarray(jax.nn.log_softmax(logits))[0, np.arange(len(tokens)), tokens]
     np.testing.assert_allclose(score, log_probs[len(source):].sum(), rtol=1e-4)
+
+
+def test_metrics_are_of_the_run_s_own_vocabulary(tmp_path, monkeypatch):
+  """The file behind the task's name is another now; seqio's registries are as before."""
+  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path))
+  shared = vocabularies.model_path("toy")
+  train_pieces = lambda text: vocabularies.train_sentencepiece([text * 40], 264, shared)
+  add_task("reverse_of_a_run", vocabularies.LosslessSentencePieceVocabulary("toy"))
+  names = set(seqio.TaskRegistry.names())
+  try:
+    trial = experiment("reverse_of_a_run")
+    params = trial.model.init(jax.random.key(1))
+    train_pieces("ab ba ")
+    vocabularies.save(vocabularies.LosslessSentencePieceVocabulary(shared), tmp_path / "run")
+    expected = TaskMetrics(trial, "validation")(params)
+    train_pieces("yx zz ")
+    assert TaskMetrics(experiment("reverse_of_a_run"), "validation")(params) != expected
+    found = TaskMetrics(experiment("reverse_of_a_run").of_run(tmp_path / "run"), "validation")(params)
+    assert found == expected and found.keys() == {"reverse_of_a_run/exact", "reverse_of_a_run/mean_score"}
+    assert SEEN["targets"] == [target for _, target in EXAMPLES] and names == set(seqio.TaskRegistry.names())
+  finally:
+    seqio.TaskRegistry.remove("reverse_of_a_run")
 
 
 @pytest.mark.parametrize("pack", [False, True])

@@ -108,7 +108,7 @@ def test_a_vocabulary_that_cannot_be_kept_is_refused_before_tokenizing(text, tmp
       name="toy_unkept", output_features={"targets": seqio.Feature(seqio.PassThroughVocabulary(259))}))
   try:
     with pytest.raises(UserError, match="a PassThroughVocabulary cannot be saved with a model"):
-      train(str(tmp_path / "run"), config, gin_text="")
+      train(str(tmp_path / "run"), config)
   finally:
     seqio.TaskRegistry.remove("toy_unkept")
   assert "tokenizing" not in capfd.readouterr().err and not (tmp_path / "run").exists()

@@ -117,10 +117,10 @@ def test_fingerprint_follows_the_files():
     ((), "", "LocalText.files is not set"),
     ("c*", " \n", "corpus is empty: 1 file.*c.txt"),
     ("c*", b"caf\xe9\n", "c.txt is not UTF-8 at byte 3"),
-    ("c*.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', "c.jsonl is not UTF-8 at byte 24"),
+    ("c*.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', "c.jsonl:2: .*not UTF-8 at byte 24"),
     ("c*.jsonl", '{"text": "x"}\n\n{"body": "x"}\n', 'c.jsonl:3: not a JSON object with a "text"'),
     ("c*.jsonl", '{"text": 5}\n', "c.jsonl:1: "),
-    ("c*.jsonl", "[1]\n", "c.jsonl:1: "),
+    ("c*.jsonl", "[1]\n", r"c.jsonl\[0\]: "),
     ("c*.jsonl", "text\n", "c.jsonl:1: "),
     ("c*.jsonl", r'{"text": "\ud800"}', "c.jsonl:1: "),
 ])

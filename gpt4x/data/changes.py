@@ -13,8 +13,13 @@ FILES = "files.json"  # In a token store: path, size and modification time of ea
 Facts = Mapping[str, Any]  # Of a task's split: its `content`, a hash, and numbers such as `documents`.
 
 
-def changes(saved: Mapping[str, Facts], now: Mapping[str, Facts]) -> str:
-  """What differs between the splits ("task/split") of a checkpoint and those of this run, in a few words."""
+def changes(saved: Mapping[str, Facts] | None, now: Mapping[str, Facts]) -> str:
+  """What differs between the splits ("task/split") of a checkpoint and those of this run, in a few words.
+
+  An earlier version's checkpoint says nothing of its splits: None.
+  """
+  if saved is None:
+    return f"of {', '.join(sorted(now))}"
   found = []
   for name in sorted({*saved, *now}):
     before, after = saved.get(name), now.get(name)

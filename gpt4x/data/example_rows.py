@@ -81,7 +81,7 @@ class Examples:
     return {**self._identity, "tasks": self._tasks, "epoch": self._epoch, "taken": self._taken}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    check_state(state, self._identity, lambda: changes(state.get("tasks", {}), self._tasks))
+    check_state(state, self._identity, lambda: changes(state.get("tasks"), self._tasks))
     self._rewind(state["epoch"], state["taken"])
 
 

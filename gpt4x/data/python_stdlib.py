@@ -92,7 +92,7 @@ def prepare(directory: pathlib.Path) -> None:
     return
   try:
     make_folder(directory)
-    prepared.remove_abandoned(pathlib.Path(builder.data_path.parent), "*.incomplete*")  # TFDS leaves them.
+    prepared.remove_abandoned(pathlib.Path(builder.data_path.parent), "*incomplete*")  # TFDS leaves them.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # Progress bars.
       builder.download_and_prepare()
     for path in [directory / builder.name, *(directory / builder.name).rglob("*")]:

@@ -31,8 +31,8 @@ def read_content(task: "seqio.Task", split: str) -> Content:
     digests, whole = _read(task.source, split, MOST_EXAMPLES)
     if whole:
       return Content(_hash(sorted(digests)), "")
-    again, _ = _read(task.source, split, AGAIN)
-    if again[:AGAIN] == digests[:AGAIN]:
+    again, _ = _read(task.source, split, min(AGAIN, len(digests)))
+    if again == digests[:len(again)]:
       return Content(_hash(digests), f"behind its first {len(digests):,} examples")
     return Content("", "in a source that has another order each time")
 

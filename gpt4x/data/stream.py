@@ -178,7 +178,7 @@ class SegmentStream(_Rows):
     return {**self._identity, "tasks": self._tasks, "documents": list(self._documents), "offsets": list(self._offsets)}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    check_state(state, self._identity, lambda: changes(state.get("tasks", {}), self._tasks))
+    check_state(state, self._identity, lambda: changes(state.get("tasks"), self._tasks))
     self._rewind(state["documents"], state["offsets"])
 
 

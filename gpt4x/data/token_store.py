@@ -4,6 +4,7 @@ A store is a folder: `tokens.bin` with all documents one after another, `offsets
 documents start and end, and `spec.json`. Opening a store reads no tokens; a thread then compares them with their hash.
 """
 
+from collections.abc import Iterator
 import hashlib
 import json
 import mmap
@@ -11,13 +12,14 @@ import os
 import pathlib
 import threading
 import time
+from typing import BinaryIO
 
 import numpy as np
 
 from gpt4x.data import prepared
 from gpt4x.errors import UserError
 
-_CHUNK = 1 << 20  # Bytes or offsets that are checked at a time.
+_CHUNK = 1 << 20  # Bytes that are checked at a time.
 _FULL_SPEED = 1 << 30  # Bytes; the check of what is behind leaves half of the disk's time to the batches.
 
 
@@ -39,16 +41,21 @@ class TokenStore:
       spec = json.loads((self.path / prepared.SPEC).read_text())
       tokens = np.memmap(self.path / prepared.TOKENS, spec["dtype"], mode="r")
       offsets = np.load(self.path / prepared.OFFSETS, mmap_mode="r")
-      sizes = len(tokens), len(offsets), offsets.dtype, os.path.getsize(self.path / prepared.TOKENS)
-      if sizes != (spec["tokens"], spec["documents"] + 1, np.int64, spec["tokens"] * tokens.itemsize):
+      self._files = [open(self.path / name, "rb") for name in (prepared.TOKENS, prepared.OFFSETS)]
+      self._sizes = [os.fstat(file.fileno()).st_size for file in self._files]
+      found = len(tokens), len(offsets), self._sizes[0]
+      if found != (spec["tokens"], spec["documents"] + 1, spec["tokens"] * tokens.itemsize):
         raise ValueError("a file has the wrong length")
+      if (tokens.dtype, offsets.dtype) != (np.min_scalar_type(num_ids - 1), np.int64):
+        raise ValueError("a file has numbers of another type")
       self.name, self.fingerprint = str(spec["name"]), str(spec["content"])
       self.num_tokens, self.longest = int(spec["tokens"]), int(spec["longest"])
     except PermissionError as error:
       raise UserError(f"token store {self.path} cannot be read ({error.strerror}): change its permissions, or set"
                       " GPT4X_DATA_DIR elsewhere") from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
       raise self.damaged(" ".join(str(error).split()) or type(error).__name__) from error
+    self._header = offsets.offset  # Where the numbers begin in the file.
     self._tokens, self._offsets = _at_random(tokens), _at_random(offsets)
     self._damage: UserError | None = None
     self._check = threading.Thread(target=self._compare_with_hash, name="token store check", daemon=True)
@@ -73,34 +80,45 @@ class TokenStore:
     return lengths
 
   def check(self, patience: float | None = None) -> None:
-    """Raises a UserError if the tokens are known to be damaged; waits for their hash so many seconds, None for all."""
+    """Raises a UserError if the store is known to be damaged; waits for the hash so many seconds, None for all."""
     self._check.join(patience)
+    for file, size in zip(self._files, self._sizes):
+      if os.fstat(file.fileno()).st_size != size:  # To touch pages that are gone would kill the process.
+        raise self.damaged("a file was cut off or written to while it was in use")
     if self._damage:
       raise self._damage
 
   def _compare_with_hash(self) -> None:
     """Reads the files, since the pages of the memory map are not to be read ahead."""
-    content = hashlib.sha256()
+    content, last, longest = hashlib.sha256(), 0, 0
     try:
-      with open(self.path / prepared.TOKENS, "rb") as file:
-        begin = time.monotonic()
-        while data := file.read(_CHUNK):
-          content.update(data)
-          if file.tell() > _FULL_SPEED:
-            time.sleep(time.monotonic() - begin)
-          begin = time.monotonic()
-      for start in range(0, len(self) + 1, _CHUNK):
-        content.update(self._offsets[start:start + _CHUNK].tobytes())
-    except OSError as error:
+      for data in _read(self._files[0], 0):
+        content.update(data)
+      for data in _read(self._files[1], self._header):
+        content.update(data)
+        ends = np.concatenate([[last], np.frombuffer(data, np.int64)])
+        last, longest = ends[-1], max(longest, np.diff(ends).max())
+    except (OSError, ValueError) as error:
       self._damage = self.damaged(str(error))
     else:
-      if content.hexdigest()[:16] != self.fingerprint:
+      if (content.hexdigest()[:16], longest) != (self.fingerprint, self.longest):
         self._damage = self.damaged("its content is not what its hash says")
 
   def damaged(self, reason: str) -> UserError:
     """The error for a store that does not hold what was written."""
     return UserError(f"token store {self.path} is damaged ({reason}): delete it ({prepared.remedy(self.path)}), and the"
                      " next run makes it again")
+
+
+def _read(file: BinaryIO, start: int) -> Iterator[bytes]:
+  """The bytes of a file; those of a large one slowly."""
+  begin = time.monotonic()
+  while data := os.pread(file.fileno(), _CHUNK, start):
+    yield data
+    start += len(data)
+    if start > _FULL_SPEED:
+      time.sleep(time.monotonic() - begin)
+    begin = time.monotonic()
 
 
 def _at_random(mapped: np.memmap) -> np.ndarray:

@@ -56,7 +56,8 @@ def errors_of(provider: "seqio.Task | seqio.Mixture", split: str, read: Callable
       cause = cause.__cause__
     # TensorFlow puts a node's name before a Python error and the traceback behind; autograph's traceback comes first.
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
-    message = re.sub(r"^\{\{.*?\}\} ", "", lines[0 if isinstance(cause, op_error) else -1])
+    message = re.sub(r"^(\{\{.*?\}\} |Error in user-defined function passed to \S+ transformation with iterator: \S+: )*", "",
+                     lines[0 if isinstance(cause, op_error) else -1])
     if "UserError: " in message:
       message = message.rpartition("UserError: ")[2]
     else:

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> None:
     made, used = prepared.day_of(one.made), prepared.day_of(one.used)
     print(f"{one.path.name:{width}}  {made}  {used}  {_size(one.size):>9}  {one.what}")
   total = _size(sum(one.size for one in found))
-  print(f"{'removed ' if arguments.remove else ''}{len(found)}, {total}, in {data_dir()}")
+  print(f"{'removed ' if arguments.remove else ''}{len(found)} entries, {total}, in {data_dir()}")
 
 
 def _size(number: float) -> str:

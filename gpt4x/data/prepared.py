@@ -149,7 +149,8 @@ def _read(path: pathlib.Path) -> Prepared:
   stat = path.stat()
   if not path.is_dir():
     note = read_json(path)
-    return Prepared(path, str(note.get("name", "unknown")), stat.st_size, note.get("made", stat.st_mtime), stat.st_mtime)
+    made = note.get("made", stat.st_mtime)
+    return Prepared(path, str(note.get("name", "unknown")), stat.st_size, made, stat.st_mtime)
   files = {file.name: file.stat() for file in path.iterdir()}
   what = read_json(path / SPEC).get("name", "unfinished" if path.name.endswith(_UNFINISHED) else "unknown")
   made = max([file.st_mtime for file in files.values()] or [stat.st_mtime])

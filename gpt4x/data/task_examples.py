@@ -18,6 +18,8 @@ if TYPE_CHECKING:
   import seqio
   import tensorflow as tf
 
+_PLACE = re.compile(
+    r"(\{\{.*?\}\} |Error in user-defined function passed to \S+ transformation with iterator: \S+: )*")
 SHUFFLE_BUFFER = 100_000  # Examples of an ordered data set that wait in memory to be shuffled.
 
 
@@ -56,8 +58,7 @@ def errors_of(provider: "seqio.Task | seqio.Mixture", split: str, read: Callable
       cause = cause.__cause__
     # TensorFlow puts a node's name before a Python error and the traceback behind; autograph's traceback comes first.
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
-    message = re.sub(r"^(\{\{.*?\}\} |Error in user-defined function passed to \S+ transformation with iterator: \S+: )*", "",
-                     lines[0 if isinstance(cause, op_error) else -1])
+    message = _PLACE.sub("", lines[0 if isinstance(cause, op_error) else -1])
     if "UserError: " in message:
       message = message.rpartition("UserError: ")[2]
     else:

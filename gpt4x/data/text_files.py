@@ -64,7 +64,7 @@ def _unpacked(file: io.BufferedReader) -> BinaryIO:
 
 
 class _Streams(io.RawIOBase):
-  """Streams of bzip2 or xz, one after another. `bz2.open` and `lzma.open` take a damaged one for the end of the file."""
+  """Streams of bzip2 or xz, one after another, of which `bz2.open` and `lzma.open` take a damaged one for the end."""
 
   def __init__(self, file: BinaryIO, decompressor: Callable[[], Any]):
     self._file, self._decompressor, self._stream = file, decompressor, decompressor()

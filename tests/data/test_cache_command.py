@@ -42,12 +42,13 @@ def test_lists(root, capsys):
   assert status == 0 and [line.split() for line in lines] == [
       ["NAME", "MADE", "LAST", "USED", "SIZE", "SPLIT"],
       ["new-train-4567", today, today, "2", "MB", "new/train"], ["old-train-0123", then, then, "2", "MB", "old/train"],
-      ["2,", "4", "MB,", "in", str(root)]]
+      ["2", "entries,", "4", "MB,", "in", str(root)]]
   assert names(root) == ["new-train-4567", "old-train-0123"]
 
 
 @pytest.mark.parametrize("flags, left", [
-    (["--remove=new-*"], ["old-train-0123"]), (["--remove=*"], []), (["--remove=*", "--older_than=9"], ["new-train-4567"]),
+    (["--remove=new-*"], ["old-train-0123"]), (["--remove=*"], []),
+    (["--remove=*", "--older_than=9"], ["new-train-4567"]),
     (["--older_than=9"], ["new-train-4567", "old-train-0123"]), (["--remove=new-train-4567"], ["old-train-0123"])])
 def test_removes_what_is_named_and_old(root, capsys, flags, left):
   status, lines, _ = run(capsys, *flags)

@@ -264,7 +264,7 @@ def test_a_split_is_checked_before_anything_is_read(monkeypatch):
   monkeypatch.setattr(tokenization, "open_or_build", lambda *_: pytest.fail("tokenizes"))
   dataset = Dataset(config("toy_other"))
   dataset.check_split("train")
-  wrong("task toy_other has no split 'validation': use one of train, or to train without evaluation, EVAL_PERIOD = None",
+  wrong("task toy_other has no split 'validation': use one of train, or to train without evaluation, EVAL_PERIOD",
         dataset.check_split, "validation")
 
 

@@ -34,7 +34,8 @@ def _task(file):
 
 
 def documents(task):
-  return [FEATURES["targets"].vocabulary.decode(tokens.tolist()) for tokens in tokenization.open_or_build(task, "train")]
+  store = tokenization.open_or_build(task, "train")
+  return [FEATURES["targets"].vocabulary.decode(tokens.tolist()) for tokens in store]
 
 
 def test_an_edit_makes_new_tokens(task, file, capfd):

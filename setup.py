@@ -43,6 +43,7 @@ setuptools.setup(
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "pyarrow>=20,<27",  # Reads zstd; tensorflow-datasets brings it anyway.
         "rich>=14,<16",
         "safetensors>=0.8,<0.9",
         "sentencepiece>=0.2.1,<0.3",

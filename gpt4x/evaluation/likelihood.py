@@ -25,6 +25,7 @@ class Evaluator:
 
   def __init__(self, experiment: Experiment, partitioner: Partitioner, split: str, max_batches: int | None = None):
     experiment.check_vocabulary()
+    experiment.data.check_split(split)
     partitioner.check_batch(experiment.dataset.batch_size)
     self._experiment, self._partitioner, self._split, self._max_batches = experiment, partitioner, split, max_batches
     model, objective, dataset = experiment.model, experiment.objective, experiment.dataset

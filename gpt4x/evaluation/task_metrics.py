@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
+from gpt4x.data.task_examples import errors_of
 from gpt4x.experiment import Experiment
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
@@ -31,7 +32,8 @@ class TaskMetrics:
     if dataset.feature_converter != "prefix_lm" or not experiment.data.has_metrics:
       return
     import seqio
-    with _registered(experiment.data.provider) as name:
+    self._provider, self._split = experiment.data.provider, split
+    with errors_of(self._provider, split, all_errors=True), _registered(self._provider) as name:
       self._evaluator = seqio.Evaluator(
           name, seqio.PrefixLMFeatureConverter(pack=False), split,
           sequence_length=dict(dataset.task_feature_lengths), async_compute_metrics=False)
@@ -50,9 +52,10 @@ class TaskMetrics:
       params = multihost_utils.process_allgather(params, tiled=True)
       if jax.process_index():
         return {}
-    metrics, _ = self._evaluator.evaluate(
-        compute_metrics=True, predict_fn=lambda dataset: list(self._predict(params, dataset)),
-        score_fn=lambda dataset: self._score_all(params, dataset))
+    with errors_of(self._provider, self._split, all_errors=True):
+      metrics, _ = self._evaluator.evaluate(
+          compute_metrics=True, predict_fn=lambda dataset: list(self._predict(params, dataset)),
+          score_fn=lambda dataset: self._score_all(params, dataset))
     values = {f"{task}/{name}": getattr(value, "value", value)
               for task, values in metrics.result().items() for name, value in values.items()}
     return {name: float(value) for name, value in values.items() if isinstance(value, numbers.Real)}

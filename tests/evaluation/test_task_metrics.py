@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from gpt4x.data import vocabularies
 from gpt4x.data.dataset import DatasetConfig
+from gpt4x.errors import UserError
 from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
 from gpt4x.models.config import TransformerConfig
@@ -107,3 +108,52 @@ def test_the_loop_learns_the_task_and_reports_its_metrics(task, tmp_path, pack):
   before, after = [line for line in lines if line["split"] == "validation"]
   assert after["loss"] < 0.3 * before["loss"]
   assert after[f"{task}/exact"] >= 0.8 and after[f"{task}/mean_score"] > before[f"{task}/mean_score"]
+
+
+# What goes wrong in a user's own code is one line, wherever it goes wrong.
+
+
+def fails(match, metrics=(predictions,), preprocessors=(), postprocess=None, source=None):
+  def dataset(split, shuffle_files, seed=None):
+    return tf.data.Dataset.from_tensor_slices({"inputs": ["ab", "cd"], "targets": ["ba", "dc"]})
+
+  feature = seqio.Feature(seqio.ByteVocabulary(), add_eos=False)
+  seqio.TaskRegistry.add(
+      "broken_for_test", source=source or seqio.FunctionDataSource(dataset, splits=("validation",)),
+      preprocessors=[*preprocessors, seqio.preprocessors.tokenize], metric_fns=list(metrics),
+      postprocess_fn=postprocess, output_features={"inputs": feature, "targets": feature})
+  try:
+    trial = experiment("broken_for_test")
+    with pytest.raises(UserError, match=f"^task broken_for_test, split validation: {match}") as error:
+      TaskMetrics(trial, "validation")(trial.model.init(jax.random.key(1)))
+    assert "\n" not in str(error.value)
+  finally:
+    seqio.TaskRegistry.remove("broken_for_test")
+
+
+def wrong_metric(targets, predictions):
+  return {"x": targets[0].nothing}
+
+
+def metric_without_numbers(targets, predictions):
+  raise ValueError("no numbers\n  in here")
+
+
+def test_errors_of_metrics():
+  fails(r"AttributeError 'str' object has no attribute 'nothing' at .*test_task_metrics.py:\d+", [wrong_metric])
+  fails("in here", [metric_without_numbers])
+
+
+def test_errors_of_postprocessors():
+  fails(r"KeyError 'answers' at .*test_task_metrics.py:\d+",
+        postprocess=lambda text, example=None, is_target=False: example["answers"])
+
+
+def test_errors_of_preprocessors_and_their_file(tmp_path):
+  (tmp_path / "pairs.tsv").write_text("ab\tba\nno tab here\n")
+
+  def columns(dataset):
+    return dataset.map(lambda line: dict(zip(("inputs", "targets"), tf.io.decode_csv(line, ["", ""], "\t"))))
+
+  fails(f"Expect 2 fields but have 1 in record.* [(]in {tmp_path}/pairs.tsv[)]", preprocessors=[columns],
+        source=seqio.TextLineDataSource({"validation": f"{tmp_path}/pairs.tsv"}))

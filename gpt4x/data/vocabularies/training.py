@@ -11,6 +11,8 @@ import sentencepiece
 import seqio
 
 from gpt4x import run_directory
+from gpt4x.data import data_dir, make_folder
+from gpt4x.data.task_examples import examples
 from gpt4x.data.vocabularies.sentence_pieces import model_path
 from gpt4x.errors import nearest, UserError
 
@@ -74,7 +76,9 @@ def train_from_task(task_name: str, size: int, path: str | os.PathLike) -> pathl
     raise UserError(f"unknown task or mixture {task_name!r}{nearest(task_name, known)}") from error
   texts = (feature.vocabulary.decode(example[name].tolist())
            for task in subtasks
-           for example in task.get_dataset(None, "train", shuffle=True, seed=0).as_numpy_iterator()
+           for example in examples(task, "train", sequence_length=None, shuffle=True, seed=0)
            for name, feature in task.output_features.items())
+  if data_dir() in path.parents:
+    make_folder(path.parent)
   train_sentencepiece(texts, size, path)
   return path

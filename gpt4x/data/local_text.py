@@ -12,6 +12,9 @@ import random
 from typing import Any
 import zlib
 
+from gpt4x.data import tensorflow_quietly  # noqa: F401
+
+# isort: split
 import gin
 import seqio
 import tensorflow as tf

@@ -9,6 +9,9 @@ import os
 import pathlib
 from typing import Any
 
+from gpt4x.data import tensorflow_quietly  # noqa: F401
+
+# isort: split
 import numpy as np
 import sentencepiece
 import seqio

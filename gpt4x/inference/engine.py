@@ -89,7 +89,8 @@ class Engine:
       max_tokens: tokens to add at most.
       seed: of the sampling.
       bidirectional: the prompt's tokens see each other in both directions (prefix LM).
-      samples: a number for each row; a row's draws depend on its prompt, the seed and this alone. None: 0 to B - 1.
+      samples: a number below 2^32 for each row, whose draws depend on its prompt, the seed and this number alone.
+        None: 0 to B - 1.
     """
     slots = self.start(params, self.prefill(params, prompts, bidirectional), seed, samples)
     ended = np.zeros(len(prompts), bool)
@@ -182,4 +183,5 @@ class Engine:
 
 def _keys(seed: int, samples: Sequence[int]) -> jax.Array:
   """A key for each sample number. Threefry's draws stay the same under `vmap`, whatever the default generator is."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl="threefry2x32"), np.asarray(samples))
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl="threefry2x32"),
+                                                    np.asarray(samples, np.uint32))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import contextlib
 import math
 import os
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -17,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   _prepare_streams()
   try:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
+    if argv is None and arguments.command != "train" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+      signal.signal(signal.SIGINT, _ending(os.dup(2)))
     from gpt4x.commands import running
     status, message = running.run(arguments)
   except CommandError as error:
@@ -24,20 +27,29 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     status, message = 130, "interrupted"  # 128 + SIGINT, as shells have it.
   if message:
-    with contextlib.suppress(OSError):  # Nobody may be reading that either.
+    with contextlib.suppress(OSError):  # Nobody may be reading that.
       print(f"gpt4x: {message}", file=sys.stderr, flush=True)
   return status
+
+
+def _ending(stderr: int) -> Callable[..., NoReturn]:
+  """A handler that ends the process at once: libraries swallow a KeyboardInterrupt, or print its traceback and go on."""
+  def handle(*_: Any) -> NoReturn:
+    with contextlib.suppress(OSError):
+      os.write(stderr, b"gpt4x: interrupted\n")
+    os._exit(130)
+  return handle
 
 
 def _prepare_streams() -> None:
   """Opens those that are closed onto nothing, and lets them replace what a terminal cannot show."""
   for number, name in enumerate(("stdin", "stdout", "stderr")):
-    if getattr(sys, name) is None:  # Left closed, its number would be that of the next file, and errors written there.
-      with contextlib.suppress(OSError):
+    if getattr(sys, name) is None:
+      try:
         os.fstat(number)
-        continue
-      os.open(os.devnull, os.O_RDWR)  # The lowest number that is free.
-      setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
+      except OSError:  # Left closed, the number would be that of the next file, and errors be written into it.
+        os.open(os.devnull, os.O_RDWR)  # Takes the lowest number that is free.
+      setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r", encoding="utf-8"))
   for stream in (sys.stdout, sys.stderr):
     if reconfigure := getattr(stream, "reconfigure", None):  # A notebook's has none, and shows all.
       reconfigure(errors="replace")

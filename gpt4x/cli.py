@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ending(stderr: int) -> Callable[..., NoReturn]:
-  """A handler that ends the process at once: libraries swallow a KeyboardInterrupt, or print its traceback and go on."""
+  """A handler that ends the process at once: libraries swallow KeyboardInterrupt, or print a traceback and go on."""
   def handle(*_: Any) -> NoReturn:
     with contextlib.suppress(OSError):
       os.write(stderr, b"gpt4x: interrupted\n")

@@ -69,8 +69,10 @@ def test_stops_and_lengths(model):
 
 
 def test_the_window_is_gin_s(model):
-  same = lambda **options: [one.tokens for one in Generator(*model, sampling=Sampling(temperature=0), **options).complete(
-      PROMPTS, max_tokens=24)]
+  def same(**options):
+    generator = Generator(*model, sampling=Sampling(temperature=0), **options)
+    return [one.tokens for one in generator.complete(PROMPTS, max_tokens=24)]
+
   with gin.unlock_config():
     gin.bind_parameter("generate.window", 2)
   assert same() == same(window=2) != same(window=24)

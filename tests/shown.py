@@ -12,8 +12,8 @@ PAGES = sorted(page for folder in (".", "docs", "benchmarks", "examples", "noteb
 FILES = [*PAGES, *sorted((ROOT / "gin_configs").rglob("*.gin")), *sorted((ROOT / "tasks").glob("*.py")),
          *sorted((ROOT / "examples").glob("*.py"))]
 PROGRAMS = ("gpt4x", "make", "python", "pip")
-# What starts a command on other machines, or says that it is one.
-_BEFORE = r"^(> |First: |srun |mpirun -n \d+ |gcloud .*? --command=\"(.*? && )*)"
+# What starts a command on other machines or gives it its input, or says that it is one.
+_BEFORE = r"^(> |First: |[^|]* \| |srun |mpirun -n \d+ |gcloud .*? --command=\"(.*? && )*)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def commands(path: pathlib.Path) -> list[Command]:
     rest = re.sub(_BEFORE, "", line)
     if line.startswith("gcloud "):
       rest = rest.removesuffix('"')
-    found.append(Command(rest.split(" #")[0].strip()))
+    found.append(Command(re.sub(r" > \S+$", "", rest.split(" #")[0].strip())))
   found += [Command(f"gpt4x {words}".replace(",", ""))
             for words in re.findall(r"command: \[gpt4x, (.*?)\]", " ".join(blocks.split()))]  # YAML.
   found += [Command(" ".join(span.split()), inline=True) for span in re.findall(r"`([^`]+)`", prose)]

@@ -43,13 +43,10 @@ def _ending(stderr: int) -> Callable[..., NoReturn]:
 
 def _prepare_streams() -> None:
   """Opens those that are closed onto nothing, and lets them replace what a terminal cannot show."""
-  for number, name in enumerate(("stdin", "stdout", "stderr")):
+  for name in ("stdin", "stdout", "stderr"):
     if getattr(sys, name) is None:
-      try:
-        os.fstat(number)
-      except OSError:  # Left closed, the number would be that of the next file, and errors be written into it.
-        os.open(os.devnull, os.O_RDWR)  # Takes the lowest number that is free.
-      setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r", encoding="utf-8"))
+      # Takes the lowest number that is free, the stream's own, which a file would have next, and all errors in it.
+      setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w", encoding="utf-8"))
   for stream in (sys.stdout, sys.stderr):
     if reconfigure := getattr(stream, "reconfigure", None):  # A notebook's has none, and shows all.
       reconfigure(errors="replace")

@@ -551,7 +551,8 @@ def start(program: str, shell: str = 'exec "$@"', **options) -> subprocess.Popen
              "module.run = run\n"
              "sys.argv = ['gpt4x', 'report', '--model_dir=a']\n"
              "sys.exit(cli.main())")
-  environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"}
+  environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3",
+                 "PYTHONUNBUFFERED": ""}  # Or nothing would be left to write at the end.
   return subprocess.Popen(["sh", "-c", shell, "sh", sys.executable, "-c", program], text=True,
                           **{"env": environment} | options)
 

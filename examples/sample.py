@@ -9,7 +9,6 @@ the place of the first while the second goes on; then how large the residual str
 
 import argparse
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,16 +37,15 @@ def main() -> None:
                   sampling=Sampling(temperature=0.8, top_p=0.95), chunk_length=arguments.tokens)
   prompts = ["def main(", "import os\n"]
   slots = engine.start(params, engine.prefill(params, [vocabulary.encode(prompt) for prompt in prompts]))
-  rng = jax.random.key(0)
 
   # All rows go on together, a chunk of tokens at a time.
-  first, slots = engine.step(params, slots, jax.random.fold_in(rng, 0))
+  first, slots = engine.step(params, slots)
   show(vocabulary, prompts[0], first.tokens[0], first.log_probs[0])
 
   # A new prompt takes the place of row 0; row 1 goes on as if nothing had happened.
   newcomer = "class Server"
   slots = engine.insert(params, slots, 0, engine.prefill(params, [vocabulary.encode(newcomer)]))
-  second, slots = engine.step(params, slots, jax.random.fold_in(rng, 1))
+  second, slots = engine.step(params, slots)
   show(vocabulary, prompts[1], np.concatenate([first.tokens[1], second.tokens[1]]),
        np.concatenate([first.log_probs[1], second.log_probs[1]]))
   show(vocabulary, newcomer, second.tokens[0], second.log_probs[0])

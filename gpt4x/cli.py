@@ -3,7 +3,9 @@
 import argparse
 from collections.abc import Callable, Sequence
 import contextlib
+import math
 import os
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -13,16 +15,41 @@ from gpt4x.errors import CommandError, nearest
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command line and returns its exit status: 0 done, 1 failed, 2 wrong command, 75 preempted after saving."""
+  _prepare_streams()
   try:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
+    if argv is None and arguments.command != "train" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+      signal.signal(signal.SIGINT, _ending(os.dup(2)))
+    from gpt4x.commands import running
+    status, message = running.run(arguments)
   except CommandError as error:
-    print(f"gpt4x: error: {error}", file=sys.stderr)
-    return 2
-  from gpt4x.commands import running
-  status, message = running.run(arguments)
+    status, message = 2, f"error: {error}"
+  except KeyboardInterrupt:
+    status, message = 130, "interrupted"  # 128 + SIGINT, as shells have it.
   if message:
-    print(f"gpt4x: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # Nobody may be reading that.
+      print(f"gpt4x: {message}", file=sys.stderr, flush=True)
   return status
+
+
+def _ending(stderr: int) -> Callable[..., NoReturn]:
+  """A handler that ends the process at once: libraries swallow KeyboardInterrupt, or print a traceback and go on."""
+  def handle(*_: Any) -> NoReturn:
+    with contextlib.suppress(OSError):
+      os.write(stderr, b"gpt4x: interrupted\n")
+    os._exit(130)
+  return handle
+
+
+def _prepare_streams() -> None:
+  """Opens those that are closed onto nothing, and lets them replace what a terminal cannot show."""
+  for name in ("stdin", "stdout", "stderr"):
+    if getattr(sys, name) is None:
+      # Takes the lowest number that is free, the stream's own, which a file would have next, and all errors in it.
+      setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w", encoding="utf-8"))
+  for stream in (sys.stdout, sys.stderr):
+    if reconfigure := getattr(stream, "reconfigure", None):  # A notebook's has none, and shows all.
+      reconfigure(errors="replace")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,7 +81,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
       raise CommandError(f"{flag}: write --gin.NAME=VALUE (see {command.prog} --help)")
     if flag.startswith("--gin.MODEL_DIR="):
       raise CommandError(f"{flag}: give the directory as --model_dir=DIR")
-  return parser.parse_args(argv, argparse.Namespace(gin=[flag.removeprefix("--gin.") for flag in gin_flags]))
+  try:
+    gin = [_text(flag.removeprefix("--gin.")) for flag in gin_flags]
+  except argparse.ArgumentTypeError as error:
+    raise CommandError(str(error)) from None
+  return parser.parse_args(argv, argparse.Namespace(gin=gin))
 
 
 def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
@@ -76,7 +107,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
       group = sub.add_argument_group("gin", (
           "--gin.NAME=VALUE sets a macro or a parameter after all files. VALUE is a gin literal, so a string has\n"
           "quotes of its own: --gin.MIXTURE_OR_TASK_NAME=\"'my_task'\". Both flags may be repeated."))
-      group.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=gin)
+      group.add_argument("--gin_file", action="append", type=_path, default=[], metavar="FILE", help=gin)
     return sub
 
   train = command("train", "train a model, or continue the run in DIR", gin=(
@@ -86,22 +117,37 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   train.add_argument("--profile_steps", type=_steps, metavar="START:STOP", help="write a profiler trace of these steps")
 
   evaluate = command("eval", "evaluate a checkpoint of the run in DIR", gin="changes to DIR's own configuration")
-  evaluate.add_argument("--split", default="validation", help="the split to evaluate (default: %(default)s)")
+  evaluate.add_argument("--split", type=_filled_text, default="validation",
+                        help="the split to evaluate (default: %(default)s)")
 
   for sub in (train, evaluate):
     group = sub.add_argument_group("several processes", (
         "Found by themselves on a TPU pod, under srun or mpirun, and in JAX_COORDINATOR_ADDRESS,\n"
         "JAX_NUM_PROCESSES and JAX_PROCESS_ID; --num_processes=1 is a run by itself wherever it is started."))
-    group.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0, with any free port")
-    group.add_argument("--num_processes", type=_number(int, 1), metavar="N", help="of the whole run")
-    group.add_argument("--process_id", type=_number(int, 0), metavar="I", help="this one's number, from 0")
-    group.add_argument("--start_timeout", type=_number(int, 1), default=300, metavar="S",
+    group.add_argument("--coordinator_address", type=_filled_text, metavar="HOST:PORT",
+                       help="of process 0, with any free port")
+    group.add_argument("--num_processes", type=_number(int, 1, _MANY), metavar="N", help="of the whole run")
+    group.add_argument("--process_id", type=_number(int, 0, _MANY), metavar="I", help="this one's number, from 0")
+    group.add_argument("--start_timeout", type=_number(int, 1, _YEAR), default=300, metavar="S",
                        help="seconds to wait for the others (default: %(default)s)")
-    group.add_argument("--heartbeat_timeout", type=_number(int, 5), default=60, metavar="S",
+    group.add_argument("--heartbeat_timeout", type=_number(int, 5, _YEAR), default=60, metavar="S",
                        help="seconds of silence before another counts as dead (default: %(default)s)")
 
-  generate = command("generate", "continue a prompt with the model in DIR")
-  generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
+  generate = command("generate", "continue prompts with the model in DIR")
+  prompts = generate.add_mutually_exclusive_group(required=True)
+  prompts.add_argument("--prompt", action="append", type=_text, metavar="TEXT",
+                       help="the text to continue; may be repeated")
+  prompts.add_argument("--prompt_file", type=_path, metavar="FILE",
+                       help='a file, or - for standard input, with {"prompt": "..."} on each line')
+  generate.add_argument("--num_samples", type=_number(int, 1), default=1, metavar="N",
+                        help="continuations of each prompt (default: %(default)s)")
+  generate.add_argument("--batch_size", type=_number(int, 1), default=16, metavar="B",
+                        help="how many are decoded together at most (default: %(default)s)")
+  generate.add_argument("--stop", action="append", type=_filled_text, default=[], metavar="TEXT",
+                        help="end before this text; may be repeated")
+  generate.add_argument("--json", action="store_true", help=(
+      "print an object on a line for each continuation: prompt, sample, text, finish_reason (eos, stop or length),"
+      " tokens, log_probs"))
   generate.add_argument("--max_tokens", type=_number(int, 1), default=256, metavar="N",
                         help="tokens to add at most (default: %(default)s)")
   generate.add_argument("--temperature", type=_number(float, 0), default=1.0, metavar="T",
@@ -109,7 +155,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   generate.add_argument("--top_k", type=_number(int, 1), metavar="K", help="sample among the K likeliest tokens")
   generate.add_argument("--top_p", type=_number(float, 0, 1), metavar="P",
                         help="sample among the likeliest tokens that hold a probability of P together")
-  generate.add_argument("--seed", type=_number(int, 0), default=0, metavar="S", help="(default: %(default)s)")
+  generate.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S", help=(
+      "the same prompt with the same seed gives the same text, alone or among others (default: %(default)s)"))
 
   convert = command("convert", "make a model directory of a model in another format")
   convert.add_argument("--from", dest="source", required=True, choices=["transfo_xl", "safetensors"], help=(
@@ -121,38 +168,70 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))
-  vocabulary.add_argument("--task", required=True, help="a seqio task, such as stdlib_bytes")
-  vocabulary.add_argument("--size", type=_number(int, 1), required=True, metavar="V", help="number of pieces")
-  vocabulary.add_argument("--output", required=True, metavar="NAME_OR_PATH",
+  vocabulary.add_argument("--task", type=_filled_text, required=True, help="a seqio task, such as stdlib_bytes")
+  vocabulary.add_argument("--size", type=_number(int, 1, _MANY), required=True, metavar="V", help="number of pieces")
+  vocabulary.add_argument("--output", required=True, type=_path, metavar="NAME_OR_PATH",
                           help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or the path of a .model file")
   cache = command("cache", "list or remove the tokens that are kept of tasks in $GPT4X_DATA_DIR")
   cache.add_argument("--remove", metavar="GLOB", help="remove what has such a name; quote it: --remove='my_task-*'")
   cache.add_argument("--older_than", type=_number(float, 0), default=0.0, metavar="DAYS",
                      help="only what has not been used for so long")
   plan = command("plan", "what a training step needs on TPUs that are not at hand", gin="an experiment")
-  plan.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="such as v5p:8x16x16, the slice of a pod")
-  plan.add_argument("--slices", type=_number(int, 1), default=1, metavar="N", help="(default: %(default)s)")
+  plan.add_argument("--topology", type=_filled_text, required=True, metavar="CHIP:SHAPE",
+                    help="such as v5p:8x16x16, the slice of a pod")
+  plan.add_argument("--slices", type=_number(int, 1, _MANY), default=1, metavar="N", help="(default: %(default)s)")
   plan.add_argument("--json", action="store_true", help="for scripts")
   plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
   command("report", "compare the run in DIR with gzip and xz on the same held-out text")
   return parser, commands.choices
 
 
-def _number(kind: type, low: float, high: float = float("inf")) -> Callable[[str], Any]:
-  """An argparse type: a number of this kind from low to high."""
+_YEAR, _MANY = 365 * 86400, 2**31 - 1  # What the libraries behind can still take, and more than anyone needs.
+
+
+def _number(kind: type, low: float, high: float = math.inf) -> Callable[[str], Any]:
+  """An argparse type: a finite number of this kind from low to high."""
   def parse(text: str):
     with contextlib.suppress(ValueError):
-      if low <= (value := kind(text)) <= high:
+      if low <= (value := kind(text)) <= high and value != math.inf:
         return value
-    limit = f"from {low} to {high}" if high < float("inf") else f"of at least {low}"
+    limit = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
     raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number {limit}")
   return parse
 
 
-def _directory(text: str) -> str:
-  if "://" in text:
-    raise argparse.ArgumentTypeError(f"{text!r} is not a local directory: mount the bucket, or name a local one")
-  return os.path.expanduser(text)  # Shells leave a ~ behind an equals sign as it is.
+def _text(argument: str) -> str:
+  """An argparse type: text. What the terminal's encoding could not decode is read as UTF-8."""
+  try:
+    argument.encode()
+    return argument
+  except UnicodeEncodeError:
+    try:
+      return os.fsencode(argument).decode()
+    except UnicodeError:
+      raise argparse.ArgumentTypeError(f"{argument!r} is not UTF-8: set the terminal's encoding to UTF-8") from None
+
+
+def _filled_text(argument: str) -> str:
+  if not argument:
+    raise argparse.ArgumentTypeError("the value is empty (a variable that is not set?)")
+  return _text(argument)
+
+
+def _path(argument: str) -> str:
+  """An argparse type: a path, or a name. Shells leave a ~ behind an equals sign as it is."""
+  if not argument:
+    raise argparse.ArgumentTypeError("the value is empty (a variable that is not set?)")
+  if (path := os.path.expanduser(argument)).startswith("~"):
+    raise argparse.ArgumentTypeError(f"{argument!r}: the system knows no such home directory: write the path in full,"
+                                     " or set HOME")
+  return path
+
+
+def _directory(argument: str) -> str:
+  if "://" in argument:
+    raise argparse.ArgumentTypeError(f"{argument!r} is not a local directory: mount the bucket, or name a local one")
+  return _path(argument)
 
 
 def _steps(text: str) -> tuple[int, int]:

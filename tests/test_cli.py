@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from gpt4x import cli, configuration
 from gpt4x.commands import running
 from gpt4x.errors import CommandError, UserError
 from gpt4x.inference.sampling import Sampling
+from gpt4x.inference.text import Completion
 from gpt4x.launch.clusters import Processes
 from gpt4x.planning.chips import parse_topology
 
@@ -52,6 +54,8 @@ class Experiment:
 
 
 EXPERIMENT, CONFIG, SAVED = Experiment(), TrainConfig(), TrainConfig(Experiment())
+COMPLETIONS = [Completion(prompt, sample, str(sample + 1), "length", [5], [-0.12345678])
+               for prompt in "aü" for sample in (0, 1)]
 METRICS = [{"split": "train", "tokens_per_second": 10.0, "mfu": 0.5, "step": 1},
            {"split": "validation", "bits_per_byte": 8.0, "step": 0, "tokens": 9},
            {"split": "validation", "bits_per_byte": 2.5, "step": 7, "tokens": 1234}]
@@ -79,6 +83,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
     if model_dir != "converted":
       gin.bind_parameter("train_stand_in.experiment", EXPERIMENT)
 
+  def generator(*args, **kwargs):
+    recorded.append(("generator", *args, kwargs))
+    return types.SimpleNamespace(
+        stream=recorder("stream", iter(["b", "c"])), complete=recorder("complete", COMPLETIONS))
+
   foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None)
   stand_ins = {
       "tasks": {},
@@ -87,8 +96,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
       "training.loop": {"train": recorder("loop", 75)},
       "training.metrics": {"read_metrics": lambda model_dir: METRICS if model_dir != "new" else METRICS[:1]},
       "evaluation.likelihood": {"evaluate": recorder("evaluate", {"loss": 0.123456789, "tokens": 12345678})},
-      "inference.generate": {"generate": recorder("generate", iter(["b", "c"]))},
-      "data.vocabularies": {"train_from_task": recorder("train_from_task", "o"),
+      "inference.generate": {"Generator": generator},
+      "data.tensorflow_quietly": {},
+      "data.vocabularies": {"model_path": pathlib.Path, "train_from_task": recorder("train_from_task", "o"),
                             "load": recorder("vocabulary", "words"), "save": recorder("save_vocabulary")},
       "interop.t5x": {},
       "interop.t5x.loop": {"train": recorder("t5x", 75)},
@@ -174,17 +184,71 @@ def test_eval(calls, capsys):
 def test_generate(calls, capsys):
   """Every flag has another value, so that no two can be taken for each other."""
   assert cli.main(["generate", "--model_dir=runs/a", "--prompt=-- a\n", "--top_k=5", "--top_p=1", "--temperature=0.5",
-                   "--seed=7", "--max_tokens=9", "--step=3"]) == 0
-  assert calls == [("load_run", "runs/a", (), (), {"needed": "the model"}), (
-      "generate", "runs/a", EXPERIMENT, "-- a\n", {
-      "max_tokens": 9, "sampling": Sampling(temperature=0.5, top_k=5, top_p=1.0), "seed": 7, "step": 3})]
+                   "--seed=7", "--max_tokens=9", "--step=3", "--stop=x", "--stop=-y"]) == 0
+  assert calls == [
+      ("load_run", "runs/a", (), (), {"needed": "the model"}),
+      ("generator", "runs/a", EXPERIMENT, {"step": 3, "sampling": Sampling(temperature=0.5, top_k=5, top_p=1.0)}),
+      ("stream", "-- a\n", {"max_tokens": 9, "seed": 7, "stop": ["x", "-y"]})]
   assert capsys.readouterr().out == "-- a\nbc\n"
+
+
+DEFAULTS = {"max_tokens": 256, "seed": 0, "stop": []}
 
 
 def test_generate_by_default(calls):
   assert cli.main(["generate", "--model_dir=runs/a", "--prompt="]) == 0
-  assert calls[1:] == [("generate", "runs/a", EXPERIMENT, "", {
-      "max_tokens": 256, "sampling": Sampling(), "seed": 0, "step": None})]
+  assert calls[1:] == [("generator", "runs/a", EXPERIMENT, {"step": None, "sampling": Sampling()}),
+                       ("stream", "", DEFAULTS)]
+
+
+def test_generate_many(calls, capsys):
+  argv = ["generate", "--model_dir=runs/a", "--prompt=a", "--prompt=ü", "--num_samples=2", "--batch_size=3"]
+  assert cli.main(argv) == 0
+  assert calls[2:] == [("complete", ["a", "ü"], {"num_samples": 2, "batch_size": 3} | DEFAULTS)]
+  assert capsys.readouterr().out == (
+      "--- prompt 1, sample 1\na1\n--- prompt 1, sample 2\na2\n--- prompt 2, sample 1\nü1\n"
+      "--- prompt 2, sample 2\nü2\n")
+  assert cli.main([*argv, "--json"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert [json.loads(line) for line in lines] == [
+      dataclasses.asdict(one) | {"log_probs": [-0.123457]} for one in COMPLETIONS]
+  calls.clear()
+  assert cli.main(["generate", "--model_dir=runs/a", "--prompt=a", "--json"]) == 0
+  assert calls[2][:2] == ("complete", ["a"])
+
+
+@pytest.mark.parametrize("content", [
+    b'{"prompt": "a"}\n\n{"id": 1, "prompt": "\\u00fc\\nb"}',
+    b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "\xc3\xbc\\nb"}\r\n'])
+@pytest.mark.parametrize("name", ["file", "-"])
+def test_generate_from_a_file_of_prompts(calls, monkeypatch, tmp_path, content, name):
+  (tmp_path / "prompts").write_bytes(content)
+  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
+  name = str(tmp_path / "prompts") if name == "file" else name
+  assert cli.main(["generate", "--model_dir=runs/a", f"--prompt_file={name}"]) == 0
+  assert calls[-1][:2] == ("complete", ["a", "ü\nb"])
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "has no prompts"), (b"\n \n", "has no prompts"), (b'{"prompt": "a"}\nb', "line 2"),
+    (b'{"text": "a"}', "line 1"),
+    (b'{"prompt": 1}', "line 1"), (b'["prompt"]', "line 1"), (b'"prompt"', "line 1"), (b"1", "line 1"),
+    (b'{"prompt": "\\ud800"}', "line 1"), (b'{"prompt": "a"', "line 1"), (b'\n{"prompt": "\xe9"}', "byte 0xe9"),
+    (b"[" * 10**6, "line 1"), (None, "no file")], ids=lambda value: repr(value)[:20])
+def test_a_file_without_prompts(calls, capsys, tmp_path, content, words):
+  if content is not None:
+    (tmp_path / "prompts").write_bytes(content)
+  status, line = failure(capsys, "generate", "--model_dir=runs/a", f"--prompt_file={tmp_path}/prompts")
+  assert status == 1 and words in line and f"{tmp_path}/prompts" in line and not calls
+
+
+def test_a_file_of_prompts_that_may_not_be_read(capsys, monkeypatch):
+  """Not "missing": the file is there."""
+  def denied(path):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+  monkeypatch.setattr(pathlib.Path, "read_bytes", denied)
+  status, line = failure(capsys, "generate", "--model_dir=runs/a", "--prompt_file=/a/prompts")
+  assert status == 1 and line == "/a/prompts cannot be read (Permission denied): correct --prompt_file"
 
 
 def test_vocabulary(calls, capsys):
@@ -212,6 +276,14 @@ def test_convert(calls, capsys, tmp_path):
   (model_dir / "checkpoints").mkdir(parents=True)
   status, line = failure(capsys, *argv)
   assert status == 1 and "has a run already (checkpoints)" in line and not calls
+
+
+def test_a_vocabulary_takes_no_device_s_or_directory_s_place(calls, capsys, tmp_path):
+  """As root, /dev/null would be replaced."""
+  for path in ("/dev/null", str(tmp_path)):
+    status, line = failure(capsys, "vocabulary", "--task=t", "--size=300", f"--output={path}")
+    assert status == 1 and path in line and "no regular file" in line
+  assert [name for name, *_ in calls] == ["load", "load"], "nothing is trained"
 
 
 def test_export(calls, capsys, tmp_path):
@@ -255,6 +327,25 @@ def test_report(calls, capsys):
   assert "tokens/s, median 10" in rows and any(row.startswith("bits per byte, xz -9 ") for row in rows)
   status, line = failure(capsys, "report", "--model_dir=new")
   assert status == 1 and "no validation metrics" in line
+
+
+def test_report_shows_any_directory_and_figures_that_are_not_finite(capsys, monkeypatch):
+  """Brackets are no markup; JSON has null for what is not finite; Python may have been built without lzma."""
+  monkeypatch.setitem(METRICS[1], "bits_per_byte", None)
+  monkeypatch.setitem(sys.modules, "lzma", None)
+  monkeypatch.setattr(Experiment.data, "documents", lambda split: [types.SimpleNamespace(tolist=lambda: "\udce9")])
+  assert cli.main(["report", "--model_dir=a[b] [/c]"]) == 0
+  out = capsys.readouterr().out
+  assert "a[b] [/c]: 1,234 validation" in out and "--model_dir='a[b] [/c]'" in out
+  assert "not finite" in out and "gzip -9" in out and "xz" not in out
+
+
+def test_report_of_damaged_metrics(calls, capsys, monkeypatch):
+  def damaged(_):
+    return json.loads("{")
+  monkeypatch.setattr(sys.modules["gpt4x.training.metrics"], "read_metrics", damaged)
+  status, line = failure(capsys, "report", "--model_dir=a")
+  assert status == 1 and "a/metrics.jsonl is damaged" in line
 
 
 PROCESS_FLAGS = ["--coordinator_address=a:1", "--num_processes=3", "--process_id=2", "--start_timeout=9",
@@ -311,12 +402,85 @@ def test_processes_that_are_not_found(monkeypatch, calls, capsys, error, status,
     ("generate --model_dir=a --prompt=b --top_p=1.5", ["--top_p", "'1.5'", "from 0 to 1"]),
     ("convert --from=torch --input=a --model_dir=b", ["--from", "'torch'", "transfo_xl", "safetensors"]),
     ("generate --model_dir=a --prompt=b --step=x", ["--step", "'x'", "whole number"]),
+    ("generate --model_dir=a", ["--prompt", "--prompt_file", "required"]),
+    ("generate --model_dir=a --prompt=b --prompt_file=c", ["--prompt_file", "not allowed with", "--prompt"]),
+    ("generate --model_dir=a --prompt=b --num_samples=0", ["--num_samples", "'0'", "at least 1"]),
+    ("generate --model_dir=a --prompt=b --stop=", ["--stop", "empty"]),
+    *((f"generate --model_dir=a --prompt=b --seed={seed}", ["--seed", f"'{seed}'", "from 0 to 4294967295"])
+      for seed in (-1, 2**32, 2**63, 2**64, "nan", "1e3")),
 ])
 def test_a_wrong_command_is_one_line_and_status_2(calls, capsys, command, words):
   status = cli.main(command.split())
   captured = capsys.readouterr()
   assert status == 2 and captured.out == "" and not calls
   assert captured.err.count("\n") == 1 and all(word in captured.err for word in words), captured.err
+
+
+def flags_of_every_command():
+  """(command, flag, its argparse action, other flags that it needs) of each flag that has a value."""
+  for command, parser in cli._parsers()[1].items():
+    alternatives = [action for group in parser._mutually_exclusive_groups for action in group._group_actions]
+    for action in parser._actions:
+      needed = [other for other in parser._actions if other.required and other is not action]
+      needed += [] if action in alternatives else alternatives[:1]
+      if action.nargs != 0:
+        yield (command, action.option_strings[-1], action,
+               [f"{other.option_strings[-1]}={(other.choices or ['9'])[0]}" for other in needed])
+
+
+EVERY_FLAG = list(flags_of_every_command())
+NUMBERS = [flag for flag in EVERY_FLAG if getattr(flag[2].type, "__qualname__", "").startswith("_number")]
+named = lambda value: value if isinstance(value, str) else ""
+
+
+@pytest.mark.parametrize("command, flag, action, needed", [
+    flag for flag in EVERY_FLAG if flag[1] != "--prompt"], ids=named)  # A prompt may be empty.
+def test_an_empty_value_is_refused(calls, capsys, command, flag, action, needed):
+  """A variable that is not set would otherwise mean the current directory, or nothing."""
+  assert cli.main([command, *needed, f"{flag}="]) == 2 and not calls
+  message = capsys.readouterr().err
+  assert message.count("\n") == 1 and flag in message and ("empty" in message or "''" in message), message
+
+
+@pytest.mark.parametrize("command, flag, action, needed", NUMBERS, ids=named)
+def test_no_number_and_one_out_of_range_are_refused(calls, capsys, command, flag, action, needed):
+  assert len(NUMBERS) > 15
+  for value in ("nan", "inf", "-inf", "1e400", "-1", "9" * 5000, "x", "--1"):
+    assert cli.main([command, *needed, f"{flag}={value}"]) == 2 and not calls
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and f"{flag}: " in message and "number" in message, message
+
+
+@pytest.mark.parametrize("flag", ["--model_dir", "--input", "--output", "--gin_file", "--prompt_file"])
+def test_a_home_directory_that_is_not_known(monkeypatch, capsys, flag):
+  """An unknown user without HOME, as in some containers: no folder with the name ~ is made."""
+  import pwd
+
+  def unknown(_):
+    raise KeyError("no such user")
+  monkeypatch.delenv("HOME", raising=False)
+  monkeypatch.setattr(pwd, "getpwuid", unknown)
+  monkeypatch.setattr(pwd, "getpwnam", unknown)
+  command, _, _, needed = next(one for one in EVERY_FLAG if one[1] == flag)
+  for path in ("~", "~/x", "~nobody-here/x"):
+    assert cli.main([command, *needed, f"{flag}={path}"]) == 2
+    assert f"{flag}: {path!r}: the system knows no such home directory" in capsys.readouterr().err
+  monkeypatch.setenv("HOME", "/home/me")
+  assert vars(cli._parse([command, *needed, f"{flag}=~/x"]))[flag[2:]] in (
+      "/home/me/x", ["/home/me/x"])
+
+
+def test_text_that_the_terminal_s_encoding_could_not_decode():
+  """The bytes of UTF-8 are read as what they are; others are refused in one line."""
+  parse = lambda *argv: cli._parse(["generate", "--model_dir=a", *argv])
+  undecoded = "prömpt €".encode().decode("ascii", "surrogateescape")
+  with_utf_8 = parse(f"--prompt={undecoded}", f"--stop={undecoded}", "--prompt=prömpt")
+  assert (with_utf_8.prompt, with_utf_8.stop) == (["prömpt €", "prömpt"], ["prömpt €"])
+  latin = "prömpt".encode("latin-1").decode("utf-8", "surrogateescape")
+  for flag in ("--prompt", "--stop", "--gin.A"):
+    with pytest.raises(CommandError, match="is not UTF-8: set the terminal's encoding to UTF-8"):
+      cli._parse(["eval", "--model_dir=a", f"{flag}={latin}"] if "gin" in flag else [
+          "generate", "--model_dir=a", "--prompt=b", f"{flag}={latin}"])
 
 
 def report(monkeypatch: pytest.MonkeyPatch, run) -> None:
@@ -346,6 +510,9 @@ def test_a_users_mistake_is_one_line_even_from_inside_gin(monkeypatch, capsys, e
     (OSError(errno.EROFS, os.strerror(errno.EROFS), "/runs/a"), ["/runs/a", "Read-only", "that can be written"]),
     (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/runs/a"), ["/runs/a", "Permission denied"]),
     (ValueError("RESOURCE_EXHAUSTED: writing: No space left on device [OS error 28]"), ["No space left", "free"]),
+    *((OSError(code, os.strerror(code), "/runs/a"), ["/runs/a", os.strerror(code)]) for code in (
+        errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE,
+        errno.EMFILE, errno.EFBIG, errno.EBUSY)),
 ])
 @pytest.mark.parametrize("inside_gin", [False, True])
 def test_a_directory_that_cannot_be_written_is_one_line(monkeypatch, capsys, error, words, inside_gin):
@@ -362,6 +529,13 @@ def test_a_directory_that_cannot_be_written_is_one_line(monkeypatch, capsys, err
   assert message.count("\n") == 1 and all(word in message for word in words), message
 
 
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EINVAL, errno.EXDEV])
+def test_any_error_of_the_system_s_that_names_a_path_is_one_line(monkeypatch, capsys, code):
+  raised(monkeypatch, OSError(code, os.strerror(code), "/runs/a"))
+  assert cli.main(["report", "--model_dir=a"]) == 1
+  assert capsys.readouterr().err == f"gpt4x: error: [Errno {code}] {os.strerror(code)}: '/runs/a': check that path\n"
+
+
 def test_a_defect_keeps_its_traceback_and_ends_with_one_line(monkeypatch, capsys):
   raised(monkeypatch, KeyError("a defect"))
   assert cli.main(["report", "--model_dir=a"]) == 1
@@ -373,6 +547,70 @@ def test_an_interrupt(monkeypatch, capsys):
   raised(monkeypatch, KeyboardInterrupt())
   assert cli.main(["report", "--model_dir=a"]) == 130
   assert "Traceback" not in capsys.readouterr().err
+
+
+def start(program: str, shell: str = 'exec "$@"', **options) -> subprocess.Popen:
+  """A process in which `gpt4x report` does what `run` in `program` does, started by a shell."""
+  program = ("import os, signal, sys, types; from gpt4x import cli\n"
+             f"{program}\n"
+             "module = sys.modules['gpt4x.commands.report'] = types.ModuleType('gpt4x.commands.report')\n"
+             "module.run = run\n"
+             "sys.argv = ['gpt4x', 'report', '--model_dir=a']\n"
+             "sys.exit(cli.main())")
+  environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3",
+                 "PYTHONUNBUFFERED": ""}  # Or nothing would be left to write at the end.
+  return subprocess.Popen(["sh", "-c", shell, "sh", sys.executable, "-c", program], text=True,
+                          **{"env": environment} | options)
+
+
+def test_an_interrupt_that_a_library_swallows():
+  """C++ that calls Python prints a KeyboardInterrupt, or drops it, and goes on."""
+  process = start("def run(_):\n"
+                  "  class Caller:\n"
+                  "    def __del__(self): os.kill(os.getpid(), signal.SIGINT)\n"
+                  "  Caller()\n"
+                  "  print('went on')", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  assert process.communicate() == ("", "gpt4x: interrupted\n") and process.returncode == 130
+
+
+def test_an_interrupt_that_the_shell_ignores():
+  """As for a command in the background of a script."""
+  process = start("signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+                  "def run(_):\n"
+                  "  os.kill(os.getpid(), signal.SIGINT)\n"
+                  "  print('went on')", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  assert process.communicate() == ("went on\n", "") and process.returncode == 0
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {
+    "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}], ids=lambda variables: next(iter(variables)))
+def test_what_a_terminal_cannot_show_is_replaced(variables):
+  environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TF_CPP_MIN_LOG_LEVEL": "3"} | variables
+  process = start("from gpt4x.errors import UserError\n"
+                  "def run(_):\n"
+                  "  print('a \\u20ac \\udce9')\n"
+                  "  raise UserError('b \\u20ac')", stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+  assert process.communicate() == ("a ? ?\n", "gpt4x: error: b ?\n") and process.returncode == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed, tmp_path):
+  """Nothing is written to a file that has taken the number of a closed one."""
+  program = ("def run(_):\n"
+             "  with open('file', 'w') as file:\n"
+             "    assert file.fileno() > 2\n"
+             "    print('output')\n"
+             "    os.write(1, b'output')\n"
+             "    os.write(2, b'error')")
+  assert start(program, shell=f'exec "$@" {closed}', cwd=tmp_path).wait() == 0
+  assert (tmp_path / "file").read_text() == ""
+
+
+def test_an_output_that_cannot_be_written(tmp_path):
+  with open("/dev/full", "w") as full:
+    process = start("def run(_): print('x')", stdout=full, stderr=subprocess.PIPE)
+    _, error = process.communicate()
+  assert process.returncode == 1 and error.count("\n") == 1 and "No space left on device: free some space" in error
 
 
 def test_modules_beside_the_user_come_last(monkeypatch, tmp_path):
@@ -410,13 +648,8 @@ def test_libraries_start_silently(tmp_path):
   assert (result.returncode, result.stdout, result.stderr) == (0, "imported\n", "")
 
 
-def test_output_that_nobody_reads_any_more_is_no_error(tmp_path):
-  program = ("import sys, types; from gpt4x import cli\n"
-             "module = sys.modules['gpt4x.commands.report'] = types.ModuleType('gpt4x.commands.report')\n"
-             "module.run = lambda _: print('x' * 1_000_000)\n"
-             "sys.exit(cli.main(['report', '--model_dir=a']))")
-  process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+def test_output_that_nobody_reads_any_more_is_no_error():
+  process = start("def run(_): print('x' * 1_000_000)", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
   process.stdout.close()
-  assert process.stderr.read() == b"" and process.wait() == 141
+  assert process.stderr.read() == "" and process.wait() == 141
   process.stderr.close()

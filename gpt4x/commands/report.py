@@ -1,9 +1,13 @@
 """`gpt4x report`: prints what a run reached, beside general-purpose compressors on the same held-out text."""
 
 import argparse
-import gzip
-import lzma
+from collections.abc import Iterator
+import contextlib
+import importlib
+import shlex
+from typing import Any
 
+from gpt4x import run_directory
 from gpt4x.commands import reading
 from gpt4x.errors import UserError
 from gpt4x.training.metrics import read_metrics
@@ -13,7 +17,7 @@ def run(arguments: argparse.Namespace) -> None:
   from rich.console import Console
   from rich.table import Table
   model_dir = arguments.model_dir
-  experiment, metrics = reading.saved_experiment(model_dir), read_metrics(model_dir)
+  experiment, metrics = reading.saved_experiment(model_dir), _metrics(model_dir)
   evaluations = [line for line in metrics if line["split"] == "validation" and "bits_per_byte" in line]
   if not evaluations:
     raise UserError(f"{model_dir} has no validation metrics in bits per byte yet: train with EVAL_PERIOD set")
@@ -21,16 +25,35 @@ def run(arguments: argparse.Namespace) -> None:
   speeds = sorted((line["tokens_per_second"], line["mfu"]) for line in metrics if "tokens_per_second" in line)
   table = Table(title=f"{model_dir}: {last['tokens']:,.0f} validation tokens after {last['step']} steps",
                 title_justify="left", show_header=False)
-  table.add_row(f"bits per byte, step {first['step']}", f"{first['bits_per_byte']:.3f}")
-  table.add_row(f"bits per byte, step {last['step']}", f"[bold]{last['bits_per_byte']:.3f}[/bold]")
+  table.add_row(f"bits per byte, step {first['step']}", _bits(first["bits_per_byte"]))
+  table.add_row(f"bits per byte, step {last['step']}", _bits(last["bits_per_byte"]))
   documents = experiment.data.documents("validation")
-  text = "".join(experiment.data.vocabulary.decode(document.tolist()) for document in documents).encode()
-  for name, compressed in (("gzip -9", gzip.compress(text, 9)), ("xz -9", lzma.compress(text, preset=9))):
-    table.add_row(f"bits per byte, {name}", f"{8 * len(compressed) / len(text):.3f}")
+  text = "".join(experiment.data.vocabulary.decode(document.tolist()) for document in documents)
+  for name, bits in _compressed(text.encode(errors="surrogatepass")):
+    table.add_row(f"bits per byte, {name}", _bits(bits))
   if speeds:
     tokens_per_second, mfu = speeds[len(speeds) // 2]
     table.add_row("tokens/s, median", f"{tokens_per_second:,.0f}")
     table.add_row("MFU, median", f"{mfu:.1%} of this machine's peak")
   table.add_row("the run", f"{model_dir} (loss.png, metrics.jsonl, checkpoints/)")
-  table.add_row("sample more", f"gpt4x generate --model_dir={model_dir} --prompt='def '")
-  Console(width=100).print(table)
+  table.add_row("sample more", f"gpt4x generate --model_dir={shlex.quote(model_dir)} --prompt='def '")
+  Console(width=100, markup=False, highlight=False).print(table)
+
+
+def _metrics(model_dir: str) -> list[dict[str, Any]]:
+  try:
+    return read_metrics(model_dir)
+  except ValueError as error:  # No JSON, or no UTF-8.
+    raise UserError(f"{model_dir}/{run_directory.METRICS} is damaged ({error}): remove the line") from error
+
+
+def _bits(value: float | None) -> str:
+  return "not finite" if value is None else f"{value:.3f}"
+
+
+def _compressed(text: bytes) -> Iterator[tuple[str, float]]:
+  """Bits per byte of the compressors that this Python was built with."""
+  for name, module, options in (("gzip -9", "gzip", {"compresslevel": 9}), ("xz -9", "lzma", {"preset": 9})):
+    with contextlib.suppress(ImportError):
+      compressed = importlib.import_module(module).compress(text, **options)
+      yield name, 8 * len(compressed) / max(len(text), 1)

@@ -7,6 +7,7 @@ import functools
 import gc
 import importlib
 import os
+import re
 import sys
 import traceback
 
@@ -38,7 +39,10 @@ def _outcome(arguments: argparse.Namespace, quiet: bool, processes: clusters.Pro
   try:
     gc.set_threshold(100_000)  # Imports make much and drop little: the default threshold takes a quarter of their time.
     if quiet and arguments.command != "cache":  # Which needs no TensorFlow, and answers at once.
-      _import_tensorflow_quietly()
+      from absl import logging
+
+      from gpt4x.data import tensorflow_quietly  # noqa: F401
+      logging.set_verbosity(logging.ERROR)
     # Gin files import their user's own modules from here. Last, so that no file in it hides an installed package.
     if os.getcwd() not in sys.path:
       sys.path.append(os.getcwd())
@@ -59,10 +63,13 @@ def _outcome(arguments: argparse.Namespace, quiet: bool, processes: clusters.Pro
 
 def _failure(error: BaseException, processes: clusters.Processes | None = None) -> tuple[int, str | None]:
   """(exit status, last line) for the error that is being handled."""
+  try:
+    sys.stdout.flush()
+  except OSError:  # Or Python would try again at its end, and fail with a status of its own.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   if isinstance(error, KeyboardInterrupt):
     return 130, "interrupted"  # 128 + SIGINT, as shells have it.
   if isinstance(error, BrokenPipeError):  # The reader of our output, `head` perhaps, has had enough.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141, None  # 128 + SIGPIPE.
   prefix = f"{processes}: " if processes else ""
   if processes and (lost := supervision.lost_contact(error)):  # Even if the error itself is that a save failed.
@@ -77,31 +84,26 @@ def _failure(error: BaseException, processes: clusters.Processes | None = None) 
 
 
 _REMEDIES = {
-    "free some space, then run the command again": (errno.ENOSPC, errno.EDQUOT),
+    "free some space, then run the command again": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     "choose a directory that can be written": (errno.EROFS,),
     "change its permissions or choose another directory": (errno.EACCES, errno.EPERM),
-    "choose another directory": (errno.ENOTDIR,),
+    "choose another path": (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY,
+                            errno.ETXTBSY),
+    "check that the storage answers, then run the command again": (errno.EIO, errno.ESTALE, errno.ENXIO),
+    "allow more of them (ulimit -n)": (errno.EMFILE, errno.ENFILE),
 }
 
 
 def _storage_message(error: BaseException | None) -> str | None:
-  """One line, with the remedy, if the error or one that led to it is about a directory that cannot be used."""
+  """One line, with the remedy, if the error or one that led to it is the storage's."""
+  first = error
   while error is not None:
     for remedy, codes in _REMEDIES.items():
       # Compares the system's words: TensorStore and TensorFlow keep them in errors of their own, gin in copies.
       if any(os.strerror(code) in str(error) for code in codes):
         return f"{str(error).splitlines()[0]}: {remedy}"
     error = error.__cause__ or error.__context__
+  # What led to another error may long be mended; the error itself names its path.
+  if isinstance(first, OSError) and re.match(r"\[Errno \d+\] .*: '", str(first)):
+    return f"{str(first).splitlines()[0]}: check that path"
   return None
-
-
-def _import_tensorflow_quietly() -> None:
-  from absl import logging
-  logging.set_verbosity(logging.ERROR)
-  # TensorFlow greets from C++ before it reads its log level (github.com/tensorflow/tensorflow/issues/100442).
-  stderr = os.dup(2)
-  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-  try:
-    import tensorflow  # noqa: F401
-  finally:
-    os.dup2(stderr, 2)

@@ -69,7 +69,8 @@ class DatasetConfig:
     expected, lengths = _TASK_FEATURES[self.feature_converter], self.task_feature_lengths
     if set(lengths) != set(expected) or min(lengths.values()) < 1:
       raise UserError(f"DatasetConfig.task_feature_lengths = {dict(lengths)}, but {self.feature_converter!r} takes a"
-                      f" positive length for {' and '.join(expected)}: change TASK_FEATURE_LENGTHS or DatasetConfig.feature_converter")
+                      f" positive length for {' and '.join(expected)}: change TASK_FEATURE_LENGTHS or"
+                      " DatasetConfig.feature_converter")
     if self.batch_size < 1:
       raise UserError(f"DatasetConfig.batch_size = {self.batch_size} must be at least 1: set BATCH_SIZE")
     if self.pack and self.carries_memory:

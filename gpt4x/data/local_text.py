@@ -9,6 +9,9 @@ import random
 import sys
 from typing import Any, Literal, NamedTuple
 
+from gpt4x.data import tensorflow_quietly  # noqa: F401
+
+# isort: split
 import gin
 import seqio
 import tensorflow as tf

@@ -2,6 +2,9 @@
 
 import functools
 
+from gpt4x.data import tensorflow_quietly  # noqa: F401
+
+# isort: split
 import seqio
 import tensorflow as tf
 

@@ -13,6 +13,9 @@ import sys
 import sysconfig
 from typing import Any
 
+from gpt4x.data import tensorflow_quietly  # noqa: F401
+
+# isort: split
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds

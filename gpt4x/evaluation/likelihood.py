@@ -81,7 +81,8 @@ def _means(sums: Mapping[str, Sum], num_bytes: float, where: str) -> dict[str, f
   if not sums or not sums["loss"].weight:
     raise UserError(f"{where} has no target tokens: choose another split")
   found = {name: float(value) for name, value in metrics(sums).items()}
-  found |= {"perplexity": math.exp(min(found["loss"], 700.0)), "tokens": float(sums["loss"].weight)}
+  found["perplexity"] = math.inf if found["loss"] > 700 else math.exp(found["loss"])  # A float ends at e^709.
+  found["tokens"] = float(sums["loss"].weight)
   if num_bytes:
     found["bits_per_byte"] = float(sums["loss"].value) / math.log(2) / num_bytes
   return found

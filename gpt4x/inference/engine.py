@@ -34,10 +34,15 @@ class Prefilled:
 
 @flax.struct.dataclass
 class Slots:
-  """Rows that are decoded together, each for itself: the logits [B, V] of the next token, and the ring cache."""
+  """Rows that are decoded together, each for itself: the logits [B, V] of the next token, and the ring cache.
+
+  A row's n-th draw follows from its own key and n: neither its neighbours nor when it came have a part in it.
+  """
 
   logits: jax.Array
   cache: Cache
+  keys: jax.Array  # [B]
+  drawn: jax.Array  # [B], how many tokens each row has drawn.
 
 
 class Engine:
@@ -75,7 +80,7 @@ class Engine:
     self._decode = jax.jit(self._decode_chunk, donate_argnums=1)
 
   def __call__(self, params: Params, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
-               bidirectional: bool = False) -> Iterator[Piece]:
+               bidirectional: bool = False, samples: Sequence[int] | None = None) -> Iterator[Piece]:
     """Yields continuations in pieces, n tokens at a time; a row that has ended goes on with EOS.
 
     Args:
@@ -84,12 +89,13 @@ class Engine:
       max_tokens: tokens to add at most.
       seed: of the sampling.
       bidirectional: the prompt's tokens see each other in both directions (prefix LM).
+      samples: a number below 2^32 for each row, whose draws depend on its prompt, the seed and this number alone.
+        None: 0 to B - 1.
     """
-    slots = self.start(params, self.prefill(params, prompts, bidirectional))
+    slots = self.start(params, self.prefill(params, prompts, bidirectional), seed, samples)
     ended = np.zeros(len(prompts), bool)
-    rng = jax.random.key(seed)
     for start in range(0, max_tokens, self._chunk_length):
-      piece, slots = self.step(params, slots, jax.random.fold_in(rng, start))
+      piece, slots = self.step(params, slots)
       tokens, log_probs = (x[:, :max_tokens - start] for x in piece)
       # From a row's first EOS on, all is EOS.
       ends = np.cumsum(np.concatenate([ended[:, None], tokens == self._eos_id], 1), 1) > 0
@@ -121,37 +127,45 @@ class Engine:
                                        segment_ids[:, piece] if bidirectional else None)
     return Prefilled(logits, memory.replace(position_keys=None))
 
-  def start(self, params: Params, prefilled: Prefilled) -> Slots:
-    """Slots with a row of prefilled prompts each."""
+  def start(self, params: Params, prefilled: Prefilled, seed: int = 0,
+            samples: Sequence[int] | None = None) -> Slots:
+    """Slots with a row of prefilled prompts each; `seed` and `samples` as when the engine is called."""
+    rows = len(prefilled.logits)
+    keys = _keys(seed, range(rows) if samples is None else samples)
     with self._mesh():
-      return Slots(prefilled.logits, self._start(params, prefilled.memory, 0))
+      cache = self._start(params, prefilled.memory, 0)
+    return Slots(prefilled.logits, cache, keys, jnp.zeros(rows, jnp.int32))
 
-  def insert(self, params: Params, slots: Slots, row: int, prefilled: Prefilled) -> Slots:
+  def insert(self, params: Params, slots: Slots, row: int, prefilled: Prefilled, seed: int = 0,
+             sample: int = 0) -> Slots:
     """Puts a prefilled prompt, alone in its batch, in the place of a row; the others go on as if nothing had happened.
 
     The ring's positions depend on (index - slot) mod W alone, so the prompt's are rolled to where the others are.
     """
     with self._mesh():
-      return self._insert(params, slots, row, prefilled)
+      return self._insert(params, slots, row, prefilled, _keys(seed, [sample]))
 
-  def step(self, params: Params, slots: Slots, rng: jax.Array) -> tuple[Piece, Slots]:
+  def step(self, params: Params, slots: Slots) -> tuple[Piece, Slots]:
     """Draws `chunk_length` tokens of every row."""
     with self._mesh():
-      tokens, log_probs, slots = self._decode(params, slots, rng)
+      tokens, log_probs, slots = self._decode(params, slots)
     return Piece(np.asarray(tokens), np.asarray(log_probs)), slots
 
-  def _put_row(self, params: Params, slots: Slots, row: jax.Array, prefilled: Prefilled) -> Slots:
+  def _put_row(self, params: Params, slots: Slots, row: jax.Array, prefilled: Prefilled, key: jax.Array) -> Slots:
     one = self._model.start_decoding(params, prefilled.memory, slots.cache.index)
-    return Slots(slots.logits.at[row].set(prefilled.logits[0]), slots.cache.insert(row, one))
+    return Slots(slots.logits.at[row].set(prefilled.logits[0]), slots.cache.insert(row, one),
+                 slots.keys.at[row].set(key[0]), slots.drawn.at[row].set(0))
 
-  def _decode_chunk(self, params: Params, slots: Slots, rng: jax.Array):
+  def _decode_chunk(self, params: Params, slots: Slots):
     """`chunk_length` tokens [B, n] in turn, their log-probabilities, and the slots after them."""
-    def one(slots, rng):
-      tokens = self._sampling(jnp.where(self._allowed, slots.logits, -jnp.inf), rng)
+    def one(slots, _):
+      keys = jax.vmap(jax.random.fold_in)(slots.keys, slots.drawn)
+      tokens = self._sampling(jnp.where(self._allowed, slots.logits, -jnp.inf), keys)
       log_probs = jnp.take_along_axis(jax.nn.log_softmax(slots.logits), tokens[:, None], 1)[:, 0]
-      return Slots(*self._model.decode_step(params, tokens, slots.cache)), (tokens, log_probs)
+      logits, cache = self._model.decode_step(params, tokens, slots.cache)
+      return Slots(logits, cache, slots.keys, slots.drawn + 1), (tokens, log_probs)
 
-    slots, (tokens, log_probs) = jax.lax.scan(one, slots, jax.random.split(rng, self._chunk_length))
+    slots, (tokens, log_probs) = jax.lax.scan(one, slots, length=self._chunk_length)
     return tokens.T, log_probs.T, slots
 
   def _empty_memory(self, rows: int) -> Memory:
@@ -165,3 +179,9 @@ class Engine:
 
   def _mesh(self) -> contextlib.AbstractContextManager:
     return self._partitioner.activate() if self._partitioner else contextlib.nullcontext()
+
+
+def _keys(seed: int, samples: Sequence[int]) -> jax.Array:
+  """A key for each sample number. Threefry's draws stay the same under `vmap`, whatever the default generator is."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl="threefry2x32"),
+                                                    np.asarray(samples, np.uint32))

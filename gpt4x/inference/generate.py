@@ -1,51 +1,111 @@
 """Text by the model of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+import functools
+from typing import Any
+import zlib
 
 import gin
-import numpy as np
 
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
+from gpt4x.inference.text import Completion, Text
 from gpt4x.partitioning import Partitioner
 
 
-@gin.configurable(allowlist=["window"])
-def generate(model_dir: str, experiment: Experiment, prompt: str, *, max_tokens: int = 256,
-             sampling: Sampling = Sampling(), seed: int = 0, step: int | None = None,
-             window: int | None = None) -> Iterator[str]:
-  """Yields the continuation of a prompt, piece by piece, until its document ends or max_tokens are drawn.
+def generate(model_dir: str, experiment: Experiment, prompt: str, *, max_tokens: int = 256, seed: int = 0,
+             stop: Sequence[str] = (), **options: Any) -> Iterator[str]:
+  """Yields the continuation of one prompt, piece by piece; the arguments are those of `Generator` and its calls."""
+  return Generator(model_dir, experiment, **options).stream(prompt, max_tokens=max_tokens, seed=seed, stop=stop)
 
-  Args:
-    model_dir: a run's directory; nothing else is read.
-    experiment: the run's own.
-    prompt: the text to continue; may be empty.
-    max_tokens: tokens to add at most.
-    sampling: how tokens are drawn.
-    seed: of the drawing.
-    step: the checkpoint; None: the newest.
-    window: latest positions that each token attends to; None: a segment and the longer of the two memories.
+
+@gin.configurable("generate", allowlist=["window"])
+class Generator:
+  """The model of a run, as it continues text. A text ends with its document, before a stop, or after max_tokens.
+
+  The same prompt, seed and sample number give the same text, whatever is generated beside it.
   """
-  vocabulary = vocabularies.load(model_dir)
-  config, dataset = experiment.model.config, experiment.dataset
-  if window is None:
-    memory = max(experiment.memory_length, experiment.eval_memory_length)
-    window = memory if config.same_length and memory else memory + dataset.segment_length
-  ids = vocabulary.encode(prompt)
-  first_id = vocabularies.first_text_id(vocabulary)
-  unknown = [i for i in ids if not first_id <= i < config.vocab_size]
-  if unknown:
-    raise UserError(f"the prompt has the token {unknown[0]}, outside the model's {config.vocab_size}: change it")
-  _, params = experiment.restore_params(model_dir, Partitioner(data=1, num_devices=1), step)
-  engine = Engine(experiment.model, window, vocabulary.eos_id, vocabulary.vocab_size, sampling, first_id=first_id)
-  written, shown = [], vocabulary.decode(ids)
-  for tokens, _ in engine(params, [ids], max_tokens, seed, bidirectional=dataset.feature_converter == "prefix_lm"):
-    ended = np.flatnonzero(tokens[0] == vocabulary.eos_id)
-    written += tokens[0, :ended[0] if ended.size else None].tolist()
-    # All is decoded anew and what is new is shown: a piece may end within a character, or begin with a space.
-    text = vocabulary.decode(ids + written).rstrip("\N{REPLACEMENT CHARACTER}")
-    yield text[len(shown):]
-    shown = text
+
+  def __init__(self, model_dir: str, experiment: Experiment, *, sampling: Sampling = Sampling(),
+               step: int | None = None, window: int | None = None):
+    """Prepares to generate.
+
+    Args:
+      model_dir: a run's directory; nothing else is read.
+      experiment: the run's own.
+      sampling: how tokens are drawn.
+      step: the checkpoint; None: the newest.
+      window: latest positions that each token attends to; None: a segment and the longer of the two memories.
+    """
+    self._model_dir, self._experiment, self._step = model_dir, experiment, step
+    self._vocabulary = vocabularies.load(model_dir)
+    config, dataset = experiment.model.config, experiment.dataset
+    if window is None:
+      memory = max(experiment.memory_length, experiment.eval_memory_length)
+      window = memory if config.same_length and memory else memory + dataset.segment_length
+    self._bidirectional = dataset.feature_converter == "prefix_lm"
+    self._ids = range(vocabularies.first_text_id(self._vocabulary), config.vocab_size)
+    self._engine = Engine(experiment.model, window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,
+                          first_id=self._ids.start)
+
+  def stream(self, prompt: str, *, max_tokens: int = 256, seed: int = 0, stop: Sequence[str] = ()) -> Iterator[str]:
+    """Yields the continuation of one prompt, piece by piece."""
+    (row,), pieces = self._start([(prompt, 0)], max_tokens, seed, stop)
+    for tokens, log_probs in pieces:
+      yield row.add(tokens[0], log_probs[0])
+      if row.finish_reason:
+        return
+
+  def complete(self, prompts: Sequence[str], *, num_samples: int = 1, max_tokens: int = 256, seed: int = 0,
+               stop: Sequence[str] = (), batch_size: int = 16) -> Iterator[Completion]:
+    """Yields `num_samples` continuations of each prompt in turn; `batch_size` of them are decoded together."""
+    rows = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
+    for prompt in dict.fromkeys(prompts):
+      self._encode(prompt)  # A mistake in the last comes before the first has cost anything.
+    batches = -(-len(rows) // batch_size)
+    size = -(-len(rows) // max(batches, 1))  # All batches have one size, so the engine compiles once.
+    for start in range(0, len(rows), max(size, 1)):
+      batch = rows[start:start + size]
+      texts, pieces = self._start(batch + batch[-1:] * (size - len(batch)), max_tokens, seed, stop)
+      for tokens, log_probs in pieces:
+        for text, *row in zip(texts, tokens, log_probs):
+          text.add(*row)
+        if all(text.finish_reason for text in texts):
+          break
+      for (prompt, sample), text in zip(batch, texts):
+        assert text.finish_reason
+        yield Completion(prompt, sample, text.text, text.finish_reason, text.tokens, text.log_probs)
+
+  def _start(self, rows: Sequence[tuple[str, int]], max_tokens: int, seed: int, stop: Sequence[str]):
+    """The texts of (prompt, sample) rows, and the engine's pieces that will fill them."""
+    if "" in stop:
+      raise UserError("a stop text is empty: every text would end before it began")
+    ids = [self._encode(prompt) for prompt, _ in rows]
+    # With the prompt in its number, a row does not draw what the other prompts' rows draw.
+    numbers = [zlib.crc32(f"{sample} {prompt}".encode()) for prompt, sample in rows]
+    pieces = self._engine(self._params, ids, max_tokens, seed, self._bidirectional, numbers)
+    return [Text(self._vocabulary, row, max_tokens, stop) for row in ids], pieces
+
+  @functools.cached_property
+  def _params(self) -> Any:
+    """Read when they are needed, so that a wrong prompt is told of at once."""
+    return self._experiment.restore_params(self._model_dir, Partitioner(data=1, num_devices=1), self._step)[1]
+
+  def _encode(self, prompt: str) -> Sequence[int]:
+    ids = self._vocabulary.encode(prompt)
+    for token in ids:
+      if token not in self._ids:
+        raise UserError(self._why_not(prompt, token))
+    return ids
+
+  def _why_not(self, prompt: str, token: int) -> str:
+    """Why a prompt with this token cannot be continued."""
+    if token == self._vocabulary.unk_id:
+      unknown = (character for character in prompt if token in self._vocabulary.encode(character))
+      return (f"the prompt has {next(unknown, prompt)!r}, for which the vocabulary in {self._model_dir} has no piece:"
+              " leave it out")
+    return (f"the prompt has the token {token}, and the model knows {self._ids.start} to {self._ids.stop - 1}: change"
+            f" the prompt, or copy the vocabulary that the model was trained with into {self._model_dir}")

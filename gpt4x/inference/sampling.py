@@ -1,9 +1,15 @@
 """Choosing the next token from logits."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
+
+from gpt4x.errors import UserError
+
+# Temperatures that float32 can divide by. Colder, only the likeliest has any probability left; hotter, all are alike.
+_COLDEST, _HOTTEST = 1e-30, 1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +20,21 @@ class Sampling:
   top_k: int | None = None  # Only among the k likeliest.
   top_p: float | None = None  # Only among the likeliest that together hold this probability (arXiv:1904.09751).
 
-  def __call__(self, logits: jax.Array, rng: jax.Array) -> jax.Array:
-    """Draws tokens [B] from float32 logits [B, V]."""
-    if self.temperature == 0:
+  def __post_init__(self):
+    if not 0 <= self.temperature < math.inf:
+      raise UserError(f"temperature = {self.temperature} must be a number of at least 0")
+    if self.top_k is not None and not self.top_k >= 1:
+      raise UserError(f"top_k = {self.top_k} must be at least 1")
+    if self.top_p is not None and not 0 <= self.top_p <= 1:
+      raise UserError(f"top_p = {self.top_p} must be from 0 to 1")
+
+  def __call__(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
+    """Draws tokens [B] from float32 logits [B, V] and a key for each row, which alone decides the row's draw."""
+    if self.temperature < _COLDEST:
       return jnp.argmax(logits, -1).astype(jnp.int32)
-    return jax.random.categorical(rng, self.filter(logits / self.temperature)).astype(jnp.int32)
+    logits -= jnp.max(logits, -1, keepdims=True)  # The largest stays 0, however small the temperature.
+    tempered = self.filter(logits / min(self.temperature, _HOTTEST))
+    return jax.vmap(jax.random.categorical)(keys, tempered).astype(jnp.int32)
 
   def filter(self, logits: jax.Array) -> jax.Array:
     """Sets the logits of tokens that may not be drawn to -inf."""

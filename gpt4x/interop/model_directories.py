@@ -5,6 +5,9 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from gpt4x.data import tensorflow_quietly  # noqa: F401
+
+# isort: split
 import jax.numpy as jnp
 import seqio
 

@@ -191,7 +191,6 @@ def test_a_prompt_inserted_between_steps_is_decoded_as_if_alone(options):
   """Wherever the ring has come to, before it is full, at its end and turns later; and its neighbours do not notice."""
   model, params = make_model(**options)
   engine = make_engine(model, chunk_length=1)
-  rng = jax.random.key(0)
   others = [[5, 9], [3, 7, 4, 11, 2, 8, 6, 10, 12]]
   alone = decode(engine, params, others, 24)
   for steps in (0, 2, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 3):
@@ -202,20 +201,44 @@ def test_a_prompt_inserted_between_steps_is_decoded_as_if_alone(options):
     for step in range(steps + 5):
       if step == steps:
         slots = engine.insert(params, slots, 1, engine.prefill(params, [newcomer]))
-      piece, slots = engine.step(params, slots, rng)
+      piece, slots = engine.step(params, slots)
       pieces.append(piece.tokens)
     tokens = np.concatenate(pieces, 1)
     np.testing.assert_array_equal(tokens[1, steps:], expected, err_msg=f"after {steps} steps")
     np.testing.assert_array_equal(tokens[[0, 2]], alone[:, :steps + 5])
 
 
+@pytest.mark.parametrize("generator", ["threefry2x32", "rbg"])
+def test_draws_depend_on_the_prompt_the_seed_and_the_sample_alone(generator):
+  """Not on the neighbours, their number, the order, the length of a chunk, when a row came, or JAX's own generator."""
+  model, params = make_model()
+  prompts = [[5, 9, 3], [7], [5, 9, 3], [2, 11, 6, 4, 8]]
+  engine = make_engine(model, sampling=Sampling())
+  with jax.default_prng_impl(generator):
+    together = decode(engine, params, prompts, 16, seed=3, samples=[0, 0, 1, 4])
+  for row, (prompt, sample) in enumerate(zip(prompts, [0, 0, 1, 4])):
+    np.testing.assert_array_equal(decode(engine, params, [prompt], 16, seed=3, samples=[sample])[0], together[row])
+  backwards = decode(make_engine(model, sampling=Sampling(), chunk_length=5), params, prompts[::-1], 16, seed=3,
+                     samples=[4, 1, 0, 0])
+  np.testing.assert_array_equal(backwards[::-1], together)
+  slots = engine.start(params, engine.prefill(params, prompts[:3]), seed=3, samples=[0, 0, 1])
+  _, slots = engine.step(params, slots)
+  slots = engine.insert(params, slots, 0, engine.prefill(params, [prompts[3]]), seed=3, sample=4)
+  piece, _ = engine.step(params, slots)
+  np.testing.assert_array_equal(piece.tokens, [together[3, :8], together[1, 8:], together[2, 8:]])
+  assert (together[0] != together[2]).any(), "another sample"
+  assert (decode(engine, params, prompts[:1], 16, seed=4)[0] != together[0]).any(), "another seed"
+  default = decode(engine, params, [prompts[0]] * 2, 16, seed=3)
+  np.testing.assert_array_equal(default, together[[0, 2]])
+
+
 def test_an_only_row_is_replaced():
   model, params = make_model(scan_layers=False)
   engine = make_engine(model, chunk_length=3)
   slots = engine.start(params, engine.prefill(params, [[5, 9, 3]]))
-  _, slots = engine.step(params, slots, jax.random.key(0))
+  _, slots = engine.step(params, slots)
   slots = engine.insert(params, slots, 0, engine.prefill(params, [[7]]))
-  piece, _ = engine.step(params, slots, jax.random.key(0))
+  piece, _ = engine.step(params, slots)
   np.testing.assert_array_equal(piece.tokens, decode(engine, params, [[7]], 3))
 
 
@@ -243,7 +266,7 @@ def test_decoding_on_a_mesh(mesh, rows):
   found = []
   for engine, weights in ((one, params), (many, placed)):
     slots = engine.start(weights, engine.prefill(weights, prompts))
-    _, slots = engine.step(weights, slots, jax.random.key(0))
+    _, slots = engine.step(weights, slots)
     slots = engine.insert(weights, slots, 1, engine.prefill(weights, [[13, 2]]))
-    found.append(engine.step(weights, slots, jax.random.key(0))[0].tokens)
+    found.append(engine.step(weights, slots)[0].tokens)
   np.testing.assert_array_equal(*found)

@@ -1,18 +1,51 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from gpt4x.errors import UserError
 from gpt4x.inference.sampling import Sampling
 
 LOGITS = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05], [0.05, 0.15, 0.3, 0.5]]))
+KEYS = jax.random.split(jax.random.key(0), 2)
 
 
 def allowed(sampling):
   return np.isfinite(np.asarray(sampling.filter(LOGITS))).tolist()
 
 
-def test_temperature_zero_takes_the_likeliest():
-  np.testing.assert_array_equal(Sampling(temperature=0.0)(LOGITS, jax.random.key(0)), [0, 3])
+@pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-45, 1e-38, 1.2e-38, 1e-30, 1e-10])
+def test_the_coldest_temperatures_take_the_likeliest(temperature):
+  """Whatever the logits: float32 divided by such a number is infinite, and 0 / 0 is none. The first two are as likely
+  as can be told apart, the last may not be drawn."""
+  near = jnp.array([[9.0, 9.000001, -3e38, -jnp.inf], [-1e-6, -2e-6, -70.0, -jnp.inf]])
+  for logits, expected in ((LOGITS, [0, 3]), (near, [1, 0]), (1e30 * near, [1, 0])):
+    for filters in ({}, {"top_k": 3}, {"top_p": 0.9}):
+      np.testing.assert_array_equal(Sampling(temperature, **filters)(logits, KEYS), expected)
+
+
+@pytest.mark.parametrize("temperature", [1e10, 1e39, 1e300])
+def test_the_hottest_temperatures_draw_all_that_may_be_drawn_alike(temperature):
+  logits = jnp.array([[3.0, -jnp.inf, 0.0, -50.0]])
+  draws = jax.vmap(lambda key: Sampling(temperature)(logits, key[None])[0])(jax.random.split(jax.random.key(1), 3000))
+  np.testing.assert_allclose(np.bincount(np.asarray(draws), minlength=4) / 3000, [1 / 3, 0, 1 / 3, 1 / 3], atol=0.03)
+
+
+@pytest.mark.parametrize("options, name", [
+    *(({"temperature": value}, "temperature") for value in (float("nan"), float("inf"), -0.1)),
+    *(({"top_p": value}, "top_p") for value in (float("nan"), float("inf"), -0.1, 1.1)),
+    *(({"top_k": value}, "top_k") for value in (0, -1, float("nan")))])
+def test_a_setting_outside_its_range(options, name):
+  with pytest.raises(UserError, match=f"^{name} = .* must be "):
+    Sampling(**options)
+
+
+def test_a_row_s_draw_is_decided_by_its_own_key():
+  rows, keys = jnp.tile(LOGITS, (8, 1)), jax.random.split(jax.random.key(2), 16)
+  together = Sampling(top_k=3)(rows, keys)
+  alone = [Sampling(top_k=3)(rows[i:i + 1], keys[i:i + 1])[0] for i in range(16)]
+  np.testing.assert_array_equal(together, alone)
+  assert len(set(np.asarray(together).tolist())) > 1
 
 
 def test_top_k_and_top_p_keep_the_likeliest():
@@ -25,7 +58,8 @@ def test_top_k_and_top_p_keep_the_likeliest():
 
 
 def test_frequencies_follow_the_tempered_distribution():
-  draws = jax.vmap(lambda key: Sampling(temperature=0.5)(LOGITS, key))(jax.random.split(jax.random.key(1), 4000))
+  draws = jax.vmap(lambda key: Sampling(temperature=0.5)(LOGITS, jax.random.split(key)))(
+      jax.random.split(jax.random.key(1), 4000))
   expected = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
   frequencies = np.bincount(np.asarray(draws[:, 0]), minlength=4) / 4000
   np.testing.assert_allclose(frequencies, expected / expected.sum(), atol=0.03)

@@ -71,6 +71,22 @@ def test_generate_from_the_directory_alone(run, capsys):
   assert generate("--temperature=0", "--seed=1") == generate("--temperature=0", "--seed=2")
 
 
+def test_generate_many_from_a_file(run, tmp_path, capsys):
+  """Each object has what the prompt alone is continued with."""
+  (tmp_path / "prompts.jsonl").write_text('{"prompt": "memöry "}\n{"prompt": "its past"}\n')
+  flags = ["--seed=1", "--max_tokens=40"]
+  assert cli.main(["generate", f"--model_dir={run}", f"--prompt_file={tmp_path}/prompts.jsonl", "--num_samples=2",
+                   "--json", *flags]) == 0
+  found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [(one["prompt"], one["sample"]) for one in found] == [
+      ("memöry ", 0), ("memöry ", 1), ("its past", 0), ("its past", 1)]
+  assert len({one["text"] for one in found}) == 4
+  for one in found[::2]:
+    assert len(one["tokens"]) == len(one["log_probs"]) and max(one["log_probs"]) < 0
+    assert cli.main(["generate", f"--model_dir={run}", f"--prompt={one['prompt']}", *flags]) == 0
+    assert capsys.readouterr().out == one["prompt"] + one["text"] + "\n"
+
+
 def test_report_compares_with_compressors(run, capsys):
   assert cli.main(["report", f"--model_dir={run}"]) == 0
   printed = capsys.readouterr().out

@@ -1,5 +1,8 @@
 """Vocabularies: how they are found, encode text, are trained, and are saved with a model."""
 
+from gpt4x.data import tensorflow_quietly  # noqa: F401
+
+# isort: split
 from gpt4x.data.vocabularies.files import FileVocabulary, PythonVocabulary
 from gpt4x.data.vocabularies.holding import alike, held
 from gpt4x.data.vocabularies.hugging_face import HuggingFaceVocabulary

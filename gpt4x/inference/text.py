@@ -1,0 +1,74 @@
+"""The text of a row as its tokens come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Literal, TYPE_CHECKING
+
+if TYPE_CHECKING:
+  import seqio
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # What a character of several bytes is decoded to before its last has come.
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """What a model wrote behind a prompt."""
+
+  prompt: str
+  sample: int  # Which of the prompt's samples, from 0.
+  text: str  # Ends before the first stop.
+  finish_reason: Literal["eos", "stop", "length"]  # The document ended, a stop came, or max_tokens were drawn.
+  tokens: list[int]  # All that were drawn, with EOS or those of the stop.
+  log_probs: list[float]  # Of each token, by the model, before temperature and filters.
+
+
+class Text:
+  """Takes a row's tokens and gives its text; the same whichever tokens come together."""
+
+  def __init__(self, vocabulary: seqio.Vocabulary, prompt_ids: Sequence[int], max_tokens: int,
+               stop: Sequence[str] = ()):
+    self._vocabulary, self._prompt_ids, self._max_tokens, self._stop = vocabulary, list(prompt_ids), max_tokens, stop
+    self._prompt_length, self._shown = len(vocabulary.decode(self._prompt_ids)), 0
+    self.tokens: list[int] = []
+    self.log_probs: list[float] = []
+    self.text = ""
+    self.finish_reason: Literal["eos", "stop", "length"] | None = None  # None: it goes on.
+
+  def add(self, tokens: Sequence[int], log_probs: Sequence[float]) -> str:
+    """Takes more tokens, as far as the text goes on; returns what is new of the text and sure to stay."""
+    if self.finish_reason:
+      return ""
+    before = len(self.tokens)
+    for token, log_prob in zip(tokens, log_probs):
+      self.tokens.append(int(token))
+      self.log_probs.append(float(log_prob))
+      if token == self._vocabulary.eos_id:
+        self.finish_reason = "eos"
+      elif len(self.tokens) == self._max_tokens:
+        self.finish_reason = "length"
+      if self.finish_reason:
+        break
+    self.text = self._decode(len(self.tokens))
+    if any(stop in self.text for stop in self._stop):
+      # The first token that completes a stop is the last, wherever a piece begins.
+      count = next(count for count in range(before + 1, len(self.tokens) + 1)
+                   if any(stop in self._decode(count) for stop in self._stop))
+      del self.tokens[count:], self.log_probs[count:]
+      text = self._decode(count)
+      self.text = text[:min(place for stop in self._stop if (place := text.find(stop)) >= 0)]
+      self.finish_reason = "stop"
+    sure = len(self.text) - (0 if self.finish_reason else self._begun_stop())
+    new, self._shown = self.text[self._shown:sure], max(sure, self._shown)
+    return new
+
+  def _decode(self, count: int) -> str:
+    """The text of so many tokens. The prompt is decoded with them: a piece may begin with a space, or join its end."""
+    written = [token for token in self.tokens[:count] if token != self._vocabulary.eos_id]
+    return self._vocabulary.decode(self._prompt_ids + written)[self._prompt_length:].rstrip(_UNFINISHED)
+
+  def _begun_stop(self) -> int:
+    """How many characters at the end of the text may turn out to begin a stop."""
+    return max((length for stop in self._stop for length in range(1, len(stop)) if self.text.endswith(stop[:length])),
+               default=0)

@@ -1,0 +1,157 @@
+"""Every `gpt4x` command that the pages, gin files, tasks and examples show is run as it stands, at a tiny size.
+
+What it finds in its folder is what the page has the reader make first. What cannot run here is read, with its gin
+files and bindings, and named in ELSEWHERE with the reason.
+"""
+
+import io
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import jax
+import pytest
+
+from gpt4x import cli
+from gpt4x.commands import reading
+from gpt4x.data import python_stdlib, vocabularies
+from gpt4x.partitioning import planning_for
+from gpt4x.planning import compiler
+from tests import shown
+from tests.integration import corpus
+from tests.interop import hugging_face
+
+# By what is in the command: why it cannot run here, and the devices that it is for.
+ELSEWHERE = {
+    "--model_dir=/mnt/bucket/runs/pod": ("a TPU pod; test_hosts.py runs several hosts", 64),
+    "--model_dir=/shared/runs/slurm": ("a SLURM cluster; test_clusters.py has its variables", 32),
+    "--model_dir=/shared/runs/mpi": ("an MPI cluster; test_clusters.py has its variables", 32),
+    "--model_dir=/shared/runs/hosts": ("several hosts; test_hosts.py runs them", 16),
+    "--model_dir=/mnt/bucket/runs/gke": ("a Kubernetes cluster; test_hosts.py runs several hosts", 32),
+    "--loop=t5x": ("upstream t5x; test_t5x.py runs it where it is installed", 1),
+    "train --gin_file=experiments/dense_70b.gin": ("a TPU pod, 32 chips", 32),
+    "train --gin_file=experiments/mixture_8x7b.gin": ("a TPU pod, 16 chips", 16),
+    "train --gin_file=experiments/mixture_1t.gin": ("a TPU pod, 256 chips", 256),
+    "train --gin_file=experiments/mixture_1.8t.gin": ("a TPU pod, 512 chips", 512),
+}
+MODEL = {"TransformerConfig.vocab_size": 512, "TransformerConfig.num_layers": 2, "TransformerConfig.embed_dim": 8,
+         "TransformerConfig.num_heads": 2, "TransformerConfig.num_kv_heads": 2, "TransformerConfig.mlp_dim": 16,
+         "TransformerConfig.memory_length": 8, "TransformerConfig.eval_memory_length": 8,
+         "MoEConfig.num_experts": 4, "MoEConfig.mlp_dim": 8}
+ONE_DEVICE = {"Partitioner.data": 1, "Partitioner.num_devices": 1}  # Which compiles faster.
+RUN = {"TASK_FEATURE_LENGTHS": {"targets": 16}, "BATCH_SIZE": 16, "TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "EVAL_STEPS": 1,
+       "CHECKPOINT_PERIOD": 1, "warmup_linear.warmup_steps": 1, "warmup_cosine.warmup_steps": 1}
+# Small parts of the standard library, some of each split.
+SOURCES = ("os.py", "ast.py", "abc.py", "asyncio/events.py", "asynchat.py", "contextlib.py")
+
+_quickstart = subprocess.run(["make", "-n", "quickstart"], cwd=shown.ROOT, capture_output=True, text=True, check=True)
+COMMANDS = [text for text, command in shown.every_command().items()
+            if command.program == "gpt4x" and not command.inline]
+COMMANDS += [line.removeprefix(".venv/bin/") for line in _quickstart.stdout.splitlines()
+             if line.startswith(".venv/bin/gpt4x ")]
+reason = lambda text: next((key for key in ELSEWHERE if key in text), None)
+
+
+def gin(bindings: dict) -> list[str]:
+  return [f"--gin.{name}={value!r}" for name, value in bindings.items()]
+
+
+def run(*arguments) -> None:
+  assert cli.main([str(argument) for argument in arguments]) == 0, arguments
+
+
+@pytest.fixture(name="library", scope="module")
+def _library(tmp_path_factory):
+  """A small standard library in the place of this Python's own, and a data directory that is prepared from it."""
+  folder = tmp_path_factory.mktemp("library")
+  for name in SOURCES:
+    (folder / "lib" / name).parent.mkdir(parents=True, exist_ok=True)
+    source = pathlib.Path(sysconfig.get_path("stdlib"), name)
+    (folder / "lib" / name).write_text(source.read_text() if source.exists() else "import asyncore\n" * 9)
+  with pytest.MonkeyPatch.context() as patch:
+    config, = python_stdlib.PythonStdlib.BUILDER_CONFIGS
+    patch.setattr(config, "root", folder / "lib")
+    patch.setenv("GPT4X_DATA_DIR", str(folder / "data"))
+    patch.setattr(compiler, "topology_devices", _no_tpu_compiler)
+    jax.config.update("jax_disable_most_optimizations", True)  # Compilation is most of the time.
+    for name in ("local_text_spm", "stdlib_spm"):
+      vocabularies.train_sentencepiece(["how every page begins"] * 9, 280, vocabularies.model_path(name))
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def _no_tpu_compiler(*_):
+  raise ImportError("the TPU compiler takes minutes")
+
+
+@pytest.fixture(name="made", scope="module")
+def _made(library, tmp_path_factory):
+  """A folder with what the commands read: texts, a run, a model of Hugging Face, what is made of that."""
+  folder = tmp_path_factory.mktemp("made")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(folder)
+    corpus.write(folder / "corpus")
+    (folder / "corpus" / "more").mkdir()
+    (folder / "corpus" / "more" / "a.jsonl").write_text(json.dumps({"text": "memory attends " * 200}) + "\n")
+    words = ["<eos>", "<unk>", "the", ",", *(f"w{i}" for i in range(20))]
+    for name in ("wiki.train.tokens", "wiki.valid.tokens", "mine.tokens"):
+      (folder / name).write_text(" the w1 , w2 w3 \n" * 40)
+    config = hugging_face.make_config(vocab_size=24)
+    hugging_face.write(folder / "transfo-xl-wt103", config, hugging_face.make_tensors(config), "legacy")
+    (folder / "transfo-xl-wt103" / "vocab.txt").write_text("\n".join(words))
+    run("train", "--gin_file=experiments/stdlib_tiny.gin", "--model_dir=run", *gin(MODEL | RUN | ONE_DEVICE))
+    run("convert", "--from=transfo_xl", "--input=transfo-xl-wt103", "--model_dir=converted")
+    run("export", "--model_dir=run", "--output=exported")
+  return folder
+
+
+@pytest.mark.parametrize("text", [text for text in COMMANDS if not reason(text)])
+def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
+  monkeypatch.chdir(tmp_path)
+  for name in ("corpus", "transfo-xl-wt103", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens"):
+    os.symlink(made / name, name)
+  arguments = shown.Command(text).arguments
+  parsed = cli._parse(arguments)
+  command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
+  tuned = "init_from" in text
+  needed = {}  # What an earlier command has made.
+  if command in ("eval", "generate", "export", "report") or (command == "train" and not new):
+    needed[parsed.model_dir] = "converted" if parsed.model_dir == "runs/wt103" else "run"
+  if command == "train" and tuned:
+    needed["runs/wt103"] = "converted"
+  if command == "convert" and parsed.source == "safetensors":
+    needed[parsed.input] = "exported"
+  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "memory"}')))
+  for name, what in needed.items():
+    shutil.copytree(made / what, name)
+  sizes = RUN | ({} if tuned else MODEL if new else {"TRAIN_STEPS": 3}) | ({} if "Partitioner" in text else ONE_DEVICE)
+  tiny = {"train": gin(sizes), "vocabulary": ["--size=360"], "generate": ["--max_tokens=3"]}
+  assert cli.main([*arguments, *tiny.get(command, [])]) == 0, capfd.readouterr().err
+  out, err = capfd.readouterr()
+  assert "Traceback" not in err
+  if command == "train":
+    *_, last = pathlib.Path(parsed.model_dir, "metrics.jsonl").read_text().splitlines()
+    assert json.loads(last)["step"] == (2 if new else 3)
+  elif command == "generate" and not parsed.json:
+    assert out.startswith(parsed.prompt[0])
+  else:
+    assert out
+
+
+@pytest.mark.parametrize("text", [text for text in COMMANDS if reason(text)])
+def test_a_command_for_another_place_is_read_whole(library, text):
+  """Its flags, its files, its bindings, and the objects that they describe, on as many devices as it is for."""
+  _, devices = ELSEWHERE[reason(text)]
+  parsed = cli._parse(shown.Command(text).arguments)
+  with planning_for(devices):
+    config = reading.new_run(parsed.gin_file, parsed.gin)
+  assert config.experiment.model.config.num_params() > 0
+
+
+def test_what_is_not_run_is_shown_and_has_a_reason():
+  assert {reason(text) for text in COMMANDS} - {None} == set(ELSEWHERE)
+  assert len(COMMANDS) > 40

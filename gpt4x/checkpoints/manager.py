@@ -2,8 +2,8 @@
 
     DIR/checkpoints/<step>/params/          the parameters; evaluation reads nothing else
     DIR/checkpoints/<step>/state/           the rest of the train state
-    DIR/checkpoints/<step>/checkpoint.json  data position, seed, gin text; dtype and shape of every leaf; size and
-                                            CRC-32 of every file
+    DIR/checkpoints/<step>/checkpoint.json  step, data position, seed, gin text; dtype and shape of every leaf; size
+                                            and CRC-32 of every file
 
 `checkpoint.json` is written last, before Orbax commits the directory with a rename: a checkpoint without it is damaged.
 Leaves under `frozen` are not saved, since they never change and come from elsewhere.
@@ -12,7 +12,6 @@ Leaves under `frozen` are not saved, since they never change and come from elsew
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import itertools
 import json
 import logging
 import re
@@ -26,7 +25,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from gpt4x import run_directory
-from gpt4x.checkpoints import integrity, layout
+from gpt4x.checkpoints import compatibility, integrity, layout
+from gpt4x.checkpoints.aside import set_aside
 from gpt4x.checkpoints.integrity import Damaged
 from gpt4x.checkpoints.layout import PyTree
 from gpt4x.errors import UserError
@@ -83,7 +83,7 @@ class Checkpoints:
     leaves = layout.saved_leaves(state)
     record = json.loads(json.dumps({
         "leaves": {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()},
-        "data_state": data_state, "config": config_text, "seed": seed}))
+        "step": step, "data_state": data_state, "config": config_text, "seed": seed}))
     saving = self._pending[0] if self._pending else None
     if saving != step:
       self.wait()
@@ -98,12 +98,15 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """The steps with a finished checkpoint, rising."""
-    if not self._directory.exists():
-      return []
     # Orbax ends with a rename; on object stores it writes in place and ends with this file.
     committed = lambda path: "://" not in str(path) or (path / "commit_success.txt").exists()
-    return sorted(int(path.name) for path in self._directory.iterdir()
-                  if re.fullmatch(r"0|[1-9]\d*", path.name) and committed(path))
+    try:
+      return sorted(int(path.name) for path in self._directory.iterdir()
+                    if re.fullmatch(r"0|[1-9]\d*", path.name) and committed(path))
+    except FileNotFoundError:
+      return []
+    except OSError as error:
+      raise UserError(f"{self._directory} cannot be read ({integrity.reason(error)}): mend that first") from error
 
   def latest_step(self) -> int | None:
     return max(self.steps(), default=None)
@@ -134,6 +137,14 @@ class Checkpoints:
     if saved != seed:
       raise UserError(f"train.seed = {seed}, but {self._model_dir} was trained with {saved}: dropout would"
                       " change in midrun; set SEED back, or start in a new model directory")
+
+  def go_back(self, step: int) -> None:
+    """Sets aside, as `<step>.aside`, what is newer than a checkpoint, which is then the newest."""
+    for newer in reversed(self.steps()):
+      if newer > step:
+        name = set_aside(self._directory / str(newer), "aside").name
+        if jax.process_index() == 0:
+          print(f"gpt4x: checkpoint {newer} is kept as {name}", file=sys.stderr)
 
   def wait(self) -> None:
     """Returns when the latest save is on disk; raises UserError if it failed."""
@@ -213,33 +224,43 @@ class Checkpoints:
     damages: dict[int, Damaged] = {}
     for candidate in reversed(steps) if step is None else [step]:
       try:
-        result = read(candidate, integrity.read_record(self._directory / str(candidate)))
-      except Damaged as damage:
-        damages[candidate] = damage
+        result = read(candidate, self._read_record(candidate))
+      except Exception as error:
+        if self._config is None and self.steps() != steps:
+          return self._read_newest(read, step)  # A run writes here, and has retired what was about to be read.
+        if not isinstance(error, Damaged):
+          raise
+        damages[candidate] = error
       else:
         for damaged in damages:
-          self._set_aside(damaged, damages[damaged], candidate)
+          self._pass_over(damaged, damages[damaged], candidate)
         return result
-    if step is not None:
-      raise UserError(f"checkpoint {self._directory / str(step)} is damaged ({damages[step]}): choose another step of"
-                      f" {steps}") from damages[step]
     if damages:
-      # All stay where they are, or a second start would take this for a new run.
-      raise UserError(f"every checkpoint in {self._directory} is damaged ("
-                      + "; ".join(f"{step}: {reason}" for step, reason in damages.items())
-                      + "): move the directory away to start anew")
+      raise self._nothing_whole(damages, step, steps) from list(damages.values())[-1]
     return None
 
-  def _set_aside(self, step: int, damage: Damaged, instead: int):
+  def _read_record(self, step: int) -> dict[str, Any]:
+    record = integrity.read_record(self._directory / str(step))
+    if (own := record.get("step", step)) != step:  # Earlier versions did not save it.
+      raise UserError(f"{self._directory / str(step)} is a checkpoint of step {own} under another name: rename it to"
+                      f" {own}, or move it out of {self._directory}")
+    return record
+
+  def _nothing_whole(self, damages: Mapping[int, Damaged], step: int | None, steps: Sequence[int]) -> UserError:
+    if step is not None:
+      retired = "" if self._config else ", unless a run that writes there has just retired it"
+      return UserError(f"checkpoint {self._directory / str(step)} is damaged ({damages[step]}){retired}: choose another"
+                       f" step of {steps}")
+    # All stay where they are, or a second start would take this for a new run. Who only reads is not told to move what
+    # another may be using.
+    remedy = "move the directory away to start anew" if self._config else "read a copy of it, or another run"
+    return UserError(f"every checkpoint in {self._directory} is damaged ("
+                     + "; ".join(f"{step}: {reason}" for step, reason in damages.items()) + f"): {remedy}")
+
+  def _pass_over(self, step: int, damage: Damaged, instead: int):
     path, note = self._directory / str(step), ""
     if self._config is not None:
-      names = (f"{step}.damaged{number or ''}" for number in itertools.count())
-      aside = next(self._directory / name for name in names if not (self._directory / name).exists())
-      note = f" and keeping it as {aside.name}"
-      agreement.exchange("found")  # Until here another process may be reading it.
-      if jax.process_index() == 0:
-        path.rename(aside)
-      agreement.exchange("set aside")
+      note = f" and keeping it as {set_aside(path, 'damaged').name}"
       if self._manager is not None:
         self._manager.reload()
     if jax.process_index() == 0:
@@ -255,9 +276,13 @@ class Checkpoints:
     """Compares shapes, verifies the files, then reads them onto the shardings of `abstract`."""
     path, wanted, found = self._directory / str(step), layout.saved_leaves(abstract), layout.leaves_by_name(abstract)
     saved = {name: leaf for item in items for name, leaf in layout.of_item(record["leaves"], item).items()}
-    layout.check_shapes(f"checkpoint {path}", saved, wanted)
+    named = compatibility.names(saved, wanted)
+    layout.check_shapes(f"checkpoint {path}", compatibility.expected(saved, wanted, named), wanted)
     integrity.verify(path, {name: entry for name, entry in record["files"].items() if name.split("/")[0] in items})
     with integrity.reading(path):
       for item in items:
-        found |= layout.read(path / item, layout.of_item(wanted, item))
+        leaves = layout.of_item(wanted, item)
+        arrays = layout.read(path / item, {named[name]: leaf for name, leaf in leaves.items() if named[name] in saved})
+        found |= {name: arrays[named[name]] if named[name] in saved else compatibility.fill(leaf, step)
+                  for name, leaf in leaves.items()}
     return jax.tree.unflatten(jax.tree.structure(abstract), found.values())

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from typing import Literal
 
 import gin
 import jax
@@ -34,6 +35,10 @@ class TrainConfig:
   trained: str | None = None
   # Functions that change the parameters after each update, in turn; the model's own come first.
   after_update: tuple[AfterUpdate, ...] = ()
+  # What is done about an update that is not finite: the run ends, with nothing of it saved, or the update is left out,
+  # unless as many in a row were. Leaving out takes room for a second copy of parameters and optimizer state.
+  on_nonfinite: Literal["stop", "skip"] = "stop"
+  max_skipped: int = 10
   log_period: int = 10  # Steps between reports, each of the last step's loss.
   # Steps between evaluations, the first before any step; the last step is always evaluated. None: no evaluation.
   eval_period: int | None = None
@@ -42,9 +47,11 @@ class TrainConfig:
   init_from: str | None = None  # The directory of a run whose newest parameters a new run starts from (fine-tuning).
 
   def __post_init__(self):
-    for name in ("microbatches", "log_period"):
+    for name in ("microbatches", "log_period", "max_skipped"):
       if getattr(self, name) < 1:
         raise UserError(f"train.{name} = {getattr(self, name)} must be at least 1")
+    if self.on_nonfinite not in ("stop", "skip"):
+      raise UserError(f"train.on_nonfinite = {self.on_nonfinite!r} is not known: use 'stop' or 'skip'")
     object.__setattr__(self, "partitioner", self.partitioner or Partitioner())  # A gin file may say None.
 
   @functools.cached_property
@@ -58,4 +65,4 @@ class TrainConfig:
         raise UserError(f"train.trained = {self.trained!r} matches no parameter: it is matched with whole names, such"
                         " as 'layers/attention/query'")
     return TrainStep(self.experiment.model, self.experiment.objective, self.optimizer, self.clip_norm,
-                     microbatched(self.microbatches), trained, tuple(self.after_update), self.seed)
+                     microbatched(self.microbatches), trained, tuple(self.after_update), self.seed, self.on_nonfinite)

@@ -29,7 +29,8 @@ def expected(saved: Mapping[str, Leaf], wanted: Mapping[str, Any], named: Mappin
   """The saved leaves by today's names, as they are once they are read and `fill`ed."""
   left = {name: leaf for name, leaf in saved.items() if name not in named.values() and not _is_count(name)}
   found = {name: saved[old] for name, old in named.items() if old in saved}
-  found |= {name: (str(wanted[name].dtype), found[name][1]) for name in found if _is_cast(name, found[name], wanted[name])}
+  found |= {name: (str(wanted[name].dtype), leaf[1]) for name, leaf in found.items()
+            if _is_cast(name, leaf, wanted[name])}
   missing = {name: (str(leaf.dtype), tuple(leaf.shape)) for name, leaf in wanted.items()
              if name not in found and _is_count(name)}
   return found | missing | left

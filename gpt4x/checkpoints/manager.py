@@ -9,31 +9,26 @@
 Leaves under `frozen` are not saved, since they never change and come from elsewhere.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import json
-import logging
-import re
 import sys
 from typing import Any
 import uuid
 
-from etils import epath
 import gin
 import jax
 import orbax.checkpoint as ocp
 
-from gpt4x import run_directory
-from gpt4x.checkpoints import compatibility, integrity, layout
+from gpt4x.checkpoints import integrity, layout, quiet
 from gpt4x.checkpoints.aside import set_aside
-from gpt4x.checkpoints.integrity import Damaged
 from gpt4x.checkpoints.layout import PyTree
+from gpt4x.checkpoints.reader import Reader
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
 
-# Orbax logs dozens of lines for each save, and the errors that it raises as well, with a traceback.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+quiet.silence()
 
 
 @gin.configurable
@@ -52,14 +47,13 @@ class CheckpointConfig:
         raise UserError(f"CheckpointConfig.{name} = {value} must be at least 1")
 
 
-class Checkpoints:
-  """The checkpoints of one model directory. In a run of several processes, every process makes the same calls."""
+class Checkpoints(Reader):
+  """The checkpoints of one model directory, to read and to write."""
 
   def __init__(self, model_dir: str, config: CheckpointConfig | None = None):
     """Opens a model directory, for writing only if a config is given; readers change nothing there."""
-    self._model_dir = epath.Path(model_dir).expanduser().resolve()
-    self._directory = self._model_dir / run_directory.CHECKPOINTS
-    self._config = config
+    super().__init__(model_dir)
+    self._config, self._writes = config, config is not None
     self._manager: ocp.CheckpointManager | None = None  # Made by the first save.
     self._pending: tuple[int, dict[str, Any]] | None = None  # (step, record) of the latest save.
     if config is not None:
@@ -95,48 +89,6 @@ class Checkpoints:
             if (tree := layout.nested(layout.of_item(leaves, item)))}))
     if wait:
       self.wait()
-
-  def steps(self) -> list[int]:
-    """The steps with a finished checkpoint, rising."""
-    # Orbax ends with a rename; on object stores it writes in place and ends with this file.
-    committed = lambda path: "://" not in str(path) or (path / "commit_success.txt").exists()
-    try:
-      return sorted(int(path.name) for path in self._directory.iterdir()
-                    if re.fullmatch(r"0|[1-9]\d*", path.name) and committed(path))
-    except FileNotFoundError:
-      return []
-    except OSError as error:
-      raise UserError(f"{self._directory} cannot be read ({integrity.reason(error)}): mend that first") from error
-
-  def latest_step(self) -> int | None:
-    return max(self.steps(), default=None)
-
-  def restore(self, abstract_state: PyTree, step: int | None = None) -> tuple[int, PyTree, dict[str, Any]] | None:
-    """Restores (step, state, data_state) onto the shardings of `abstract_state`; None if there is no checkpoint.
-
-    Args:
-      abstract_state: a pytree of `jax.ShapeDtypeStruct` with shardings. Leaves under `frozen` are returned as they are.
-      step: the checkpoint to read. None: the newest that is whole; damaged ones newer than it are renamed
-        `<step>.damaged` (if the directory is open for writing), with a warning.
-    """
-    return self._read_newest(lambda step, record: (
-        step, self._read_arrays(step, abstract_state, record), record["data_state"]), step)
-
-  def restore_params(self, abstract_params: PyTree, step: int | None = None) -> tuple[int, PyTree]:
-    """Restores only the parameters: (step, params)."""
-    return self._found(self._read_newest(lambda step, record: (
-        step, self._read_arrays(step, {"params": abstract_params}, record, ["params"])["params"]), step))
-
-  def config_text(self, step: int | None = None) -> str:
-    """The operative gin text saved with a checkpoint."""
-    return self._found(self._read_newest(lambda _, record: record["config"], step))
-
-  def check_seed(self, step: int, seed: int) -> None:
-    """Raises UserError unless a checkpoint was saved with this random seed."""
-    saved = self._read_newest(lambda _, record: record["seed"], step)
-    if saved != seed:
-      raise UserError(f"train.seed = {seed}, but {self._model_dir} was trained with {saved}: dropout would"
-                      " change in midrun; set SEED back, or start in a new model directory")
 
   def go_back(self, step: int) -> None:
     """Sets aside, as `<step>.aside`, what is newer than a checkpoint, which is then the newest."""
@@ -213,76 +165,14 @@ class Checkpoints:
           f"checkpoint {self._directory / str(step)} was not saved ({integrity.reason(error)}): mend that and start"
           " again; earlier checkpoints are untouched") from error
 
-  # Reading.
-
   def _read_newest(self, read: Callable[[int, dict[str, Any]], Any], step: int | None) -> Any:
-    """`read(step, record)` of the step asked for, or of the newest whole one; None if there is no checkpoint."""
     self.wait()
-    steps = self.steps()
-    if step is not None and step not in steps:
-      raise UserError(f"no checkpoint of step {step} in {self._directory}: the steps there are {steps}")
-    damages: dict[int, Damaged] = {}
-    for candidate in reversed(steps) if step is None else [step]:
-      try:
-        result = read(candidate, self._read_record(candidate))
-      except Exception as error:
-        if self._config is None and self.steps() != steps:
-          return self._read_newest(read, step)  # A run writes here, and has retired what was about to be read.
-        if not isinstance(error, Damaged):
-          raise
-        damages[candidate] = error
-      else:
-        for damaged in damages:
-          self._pass_over(damaged, damages[damaged], candidate)
-        return result
-    if damages:
-      raise self._nothing_whole(damages, step, steps) from list(damages.values())[-1]
-    return None
+    return super()._read_newest(read, step)
 
-  def _read_record(self, step: int) -> dict[str, Any]:
-    record = integrity.read_record(self._directory / str(step))
-    if (own := record.get("step", step)) != step:  # Earlier versions did not save it.
-      raise UserError(f"{self._directory / str(step)} is a checkpoint of step {own} under another name: rename it to"
-                      f" {own}, or move it out of {self._directory}")
-    return record
-
-  def _nothing_whole(self, damages: Mapping[int, Damaged], step: int | None, steps: Sequence[int]) -> UserError:
-    if step is not None:
-      retired = "" if self._config else ", unless a run that writes there has just retired it"
-      return UserError(f"checkpoint {self._directory / str(step)} is damaged ({damages[step]}){retired}: choose another"
-                       f" step of {steps}")
-    # All stay where they are, or a second start would take this for a new run. Who only reads is not told to move what
-    # another may be using.
-    remedy = "move the directory away to start anew" if self._config else "read a copy of it, or another run"
-    return UserError(f"every checkpoint in {self._directory} is damaged ("
-                     + "; ".join(f"{step}: {reason}" for step, reason in damages.items()) + f"): {remedy}")
-
-  def _pass_over(self, step: int, damage: Damaged, instead: int):
-    path, note = self._directory / str(step), ""
-    if self._config is not None:
-      note = f" and keeping it as {set_aside(path, 'damaged').name}"
-      if self._manager is not None:
-        self._manager.reload()
-    if jax.process_index() == 0:
-      print(f"gpt4x: warning: checkpoint {path} is damaged ({damage}): using step {instead}{note}", file=sys.stderr)
-
-  def _found(self, result: Any) -> Any:
-    if result is None:
-      raise UserError(f"no checkpoint in {self._directory}: train first, or correct the model directory")
-    return result
-
-  def _read_arrays(self, step: int, abstract: PyTree, record: Mapping[str, Any],
-                   items: Sequence[str] = layout.ITEMS) -> PyTree:
-    """Compares shapes, verifies the files, then reads them onto the shardings of `abstract`."""
-    path, wanted, found = self._directory / str(step), layout.saved_leaves(abstract), layout.leaves_by_name(abstract)
-    saved = {name: leaf for item in items for name, leaf in layout.of_item(record["leaves"], item).items()}
-    named = compatibility.names(saved, wanted)
-    layout.check_shapes(f"checkpoint {path}", compatibility.expected(saved, wanted, named), wanted)
-    integrity.verify(path, {name: entry for name, entry in record["files"].items() if name.split("/")[0] in items})
-    with integrity.reading(path):
-      for item in items:
-        leaves = layout.of_item(wanted, item)
-        arrays = layout.read(path / item, {named[name]: leaf for name, leaf in leaves.items() if named[name] in saved})
-        found |= {name: arrays[named[name]] if named[name] in saved else compatibility.fill(leaf, step)
-                  for name, leaf in leaves.items()}
-    return jax.tree.unflatten(jax.tree.structure(abstract), found.values())
+  def _put_away(self, step: int) -> str:
+    if not self._writes:
+      return super()._put_away(step)
+    aside = set_aside(self._directory / str(step), "damaged")
+    if self._manager is not None:
+      self._manager.reload()
+    return f" and keeping it as {aside.name}"

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
   from gpt4x.interop.t5x import crossing
   from gpt4x.training.loop import train as train_here
   if arguments.step is not None and (theirs := crossing.newest_t5x_step(arguments.model_dir) or 0) > arguments.step:
-    raise UserError(f"{arguments.model_dir} has checkpoint_{theirs} of t5x's, which is newer than --step={arguments.step}:"
+    raise UserError(f"{arguments.model_dir} has t5x's checkpoint_{theirs}, which is newer than --step={arguments.step}:"
                     " move it away first")
   crossing.bring_over(arguments.model_dir, config, text)
   return train_here(arguments.model_dir, config, text, arguments.profile_steps, arguments.step)

@@ -70,7 +70,7 @@ class TaskMetrics:
       yield from zip(ids, rows.tolist())
 
   def _score_all(self, params: Any, dataset: Any, between_batches: Callable[[], None]) -> list[tuple[int, float]]:
-    scores = []
+    scores: list[tuple[int, float]] = []
     for ids, batch in self._batches(dataset):
       between_batches()
       scores += zip(ids, np.asarray(self._score(params, batch)).tolist())

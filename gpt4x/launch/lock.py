@@ -1,9 +1,9 @@
 """One writer at a time in a model directory: a file that says who writes, kept fresh while its owner lives.
 
-Not every shared file system carries flock from host to host. All of them create a file exclusively, so that is the lock;
-and its owner rewrites it every few seconds. A lock whose owner was a process of this host is tried at once: it goes to
-the next if that process is dead. Any other goes to the next when it has not been rewritten for a while, which takes no
-comparison of clocks.
+Not every shared file system carries flock from host to host, but all of them create a file exclusively. So that is the
+lock, and its owner rewrites it every few seconds. If the owner is a process of this host, the system tells at once
+whether it lives. Any other owner counts as dead once its lock has been watched for a while without a change, for which
+no clocks are compared.
 """
 
 from collections.abc import Iterator
@@ -44,8 +44,8 @@ class Lock:
   def __init__(self, model_dir: str):
     self._directory = pathlib.Path(model_dir).expanduser()
     self._path = self._directory / run_directory.LOCK
-    self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "place": _place(), "started": _started(os.getpid()),
-                   "since": time.time(), "token": uuid.uuid4().hex}
+    self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "place": _place(),
+                   "started": _started(os.getpid()), "since": time.time(), "token": uuid.uuid4().hex}
     self._written: str | None = None  # What the file holds while this process owns it.
     self._lost = self._made_directory = False
     self._released = threading.Event()

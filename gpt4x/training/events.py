@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from gpt4x.checkpoints.integrity import reason
+from gpt4x.errors import UserError
+
 
 class Events:
   """Appends scalars to an event file of a directory, which is made by the first of them."""
@@ -18,9 +21,16 @@ class Events:
     if self._writer is None:
       from clu import metric_writers
       self._writer = metric_writers.SummaryWriter(str(self._directory))
+    import tensorflow as tf
     with np.errstate(over="ignore"):  # TensorBoard's numbers are float32: what is too large for them is infinite.
-      self._writer.write_scalars(step, {name: np.float32(value) for name, value in values.items()})
-    self._writer.flush()  # A killed run has written all that is in metrics.jsonl.
+      scalars = {name: np.float32(value) for name, value in values.items()}
+    try:
+      self._writer.write_scalars(step, scalars)
+      self._writer.flush()  # A killed run has written all that is in metrics.jsonl.
+    except tf.errors.OpError as error:
+      self._writer = None  # It would fail again as it closes.
+      raise UserError(f"TensorBoard's events in {self._directory} cannot be written ({reason(error)}): free or unlock the"
+                      " model directory and start again") from error
 
   def truncate(self, step: int) -> None:
     """Removes what was written after `step`, so that readers of the files find each step once."""

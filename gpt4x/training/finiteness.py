@@ -67,7 +67,7 @@ def check_restored(model_dir: str, directory: Checkpoints, shapes: TrainState, s
   test = jax.jit(finite)
   if test(state):
     return
-  jax.tree.map(jax.Array.delete, state.replace(frozen={}))  # There may be no room for a second one.
+  jax.tree.map(lambda leaf: leaf.delete(), state.replace(frozen={}))  # There may be no room for a second one.
 
   def good(older: int) -> bool:
     try:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import pathlib
 import sys
-from typing import Any
 
 import jax
 
@@ -81,7 +80,8 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   watch = finiteness.Watch(model_dir, directory, config.max_skipped)
 
   def evaluation_is_due() -> bool:
-    return bool(config.eval_period) and (step % config.eval_period == 0 or step == total_steps)
+    period = config.eval_period or 0
+    return period > 0 and (step % period == 0 or step == total_steps)
 
   def evaluate() -> bool:
     """Whether the evaluation came to its end: a request to stop does not wait for it."""

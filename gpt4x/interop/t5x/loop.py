@@ -121,7 +121,8 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   plots.plot_losses(model_dir)
   if status != loop.DONE:
     step = crossing.newest_t5x_step(model_dir)
-    print(f"stopped by {preemption.by}, saved at step {step} of {total_steps}: the same command continues", file=sys.stderr)
+    print(f"stopped by {preemption.by}, saved at step {step} of {total_steps}: the same command continues",
+          file=sys.stderr)
   return status
 
 

@@ -94,7 +94,7 @@ class Checkpoints(Reader):
     """Sets aside, as `<step>.aside`, what is newer than a checkpoint, which is then the newest."""
     for newer in reversed(self.steps()):
       if newer > step:
-        name = set_aside(self._directory / str(newer), "aside").name
+        name = self._set_aside(newer, "aside")
         if jax.process_index() == 0:
           print(f"gpt4x: checkpoint {newer} is kept as {name}", file=sys.stderr)
 
@@ -170,9 +170,10 @@ class Checkpoints(Reader):
     return super()._read_newest(read, step)
 
   def _put_away(self, step: int) -> str:
-    if not self._writes:
-      return super()._put_away(step)
-    aside = set_aside(self._directory / str(step), "damaged")
+    return f" and keeping it as {self._set_aside(step, 'damaged')}" if self._writes else ""
+
+  def _set_aside(self, step: int, why: str) -> str:
+    aside = set_aside(self._directory / str(step), why)
     if self._manager is not None:
       self._manager.reload()
-    return f" and keeping it as {aside.name}"
+    return aside.name

@@ -29,8 +29,8 @@ class Events:
       self._writer.flush()  # A killed run has written all that is in metrics.jsonl.
     except tf.errors.OpError as error:
       self._writer = None  # It would fail again as it closes.
-      raise UserError(f"TensorBoard's events in {self._directory} cannot be written ({reason(error)}): free or unlock the"
-                      " model directory and start again") from error
+      raise UserError(f"TensorBoard's events in {self._directory} cannot be written ({reason(error)}): free or unlock"
+                      " the model directory and start again") from error
 
   def truncate(self, step: int) -> None:
     """Removes what was written after `step`, so that readers of the files find each step once."""

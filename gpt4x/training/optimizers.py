@@ -62,8 +62,9 @@ def learning_rate_of(optimizer: Optimizer, before: Any, after: Any) -> dict[str,
     is_count = lambda node: isinstance(node, optax.ScaleByScheduleState)
     counts = [node.count for node in jax.tree.leaves(before, is_leaf=is_count) if is_count(node)]
     return {"learning_rate": jnp.asarray(optimizer.schedule(counts[0]), jnp.float32)}
-  told = optax.tree.get_all_with_path(after, "learning_rate")
-  return {"learning_rate": told[0][1]} if len(told) == 1 and jnp.ndim(told[0][1]) == 0 else {}
+  told = [value for _, value in optax.tree.get_all_with_path(after, "learning_rate")
+          if isinstance(value, jax.Array) and value.ndim == 0]
+  return {"learning_rate": told[0]} if len(told) == 1 else {}
 
 
 def by_declaration(function: Callable[[Declaration], Any], declarations: Declarations) -> Callable[[Any], Any]:

@@ -80,7 +80,7 @@ def test_an_update_that_makes_nan_is_told(microbatches, mesh):
 @pytest.mark.parametrize("microbatches, mesh", [
     (1, ONE_DEVICE), (2, ONE_DEVICE), (1, {"data": 2, "fsdp": 2, "tensor": 2})], ids=["one", "microbatches", "eight"])
 def test_a_skipped_update_is_as_if_it_had_not_been(microbatches, mesh):
-  """Only the step and the memory, which is that of the batch, move on; all others are the steps of 'stop', bit for bit."""
+  """Only the step and the memory, which is that of the batch, move on; all else is that of 'stop', bit for bit."""
   first, second, third = batches(3)
   stop = dataclasses.replace(STEP, gradients=microbatched(microbatches))
   skip = dataclasses.replace(stop, on_nonfinite="skip")
@@ -199,8 +199,8 @@ def spoil_checkpoint(model_dir, step, part):
   shapes = state_shapes(config.step, 8, 8, config.partitioner)
   directory = Checkpoints(str(model_dir), CheckpointConfig(keep=9))
   _, state, data_state = directory.restore(shapes, step)
-  state = state.replace(**{part: jax.tree.map(
-      lambda leaf: leaf.at[-1].set(jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, getattr(state, part))})
+  spoiled = lambda leaf: leaf.at[-1].set(jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+  state = state.replace(**{part: jax.tree.map(spoiled, getattr(state, part))})
   text = directory.config_text(step)
   shutil.rmtree(model_dir / "checkpoints" / str(step))
   directory.save(step, state, data_state, text, seed=config.seed)

@@ -81,7 +81,7 @@ def while_evaluating(monkeypatch, which):
 
 
 def test_stopped_again_and_again(straight, tmp_path, capsys, unheard):
-  """In the first evaluation, before the first step, between steps, in another evaluation, in the last, in the last save."""
+  """In the first evaluation, before the first step, between steps, in another evaluation, and in the last one."""
   text, expected = straight
   model_dir, steps = tmp_path / "run", lambda: Checkpoints(str(tmp_path / "run")).steps()
 

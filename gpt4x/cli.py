@@ -114,6 +114,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
       "an experiment, below the current directory or the shipped gin_configs/; without any, DIR's own configuration"))
   train.add_argument("--loop", choices=["gpt4x", "t5x"], default="gpt4x",
                      help="the train loop: our own, or upstream t5x's (default: %(default)s)")
+  train.add_argument("--step", type=_number(int, 0), metavar="N",
+                     help="go back to the checkpoint of this step; newer ones are kept under another name")
   train.add_argument("--profile_steps", type=_steps, metavar="START:STOP", help="write a profiler trace of these steps")
 
   evaluate = command("eval", "evaluate a checkpoint of the run in DIR", gin="changes to DIR's own configuration")

@@ -10,6 +10,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 LOSSES = "loss.png"
 PROFILE = "profile"
+LOCK = "train.lock"  # Who writes here; see launch/lock.py.
 # The run's own vocabulary: its class and arguments, and the file that it reads, if any.
 VOCABULARY = "vocabulary.json"
 SENTENCEPIECE = "sentencepiece.model"

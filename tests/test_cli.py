@@ -145,13 +145,13 @@ def test_train(calls):
                      "--gin_file", "b.gin", "--profile_steps=10:12"])
   assert status == 75, "the loop's own status: stopped by preemption after saving"
   assert calls == [("load", ("runs/train.gin", "a.gin", "b.gin"), ["A=1", "f.b='x=y'"], {}),
-                   ("bring_over", "runs/a", CONFIG, {}), ("loop", "runs/a", CONFIG, (10, 12), {})]
+                   ("bring_over", "runs/a", CONFIG, {}), ("loop", "runs/a", CONFIG, (10, 12), None, {})]
 
 
 def test_train_without_a_file_continues_the_run(calls):
   assert cli.main(["train", "--model_dir=runs/a", "--gin.TRAIN_STEPS=9"]) == 75
   assert calls == [("load_run", "runs/a", {"bindings": ["TRAIN_STEPS=9"]}),
-                   ("bring_over", "runs/a", SAVED, {}), ("loop", "runs/a", SAVED, None, {})]
+                   ("bring_over", "runs/a", SAVED, {}), ("loop", "runs/a", SAVED, None, None, {})]
 
 
 def test_a_converted_model_is_no_run_to_continue(calls, capsys):

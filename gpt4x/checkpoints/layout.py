@@ -44,7 +44,7 @@ def read(directory: epath.Path, leaves: Mapping[str, jax.ShapeDtypeStruct]) -> d
   if tree := nested(leaves):
     with ocp.PyTreeCheckpointer() as checkpointer:
       found |= leaves_by_name(checkpointer.restore(directory, args=ocp.args.PyTreeRestore(
-          tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))))
+          tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True)))
   return found
 
 

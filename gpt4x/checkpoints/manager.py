@@ -2,38 +2,33 @@
 
     DIR/checkpoints/<step>/params/          the parameters; evaluation reads nothing else
     DIR/checkpoints/<step>/state/           the rest of the train state
-    DIR/checkpoints/<step>/checkpoint.json  data position, seed, gin text; dtype and shape of every leaf; size and
-                                            CRC-32 of every file
+    DIR/checkpoints/<step>/checkpoint.json  step, data position, seed, gin text; dtype and shape of every leaf; size
+                                            and CRC-32 of every file
 
 `checkpoint.json` is written last, before Orbax commits the directory with a rename: a checkpoint without it is damaged.
 Leaves under `frozen` are not saved, since they never change and come from elsewhere.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
-import itertools
 import json
-import logging
-import re
 import sys
 from typing import Any
 import uuid
 
-from etils import epath
 import gin
 import jax
 import orbax.checkpoint as ocp
 
-from gpt4x import run_directory
-from gpt4x.checkpoints import integrity, layout
-from gpt4x.checkpoints.integrity import Damaged
+from gpt4x.checkpoints import integrity, layout, quiet
+from gpt4x.checkpoints.aside import set_aside
 from gpt4x.checkpoints.layout import PyTree
+from gpt4x.checkpoints.reader import Reader
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
 
-# Orbax logs dozens of lines for each save, and the errors that it raises as well, with a traceback.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+quiet.silence()
 
 
 @gin.configurable
@@ -52,14 +47,13 @@ class CheckpointConfig:
         raise UserError(f"CheckpointConfig.{name} = {value} must be at least 1")
 
 
-class Checkpoints:
-  """The checkpoints of one model directory. In a run of several processes, every process makes the same calls."""
+class Checkpoints(Reader):
+  """The checkpoints of one model directory, to read and to write."""
 
   def __init__(self, model_dir: str, config: CheckpointConfig | None = None):
     """Opens a model directory, for writing only if a config is given; readers change nothing there."""
-    self._model_dir = epath.Path(model_dir).expanduser().resolve()
-    self._directory = self._model_dir / run_directory.CHECKPOINTS
-    self._config = config
+    super().__init__(model_dir)
+    self._config, self._writes = config, config is not None
     self._manager: ocp.CheckpointManager | None = None  # Made by the first save.
     self._pending: tuple[int, dict[str, Any]] | None = None  # (step, record) of the latest save.
     if config is not None:
@@ -83,7 +77,7 @@ class Checkpoints:
     leaves = layout.saved_leaves(state)
     record = json.loads(json.dumps({
         "leaves": {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()},
-        "data_state": data_state, "config": config_text, "seed": seed}))
+        "step": step, "data_state": data_state, "config": config_text, "seed": seed}))
     saving = self._pending[0] if self._pending else None
     if saving != step:
       self.wait()
@@ -96,44 +90,13 @@ class Checkpoints:
     if wait:
       self.wait()
 
-  def steps(self) -> list[int]:
-    """The steps with a finished checkpoint, rising."""
-    if not self._directory.exists():
-      return []
-    # Orbax ends with a rename; on object stores it writes in place and ends with this file.
-    committed = lambda path: "://" not in str(path) or (path / "commit_success.txt").exists()
-    return sorted(int(path.name) for path in self._directory.iterdir()
-                  if re.fullmatch(r"0|[1-9]\d*", path.name) and committed(path))
-
-  def latest_step(self) -> int | None:
-    return max(self.steps(), default=None)
-
-  def restore(self, abstract_state: PyTree, step: int | None = None) -> tuple[int, PyTree, dict[str, Any]] | None:
-    """Restores (step, state, data_state) onto the shardings of `abstract_state`; None if there is no checkpoint.
-
-    Args:
-      abstract_state: a pytree of `jax.ShapeDtypeStruct` with shardings. Leaves under `frozen` are returned as they are.
-      step: the checkpoint to read. None: the newest that is whole; damaged ones newer than it are renamed
-        `<step>.damaged` (if the directory is open for writing), with a warning.
-    """
-    return self._read_newest(lambda step, record: (
-        step, self._read_arrays(step, abstract_state, record), record["data_state"]), step)
-
-  def restore_params(self, abstract_params: PyTree, step: int | None = None) -> tuple[int, PyTree]:
-    """Restores only the parameters: (step, params)."""
-    return self._found(self._read_newest(lambda step, record: (
-        step, self._read_arrays(step, {"params": abstract_params}, record, ["params"])["params"]), step))
-
-  def config_text(self, step: int | None = None) -> str:
-    """The operative gin text saved with a checkpoint."""
-    return self._found(self._read_newest(lambda _, record: record["config"], step))
-
-  def check_seed(self, step: int, seed: int) -> None:
-    """Raises UserError unless a checkpoint was saved with this random seed."""
-    saved = self._read_newest(lambda _, record: record["seed"], step)
-    if saved != seed:
-      raise UserError(f"train.seed = {seed}, but {self._model_dir} was trained with {saved}: dropout would"
-                      " change in midrun; set SEED back, or start in a new model directory")
+  def go_back(self, step: int) -> None:
+    """Sets aside, as `<step>.aside`, what is newer than a checkpoint, which is then the newest."""
+    for newer in reversed(self.steps()):
+      if newer > step:
+        name = self._set_aside(newer, "aside")
+        if jax.process_index() == 0:
+          print(f"gpt4x: checkpoint {newer} is kept as {name}", file=sys.stderr)
 
   def wait(self) -> None:
     """Returns when the latest save is on disk; raises UserError if it failed."""
@@ -202,62 +165,15 @@ class Checkpoints:
           f"checkpoint {self._directory / str(step)} was not saved ({integrity.reason(error)}): mend that and start"
           " again; earlier checkpoints are untouched") from error
 
-  # Reading.
-
   def _read_newest(self, read: Callable[[int, dict[str, Any]], Any], step: int | None) -> Any:
-    """`read(step, record)` of the step asked for, or of the newest whole one; None if there is no checkpoint."""
     self.wait()
-    steps = self.steps()
-    if step is not None and step not in steps:
-      raise UserError(f"no checkpoint of step {step} in {self._directory}: the steps there are {steps}")
-    damages: dict[int, Damaged] = {}
-    for candidate in reversed(steps) if step is None else [step]:
-      try:
-        result = read(candidate, integrity.read_record(self._directory / str(candidate)))
-      except Damaged as damage:
-        damages[candidate] = damage
-      else:
-        for damaged in damages:
-          self._set_aside(damaged, damages[damaged], candidate)
-        return result
-    if step is not None:
-      raise UserError(f"checkpoint {self._directory / str(step)} is damaged ({damages[step]}): choose another step of"
-                      f" {steps}") from damages[step]
-    if damages:
-      # All stay where they are, or a second start would take this for a new run.
-      raise UserError(f"every checkpoint in {self._directory} is damaged ("
-                      + "; ".join(f"{step}: {reason}" for step, reason in damages.items())
-                      + "): move the directory away to start anew")
-    return None
+    return super()._read_newest(read, step)
 
-  def _set_aside(self, step: int, damage: Damaged, instead: int):
-    path, note = self._directory / str(step), ""
-    if self._config is not None:
-      names = (f"{step}.damaged{number or ''}" for number in itertools.count())
-      aside = next(self._directory / name for name in names if not (self._directory / name).exists())
-      note = f" and keeping it as {aside.name}"
-      agreement.exchange("found")  # Until here another process may be reading it.
-      if jax.process_index() == 0:
-        path.rename(aside)
-      agreement.exchange("set aside")
-      if self._manager is not None:
-        self._manager.reload()
-    if jax.process_index() == 0:
-      print(f"gpt4x: warning: checkpoint {path} is damaged ({damage}): using step {instead}{note}", file=sys.stderr)
+  def _put_away(self, step: int) -> str:
+    return f" and keeping it as {self._set_aside(step, 'damaged')}" if self._writes else ""
 
-  def _found(self, result: Any) -> Any:
-    if result is None:
-      raise UserError(f"no checkpoint in {self._directory}: train first, or correct the model directory")
-    return result
-
-  def _read_arrays(self, step: int, abstract: PyTree, record: Mapping[str, Any],
-                   items: Sequence[str] = layout.ITEMS) -> PyTree:
-    """Compares shapes, verifies the files, then reads them onto the shardings of `abstract`."""
-    path, wanted, found = self._directory / str(step), layout.saved_leaves(abstract), layout.leaves_by_name(abstract)
-    saved = {name: leaf for item in items for name, leaf in layout.of_item(record["leaves"], item).items()}
-    layout.check_shapes(f"checkpoint {path}", saved, wanted)
-    integrity.verify(path, {name: entry for name, entry in record["files"].items() if name.split("/")[0] in items})
-    with integrity.reading(path):
-      for item in items:
-        found |= layout.read(path / item, layout.of_item(wanted, item))
-    return jax.tree.unflatten(jax.tree.structure(abstract), found.values())
+  def _set_aside(self, step: int, why: str) -> str:
+    aside = set_aside(self._directory / str(step), why)
+    if self._manager is not None:
+      self._manager.reload()
+    return aside.name

@@ -7,9 +7,15 @@ import sys
 from gpt4x import configuration, run_directory
 from gpt4x.errors import UserError
 from gpt4x.interop import model_directories
+from gpt4x.launch import lock
 
 
 def run(arguments: argparse.Namespace) -> None:
+  with lock.held(arguments.model_dir):
+    _convert(arguments)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
   model_dir = pathlib.Path(arguments.model_dir)
   for name in (run_directory.CONFIG, run_directory.CHECKPOINTS):
     if (model_dir / name).exists():

@@ -37,7 +37,7 @@ def remembered(function: Callable[P, R]) -> Callable[P, R]:
     bound.apply_defaults()
     result = function(*args, **kwargs)
     with contextlib.suppress(AttributeError):  # Of a tuple, perhaps, which has no room for it.
-      setattr(result, _MADE_BY, (wrapper, dict(bound.arguments)))
+      object.__setattr__(result, _MADE_BY, (wrapper, dict(bound.arguments)))  # Of frozen objects too.
     return result
 
   setattr(wrapper, "__signature__", signature)  # noqa: B010  Gin asks for it, and follows no wrapper.

@@ -1,6 +1,6 @@
 """Likelihood: an experiment's objective on each example of a split once, with the memory carried along every row."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import itertools
 import math
 from typing import Any
@@ -49,7 +49,8 @@ class Evaluator:
     memory = jax.eval_shape(lambda: objective.initial_memory(model, dataset.batch_size, 0, projected=True))
     self._empty_memory = jax.jit(empty_memory, out_shardings=map_memories(lambda _: Memory(*shardings), memory))
 
-  def __call__(self, params: Any, frozen: Any = None) -> dict[str, float]:
+  def __call__(self, params: Any, frozen: Any = None,
+               between_batches: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Means over all targets, `loss` in nats per token among them; `perplexity`, `bits_per_byte`, `tokens`.
 
     The bytes are those of the text that the targets stand for: the end of a document costs bits and has no bytes.
@@ -60,6 +61,7 @@ class Evaluator:
     with partitioner.activate():
       memory = self._empty_memory(params)
       for batch in itertools.islice(self._experiment.data.evaluation(self._split, rows), self._max_batches):
+        between_batches()
         placed = {name: partitioner.global_array(value, dataset.batch_size) for name, value in batch.items()}
         sums, num_bytes, memory = self._step(params, frozen or {}, self._token_bytes, placed, memory)
         if not dataset.carries_memory:

@@ -1,6 +1,6 @@
 """A task's own seqio metrics, computed from what the model writes or how it scores the targets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import numbers
 from typing import Any
@@ -44,25 +44,28 @@ class TaskMetrics:
     self._eos_id = vocabulary.eos_id
     self._score = jax.jit(lambda params, batch: _scores(model, params, batch))
 
-  def __call__(self, params: Any) -> dict[str, float]:
-    """Metrics by name, each `task/metric`."""
+  def __call__(self, params: Any, between_batches: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """Metrics by name, each `task/metric`. `between_batches` is called where there is one process."""
     if self._evaluator is None or not self._evaluator.eval_tasks:
       return {}
     if jax.process_count() > 1:
       params = multihost_utils.process_allgather(params, tiled=True)
       if jax.process_index():
         return {}
+    if jax.process_count() > 1:  # The others do not wait for it here.
+      between_batches = lambda: None
     with errors_of(self._provider, self._split, all_errors=True):
       metrics, _ = self._evaluator.evaluate(
-          compute_metrics=True, predict_fn=lambda dataset: list(self._predict(params, dataset)),
-          score_fn=lambda dataset: self._score_all(params, dataset))
+          compute_metrics=True, predict_fn=lambda dataset: list(self._predict(params, dataset, between_batches)),
+          score_fn=lambda dataset: self._score_all(params, dataset, between_batches))
     values = {f"{task}/{name}": getattr(value, "value", value)
               for task, values in metrics.result().items() for name, value in values.items()}
     return {name: float(value) for name, value in values.items() if isinstance(value, numbers.Real)}
 
-  def _predict(self, params: Any, dataset: Any) -> Iterator[tuple[int, list[int]]]:
+  def _predict(self, params: Any, dataset: Any, between_batches: Callable[[], None]) -> Iterator[tuple[int, list[int]]]:
     max_tokens = self._dataset.task_feature_lengths["targets"]
     for ids, batch in self._batches(dataset):
+      between_batches()
       # A row begins with BOS and the inputs, which the converter marks; the last of them predicts the first target.
       lengths = batch["decoder_causal_attention"].sum(1)
       prompts = [row[1:length] for row, length in zip(batch["decoder_input_tokens"], lengths)]
@@ -72,9 +75,12 @@ class TaskMetrics:
       rows = np.pad(rows, ((0, 0), (0, max_tokens - rows.shape[1])), constant_values=self._eos_id)
       yield from zip(ids, rows.tolist())
 
-  def _score_all(self, params: Any, dataset: Any) -> list[tuple[int, float]]:
-    return [pair for ids, batch in self._batches(dataset)
-            for pair in zip(ids, np.asarray(self._score(params, batch)).tolist())]
+  def _score_all(self, params: Any, dataset: Any, between_batches: Callable[[], None]) -> list[tuple[int, float]]:
+    scores: list[tuple[int, float]] = []
+    for ids, batch in self._batches(dataset):
+      between_batches()
+      scores += zip(ids, np.asarray(self._score(params, batch)).tolist())
+    return scores
 
   def _batches(self, dataset: Any) -> Iterator[tuple[list[int], Any]]:
     """(ids, batch) of an enumerated dataset; the last batch is filled up with its last row, which gets no id."""

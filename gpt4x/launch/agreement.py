@@ -65,6 +65,12 @@ def connected() -> bool:
   return jax.distributed.is_initialized()
 
 
+def is_first() -> bool:
+  """Whether this is process 0, or the only one."""
+  from jax._src.distributed import global_state  # Asks no device, unlike `jax.process_index`.
+  return not global_state.process_id
+
+
 _calls = itertools.count()  # Numbers the calls of `exchange`, which all processes make in the same order.
 
 

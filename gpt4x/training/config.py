@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 import sys
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import gin
 import jax
@@ -39,6 +39,10 @@ class TrainConfig:
   trained: str | None = None
   # Functions that change the parameters after each update, in turn; the model's own come first.
   after_update: tuple[AfterUpdate, ...] = ()
+  # What is done about an update that is not finite: the run ends, with nothing of it saved, or the update is left out,
+  # unless as many in a row were. Leaving out takes room for a second copy of parameters and optimizer state.
+  on_nonfinite: Literal["stop", "skip"] = "stop"
+  max_skipped: int = 10
   log_period: int = 10  # Steps between reports, each of the last step's loss.
   # Steps between evaluations, the first before any step; the last step is always evaluated. None: no evaluation.
   eval_period: int | None = None
@@ -50,8 +54,10 @@ class TrainConfig:
 
   def __post_init__(self):
     require(self, "a whole number from 1 to 2**31 - 1", lambda steps: 1 <= steps < 2**31 and steps == int(steps),
-            "total_steps", "eval_period", "eval_batches", "microbatches", "log_period")
+            "total_steps", "eval_period", "eval_batches", "microbatches", "log_period",
+            "max_skipped")
     require(self, "a whole number from 0 to 2**63 - 1", lambda seed: 0 <= seed < 2**63 and seed == int(seed), "seed")
+    require(self, "'stop' or 'skip'", lambda what: what in ("stop", "skip"), "on_nonfinite")
     try:
       re.compile(self.trained or "")
     except (re.error, RecursionError) as error:
@@ -88,4 +94,4 @@ class TrainConfig:
         raise UserError(f"train.trained = {self.trained!r} matches no parameter: it is matched with whole names, such"
                         " as 'layers/attention/query'")
     return TrainStep(self.experiment.model, self.experiment.objective, self.optimizer, self.clip_norm,
-                     microbatched(self.microbatches), trained, tuple(self.after_update), self.seed)
+                     microbatched(self.microbatches), trained, tuple(self.after_update), self.seed, self.on_nonfinite)

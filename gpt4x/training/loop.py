@@ -3,10 +3,8 @@
 from collections.abc import Callable
 import contextlib
 import json
-import math
 import pathlib
 import sys
-from typing import Any
 
 import jax
 
@@ -14,31 +12,38 @@ from gpt4x import run_directory
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.data.prefetch import prefetch
-from gpt4x.errors import UserError
 from gpt4x.evaluation.likelihood import Evaluator
 from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
-from gpt4x.launch import agreement
+from gpt4x.launch import agreement, lock
 from gpt4x.partitioning import Partitioner
-from gpt4x.training import plots
+from gpt4x.training import finiteness, plots
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.metrics import MetricsWriter, Progress
-from gpt4x.training.preemption import Preemption
+from gpt4x.training.preemption import Preemption, Stopped
 from gpt4x.training.telemetry import Profiler, Rates
 
-DONE, PREEMPTED = 0, 75
+DONE = 0
 
 
-def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | None = None) -> int:
+def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | None = None,
+          from_step: int | None = None) -> int:
   """Trains an experiment in a model directory, from its newest checkpoint if there is one.
 
-  The profiler traces the steps from profile_steps[0] to profile_steps[1]. Returns the exit status: 0, or 75 when
-  SIGTERM stopped the run, which is then saved. Raises UserError, before anything else, if gin text cannot say `config`.
+  The profiler traces the steps from profile_steps[0] to profile_steps[1]. With `from_step` the run goes back to that
+  checkpoint, and newer ones are set aside. Returns the exit status: 0; or, where the run was stopped and saved, 75
+  after SIGTERM and 130 after Ctrl-C. Raises UserError, before anything else, if gin text cannot say `config`.
   """
+  gin_text = config.gin_text
+  with lock.held(model_dir) as owner, contextlib.closing(Preemption()) as preemption:
+    return _train(model_dir, config, gin_text, profile_steps, from_step, owner, preemption)
+
+
+def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tuple[int, int] | None,
+           from_step: int | None, owner: lock.Lock, preemption: Preemption) -> int:
   partitioner, total_steps, dataset = config.partitioner, config.total_steps, config.experiment.dataset
   partitioner.check_batch(dataset.batch_size, config.microbatches)
-  gin_text = config.gin_text
   goes_on = Checkpoints(model_dir).latest_step() is not None
   experiment = config.experiment.to_train(model_dir, goes_on, config.init_from)
   directory = Checkpoints(model_dir, config.checkpoints)
@@ -46,11 +51,13 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
   # The state and the data, from the same step.
   stream = experiment.data.train(rows=partitioner.host_rows(dataset.batch_size))
   shapes = state_shapes(config.step, dataset.batch_size, experiment.memory_length, partitioner)
-  restored = directory.restore(shapes)
+  restored = directory.restore(shapes, from_step)
   if restored:
     step, state, data_state = restored
     stream.set_state(data_state)
     directory.check_seed(step, config.seed)
+    finiteness.check_restored(model_dir, directory, shapes, step, state)
+    directory.go_back(step)  # Sets aside nothing, unless `from_step` is given.
   else:
     step, data_state = 0, stream.get_state()
     # A restored run needs no such check: `set_state` compares the data with what was saved.
@@ -60,7 +67,7 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
       state = state.replace(params=experiment.restore_params(config.init_from, partitioner)[1])
 
   # What reports.
-  evaluators: list[Callable[[Any], dict[str, float]]] = []
+  evaluators: list[Callable[..., dict[str, float]]] = []
   if config.eval_period:
     evaluators = [Evaluator(experiment, partitioner, config.eval_split, config.eval_batches),
                   TaskMetrics(experiment, config.eval_split)]
@@ -69,65 +76,78 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
   writer.truncate(step if restored else -1)
   rates, profiler = Rates(experiment, partitioner), Profiler(model_dir, profile_steps)
   print(_describe(experiment, partitioner, rates, step, total_steps), file=sys.stderr)
-  progress, preemption, batches = Progress(total_steps, step), Preemption(), prefetch(stream)
+  progress, batches, start = Progress(total_steps, step), prefetch(stream), step
+  watch = finiteness.Watch(model_dir, directory, config.max_skipped)
 
-  def evaluate():
-    metrics = {name: value for evaluator in evaluators for name, value in evaluator(state.params).items()}
+  def evaluation_is_due() -> bool:
+    period = config.eval_period or 0
+    return period > 0 and (step % period == 0 or step == total_steps)
+
+  def evaluate() -> bool:
+    """Whether the evaluation came to its end: a request to stop does not wait for it."""
+    metrics: dict[str, float] = {}
+    try:
+      for evaluator in evaluators:
+        metrics |= evaluator(state.params, between_batches=preemption.check)
+    except Stopped:
+      return False
     writer.write(step, config.eval_split, metrics)
     found = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     progress.print(f"step {step}: {config.eval_split} {found}")
+    return True
 
   def report(at: int, on_device: dict[str, jax.Array]):
-    metrics = {name: float(value) for name, value in jax.device_get(on_device).items()}
-    if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
-      raise UserError(
-          f"loss {metrics['loss']} and gradient norm {metrics['gradient_norm']} at step {at} are not both finite:"
-          f" lower the learning rate or clip_norm; checkpoints: {directory.steps()}")
+    metrics = watch.check(at, {name: float(value) for name, value in jax.device_get(on_device).items()})
+    owner.check()
     rates.count_step()
-    if at % config.log_period == 0 or at == total_steps:
+    if at % config.log_period == 0 or at == total_steps or metrics.get("skipped"):
       writer.write(at, "train", metrics | rates.since_last())
     progress.update(at, metrics["loss"], rates.tokens_per_second)
 
-  compiled, unreported = None, None
+  compiled, unreported, evaluated = None, None, True
   with contextlib.ExitStack() as stack:
-    for resource in (directory, writer, preemption, batches, progress, profiler):
+    for resource in (directory, writer, batches, progress, profiler):
       stack.callback(resource.close)
     with partitioner.activate():
-      if evaluators and not restored:
-        evaluate()
-      while step < total_steps and not preemption.reached(step):
+      if evaluation_is_due() and not writer.has(step, config.eval_split):
+        evaluated = evaluate()
+      while step < total_steps and not preemption.reached():
         batch, data_state = rates.next(batches)
         batch = {name: partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
         if compiled is None:
           compiled = config.step.jit(shapes).lower(state, batch).compile()
           rates.restart()
+          if preemption.reached():
+            break
         profiler.before_step(step)
         state, metrics = compiled(state, batch)
         step += 1
         if unreported:  # The devices work on this step while the metrics of the one before are fetched.
           report(*unreported)
         unreported = step, metrics
-        evaluating = config.eval_period and (step % config.eval_period == 0 or step == total_steps)
+        evaluating = evaluation_is_due()
         saving = step % config.checkpoints.period == 0 or step == total_steps
         if evaluating or saving:
           report(*unreported)  # Nothing is saved before it is known to be finite and its metrics are written.
           unreported = None
         if evaluating:
-          evaluate()
+          evaluated = evaluate()
         if saving:
           directory.save(step, state, data_state, gin_text, config.seed)
         if evaluating:
           rates.restart()
       if unreported:
         report(*unreported)
-      if step < total_steps:
+      if start < step < total_steps:
         directory.save(step, state, data_state, gin_text, config.seed)
   if jax.process_index() == 0:
     plots.plot_losses(model_dir)
-  if step < total_steps:
-    print(f"stopped by SIGTERM, saved at step {step} of {total_steps}: the same command continues", file=sys.stderr)
-    return PREEMPTED
-  return DONE
+  if step == total_steps and evaluated:
+    return DONE
+  saved = f"saved at step {step} of {total_steps}" if step > start else "before it had done a step"
+  same = "the same command" if from_step is None else "the same command without --step"
+  print(f"stopped by {preemption.by}, {saved}: {same} continues", file=sys.stderr)
+  return preemption.status
 
 
 def write_configuration(model_dir: str, experiment: Experiment, gin_text: str) -> None:

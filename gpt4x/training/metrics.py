@@ -1,6 +1,6 @@
 """What a run reports: metrics.jsonl, TensorBoard events and a progress bar. Only the first process writes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import json
 import math
 import pathlib
@@ -12,6 +12,8 @@ import jax
 
 from gpt4x import run_directory
 from gpt4x.errors import UserError
+from gpt4x.launch import agreement
+from gpt4x.training.events import Events
 
 
 class MetricsWriter:
@@ -20,8 +22,7 @@ class MetricsWriter:
   def __init__(self, model_dir: str, tensorboard: bool = True):
     self._path = pathlib.Path(model_dir) / run_directory.METRICS
     self._active = jax.process_index() == 0
-    self._tensorboard = tensorboard
-    self._events: Any = None  # Opened by the first metrics, for TensorFlow takes seconds to import.
+    self._events = Events(self._path.parent) if tensorboard else None
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes a line {"step": ..., "split": ..., name: value, ...}; it is in the file when this returns.
@@ -37,23 +38,29 @@ class MetricsWriter:
     try:
       with self._path.open("a") as file:
         file.write(json.dumps(line) + "\n")
-      if self._tensorboard and self._events is None:
-        from clu import metric_writers
-        self._events = metric_writers.SummaryWriter(str(self._path.parent))
       if self._events is not None:
-        self._events.write_scalars(int(step), {f"{split}/{name}": value for name, value in values.items()})
+        self._events.write(int(step), {f"{split}/{name}": value for name, value in values.items()})
     except OSError as error:
       raise _cannot_write(self._path, error) from error
 
   def truncate(self, step: int) -> None:
-    """Drops what was written after `step`, and a half-written last line: a run restored at `step` writes it anew."""
-    if not self._active or not self._path.exists():
+    """Drops what was written after `step`, and what is no line of metrics: a run restored there writes it anew."""
+    if not self._active:
       return
-    kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= step]
     try:
-      run_directory.write(self._path, "".join(kept).encode())
+      if self._path.exists():
+        kept = [text for text, line in _lines(self._path) if line["step"] <= step]
+        run_directory.write(self._path, b"".join(kept))
+      if self._events is not None:
+        self._events.truncate(step)
     except OSError as error:
       raise _cannot_write(self._path, error) from error
+
+  def has(self, step: int, split: str) -> bool:
+    """Whether metrics of a split were written at a step; the same on every process."""
+    found = self._active and self._path.exists() and any(
+        (line["step"], line["split"]) == (step, split) for _, line in _lines(self._path))
+    return agreement.exchange(str(found))[0] == "True"
 
   def close(self) -> None:
     if self._events is not None:
@@ -63,7 +70,7 @@ class MetricsWriter:
 def read_metrics(model_dir: str) -> list[dict[str, Any]]:
   """The lines of DIR/metrics.jsonl, oldest first; empty if there is none."""
   path = pathlib.Path(model_dir) / run_directory.METRICS
-  return [json.loads(line) for line in _whole_lines(path)] if path.exists() else []
+  return [line for _, line in _lines(path)] if path.exists() else []
 
 
 class Progress:
@@ -114,8 +121,19 @@ class Progress:
       self._bar.stop()
 
 
-def _whole_lines(path: pathlib.Path) -> list[str]:
-  return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def _lines(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+  """Each line of metrics as it is written, and what it says; warns of others, but for a last one without its end."""
+  *texts, _ = path.read_bytes().split(b"\n")
+  for number, text in enumerate(texts, 1):
+    try:
+      line = json.loads(text)
+      valid = isinstance(line["step"], int) and isinstance(line["split"], str)
+    except (ValueError, TypeError, KeyError):
+      valid = False
+    if valid:
+      yield text + b"\n", line
+    else:
+      print(f"gpt4x: warning: line {number} of {path} is no line of metrics and is left out", file=sys.stderr)
 
 
 def _clock(seconds: float) -> str:

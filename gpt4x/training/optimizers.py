@@ -6,9 +6,13 @@ here therefore returns a function of the model's declarations.
 
 A schedule is a function of the number of updates made so far. A warmup of n updates gives the first one peak / n, not
 zero, and schedules that end at zero would reach it at the update after the last.
+
+The state of an optimizer has one layout, with gradients clipped or not and with a schedule or a number, so a run may
+change these between starts.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 import inspect
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -70,7 +74,35 @@ def complete(optimizer: Optimizer, declarations: Declarations,
       raise UserError(f"train.optimizer = {optimizer!r} gives a {type(made).__name__}, no optimizer: in gin, write"
                       " @NAME() with its parentheses")
     optimizer = made
-  return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
+  return optax.chain(optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(), optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scheduled:
+  """An optimizer that tells its learning rate."""
+
+  learning_rate: LearningRate
+  make: Callable[[Schedule, Declarations], optax.GradientTransformation]
+
+  def __call__(self, declarations: Declarations) -> optax.GradientTransformation:
+    return self.make(self.schedule, declarations)
+
+  def schedule(self, count: jax.Array) -> Any:
+    return self.learning_rate(count) if callable(self.learning_rate) else self.learning_rate
+
+
+def learning_rate_of(optimizer: Optimizer, before: Any, after: Any) -> dict[str, jax.Array]:
+  """{'learning_rate': that of an update}, from the state before and after it; empty where nothing tells.
+
+  The optimizers below tell, and so does a transformation that `optax.inject_hyperparams` has made.
+  """
+  if isinstance(optimizer, _Scheduled):
+    is_count = lambda node: isinstance(node, optax.ScaleByScheduleState)
+    counts = [node.count for node in jax.tree.leaves(before, is_leaf=is_count) if is_count(node)]
+    return {"learning_rate": jnp.asarray(optimizer.schedule(counts[0]), jnp.float32)}
+  told = [value for _, value in optax.tree.get_all_with_path(after, "learning_rate")
+          if isinstance(value, jax.Array) and value.ndim == 0]
+  return {"learning_rate": told[0]} if len(told) == 1 else {}
 
 
 def by_declaration(function: Callable[[Declaration], Any], declarations: Declarations) -> Callable[[Any], Any]:
@@ -97,9 +129,9 @@ def decayed(declarations: Declarations) -> Callable[[Any], Any]:
 def adamw(learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
           weight_decay: float = 0.1, first_moment_dtype: str | None = None) -> Optimizer:
   """AdamW (arXiv:1711.05101); `first_moment_dtype` 'bfloat16' saves two bytes a parameter, None is the parameters'."""
-  return lambda declarations: optax.adamw(
-      learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed(declarations),
-      mu_dtype=first_moment_dtype)
+  return _Scheduled(learning_rate, lambda schedule, declarations: optax.adamw(
+      schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed(declarations),
+      mu_dtype=first_moment_dtype))
 
 
 @configurable
@@ -110,30 +142,30 @@ def adafactor(learning_rate: LearningRate, decay_rate: float = 0.8, b1: float | 
   Second moments are factored over the two largest axes. A parameter has one scale for all its scanned layers. b1 adds
   momentum, at the memory of one more moment.
   """
-  return lambda declarations: optax.chain(
+  return _Scheduled(learning_rate, lambda schedule, declarations: optax.chain(
       optax.scale_by_factored_rms(decay_rate=decay_rate),
       optax.clip_by_block_rms(clipping_threshold),
       optax.scale_by_param_block_rms(),
       optax.ema(b1, debias=False) if b1 is not None else optax.identity(),
       optax.add_decayed_weights(weight_decay, mask=decayed(declarations)),
-      optax.scale_by_learning_rate(learning_rate))
+      optax.scale_by_learning_rate(schedule)))
 
 
 @configurable
 def lion(learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.99, weight_decay: float = 1.0) -> Optimizer:
   """Lion (arXiv:2302.06675). Its learning rate is 3 to 10 times below AdamW's, its weight decay as much above."""
-  return lambda declarations: optax.lion(
-      learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed(declarations))
+  return _Scheduled(learning_rate, lambda schedule, declarations: optax.lion(
+      schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed(declarations)))
 
 
 @configurable
 def sgd(learning_rate: LearningRate, momentum: float = 0.9, nesterov: bool = False,
         weight_decay: float = 0.0) -> Optimizer:
   """Stochastic gradient descent with momentum."""
-  return lambda declarations: optax.chain(
+  return _Scheduled(learning_rate, lambda schedule, declarations: optax.chain(
       optax.trace(momentum, nesterov=nesterov),
       optax.add_decayed_weights(weight_decay, mask=decayed(declarations)),
-      optax.scale_by_learning_rate(learning_rate))
+      optax.scale_by_learning_rate(schedule)))
 
 
 # Optax's own coefficients, once for each of five steps: optax then makes a loop of them, which compiles faster.
@@ -148,12 +180,12 @@ def muon(learning_rate: LearningRate, beta: float = 0.95, weight_decay: float = 
   A matrix maps all its inputs to all its outputs, [D, H * K] in `query`, one per scanned layer. Its update has the RMS
   of AdamW's (0.2), so both share one learning rate and weight decay.
   """
-  return lambda declarations: optax.partition({
+  return _Scheduled(learning_rate, lambda schedule, declarations: optax.partition({
       "muon": optax.contrib.muon(
-          learning_rate, ns_coeffs=_NEWTON_SCHULZ, beta=beta, weight_decay=weight_decay, consistent_rms=0.2,
+          schedule, ns_coeffs=_NEWTON_SCHULZ, beta=beta, weight_decay=weight_decay, consistent_rms=0.2,
           muon_weight_dimension_numbers=by_declaration(muon_axes, declarations)),
-      "adamw": adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)(declarations),
-  }, by_declaration(lambda one: "muon" if one.is_hidden else "adamw", declarations))
+      "adamw": adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)(declarations),
+  }, by_declaration(lambda one: "muon" if one.is_hidden else "adamw", declarations)))
 
 
 def muon_axes(declaration: Declaration) -> optax.contrib.MuonDimensionNumbers:

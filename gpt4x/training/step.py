@@ -3,16 +3,19 @@
 from collections.abc import Callable
 import dataclasses
 import functools
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gpt4x.models.language_model import Batch, LanguageModel, Params
 from gpt4x.models.parameters import Declaration
 from gpt4x.models.sums import metrics, Sums
 from gpt4x.objectives.objective import Objective
+from gpt4x.training.finiteness import applied_if, finite
 from gpt4x.training.gradients import Gradients, whole
-from gpt4x.training.optimizers import complete, Optimizer
+from gpt4x.training.optimizers import complete, learning_rate_of, Optimizer
 from gpt4x.training.state import everything, merge, run_keys, select, Trained, TrainState
 
 # (params, the sums of the step) -> params: a router's bias, masks of pruned weights, an average.
@@ -31,6 +34,8 @@ class TrainStep:
   trained: Trained = everything
   after_update: tuple[AfterUpdate, ...] = ()  # Called in turn after the model's own.
   seed: int = 0  # Of dropout; the step t uses nothing but (seed, t).
+  # 'skip' leaves out an update that is not finite, which takes room for a second state; 'stop' leaves that to the loop.
+  on_nonfinite: Literal["stop", "skip"] = "stop"
 
   @functools.cached_property
   def transformation(self) -> optax.GradientTransformation:
@@ -40,7 +45,7 @@ class TrainStep:
     return complete(self.optimizer, declarations, self.clip_norm)
 
   def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-    """The next state, and the means of the step's sums with the norm of the gradient."""
+    """The next state, and the means of the step's sums with more: `finite` is 1 if the next step can start from it."""
     trained, fixed = select(state.params, self.trained)
 
     def loss(params, batch, memory, rng):
@@ -53,8 +58,16 @@ class TrainStep:
     params = merge(optax.apply_updates(trained, updates), fixed)
     for change in (*self.model.after_update, *self.after_update):
       params = change(params, sums)
+    after = state.replace(step=state.step + 1, params=params, opt_state=opt_state, memory=memory)
+
     found = metrics(sums) | {"gradient_norm": optax.tree.norm(gradients)}
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, memory=memory), found
+    found |= learning_rate_of(self.optimizer, state.opt_state, opt_state)
+    ok = finite(after) & jnp.isfinite(found["loss"]) & jnp.isfinite(found["gradient_norm"])
+    found["finite"] = ok.astype(jnp.float32)
+    if self.on_nonfinite == "skip":
+      found["skipped"] = 1 - found["finite"]
+      after = applied_if(ok, after, state)
+    return after, found
 
   def jit(self, shapes: TrainState) -> jax.stages.Wrapped:
     """The step compiled for a state as `state_shapes` has it, which is updated in place."""

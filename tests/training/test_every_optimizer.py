@@ -66,6 +66,38 @@ def test_every_leaf_of_its_state_has_a_name_of_its_own(make):
   assert len(names) == len(jax.tree.leaves(state))
 
 
+@each
+def test_tells_its_learning_rate(make):
+  """The schedule's value for each update, and the number where there is no schedule."""
+  params, schedule = random_tree(0), optimizers.warmup_linear(0.5, 2, 4)
+  for rate, expected in ((schedule, [0.25, 0.5, 0.5, 0.25]), (0.125, [0.125] * 4)):
+    optimizer, found = make(rate), []
+    transformation = optimizers.complete(optimizer, declared(), 1.0)
+    state = transformation.init(params)
+    for _ in expected:
+      before = state
+      _, state = transformation.update(params, before, params)
+      found.append(float(optimizers.learning_rate_of(optimizer, before, state)["learning_rate"]))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer, expected", [
+    (optax.adam(lambda count: 0.5), None), (lambda declarations: optax.sgd(0.5), None),
+    (optax.inject_hyperparams(optax.adam)(lambda count: 0.5 / (count + 1)), [0.5, 0.25, 0.5 / 3]),
+    (optax.inject_hyperparams(optax.sgd)(learning_rate=0.25), [0.25] * 3),
+], ids=["adam", "function", "injected schedule", "injected number"])
+def test_a_transformation_of_the_users_tells_it_where_it_can(optimizer, expected):
+  params = random_tree(0)
+  transformation = optimizers.complete(optimizer, declared(), 1.0)
+  state, found = transformation.init(params), []
+  for _ in range(3):
+    before = state
+    _, state = transformation.update(params, before, params)
+    found.append(optimizers.learning_rate_of(optimizer, before, state))
+  assert [one.get("learning_rate") for one in found] == (
+      [pytest.approx(rate) for rate in expected] if expected else [None] * 3)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_makes_the_same_steps_on_a_mesh(name):
   mesh = (("data", 2), ("fsdp", 2), ("tensor", 2))

@@ -41,21 +41,30 @@ def test_truncate(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+@pytest.mark.parametrize("damage", [
+    b"\n", b"   \n", b'{"step": 3, "spl\n', b"\0\0\0\n", b"\xff\xfe\n", b"3\n", b"[]\n", b"null\n", b'{"loss": 1.0}\n',
+    b'{"step": "3", "split": "train"}\n', b'{"step": 3, "split": null}\n'])
+def test_a_damaged_line_is_passed_over(tmp_path, capsys, damage):
+  """With a warning that names file and line, by all who read; a run that goes on leaves it out of the file."""
+  writer = MetricsWriter(str(tmp_path), tensorboard=False)
+  for step in (1, 2, 3):
+    writer.write(step, "train", {"loss": 1.0})
+  path = tmp_path / "metrics.jsonl"
+  lines = path.read_bytes().splitlines(keepends=True)
+  path.write_bytes(lines[0] + damage + b"".join(lines[1:]))
+  warning = f"gpt4x: warning: line 2 of {path} is no line of metrics and is left out\n"
+  assert [line["step"] for line in read_metrics(str(tmp_path))] == [1, 2, 3]
+  assert capsys.readouterr().err == warning
+  assert writer.has(3, "train") and not writer.has(3, "validation") and not writer.has(4, "train")
+  capsys.readouterr()
+  writer.truncate(2)
+  assert capsys.readouterr().err == warning
+  assert path.read_bytes() == b"".join(lines[:2])
+
+
 def test_a_directory_that_cannot_be_written(tmp_path):
   with pytest.raises(UserError, match="metrics.jsonl cannot be written .No such file"):
     MetricsWriter(str(tmp_path / "missing"), tensorboard=False).write(1, "train", {"loss": 1.0})
-
-
-def test_tensorboard_events(tmp_path):
-  from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-  writer = MetricsWriter(str(tmp_path))
-  writer.write(7, "train", {"loss": 2.5})
-  writer.close()
-  events = EventAccumulator(str(tmp_path))
-  events.Reload()
-  tag = "train/loss"
-  found = events.Tensors(tag) if tag in events.Tags()["tensors"] else events.Scalars(tag)
-  assert [event.step for event in found] == [7]
 
 
 def test_progress_without_a_terminal(capsys):

@@ -66,4 +66,4 @@ def test_the_routers_biases_move_at_their_rate():
 
 
 def test_a_dense_model_has_no_metrics_of_mixtures():
-  assert set(run()[1][0]) == {"loss", "z_loss", "accuracy", "gradient_norm"}
+  assert set(run()[1][0]) == {"loss", "z_loss", "accuracy", "gradient_norm", "learning_rate", "finite"}

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from gpt4x.checkpoints import layout
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.errors import UserError
+from gpt4x.launch import lock
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.state import TrainState
@@ -35,7 +36,8 @@ def newest_t5x_step(model_dir: str) -> int | None:
 def bring_over(model_dir: str, config: TrainConfig) -> None:
   """Makes t5x's newest checkpoint one of ours, if ours are behind, before our own loop starts."""
   if newest_t5x_step(model_dir) is not None:
-    Crossing(model_dir, config).bring_over()
+    with lock.held(model_dir):
+      Crossing(model_dir, config).bring_over()
 
 
 class Crossing:

@@ -20,6 +20,7 @@ from gpt4x.interop.t5x.model import TransformerXLModel
 from gpt4x.interop.t5x.optimizer import OptaxOptimizer
 from gpt4x.interop.t5x.partitioner import MeshPartitioner
 from gpt4x.interop.t5x.trainer import RecurrentTrainer
+from gpt4x.launch import lock
 from gpt4x.training import loop, plots
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.metrics import MetricsWriter, Progress
@@ -33,6 +34,13 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
   The model directory gets t5x's checkpoints, `checkpoint_<step>`, beside our own. A run starts from the newest of
   either kind, and its last step is saved as both.
   """
+  _ = config.gin_text  # What gin cannot say is told before anything else.
+  with lock.held(model_dir), contextlib.closing(Preemption()) as preemption:
+    return _train(model_dir, config, profile_steps, preemption)
+
+
+def _train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | None,
+           preemption: Preemption) -> int:
   experiment, partitioner, checkpoints = config.experiment, config.partitioner, config.checkpoints
   dataset, total_steps, eval_period = experiment.dataset, config.total_steps, config.eval_period
   model_dir = os.path.abspath(os.path.expanduser(model_dir))  # Orbax under t5x takes only absolute paths.
@@ -46,7 +54,8 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
                     f" {model_dir} was trained with {vocabularies.describe(experiment.data.vocabulary)}: put that one"
                     " in its place, or use --loop=gpt4x")
   unknown = {"--profile_steps": profile_steps, "CheckpointConfig.keep_period": checkpoints.keep_period,
-             "train.trained": config.trained, "train.after_update": config.after_update}
+             "train.trained": config.trained, "train.after_update": config.after_update,
+             "train.on_nonfinite": config.on_nonfinite != "stop"}
   for name in (name for name, value in unknown.items() if value):
     raise UserError(f"{name} is set, which --loop=t5x has no counterpart of: unset it, or use --loop=gpt4x")
   periods = [min(period, total_steps) for period in (eval_period, checkpoints.period) if period]
@@ -81,7 +90,7 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
   loop.write_configuration(model_dir, experiment, config.gin_text)
   writer = MetricsWriter(model_dir, tensorboard=False)  # t5x writes its own.
   writer.truncate(-1 if start is None else start)
-  rates, progress, preemption = Rates(experiment, partitioner), Progress(total_steps, start or 0), Preemption()
+  rates, progress = Rates(experiment, partitioner), Progress(total_steps, start or 0)
   shape = " x ".join(f"{name}={size}" for name, size in t5x_partitioner.mesh.shape.items())
   print(f"{experiment.model.config.num_params():,} parameters; t5x, mesh {shape}; step {start or 0} to {total_steps};"
         f" peak {rates.peak}", file=sys.stderr)
@@ -99,7 +108,7 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
 
   infers = eval_period and dataset.feature_converter == "prefix_lm" and experiment.data.has_metrics
   status = loop.DONE
-  with contextlib.closing(writer), contextlib.closing(preemption), contextlib.closing(progress):
+  with contextlib.closing(writer), contextlib.closing(progress):
     try:
       t5x_train.train(
           model=model, model_dir=model_dir, partitioner=t5x_partitioner, random_seed=config.seed,
@@ -118,12 +127,13 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
           train_eval_get_dataset_fn=functools.partial(data.get_eval_datasets, **converter),
           run_eval_before_training=bool(eval_period) and start is None)
     except t5x_trainer.PreemptionError:
-      status = loop.PREEMPTED
+      status = preemption.status
   run.bring_over()
   plots.plot_losses(model_dir)
-  if status == loop.PREEMPTED:
+  if status != loop.DONE:
     step = crossing.newest_t5x_step(model_dir)
-    print(f"stopped by SIGTERM, saved at step {step} of {total_steps}: the same command continues", file=sys.stderr)
+    print(f"stopped by {preemption.by}, saved at step {step} of {total_steps}: the same command continues",
+          file=sys.stderr)
   return status
 
 

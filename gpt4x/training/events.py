@@ -1,0 +1,57 @@
+"""TensorBoard's event files: what was written of steps that a resumed run takes again is removed from them."""
+
+import contextlib
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from gpt4x.checkpoints.integrity import reason
+from gpt4x.errors import UserError
+
+
+class Events:
+  """Appends scalars to an event file of a directory, which is made by the first of them."""
+
+  def __init__(self, directory: pathlib.Path):
+    self._directory = directory
+    self._writer: Any = None  # Opened late, for TensorFlow takes seconds to import.
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    if self._writer is None:
+      from clu import metric_writers
+      self._writer = metric_writers.SummaryWriter(str(self._directory))
+    import tensorflow as tf
+    with np.errstate(over="ignore"):  # TensorBoard's numbers are float32: what is too large for them is infinite.
+      scalars = {name: np.float32(value) for name, value in values.items()}
+    try:
+      self._writer.write_scalars(step, scalars)
+      self._writer.flush()  # A killed run has written all that is in metrics.jsonl.
+    except tf.errors.OpError as error:
+      self._writer = None  # It would fail again as it closes.
+      raise UserError(f"TensorBoard's events in {self._directory} cannot be written ({reason(error)}): free or unlock"
+                      " the model directory and start again") from error
+
+  def truncate(self, step: int) -> None:
+    """Removes what was written after `step`, so that readers of the files find each step once."""
+    for path in sorted(self._directory.glob("events.out.tfevents.*")):
+      import tensorflow as tf
+      from tensorflow.core.util.event_pb2 import Event
+      kept, dropped = [], False
+      with contextlib.suppress(tf.errors.DataLossError):  # The last record of a killed run may be half written.
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+          event = Event.FromString(record)
+          late = event.HasField("summary") and event.step > step
+          dropped |= late
+          if not late:
+            kept.append(record)
+      if dropped:
+        temporary = path.with_name(f".{path.name.replace('tfevents', 'rewritten')}")  # No name that TensorBoard reads.
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+          for record in kept:
+            writer.write(record)
+        temporary.replace(path)
+
+  def close(self) -> None:
+    if self._writer is not None:
+      self._writer.close()

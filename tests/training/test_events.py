@@ -1,0 +1,91 @@
+"""TensorBoard shows each step of a run once, however often it was taken."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gpt4x.errors import UserError
+from gpt4x.training.metrics import MetricsWriter
+
+
+def as_tensorboard(folder):
+  """{tag: [(step, value)]} as TensorBoard reads a folder."""
+  from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+  events = EventAccumulator(str(folder), {"tensors": 0})  # All of them.
+  events.Reload()
+  return {tag: [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
+          for tag in events.Tags()["tensors"]}
+
+
+def as_written(folder):
+  """{tag: [(step, value)]} of all files, one after the other, with nothing of TensorBoard's in between."""
+  found = {}
+  for path in sorted(folder.glob("*tfevents*")):
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+      for value in event.summary.value:
+        found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
+  return found
+
+
+def write(folder, steps, close=True, **metrics):
+  writer = MetricsWriter(str(folder))
+  for step in steps:
+    writer.write(step, "train", {"loss": 1.0 / step} | metrics)
+  if close:
+    writer.close()
+  return writer
+
+
+@pytest.mark.parametrize("read", [as_tensorboard, as_written])
+def test_steps_that_are_taken_again(tmp_path, read):
+  """Over three starts, the second of which was killed: with a half-written record, and nothing closed."""
+  curve = lambda steps: {"train/loss": [(step, float(np.float32(1.0 / step))) for step in steps]}
+  write(tmp_path, range(1, 9))
+  MetricsWriter(str(tmp_path)).truncate(5)
+  assert read(tmp_path) == curve(range(1, 6))
+  killed = write(tmp_path, range(6, 12), close=False)
+  assert read(tmp_path) == curve(range(1, 12)), "what is in metrics.jsonl is in the events"
+  newest = max(tmp_path.glob("*tfevents*"), key=lambda path: path.stat().st_mtime_ns)
+  newest.write_bytes(newest.read_bytes()[:-3])
+  writer = MetricsWriter(str(tmp_path))
+  writer.truncate(8)
+  for step in range(9, 13):
+    writer.write(step, "train", {"loss": 1.0 / step})
+  writer.close()
+  assert read(tmp_path) == curve(range(1, 13))
+  MetricsWriter(str(tmp_path)).truncate(-1)  # A run that starts anew, for it had not saved.
+  assert read(tmp_path) == {}
+  del killed
+
+
+def test_what_is_kept_is_left_as_it_is(tmp_path):
+  write(tmp_path, range(1, 4))
+  [path] = tmp_path.glob("*tfevents*")
+  before = path.read_bytes(), path.stat().st_ino
+  MetricsWriter(str(tmp_path)).truncate(3)
+  assert (path.read_bytes(), path.stat().st_ino) == before
+  assert sorted(found.name for found in tmp_path.iterdir()) == sorted([path.name, "metrics.jsonl"])
+
+
+@pytest.mark.parametrize("value, shown", [
+    (1e300, math.inf), (-1e39, -math.inf), (float("inf"), math.inf), (3e38, 3e38)])
+def test_what_is_too_large_for_tensorboard_is_infinite(tmp_path, value, shown):
+  """As the perplexity of a loss above 88 nats."""
+  write(tmp_path, [1], perplexity=value)
+  [(step, found)] = as_tensorboard(tmp_path)["train/perplexity"]
+  assert step == 1 and found == pytest.approx(shown, rel=1e-6)
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+  writer = write(tmp_path, [1], close=False)
+
+  def full():
+    raise tf.errors.OutOfRangeError(None, None, f"{tmp_path}/events.out.tfevents.1; File too large\nCould not flush")
+
+  monkeypatch.setattr(writer._events._writer, "flush", full)
+  with pytest.raises(UserError, match="events in .* cannot be written .file too large.") as error:
+    writer.write(2, "train", {"loss": 1.0})
+  assert "\n" not in str(error.value)
+  writer.close()  # Does not fail again.

@@ -41,7 +41,8 @@ class TokenStore:
       spec = json.loads((self.path / prepared.SPEC).read_text())
       tokens = np.memmap(self.path / prepared.TOKENS, spec["dtype"], mode="r")
       offsets = np.load(self.path / prepared.OFFSETS, mmap_mode="r")
-      self._files = [open(self.path / name, "rb") for name in (prepared.TOKENS, prepared.OFFSETS)]
+      # Open as long as the store is, to see whether they are cut off; the system closes them with it.
+      self._files = [open(self.path / name, "rb") for name in (prepared.TOKENS, prepared.OFFSETS)]  # noqa: SIM115
       self._sizes = [os.fstat(file.fileno()).st_size for file in self._files]
       found = len(tokens), len(offsets), self._sizes[0]
       if found != (spec["tokens"], spec["documents"] + 1, spec["tokens"] * tokens.itemsize):

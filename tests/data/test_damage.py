@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -128,6 +129,17 @@ def test_ids_beyond_the_vocabulary_enter_no_batch(dataset, store, monkeypatch):
       pass
 
 
+@each_reader
+@pytest.mark.parametrize("damage", [name for name in DAMAGES if "offsets" in name])
+def test_ends_out_of_order_need_no_hash_to_be_seen(dataset, store, monkeypatch, damage, read):
+  """Else a row would look for its next token for ever."""
+  monkeypatch.setattr(token_store.TokenStore, "_compare_with_hash", lambda self: None)
+  DAMAGES[damage](store)
+  with pytest.raises(UserError, match="is damaged"):
+    for _ in range(100):
+      read(dataset)
+
+
 def test_a_file_cut_off_while_it_is_read_ends_training_in_a_line(dataset, store):
   """And not by a signal."""
   batches = dataset.train()
@@ -139,16 +151,31 @@ def test_a_file_cut_off_while_it_is_read_ends_training_in_a_line(dataset, store)
     next(batches)
 
 
-def test_damage_found_later_ends_training_at_the_next_batch(dataset, store, monkeypatch):
+@pytest.fixture(name="slow")
+def _slow(monkeypatch):
+  """The check of a store that is so large that it goes on until this event."""
   monkeypatch.setattr(stream, "_PATIENCE", 0.0)
-  found = token_store.threading.Event()
-  compare = token_store.TokenStore._compare_with_hash
-  monkeypatch.setattr(token_store.TokenStore, "_compare_with_hash", lambda self: (found.wait(60), compare(self)))
+  go_on, compare = threading.Event(), token_store.TokenStore._compare_with_hash
+  monkeypatch.setattr(token_store.TokenStore, "_compare_with_hash", lambda self: (go_on.wait(60), compare(self)))
+  return go_on
+
+
+def test_damage_found_later_ends_training_at_the_next_batch(dataset, store, slow):
   flip(store / "tokens.bin", 10)
   batches = dataset.train()
   next(batches)
-  found.set()
+  slow.set()
   opened, = batches._stores
   opened._check.join()
+  with pytest.raises(UserError, match="is damaged"):
+    next(batches)
+
+
+def test_evaluation_ends_when_its_tokens_are_known_to_be_whole(dataset, store, slow):
+  flip(store / "tokens.bin", 10)
+  batches = dataset.evaluation("train")
+  for _ in range(batches._remaining):
+    next(batches)
+  slow.set()
   with pytest.raises(UserError, match="is damaged"):
     next(batches)

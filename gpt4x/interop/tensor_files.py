@@ -49,7 +49,10 @@ def _join(index: pathlib.Path, open_file: Callable[[pathlib.Path], TensorFile]) 
   if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
     raise UserError(f"{index} has no weight_map of tensors to files: copy it again")
   for name, shard in shards.items():
-    if os.path.basename(shard) != shard or "\0" in shard or not os.path.isfile(directory / shard):
+    if os.path.basename(shard) != shard or not shard.isprintable() or shard in ("", ".", ".."):
+      raise UserError(f"{index}: the tensor {one_line(name)} is in {one_line(repr(shard))}, which names no file beside"
+                      " it: copy it again")
+    if not os.path.isfile(directory / shard):
       raise UserError(f"{directory / one_line(shard)}, which has the tensor {one_line(name)}, is missing: copy it"
                       " there")
     if shard not in files:

@@ -172,6 +172,8 @@ def _read_pickle(path: pathlib.Path) -> list[Any]:
 
 
 def _check_words(path: pathlib.Path, words: list[Any]) -> None:
+  if not words:
+    raise UserError(f"{path} has no words: copy it again")
   seen = set[str]()
   for i, word in enumerate(words):
     if not isinstance(word, str):  # A list in lists may be too long to be shown.

@@ -43,10 +43,10 @@ def fits(value: Any, kind: Any) -> bool:
     return value in parts
   if origin in (list, tuple):
     return isinstance(value, list) and all(fits(item, parts[0]) for item in value)
-  if kind is int:
-    return type(value) is int and abs(value) < 2**31  # As JAX counts positions.
-  if kind is float:
-    return type(value) in (int, float) and abs(value) < 1e30  # In float32 still finite.
+  if kind is float and type(value) is float:
+    return abs(value) < 1e30  # Finite in float32.
+  if kind in (int, float):
+    return type(value) is int and abs(value) < 2**31  # As JAX has it.
   return type(value) is kind
 
 

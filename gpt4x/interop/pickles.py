@@ -58,9 +58,9 @@ def read(file: Any, known: Mapping[str, Callable[..., Any] | None], persistent: 
   try:
     for opcode, argument, _ in pickletools.genops(file):
       machine.do(opcode.name, argument)
+    return machine.stack[-1]
   except LookupError as error:
     raise ValueError("its objects refer to others that are not there") from error
-  return machine.stack[-1]
 
 
 class _Machine:

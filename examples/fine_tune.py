@@ -17,7 +17,6 @@ import jax
 import seqio
 import tensorflow as tf
 
-from gpt4x import configuration
 from gpt4x.commands import reading
 from gpt4x.training.loop import train
 from gpt4x.training.metrics import read_metrics
@@ -76,7 +75,7 @@ def main() -> int:
       f"train.trained={arguments.trained!r}",  # The rest stays as it is and has no optimizer state.
       "OPTIMIZER=@adamw()", "adamw.learning_rate=1e-3", f"TRAIN_STEPS={arguments.steps}", *arguments.gin])
 
-  status = train(arguments.model_dir, config, configuration.config_text())
+  status = train(arguments.model_dir, config)
 
   shapes, _ = config.experiment.model.declared
   size = lambda tree: sum(shape.size for shape in jax.tree.leaves(tree))

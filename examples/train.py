@@ -14,7 +14,6 @@ import sys
 
 import optax
 
-from gpt4x import configuration
 from gpt4x.commands import reading
 from gpt4x.training.loop import train
 from gpt4x.training.metrics import read_metrics
@@ -36,9 +35,9 @@ def main() -> int:
   schedule = optax.warmup_cosine_decay_schedule(0.0, 4e-3, max(arguments.steps // 10, 1), arguments.steps)
   config = dataclasses.replace(config, optimizer=optax.nadamw(schedule, b2=0.98), clip_norm=0.5)
 
-  # The gin text goes into the model directory, so that `eval` and `generate` find model and data there. What was
-  # replaced above is not in it: continue this run with this script, not with `gpt4x train --model_dir=...`.
-  status = train(arguments.model_dir, config, configuration.config_text())
+  # The configuration goes into the model directory, so that `eval` and `generate` find model and data there. Gin has no
+  # words for the optimizer above: this script continues the run, `gpt4x train --model_dir=...` does not.
+  status = train(arguments.model_dir, config)
 
   for line in read_metrics(arguments.model_dir):
     if line["split"] == "validation":

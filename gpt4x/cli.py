@@ -70,6 +70,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     if name not in ("vocabulary", "plan"):
       sub.add_argument("--model_dir", required=True, type=_directory, metavar="DIR", help="the directory of the run")
+      sub.add_argument("--trust", action="append", default=[], metavar="MODULE",
+                       help="a module that saved configurations may import from now on, though not gpt4x's")
     if gin:
       group = sub.add_argument_group("gin", (
           "--gin.NAME=VALUE sets a macro or a parameter after all files. VALUE is a gin literal, so a string has\n"

@@ -1,6 +1,7 @@
 """The errors a user can mend: one line that names the thing, the value and the remedy."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -25,3 +26,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
   for near in difflib.get_close_matches(name.lower(), by_lower, n=1):
     return f": did you mean {by_lower[near]}?"
   return f": known are {', '.join(sorted(by_lower.values()))}" if by_lower else ""
+
+
+def refuse(config: Any, wrong: Any, name: str, why: str) -> None:
+  """Raises UserError about a field of a configuration if its value is `wrong`."""
+  if wrong:
+    raise UserError(f"{getattr(config, 'GIN_NAME', type(config).__name__)}.{name} = {getattr(config, name)!r} {why}")
+
+
+def require(config: Any, what: str, holds: Callable[[Any], Any], *names: str) -> None:
+  """Refuses fields that are not `what`; None may stand where it is the default."""
+  for name in names:
+    value, default = getattr(config, name), getattr(type(config), name, ...)
+    try:
+      wrong = not (default is None if value is None else holds(value))
+    except TypeError:  # Of another kind, which cannot be compared.
+      wrong = True
+    refuse(config, wrong, name, f"must be {what}")

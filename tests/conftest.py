@@ -1,4 +1,4 @@
-"""What every test stands on: simulated CPU devices, checked shapes, a data directory of their own, and no gin left."""
+"""What every test stands on: simulated CPU devices, checked shapes, folders of their own, and no gin left."""
 
 import os
 import pathlib
@@ -22,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
   shapes.check_shapes_of("gpt4x.models", "gpt4x.objectives", "gpt4x.inference")
   if not hasattr(config, "workerinput"):  # The workers of pytest-xdist share the directory of the one that starts them.
     os.environ["GPT4X_DATA_DIR"] = os.environ[_OWN_DATA_DIR] = tempfile.mkdtemp(prefix="gpt4x-tests-")
+    os.environ["XDG_CONFIG_HOME"] = os.path.join(os.environ[_OWN_DATA_DIR], "config")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

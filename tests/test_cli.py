@@ -70,7 +70,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
       return result
     return record
 
-  def load_run(model_dir, *args, **kwargs):
+  def load_run(model_dir, *args, needed=None, **kwargs):
+    kwargs |= {"needed": "the model"} if needed else {}
     recorded.append(("load_run", model_dir, *args, kwargs))
     if model_dir != "converted":
       gin.bind_parameter("train_stand_in.experiment", "saved")
@@ -110,6 +111,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
   monkeypatch.setattr(configuration, "load", recorder("load"))
   monkeypatch.setattr(configuration, "load_run", load_run)
   monkeypatch.setattr(configuration, "config_text", lambda: "TEXT")
+  monkeypatch.setattr(configuration, "build", lambda configurable: configurable())
+  monkeypatch.setattr(configuration, "read", lambda path: "TEXT")
   yield recorded
   commands = sys.modules["gpt4x.commands"]
   for name in [name for name in sys.modules if name.startswith("gpt4x.commands.") and name != running.__name__]:
@@ -129,13 +132,13 @@ def test_train(calls):
                      "--gin_file", "b.gin", "--profile_steps=10:12"])
   assert status == 75, "the loop's own status: stopped by preemption after saving"
   assert calls == [("load", ("runs/train.gin", "a.gin", "b.gin"), ["A=1", "f.b='x=y'"], {}),
-                   ("bring_over", "runs/a", CONFIG, "TEXT", {}), ("loop", "runs/a", CONFIG, "TEXT", (10, 12), {})]
+                   ("bring_over", "runs/a", CONFIG, {}), ("loop", "runs/a", CONFIG, (10, 12), {})]
 
 
 def test_train_without_a_file_continues_the_run(calls):
   assert cli.main(["train", "--model_dir=runs/a", "--gin.TRAIN_STEPS=9"]) == 75
   assert calls == [("load_run", "runs/a", {"bindings": ["TRAIN_STEPS=9"]}),
-                   ("bring_over", "runs/a", SAVED, "TEXT", {}), ("loop", "runs/a", SAVED, "TEXT", None, {})]
+                   ("bring_over", "runs/a", SAVED, {}), ("loop", "runs/a", SAVED, None, {})]
 
 
 def test_a_converted_model_is_no_run_to_continue(calls, capsys):
@@ -169,7 +172,8 @@ def test_generate(calls, capsys):
   """Every flag has another value, so that no two can be taken for each other."""
   assert cli.main(["generate", "--model_dir=runs/a", "--prompt=-- a\n", "--top_k=5", "--top_p=1", "--temperature=0.5",
                    "--seed=7", "--max_tokens=9", "--step=3"]) == 0
-  assert calls == [("load_run", "runs/a", (), (), {}), ("generate", "runs/a", EXPERIMENT, "-- a\n", {
+  assert calls == [("load_run", "runs/a", (), (), {"needed": "the model"}), (
+      "generate", "runs/a", EXPERIMENT, "-- a\n", {
       "max_tokens": 9, "sampling": Sampling(temperature=0.5, top_k=5, top_p=1.0), "seed": 7, "step": 3})]
   assert capsys.readouterr().out == "-- a\nbc\n"
 
@@ -212,7 +216,7 @@ def test_export(calls, capsys, tmp_path):
   (tmp_path / "c").mkdir()
   argv = ["export", f"--model_dir={tmp_path}/a", f"--output={tmp_path}/c", "--step=3"]
   assert cli.main(argv) == 0
-  saved = [("load_run", f"{tmp_path}/a", (), (), {}),
+  saved = [("load_run", f"{tmp_path}/a", (), (), {"needed": "the model"}),
            ("export", f"{tmp_path}/c", Experiment.model, (f"{tmp_path}/a", 1), {})]
   assert calls == saved
   assert (tmp_path / "c" / "config.gin").read_text() == "TEXT"

@@ -1,10 +1,12 @@
 """Gin files: where they are found, what a wrong one is answered, and that the saved text says all of it."""
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
 import string
 import subprocess
 import sys
+from typing import Literal, Protocol
 
 import gin
 from hypothesis import given, settings
@@ -12,9 +14,11 @@ from hypothesis import strategies as st
 import pytest
 
 from gpt4x import configuration, run_directory
-from gpt4x.errors import CommandError
+from gpt4x.configuration import files as gin_files
+from gpt4x.configuration import reader, trust
+from gpt4x.errors import CommandError, require
 
-MODULES = configuration.MODULES
+MODULES = configuration.MODULES + configuration.TRAINING_MODULES
 
 
 @gin.configurable
@@ -67,8 +71,10 @@ def files(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
   write("here/mine.gin", EXPERIMENT)
   monkeypatch.chdir(here)
   monkeypatch.syspath_prepend(str(here))
-  monkeypatch.setattr(configuration, "SHIPPED", shipped)
+  monkeypatch.setattr(gin_files, "SHIPPED", shipped)
   monkeypatch.setattr(configuration, "MODULES", ())
+  monkeypatch.setattr(configuration, "TRAINING_MODULES", ())
+  monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
   return write
 
 
@@ -188,8 +194,9 @@ def test_the_saved_text_alone_restores_the_configuration_in_another_process(file
   import my_tasks
   (tmp_path / "here" / "mine.gin").unlink()
   (tmp_path / "here" / "other.gin").unlink()
-  program = ("import sys; sys.path.append('.')\n"
-             "from gpt4x import configuration as c; c.MODULES = (); c.load(text=sys.stdin.read())\n"
+  trust.allow(["my_tasks"])
+  program = ("import sys; sys.path.append('.')\nfrom gpt4x import configuration as c\n"
+             "c.MODULES = c.TRAINING_MODULES = (); c.load(text=sys.stdin.read())\n"
              "import my_tasks; print(my_tasks.my_task()); print(c.config_text())")
   text = configuration.config_text()
   result = subprocess.run([sys.executable, "-c", program], input=text, capture_output=True, text=True)
@@ -208,7 +215,7 @@ EARLIER = "{}toy_loop.experiment = @toy_open()\nx/toy_loop.experiment = 3\nToyMo
 
 def test_the_saved_text_of_an_earlier_version(monkeypatch, files, tmp_path):
   """What is gone is dropped and what was renamed is bound, in every scope, in saved text alone."""
-  monkeypatch.setattr(configuration, "_EARLIER", {"toy_loop.experiment": None, "ToyModel.depth": "ToyModel.num_layers"})
+  monkeypatch.setattr(reader, "EARLIER", {"toy_loop.experiment": None, "ToyModel.depth": "ToyModel.num_layers"})
   (tmp_path / run_directory.CONFIG).write_text(EARLIER.format("STEPS = 4\ntoy_loop.steps = %STEPS\n"))
   configuration.load_run(str(tmp_path))
   assert ToyModel() == ToyModel(num_layers=7) and toy_loop()[2] == 4
@@ -224,7 +231,7 @@ def test_the_saved_text_of_an_earlier_version(monkeypatch, files, tmp_path):
 def loaded_elsewhere(text: str, before: str = "") -> str:
   """The configuration of a saved text, in a process whose configurables are `before`'s alone."""
   program = (f"import sys, types, gin; sys.path.append('.')\n{before}\n"
-             "from gpt4x import configuration as c; c.MODULES = ()\n"
+             "from gpt4x import configuration as c; c.MODULES = c.TRAINING_MODULES = ()\n"
              "c.load(text=sys.stdin.read()); print(c.config_text())")
   return subprocess.run([sys.executable, "-c", program], input=text, capture_output=True, text=True, check=True).stdout
 
@@ -245,6 +252,7 @@ def test_the_tasks_that_a_saved_text_means(files, own, expected):
   if own:
     files(f"here/{own}", "")
   shipped = "sys.modules['gpt4x.tasks'] = types.ModuleType('gpt4x.tasks')"  # Which would take seconds.
+  shipped += "\nfrom gpt4x.configuration import trust; trust.allow(['tasks'])" if expected == "tasks" else ""
   assert loaded_elsewhere("import tasks\n", shipped) == f"import {expected}\n\n"
 
 
@@ -271,3 +279,230 @@ def test_a_run_is_restored_from_its_directory_and_changed_by_flags(tmp_path):
     configuration.load_run(str(tmp_path), bindings=["TRAIN_STEP=50"])
   with pytest.raises(CommandError, match="no run in .*nowhere"):
     configuration.load_run(str(tmp_path / "nowhere"))
+
+
+@gin.configurable
+def toy_optimizer(rate: float) -> Callable[[int], float]:
+  return lambda step: rate
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Typed:
+  """A parameter of each kind of annotation."""
+
+  steps: int = 1
+  rate: float | Callable[[int], float] = 0.1
+  name: str | None = None
+  flag: bool = False
+  kind: Literal["a", "b"] = "a"
+  lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  sizes: tuple[int, ...] = ()
+  model: ToyModel | None = None
+  files: str | Sequence[str] = ()
+  made: Callable[[int], float] | None = None
+
+
+@pytest.mark.parametrize("binding, words", [
+    ("Typed.steps=7.5", "steps = 7.5 must be a whole number"),
+    ("Typed.steps=True", "a whole number"),
+    ("Typed.steps=None", "a whole number"),
+    ("Typed.rate='0.1'", "a finite number or a function"),
+    ("Typed.rate=1e999", "a finite number"),
+    ("Typed.rate=@toy_optimizer", "must be called: write @toy_optimizer()"),
+    ("Typed.name=3", "a string in quotes or None"),
+    ("Typed.flag=0", "True or False"),
+    ("Typed.kind='c'", "'a' or 'b'"),
+    ("Typed.lengths=['targets']", "a mapping"),
+    ("Typed.lengths={'targets': '64'}", "a mapping such as {'a': 1}, from a string in quotes to a whole number"),
+    ("Typed.sizes=3", "a list of a whole number each"),
+    ("Typed.sizes=[1, 'x']", "a list of a whole number each"),
+    ("Typed.sizes=[%TRAIN_STEPS, %MIXTURE_OR_TASK_NAME]", "a list of a whole number each"),
+    ("Typed.model=@ToyModel", "must be called: write @ToyModel()"),
+    ("toy_loop.model=@Typed()", None),
+    ("Typed.model=@Picky()", "must be @ToyModel() or None"),
+    ("Typed.model=@toy_optimizer()", "must be @ToyModel() or None"),
+    ("Typed.files=[3]", "a string in quotes or a list of a string in quotes each"),
+    ("Typed.made=1.0", "a function"),
+    ("Typed.made=@ToyModel()", "a function"),
+    ("deep/Typed.steps=2", "nothing enters the scope deep"),
+    ("TRAIN_STEPS=%TRAIN_STEPS", "%TRAIN_STEPS -> %TRAIN_STEPS refers to itself"),
+    ("MODEL=@Typed()", None),
+    ("ToyModel.extra=@ToyModel()", "@ToyModel() -> @ToyModel() refers to itself"),
+    ("ToyModel.width=1" + "0" * 5000, "not a gin value"),
+    ("ToyModel.extra=" + "[" * 60 + "]" * 60, "ToyModel.extra is nested more than 50 deep"),
+    ("ToyModel.extra=" + "[" * 5000 + "]" * 5000, ""),
+])
+def test_a_value_of_another_kind(binding, words):
+  bindings = [binding, "toy_optimizer.rate=1.0", "Picky.width=1"]
+  if words is None:
+    load(*bindings)
+    return
+  message = refusal(*bindings)
+  assert message.startswith(f"--gin.{binding}: ") and words in message, message
+
+
+class Shaped(Protocol):
+  def shape(self) -> int: ...
+
+
+@gin.configurable
+class Square:
+  def shape(self) -> int:
+    return 4
+
+
+@gin.configurable
+def toy_protocol(shaped: Shaped):
+  return shaped
+
+
+def test_a_protocol_takes_what_has_its_methods():
+  load("toy_protocol.shaped=@Square()")
+  assert toy_protocol().shape() == 4
+  for other in ("@Typed()", "3", "@Square"):
+    assert "must be" in refusal(f"toy_protocol.shaped={other}")
+
+
+@pytest.mark.parametrize("binding", [
+    "Typed.steps=7", "Typed.rate=7", "Typed.rate=@toy_optimizer()", "Typed.name=None", "Typed.name='x'",
+    "Typed.kind='b'", "Typed.lengths={'targets': %TRAIN_STEPS}", "Typed.sizes=[]", "Typed.sizes=(1, 2)",
+    "Typed.model=@ToyModel()", "Typed.model=%MODEL", "Typed.model=@other/ToyModel()", "Typed.files='x'",
+    "Typed.files=['x']", "Typed.made=@toy_optimizer()", "Typed.made=@toy_open", "ToyModel.extra=@Typed()"])
+def test_a_value_of_its_kind(binding):
+  load(binding, *(["toy_optimizer.rate=1.0"] if "toy_optimizer" in binding else []))
+
+
+def test_the_value_of_a_macro_is_told_where_the_macro_stands(files):
+  files("here/mine.gin", EXPERIMENT + "STEPS = '7'\nTyped.steps = %AGAIN\nAGAIN = %STEPS")
+  assert refusal().startswith("mine.gin:5: Typed.steps = '7' must be a whole number")
+
+
+def test_a_range_that_the_constructor_refuses_is_told_with_its_place(files):
+  files("here/mine.gin", "WIDTH = 0\nPicky.width = %WIDTH\n")
+  configuration.load(("mine.gin",))
+  with pytest.raises(CommandError, match=r"^mine.gin:1: Picky.width = 0 must be at least 1$"):
+    configuration.build(Picky)
+  configuration.load()
+  with pytest.raises(CommandError, match=r"^Picky.width is not set: .*--gin.Picky.width=VALUE"):
+    configuration.build(Picky)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Picky:
+  width: int
+
+  def __post_init__(self):
+    require(self, "at least 1", lambda width: width >= 1, "width")
+
+
+@gin.configurable
+def constant(value: float) -> float:
+  return value
+
+
+def test_a_name_that_gin_has_too():
+  load("toy_loop.steps=@constant()", "constant.value=2.5")
+  assert toy_loop()[2] == 2.5
+  configuration.load(text=configuration.config_text())
+  assert toy_loop()[2] == 2.5
+
+
+def test_includes_are_found_beside_the_file_and_below_home(files, tmp_path, monkeypatch):
+  files("elsewhere/deep/a.gin", "include 'b.gin'\ninclude 'more/c.gin'")
+  files("elsewhere/deep/b.gin", "ToyModel.width = 3")
+  files("elsewhere/deep/more/c.gin", "include 'd.gin'")
+  files("elsewhere/deep/more/d.gin", "ToyModel.num_layers = 4")
+  monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+  configuration.load(("~/deep/a.gin",))
+  assert ToyModel() == ToyModel(num_layers=4, width=3)
+
+
+# Saved text, which may be anybody's.
+
+EVIL = "import pathlib\npathlib.Path('ran').touch()\n"
+
+
+@pytest.mark.parametrize("layout", ["evil.py", "evil/__init__.py", "evil/deeper.py"])
+def test_a_saved_configuration_runs_no_code_that_is_not_trusted(files, tmp_path, layout):
+  files(f"here/{layout}", EVIL)
+  module = "evil.deeper" if "deeper" in layout else "evil"
+  text = f"import {module}\nToyModel.width = 3\n"
+  with pytest.raises(CommandError, match=r"config.gin:1: import evil\S* would run .*/evil.* add --trust=evil"):
+    configuration.load(text=text, where="config.gin")
+  assert not (tmp_path / "here/ran").exists()
+  files("somewhere/run/" + run_directory.CONFIG, text)
+  with pytest.raises(CommandError, match="--trust=evil"):
+    configuration.load_run(str(tmp_path / "somewhere/run"))
+  assert not (tmp_path / "here/ran").exists() and module not in sys.modules
+
+  trust.allow([module])
+  trust._this_process.clear()  # As in the next process.
+  configuration.load(text=text)
+  assert (tmp_path / "here/ran").exists()
+  for name in [name for name in sys.modules if name.split(".")[0] == "evil"]:
+    del sys.modules[name]
+
+
+def test_trust_is_in_a_file_and_not_in_a_name(files, tmp_path, monkeypatch):
+  files("here/evil.py", "")
+  trust.allow(["evil"])
+  trust._this_process.clear()
+  trust.check("evil")
+  files("other/evil.py", EVIL)
+  monkeypatch.chdir(tmp_path / "other")
+  monkeypatch.syspath_prepend(str(tmp_path / "other"))
+  with pytest.raises(CommandError, match="other/evil.py"):
+    trust.check("evil")
+  with pytest.raises(CommandError, match="there is no module nowhere"):
+    trust.allow(["nowhere"])
+
+
+def test_trust_is_remembered_privately_and_never_in_the_current_directory(files, tmp_path, monkeypatch):
+  files("here/evil.py", "")
+  trust.allow(["evil"])
+  place = tmp_path / "home/gpt4x/trusted.json"
+  assert place.exists() and place.parent.stat().st_mode & 0o077 == 0
+  trust._this_process.clear()
+  place.write_text("[3")  # Damaged: nothing is trusted.
+  with pytest.raises(CommandError):
+    trust.check("evil")
+  monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+  files("here/relative/gpt4x/trusted.json", f'{{"evil": ["{tmp_path / "here/evil.py"}"]}}')
+  with pytest.raises(CommandError):
+    trust.check("evil")
+
+
+@pytest.mark.parametrize("line, words", [
+    ("include '/etc/passwd'", "includes no file"), ("include 'models/tiny.gin'", "includes no file"),
+    ("import gpt4x.configuration.nothing", "failed"), ("from __gin__ import dynamic_registration", "dynamic")])
+def test_what_a_saved_configuration_may_not_say(line, words):
+  with pytest.raises(CommandError, match=words):
+    configuration.load(text=f"{line}\nToyModel.width = 3\n")
+
+
+def test_what_is_not_needed_may_be_missing(files, tmp_path):
+  text = ("import no_such_module\nOPTIMIZER = @no_such_optimizer()\nno_such_optimizer.rate = 3\n"
+          "no_such_loop.optimizer = %OPTIMIZER\nToyModel.num_layers = 5\ntoy_loop.model = @ToyModel()\n"
+          "toy_loop.task = @no_such_task()\n")
+  configuration.load(text=text, needed=(ToyModel,))
+  assert configuration.build(ToyModel) == ToyModel(5)
+  with pytest.raises(CommandError, match="import no_such_module failed.*unknown configurable no_such_task"):
+    configuration.load(text=text, needed=("toy_loop",))
+  with pytest.raises(CommandError, match="import no_such_module failed"):
+    configuration.load(text=text)
+
+
+@pytest.mark.parametrize("content, words", [(b"", "Picky.width is not set"), (b"\xff\xfe", "cannot be read"),
+                                            (b"\xef\xbb\xbfPicky.width = 3", None)])
+def test_a_saved_file_that_says_nothing(tmp_path, content, words):
+  (tmp_path / run_directory.CONFIG).write_bytes(content)
+  def read():
+    configuration.load_run(str(tmp_path))
+    return configuration.build(Picky)
+  if words is None:
+    assert read() == Picky(3)
+  else:
+    with pytest.raises(CommandError, match=words):
+      read()

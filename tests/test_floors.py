@@ -39,7 +39,7 @@ PURE = ("gpt4x/models/", "gpt4x/objectives/", "gpt4x/partitioning.py", "gpt4x/tr
 DATA_LIBRARIES = {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "t5x"}
 
 # Reading gin's state is for those who face the user; the rest of the library is told what it needs.
-READS_GIN = ("gpt4x/commands/", "gpt4x/configuration.py")
+READS_GIN = ("gpt4x/commands/", "gpt4x/configuration/")
 STATE_OF_GIN = {"get_bindings", "query_parameter", "config_str", "operative_config_str", "get_configurable",
                 "current_scope", "current_scope_str", "config"}
 ALSO_READS_GIN = {("gpt4x/data/fingerprint.py", "get_bindings")}  # What is bound to a preprocessor is part of its key.

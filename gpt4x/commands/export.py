@@ -11,10 +11,12 @@ from gpt4x.partitioning import Partitioner
 
 
 def run(arguments: argparse.Namespace) -> None:
-  experiment = reading.saved_experiment(arguments.model_dir)
+  experiment = reading.saved_experiment(arguments.model_dir, data=False)
   step, params = experiment.restore_params(arguments.model_dir, Partitioner(data=1, num_devices=1), arguments.step)
   exports.save(arguments.output, experiment.model, params)
   if (pathlib.Path(arguments.model_dir) / run_directory.VOCABULARY).exists():
     vocabularies.save(vocabularies.load(arguments.model_dir), arguments.output)
-  run_directory.write(pathlib.Path(arguments.output) / run_directory.CONFIG, configuration.config_text().encode())
+  # As the run saved it, with what only data and training need.
+  text = configuration.read(pathlib.Path(arguments.model_dir) / run_directory.CONFIG)
+  run_directory.write(pathlib.Path(arguments.output) / run_directory.CONFIG, text.encode())
   print(f"wrote {arguments.output}: step {step}, {experiment.model.config.num_params():,} parameters")

@@ -42,6 +42,9 @@ def _outcome(arguments: argparse.Namespace, quiet: bool, processes: clusters.Pro
     # Gin files import their user's own modules from here. Last, so that no file in it hides an installed package.
     if os.getcwd() not in sys.path:
       sys.path.append(os.getcwd())
+    if getattr(arguments, "trust", ()):
+      from gpt4x.configuration import trust
+      trust.allow(arguments.trust)
     if processes:
       agreement.start(processes, note, arguments.start_timeout, arguments.heartbeat_timeout,
                       preemptible=arguments.command == "train")

@@ -18,13 +18,13 @@ def run(arguments: argparse.Namespace) -> int:
           " install --no-deps each requirement of the extra t5x in setup.py") from error
     if agreement.connected():
       raise UserError("--loop=t5x runs in one process here: use --loop=gpt4x, or --num_processes=1")
-  config = (reading.new_run(arguments.gin_file, arguments.gin) if arguments.gin_file
+  config = (reading.new_run(arguments.gin_file, arguments.gin, arguments.model_dir) if arguments.gin_file
             else reading.saved_run(arguments.model_dir, arguments.gin))
-  agreement.check(text := configuration.config_text())
+  agreement.check(configuration.config_text())
   if arguments.loop == "t5x":
     from gpt4x.interop.t5x.loop import train
   else:
     from gpt4x.interop.t5x import crossing
     from gpt4x.training.loop import train
-    crossing.bring_over(arguments.model_dir, config, text)
-  return train(arguments.model_dir, config, text, arguments.profile_steps)
+    crossing.bring_over(arguments.model_dir, config)
+  return train(arguments.model_dir, config, arguments.profile_steps)

@@ -1,25 +1,13 @@
 """TransformerConfig: every size and switch of the model, and the parameter and FLOP counts that follow from them."""
 
-from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any, get_args, get_origin, Literal
+from typing import get_args, get_origin, Literal
 
 import gin
 
-from gpt4x.errors import UserError
-
-
-def _refuse(config: Any, wrong: Any, name: str, why: str) -> None:
-  if wrong:
-    raise UserError(f"{type(config).__name__}.{name} = {getattr(config, name)!r} {why}")
-
-
-def _require(config: Any, what: str, holds: Callable[[Any], Any], *names: str) -> None:
-  """Refuses fields that are not `what`; None may stand where it is the default."""
-  for name in names:
-    value, default = getattr(config, name), getattr(type(config), name, ...)
-    _refuse(config, not (default is None if value is None else holds(value)), name, f"must be {what}")
+from gpt4x import errors
+from gpt4x.errors import refuse, require
 
 
 @gin.configurable
@@ -48,15 +36,15 @@ class MoEConfig:
   bias_rate: float = 0.0  # Above 0: each expert has a bias that moves by so much a step (arXiv:2408.15664).
 
   def __post_init__(self):
-    _require(self, "at least 1", lambda size: size >= 1, "num_experts", "period", "mlp_dim")
-    _require(self, f"from 1 to num_experts = {self.num_experts}", lambda k: 1 <= k <= self.num_experts,
+    require(self, "at least 1", lambda size: size >= 1, "num_experts", "period", "mlp_dim")
+    require(self, f"from 1 to num_experts = {self.num_experts}", lambda k: 1 <= k <= self.num_experts,
              "experts_per_token")
-    _require(self, "0 or more, not negative", lambda value: value >= 0,
+    require(self, "0 or more, not negative", lambda value: value >= 0,
              "num_shared_experts", "balance_loss", "router_z_loss", "bias_rate")
-    _require(self, "above 0, or None", lambda factor: factor > 0, "capacity_factor")
-    _require(self, "at least 0 and below 1", lambda share: 0 <= share < 1, "jitter")
-    _require(self, "softmax or sigmoid", lambda kind: kind in ("softmax", "sigmoid"), "scores")
-    _refuse(self, self.normalize_weights and self.experts_per_token == 1, "normalize_weights",
+    require(self, "above 0, or None", lambda factor: factor > 0, "capacity_factor")
+    require(self, "at least 0 and below 1", lambda share: 0 <= share < 1, "jitter")
+    require(self, "softmax or sigmoid", lambda kind: kind in ("softmax", "sigmoid"), "scores")
+    refuse(self, self.normalize_weights and self.experts_per_token == 1, "normalize_weights",
             "must be False with one expert per token: its weight would always be 1, and the router would not learn")
 
 
@@ -135,28 +123,29 @@ class TransformerConfig:
     for name in ("adaptive_cutoffs", "tie_projections"):  # Which gin gives as lists; a hash needs tuples.
       value = getattr(self, name)
       object.__setattr__(self, name, value if isinstance(value, bool) else tuple(value))
-    at_least_1 = functools.partial(_require, self, "at least 1", lambda size: size >= 1)
+    at_least_1 = functools.partial(require, self, "at least 1", lambda size: size >= 1)
     at_least_1("num_heads")
     default(num_layers=self.num_heads * 5 // 4, embed_dim=self.num_heads * 128)
     default(mlp_dim=self.embed_dim * 7 // 2 if self.activation == "swiglu" else self.embed_dim * 4)
     at_least_1("vocab_size", "num_layers", "embed_dim", "mlp_dim", "adaptive_divisor", "share_layers", "head_dim",
                "num_kv_heads", "vocab_embed_dim", "attention_chunk", "loss_chunk")
-    _require(self, "0 or more, not negative", lambda length: length >= 0,
+    require(self, "0 or more, not negative", lambda length: length >= 0,
              "memory_length", "eval_memory_length", "clamp_length")
-    _require(self, "at least 0 and below 1", lambda rate: 0 <= rate < 1, "dropout_rate", "attention_dropout_rate")
-    _refuse(self, self.head_dim is None and self.embed_dim % self.num_heads, "embed_dim",
+    require(self, "at least 0 and below 1", lambda rate: 0 <= rate < 1, "dropout_rate", "attention_dropout_rate")
+    require(self, "above 0", lambda value: value > 0, "rotary_base", "norm_epsilon")
+    refuse(self, self.head_dim is None and self.embed_dim % self.num_heads, "embed_dim",
             f"does not divide into num_heads = {self.num_heads}: change either, or set head_dim")
     default(head_dim=self.embed_dim // self.num_heads, num_kv_heads=self.num_heads,
             eval_memory_length=self.memory_length, vocab_embed_dim=self.embed_dim)
     for field in dataclasses.fields(self):
       if get_origin(field.type) is Literal:
         choices = get_args(field.type)
-        _refuse(self, getattr(self, field.name) not in choices, field.name,
+        refuse(self, getattr(self, field.name) not in choices, field.name,
                 f"is unknown: choose one of {', '.join(choices)}")
     self._refuse_contradictions()
 
   def _refuse_contradictions(self) -> None:
-    refuse, moe, clusters = functools.partial(_refuse, self), self.moe, self.clusters
+    refuse, moe, clusters = functools.partial(errors.refuse, self), self.moe, self.clusters
     refuse(self.num_heads % self.num_kv_heads, "num_heads", f"does not divide over num_kv_heads = {self.num_kv_heads}")
     refuse(self.positions == "rotary" and self.head_dim % 2, "head_dim", "must be even for rotary positions")
     refuse(self.positions == "relative" and self.embed_dim % 2, "embed_dim", "must be even for sinusoidal positions")
@@ -169,7 +158,7 @@ class TransformerConfig:
     refuse(any(low >= high for low, high, _ in clusters), "adaptive_cutoffs",
            f"must rise and stay between 0 and vocab_size = {self.vocab_size}")
     if moe:
-      _refuse(moe, moe.period > self.num_layers, "period",
+      errors.refuse(moe, moe.period > self.num_layers, "period",
               f"is above TransformerConfig.num_layers = {self.num_layers}, so that no layer is a mixture: lower it, or"
               " leave TransformerConfig.moe out")
     refuse(self.num_layers % self.share_layers or (moe and moe.period > 1 and self.share_layers > 1), "share_layers",

@@ -3,12 +3,15 @@
 import dataclasses
 import functools
 import re
+import sys
+from typing import ClassVar
 
 import gin
 import jax
 
 from gpt4x.checkpoints.manager import CheckpointConfig
-from gpt4x.errors import UserError
+from gpt4x.configuration import config_text, objects
+from gpt4x.errors import require, UserError
 from gpt4x.experiment import Experiment
 from gpt4x.partitioning import Partitioner
 from gpt4x.training.gradients import microbatched
@@ -21,6 +24,8 @@ from gpt4x.training.step import AfterUpdate, TrainStep
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
   """A training run; gin knows it as `train`."""
+
+  GIN_NAME: ClassVar[str] = "train"
 
   experiment: Experiment = gin.REQUIRED  # The model, its data and the objective.
   optimizer: Optimizer = gin.REQUIRED  # See optimizers.py; schedules are part of it.
@@ -40,12 +45,37 @@ class TrainConfig:
   eval_batches: int | None = None  # Batches of an evaluation; None: the whole split.
   eval_split: str = "validation"
   init_from: str | None = None  # The directory of a run whose newest parameters a new run starts from (fine-tuning).
+  # The gin text that this was read from; lost as soon as anything is replaced.
+  read_from: str | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
   def __post_init__(self):
-    for name in ("microbatches", "log_period"):
-      if getattr(self, name) < 1:
-        raise UserError(f"train.{name} = {getattr(self, name)} must be at least 1")
+    require(self, "a whole number from 1 to 2**31 - 1", lambda steps: 1 <= steps < 2**31 and steps == int(steps),
+            "total_steps", "eval_period", "eval_batches", "microbatches", "log_period")
+    require(self, "a whole number from 0 to 2**63 - 1", lambda seed: 0 <= seed < 2**63 and seed == int(seed), "seed")
+    try:
+      re.compile(self.trained or "")
+    except (re.error, RecursionError) as error:
+      raise UserError(f"train.trained = {self.trained!r} is no regular expression ({error}): correct it") from error
+    if self.clip_norm is not None:
+      require(self, "above 0, or None", lambda norm: norm > 0, "clip_norm")
     object.__setattr__(self, "partitioner", self.partitioner or Partitioner())  # A gin file may say None.
+
+  @functools.cached_property
+  def gin_text(self) -> str:
+    """Gin text that says this very run, from which later commands read it.
+
+    Raises:
+      UserError: if gin has no words for a part of the experiment, which evaluation needs too.
+    """
+    if self.read_from is not None:
+      if self.read_from != config_text():  # What is read late, such as the files of a corpus, would be another run's.
+        raise UserError("gin has been read again since this run was: read the run that is to be trained last")
+      return self.read_from
+    text, lacking = objects.text_of(self, may_lack=("optimizer", "after_update"))
+    if lacking:
+      print(f"gpt4x: warning: {' and '.join(lacking)} cannot be written as gin: eval and generate read this run, but"
+            " only this program continues it", file=sys.stderr)
+    return text
 
   @functools.cached_property
   def step(self) -> TrainStep:

@@ -30,15 +30,14 @@ from gpt4x.training.telemetry import Profiler, Rates
 DONE, PREEMPTED = 0, 75
 
 
-def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tuple[int, int] | None = None) -> int:
+def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | None = None) -> int:
   """Trains an experiment in a model directory, from its newest checkpoint if there is one.
 
-  `gin_text` is `config` as gin text, from which later commands read the run; "" where no gin was read. The profiler
-  traces the steps from profile_steps[0] to profile_steps[1]. Returns the exit status: 0, or 75 when SIGTERM stopped
-  the run, which is then saved.
+  The profiler traces the steps from profile_steps[0] to profile_steps[1]. Returns the exit status: 0, or 75 when
+  SIGTERM stopped the run, which is then saved. Raises UserError, before anything else, if gin text cannot say `config`.
   """
   experiment, partitioner, total_steps = config.experiment, config.partitioner, config.total_steps
-  dataset = experiment.dataset
+  dataset, gin_text = experiment.dataset, config.gin_text
   partitioner.check_batch(dataset.batch_size, config.microbatches)
   experiment.check_vocabulary()
   directory = Checkpoints(model_dir, config.checkpoints)
@@ -131,11 +130,10 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
 
 
 def write_configuration(model_dir: str, experiment: Experiment, gin_text: str) -> None:
-  """Writes the gin text, if any, and the vocabulary, so that `eval` and `generate` need nothing but the directory."""
+  """Writes the vocabulary and the gin text, so that `eval` and `generate` need nothing but the directory."""
   if jax.process_index() == 0:
-    if gin_text:
-      run_directory.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())
     vocabularies.save(experiment.data.vocabulary, model_dir)
+    run_directory.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())
 
 
 def _describe(experiment: Experiment, partitioner: Partitioner, rates: Rates, step: int, total_steps: int) -> str:

@@ -9,19 +9,53 @@ zero, and schedules that end at zero would reach it at the update after the last
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+import functools
+import inspect
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import gin
 import jax
 import jax.numpy as jnp
 import optax
 
+from gpt4x.configuration.objects import remembered
+from gpt4x.errors import UserError
 from gpt4x.models.parameters import Declaration
 
 Declarations = Any  # A tree like that of the parameters, a Declaration in the place of each.
 Optimizer: TypeAlias = Callable[[Declarations], optax.GradientTransformation] | optax.GradientTransformation
 Schedule = Callable[[jax.Array], jax.Array]
 LearningRate = float | Schedule
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# What the numbers of optimizers and schedules may be, by the names of the parameters; None is for the annotations.
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("learning_rate", "peak", "value", "weight_decay"), ("0 or more", lambda x: x >= 0)),
+    **dict.fromkeys(("b1", "b2", "beta", "momentum"), ("at least 0 and below 1", lambda x: 0 <= x < 1)),
+    **dict.fromkeys(("eps", "clipping_threshold", "decay_rate"), ("above 0", lambda x: x > 0)),
+    **dict.fromkeys(("warmup_steps", "decay_steps"), ("a whole number from 0 on", lambda x: x >= 0 and x == int(x))),
+    "total_steps": ("a whole number from 1 on", lambda x: x >= 1 and x == int(x)),
+    "final_fraction": ("from 0 to 1", lambda x: 0 <= x <= 1),
+    "first_moment_dtype": ("'float32' or 'bfloat16'", lambda x: x in ("float32", "bfloat16")),
+}
+
+
+def configurable(factory: Callable[P, R]) -> Callable[P, R]:
+  """Registers a factory with gin, checks the ranges of its arguments, and lets its results be written as gin."""
+  signature = inspect.signature(factory)
+
+  @gin.configurable
+  @remembered
+  @functools.wraps(factory)
+  def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+    for name, value in signature.bind(*args, **kwargs).arguments.items():
+      what, holds = _RANGES.get(name, ("", None))
+      if holds and value is not None and not callable(value) and not holds(value):
+        raise UserError(f"{factory.__name__}.{name} = {value!r} must be {what}")
+    return factory(*args, **kwargs)
+
+  return checked
 
 
 def complete(optimizer: Optimizer, declarations: Declarations,
@@ -31,7 +65,11 @@ def complete(optimizer: Optimizer, declarations: Declarations,
   An optax transformation, which asks for no declarations, is taken as it is.
   """
   if not isinstance(optimizer, optax.GradientTransformation):
-    optimizer = optimizer(declarations)
+    made = optimizer(declarations) if callable(optimizer) else optimizer
+    if not isinstance(made, optax.GradientTransformation):
+      raise UserError(f"train.optimizer = {optimizer!r} gives a {type(made).__name__}, no optimizer: in gin, write"
+                      " @NAME() with its parentheses")
+    optimizer = made
   return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
 
 
@@ -55,7 +93,7 @@ def decayed(declarations: Declarations) -> Callable[[Any], Any]:
   return by_declaration(lambda one: one.is_kernel, declarations)
 
 
-@gin.configurable
+@configurable
 def adamw(learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
           weight_decay: float = 0.1, first_moment_dtype: str | None = None) -> Optimizer:
   """AdamW (arXiv:1711.05101); `first_moment_dtype` 'bfloat16' saves two bytes a parameter, None is the parameters'."""
@@ -64,7 +102,7 @@ def adamw(learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.95, eps: f
       mu_dtype=first_moment_dtype)
 
 
-@gin.configurable
+@configurable
 def adafactor(learning_rate: LearningRate, decay_rate: float = 0.8, b1: float | None = None,
               clipping_threshold: float = 1.0, weight_decay: float = 0.0) -> Optimizer:
   """Adafactor (arXiv:1804.04235), with updates relative to the scale of each parameter: a learning rate of 0.01 suits.
@@ -81,14 +119,14 @@ def adafactor(learning_rate: LearningRate, decay_rate: float = 0.8, b1: float | 
       optax.scale_by_learning_rate(learning_rate))
 
 
-@gin.configurable
+@configurable
 def lion(learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.99, weight_decay: float = 1.0) -> Optimizer:
   """Lion (arXiv:2302.06675). Its learning rate is 3 to 10 times below AdamW's, its weight decay as much above."""
   return lambda declarations: optax.lion(
       learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed(declarations))
 
 
-@gin.configurable
+@configurable
 def sgd(learning_rate: LearningRate, momentum: float = 0.9, nesterov: bool = False,
         weight_decay: float = 0.0) -> Optimizer:
   """Stochastic gradient descent with momentum."""
@@ -102,7 +140,7 @@ def sgd(learning_rate: LearningRate, momentum: float = 0.9, nesterov: bool = Fal
 _NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
 
 
-@gin.configurable
+@configurable
 def muon(learning_rate: LearningRate, beta: float = 0.95, weight_decay: float = 0.1, b1: float = 0.9, b2: float = 0.95,
          eps: float = 1e-8) -> Optimizer:
   """Muon (arXiv:2502.16982) for attention and MLP matrices; AdamW for embeddings, output, norms and biases.
@@ -125,32 +163,32 @@ def muon_axes(declaration: Declaration) -> optax.contrib.MuonDimensionNumbers:
   return optax.contrib.MuonDimensionNumbers(inputs, outputs)
 
 
-@gin.configurable
+@configurable
 def constant(value: float) -> Schedule:
   """The same learning rate throughout."""
   return _with_warmup(value, 0, jnp.ones_like)
 
 
-@gin.configurable
+@configurable
 def warmup_cosine(peak: float, warmup_steps: int, total_steps: int, final_fraction: float = 0.1) -> Schedule:
   """Linear warmup, then half a cosine down to `final_fraction * peak`."""
   cosine = lambda step: 0.5 * (1 + jnp.cos(jnp.pi * _progress(step, warmup_steps, total_steps)))
   return _with_warmup(peak, warmup_steps, lambda step: final_fraction + (1 - final_fraction) * cosine(step))
 
 
-@gin.configurable
+@configurable
 def warmup_linear(peak: float, warmup_steps: int, total_steps: int) -> Schedule:
   """Linear warmup, then linearly to zero."""
   return _with_warmup(peak, warmup_steps, lambda step: 1 - _progress(step, warmup_steps, total_steps))
 
 
-@gin.configurable
+@configurable
 def warmup_stable_decay(peak: float, warmup_steps: int, decay_steps: int, total_steps: int) -> Schedule:
   """A trapezoid: linear warmup, the peak, and over the last `decay_steps` linearly to zero."""
   return _with_warmup(peak, warmup_steps, lambda step: 1 - _progress(step, total_steps - decay_steps, total_steps))
 
 
-@gin.configurable
+@configurable
 def inverse_square_root(peak: float, warmup_steps: int) -> Schedule:
   """Linear warmup, then as one over the square root of the step; it needs no end."""
   return _with_warmup(peak, warmup_steps, lambda step: jnp.sqrt(max(warmup_steps, 1) / jnp.maximum(step + 1, 1)))

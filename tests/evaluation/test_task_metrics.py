@@ -75,7 +75,7 @@ def test_scores_and_predictions_are_the_model_s_own(task):
 def test_the_loop_learns_the_task_and_reports_its_metrics(task, tmp_path, pack):
   config = TrainConfig(experiment(task, pack=pack), optimizers.adamw(1e-2), total_steps=100,
                        partitioner=Partitioner(data=1, num_devices=1), eval_period=100, log_period=100)
-  status = train(str(tmp_path / "run"), config, gin_text="")
+  status = train(str(tmp_path / "run"), config)
   assert status == 0
   lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
   before, after = [line for line in lines if line["split"] == "validation"]

@@ -85,7 +85,7 @@ def test_report_compares_with_compressors(run, capsys):
     ({"BATCH_SIZE": 12}, 1, ["BATCH_SIZE = 12 does not divide", "8 device(s)"]),
     ({"train.microbatches": 3}, 1, ["BATCH_SIZE = 8 does not divide over 3 microbatch(es)"]),
     ({"Partitioner.tensor": 16}, 1, ["tensor=16 does not fit the 8 device(s)"]),
-    ({"TransformerConfig.num_heads": 3}, 1, ["embed_dim = 8 does not divide into num_heads = 3"]),
+    ({"TransformerConfig.num_heads": 3}, 2, ["embed_dim = 8 does not divide into num_heads = 3"]),
     ({"TransformerConfig.vocab_size": 100}, 1, ["vocab_size = 100 is smaller than the 259 ids"]),
     ({"LocalText.files": "/nowhere/*.txt"}, 1, ["/nowhere/*.txt"]),
     ({"adamw.learning_rate": 1e30, "train.clip_norm": None}, 1, ["not both finite", "lower the learning rate"]),

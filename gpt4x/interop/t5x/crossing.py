@@ -32,17 +32,17 @@ def newest_t5x_step(model_dir: str) -> int | None:
   return max((int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))), default=None)
 
 
-def bring_over(model_dir: str, config: TrainConfig, gin_text: str) -> None:
+def bring_over(model_dir: str, config: TrainConfig) -> None:
   """Makes t5x's newest checkpoint one of ours, if ours are behind, before our own loop starts."""
   if newest_t5x_step(model_dir) is not None:
-    Crossing(model_dir, config, gin_text).bring_over()
+    Crossing(model_dir, config).bring_over()
 
 
 class Crossing:
   """A run that either loop may continue."""
 
-  def __init__(self, model_dir: str, config: TrainConfig, gin_text: str):
-    self._model_dir, self._config, self._gin_text = model_dir, config, gin_text
+  def __init__(self, model_dir: str, config: TrainConfig):
+    self._model_dir, self._config = model_dir, config
     self._directory = Checkpoints(model_dir, config.checkpoints)
     self._shapes = state_shapes(config.step, config.experiment.dataset.batch_size, config.experiment.memory_length,
                                 config.partitioner)
@@ -84,7 +84,7 @@ class Crossing:
     layout.check_shapes(f"t5x's checkpoint {path}", {name: (leaf.dtype, leaf.shape) for name, leaf in saved.items()},
                         {name: leaf for name, leaf in wanted.items() if leaf.size})  # t5x saves no empty leaves.
     state = _from_t5x_leaves(self._shapes, layout.read(path / "state", wanted))
-    self._directory.save(theirs, state, data_state, self._gin_text, self._config.seed, wait=True)
+    self._directory.save(theirs, state, data_state, self._config.gin_text, self._config.seed, wait=True)
     self._directory.close()
 
 

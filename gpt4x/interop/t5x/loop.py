@@ -24,7 +24,7 @@ from gpt4x.training.preemption import Preemption
 from gpt4x.training.telemetry import Rates
 
 
-def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tuple[int, int] | None = None) -> int:
+def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | None = None) -> int:
   """Trains an experiment with t5x; arguments and result are those of `gpt4x.training.loop.train`.
 
   The model directory gets t5x's checkpoints, `checkpoint_<step>`, beside our own. A run starts from the newest of
@@ -61,14 +61,14 @@ def train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tup
   converter: dict[str, Any] = {"feature_converter": dataset.feature_converter}
 
   # Where the run stands.
-  run = crossing.Crossing(model_dir, config, gin_text)
+  run = crossing.Crossing(model_dir, config)
   start = crossing.newest_t5x_step(model_dir)
   if ahead := run.state_ahead_of_t5x():
     start, train_state, data_state = ahead
     batches = data.get_dataset(data_config("train"), 0, 1, **converter)
     batches.set_state(data_state)
     _save(train_state, batches, model, t5x_partitioner, save, model_dir)
-  loop.write_configuration(model_dir, experiment, gin_text)
+  loop.write_configuration(model_dir, experiment, config.gin_text)
   writer = MetricsWriter(model_dir, tensorboard=False)  # t5x writes its own.
   writer.truncate(-1 if start is None else start)
   rates, progress, preemption = Rates(experiment, partitioner), Progress(total_steps, start or 0), Preemption()

@@ -1,0 +1,129 @@
+"""Gin: finds its files, binds what they say, reports a wrong file, name or value, and writes a configuration back.
+
+Gin by itself ignores a macro that nothing reads, suggests nothing for a misspelt name, takes any value for any
+parameter, and notices a missing argument only when the function is called. `load` therefore reads statement by
+statement, remembers where each binding stands, and checks the whole before anything is built.
+
+    files.py    gin files by name
+    names.py    what gin has registered
+    reader.py   statements, one by one
+    checks.py   all bindings together
+    kinds.py    values against annotations
+    trust.py    what a saved configuration may import
+    objects.py  objects as gin text
+"""
+
+from collections.abc import Callable, Collection, Sequence
+import importlib
+import pathlib
+from typing import Any, TypeVar
+
+import gin
+
+from gpt4x import run_directory
+from gpt4x.configuration import checks, names
+from gpt4x.configuration.files import find, read, SHIPPED
+from gpt4x.configuration.reader import Reader
+from gpt4x.errors import CommandError, UserError
+
+__all__ = ["build", "config_text", "files_read", "find", "load", "load_run", "modules_imported", "read", "SHIPPED"]
+
+T = TypeVar("T")
+
+# Importing these registers every configurable of the project, so that a gin file can name it without an import.
+MODULES = tuple(f"gpt4x.{module}" for module in (
+    "data.local_text", "data.dataset", "models.config", "models.language_model", "partitioning",
+    "objectives.next_token", "checkpoints.manager", "experiment", "evaluation.likelihood", "inference.generate"))
+TRAINING_MODULES = ("gpt4x.training.config", "gpt4x.training.optimizers")
+
+_read = Reader()  # What was loaded last.
+
+
+def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str | None = None, partial: bool = False,
+         needed: Collection[Callable[..., Any] | str] | None = None, where: str = "saved configuration") -> None:
+  """Replaces the configuration by what a saved text, then files, then single bindings say; the last word counts.
+
+  Args:
+    gin_files: paths as `find` takes them.
+    bindings: as written after `--gin.`.
+    text: what `config_text` returned for an earlier run.
+    partial: whether macros and arguments may stay unset, for a command that needs only a part of an experiment.
+    needed: the configurables that will be built; None: any, as training does. With it, what they have no use for is
+      neither imported nor checked.
+    where: a name for the saved text, for messages.
+
+  Raises:
+    CommandError: with the place of what is wrong and, for a name, the nearest known one.
+  """
+  global _read
+  paths = [find(name) for name in gin_files]  # Before the imports, which take seconds.
+  for module in (*MODULES, *(TRAINING_MODULES if needed is None else ())):
+    importlib.import_module(module)
+  gin.clear_config()
+  reader = Reader(forgiving=needed is not None)
+  if text is not None:
+    reader.read_saved(text, where)
+  for path in paths:
+    reader.read_file(path)
+  for binding in bindings:
+    reader.read_binding(binding)
+  if needed is not None:
+    checks.keep_only_needed(reader, needed)
+  checks.macros_are_read(reader)
+  checks.no_circles(reader)
+  if not partial:
+    checks.macros_are_set(reader)
+    checks.arguments_are_set(reader)
+  checks.scopes_are_entered(reader)
+  checks.values_are_of_their_kind(reader)
+  _read = reader
+
+
+def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = (),
+             needed: Collection[Callable[..., Any] | str] | None = None) -> None:
+  """Restores the configuration of a model directory, changed by `gin_files` and `bindings`."""
+  path = pathlib.Path(model_dir) / run_directory.CONFIG
+  try:
+    found = path.exists()
+  except OSError as error:
+    raise CommandError(f"{path} cannot be read: {error}") from None
+  if not found:
+    raise CommandError(f"no run in {model_dir} ({run_directory.CONFIG} is missing): check --model_dir, or start one"
+                       " with train --gin_file=FILE")
+  text = read(path)
+  if (words := path.with_name(run_directory.WORDS)).exists():  # The run's own words, wherever the run is now.
+    text += f"\nLocalText.words = {str(words.absolute())!r}\n"
+  load(gin_files, bindings, text=text, needed=needed, where=str(path))
+
+
+def build(configurable: Callable[..., T]) -> T:
+  """Calls a configurable with what gin has for it; a UserError about a parameter becomes one that names its place."""
+  registered = names.of_object(configurable)
+  assert registered is not None
+  if missing := checks.missing_arguments(_read, registered):
+    missing = [f"{names.shortest(registered.selector)}.{name}" for name in missing]
+    raise CommandError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: give a --gin_file that"
+                       f" does so, or --gin.{missing[0]}=VALUE")
+  try:
+    return configurable()
+  except RecursionError:
+    raise CommandError(f"the arguments of {registered.name} need themselves: give one of them a value") from None
+  except UserError as error:
+    message = str(error).splitlines()[0]  # Gin appends lines about its call.
+    where = checks.place_of_parameter(_read, message.split(" = ")[0])
+    raise (CommandError(f"{where}: {message}") if where else UserError(message)) from error
+
+
+def modules_imported() -> list[str]:
+  """The modules that the files and bindings import, in place of a saved text."""
+  return _read.imports
+
+
+def files_read() -> list[pathlib.Path]:
+  """The files that the configuration was read from."""
+  return _read.files
+
+
+def config_text() -> str:
+  """The whole configuration as gin text: imports, macros and bindings, with every include resolved."""
+  return gin.config_str(max_line_length=100)

@@ -1,0 +1,35 @@
+"""Gin files by name."""
+
+import os
+import pathlib
+
+from gpt4x.errors import CommandError, nearest
+
+SHIPPED = pathlib.Path(__file__).resolve().parents[2] / "gin_configs"  # Beside this package, installed or not.
+
+
+def find(name: str, beside: pathlib.Path | None = None) -> pathlib.Path:
+  """The gin file `name`: an absolute path, or one below the current directory, `beside`, or the shipped `gin_configs/`.
+
+  `beside` is the folder of a file that includes `name`. A leading ~ is the user's home.
+  """
+  expanded = os.path.expanduser(name)
+  folders = [pathlib.Path(), *([beside] if beside else []), SHIPPED]
+  for folder in folders:
+    try:
+      if (folder / expanded).is_file():
+        return folder / expanded
+    except (OSError, ValueError) as error:  # A folder that may not be searched, or a name that no file can have.
+      raise CommandError(f"gin file {name} cannot be read: {error}") from None
+  shipped = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.rglob("*.gin"))
+  places = dict.fromkeys(str(folder.absolute()) for folder in folders)
+  *first, last = places
+  searched = "" if os.path.isabs(expanded) else f" in {', '.join(first)} or {last}"
+  raise CommandError(f"gin file {name} not found{searched}{nearest(name, shipped)}")
+
+
+def read(path: pathlib.Path) -> str:
+  try:
+    return path.read_text(encoding="utf-8-sig")  # Editors may put a byte-order mark.
+  except (OSError, UnicodeDecodeError) as error:
+    raise CommandError(f"gin file {path} cannot be read: {error}") from None

@@ -12,7 +12,7 @@ It exits with 1 if a case failed, and prints the first case of each fault.
 
 import argparse
 import collections
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import importlib
 import multiprocessing
@@ -22,7 +22,6 @@ import pathlib
 import random
 import re
 import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
 from benchmarks.fuzzing.kinds import Kind
 from gpt4x.errors import UserError
 
-MODULES = ("weights",)
+MODULES = ("weights", "directories")
 SECONDS = 10
 MEMORY = 512 << 20  # Bytes that a worker may take besides what it has when it starts.
 _LONGEST = 1000  # Characters of a message.
@@ -70,10 +69,11 @@ def outcome(name: str, kind: Kind, good: Good, seed: int, index: int) -> str:
     kind.read(good.folder)
     return "read"
   except UserError as error:
-    return _fault_of_message(str(error), (str(good.folder), *kind.places)) or "refused"
+    message = str(error).split("\n  In call to configurable")[0]  # Gin's lines, which a command does not print.
+    return _fault_of_message(message, (str(good.folder), *kind.places)) or "refused"
   except BaseException as error:  # SystemExit too.
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/gpt4x/" in frame.filename]
-    place = f"{pathlib.Path(frames[-1].filename).name}:{frames[-1].name}" if frames else "?"
+    place = f"{frames[-1].name} of {pathlib.Path(frames[-1].filename).name}" if frames else "?"
     return f"{type(error).__name__} in {place}: {' '.join(str(error).split())[:150]}"
   finally:
     (good.folder / file).write_bytes(good.files[file])
@@ -158,16 +158,17 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.keep:
       _write_case(name, known[name], arguments.seed, arguments.first, arguments.keep)
       continue
-    started, counts, faults = time.monotonic(), collections.Counter[str](), dict[str, list[int]]()
+    started, counts = time.monotonic(), collections.Counter[str]()
+    faults: dict[str, list[tuple[int, str]]] = {}  # By what comes before the message.
     for index, result in run(name, known[name], arguments.seed,
                              range(arguments.first, arguments.first + arguments.cases)):
       counts[result if result in ("read", "refused") else "failed"] += 1
       if result not in ("read", "refused"):
-        faults.setdefault(result, []).append(index)
+        faults.setdefault(re.sub(r"\d+", "N", result.partition(":")[0]), []).append((index, result))
     print(f"{name}: {counts['refused']} refused, {counts['read']} read, {counts['failed']} failed"
           f" in {time.monotonic() - started:.0f} s", flush=True)
-    for fault, indices in faults.items():
-      print(f"  {len(indices)} times, first {indices[0]}: {fault}", flush=True)
+    for cases in faults.values():
+      print(f"  {len(cases)} times, first {cases[0][0]}: {cases[0][1]}", flush=True)
     failed |= bool(faults)
   return int(failed)
 

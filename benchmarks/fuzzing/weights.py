@@ -90,7 +90,8 @@ KINDS = {
         *mutations.BYTES, mutations.in_zip(mutations.any_of(*mutations.BYTES)),
         *[mutations.in_zip(mutation, "data.pkl") for mutation in _PICKLES * 3])}, _read_tensors),
     "torch_legacy": Kind(_torch_legacy, {"pytorch_model.bin": mutations.any_of(
-        *mutations.BYTES, *[mutations.last_pickle(mutation, count) for mutation in _PICKLES for count in (2, 3, 3, 4)])},
+        *mutations.BYTES,
+        *[mutations.last_pickle(mutation, count) for mutation in _PICKLES for count in (2, 3, 3, 4)])},
         _read_tensors),
     "vocabulary_pickle": Kind(_vocabulary_pickle, {"vocab.pkl": mutations.any_of(
         *mutations.BYTES, *_PICKLES * 2)}, _read_words),

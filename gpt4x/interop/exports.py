@@ -4,7 +4,6 @@ Parameters are float32, named layer by layer (`layers.0.attention.query`) whethe
 """
 
 import dataclasses
-import inspect
 import json
 import os
 import pathlib
@@ -70,9 +69,8 @@ def _make(path: pathlib.Path, cls: type[Any], fields: Any, **changes: Any) -> An
     if name not in kinds:
       raise UserError(f"{path}: unknown field {one_line(name)} of {cls.__name__}{nearest(name, kinds)}")
   for name, value in fields.items():
-    if not json_files.fits(value, kinds[name]):
-      raise UserError(f"{path}: {name} = {one_line(repr(value))} is of the wrong kind, for it is to be"
-                      f" {inspect.formatannotation(kinds[name])}: correct it")
+    if words := json_files.mismatch(value, kinds[name]):
+      raise UserError(f"{path}: {name} = {one_line(repr(value))} must be {words}: correct it")
   try:
     return cls(**{**fields, **changes})
   except TypeError as error:

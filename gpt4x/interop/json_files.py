@@ -4,9 +4,9 @@ import collections
 import json
 import math
 import pathlib
-import types
-from typing import Any, get_args, get_origin, Literal, Union
+from typing import Any
 
+from gpt4x.configuration import kinds
 from gpt4x.errors import one_line, UserError
 
 _MAX_BYTES = 1 << 26  # The index of a hundred thousand tensors has a seventh of it.
@@ -34,20 +34,14 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   raise UserError(f"{path} is not a whole JSON file ({reason}): copy it again")
 
 
-def fits(value: Any, kind: Any) -> bool:
-  """Whether a JSON value is of a type as dataclasses declare it; a list may be a tuple, and a whole number a float."""
-  origin, parts = get_origin(kind), get_args(kind)
-  if origin in (Union, types.UnionType):
-    return any(fits(value, part) for part in parts)
-  if origin is Literal:
-    return value in parts
-  if origin in (list, tuple):
-    return isinstance(value, list) and all(fits(item, parts[0]) for item in value)
-  if kind is float and type(value) is float:
-    return abs(value) < 1e30  # Finite in float32.
-  if kind in (int, float):
-    return type(value) is int and abs(value) < 2**31  # As JAX has it.
-  return type(value) is kind
+def mismatch(value: Any, annotation: Any) -> str | None:
+  """What a JSON value should be instead to stand where the annotation is, in words; None if it may."""
+  if isinstance(value, list):
+    return next(filter(None, (mismatch(item, Any) for item in value)), None) or kinds.mismatch(value, annotation)
+  # JAX takes a Python integer for an int32, and a float for a float32.
+  if isinstance(value, int) and abs(value) >= 2**31 or isinstance(value, float) and abs(value) >= 1e30:
+    return "a smaller number"
+  return kinds.mismatch(value, annotation)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

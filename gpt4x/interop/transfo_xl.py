@@ -7,7 +7,6 @@ A directory has `config.json`, the weights (safetensors or `pytorch_model.bin`) 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
-import inspect
 import os
 import pathlib
 import re
@@ -58,16 +57,14 @@ def read_config(path: str | os.PathLike) -> TransformerConfig:
                     " model")
   c = _DEFAULTS | found
   for name, default in _DEFAULTS.items():
-    kind = list[int] if name == "cutoffs" else type(default)
-    if not json_files.fits(c[name], kind):
-      raise UserError(f"{path}: {name} = {one_line(repr(c[name]))} is no {inspect.formatannotation(kind)}, or too"
-                      " large: correct it")
+    if words := json_files.mismatch(c[name], list[int] if name == "cutoffs" else type(default)):
+      raise UserError(f"{path}: {name} = {one_line(repr(c[name]))} must be {words}: correct it")
   for name, value in _ONLY.items():
     if c[name] != value and not (name == "sample_softmax" and c[name] <= 0):
       raise UserError(f"{path}: {name} = {c[name]} has no counterpart here: choose a model with {name} = {value}")
   share = c["proj_share_all_but_first"]
   ties = c.get("tie_projs", [False] + [share] * len(c["cutoffs"]))
-  if not json_files.fits(ties, list[bool]) or len(ties) != len(c["cutoffs"]) + 1:
+  if json_files.mismatch(ties, list[bool]) or len(ties) != len(c["cutoffs"]) + 1:
     raise UserError(f"{path}: tie_projs = {one_line(repr(ties))} must have a truth value for each of the"
                     f" {len(c['cutoffs']) + 1} clusters that cutoffs = {one_line(c['cutoffs'])} makes: correct it")
   try:

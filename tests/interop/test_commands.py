@@ -141,7 +141,8 @@ def test_without_a_vocabulary(published, tmp_path, capsys):
 def test_gin_text_that_is_none(converted, tmp_path, capsys):
   run(capsys, "export", f"--model_dir={converted}", f"--output={tmp_path}/out")
   (tmp_path / "out" / "config.gin").write_bytes(b"# \xff")
-  status, line = failure(capsys, "convert", "--from=safetensors", f"--input={tmp_path}/out", f"--model_dir={tmp_path}/m")
+  status, line = failure(capsys, "convert", "--from=safetensors", f"--input={tmp_path}/out",
+                         f"--model_dir={tmp_path}/m")
   assert status == 1 and f"{tmp_path}/out/config.gin is not UTF-8 at byte 2: copy it again" in line
 
 

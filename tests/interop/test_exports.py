@@ -62,12 +62,17 @@ def test_a_malformed_configuration(change, words, tmp_path):
 
 
 @pytest.mark.parametrize("name, value", [
-    ("num_layers", 2.0), ("num_layers", True), ("num_layers", "2"), ("num_layers", 10**12), ("num_layers", -1), ("num_layers", 10**400),
-    ("norm_epsilon", True), ("norm_epsilon", "1"), ("norm_epsilon", float("nan")), ("norm_epsilon", 10**400), ("dropout_rate", 2),
-    ("dropout_rate", 1e999), ("norm", "other"), ("norm", 1), ("norm", ["layer"]), ("scan_layers", 1), ("adaptive_cutoffs", 3),
+    ("num_layers", 2.0), ("num_layers", True), ("num_layers", "2"), ("num_layers", 10**12), ("num_layers", -1),
+    ("num_layers", 10**400),
+    ("norm_epsilon", True), ("norm_epsilon", "1"), ("norm_epsilon", float("nan")), ("norm_epsilon", 10**400),
+    ("dropout_rate", 2),
+    ("dropout_rate", 1e999), ("norm", "other"), ("norm", 1), ("norm", ["layer"]), ("scan_layers", 1),
+    ("adaptive_cutoffs", 3),
     ("adaptive_cutoffs", ["3"]), ("adaptive_cutoffs", [3, [5]]), ("adaptive_cutoffs", [7, 3]), ("tie_projections", [1]),
-    ("clamp_length", 0.5), ("moe", 5), ("moe", ["a"]), ("moe", {"num_expert": 4}), ("moe", {}), ("moe", {"num_experts": 0}),
-    ("moe", {"num_experts": "4"}), ("moe", {"num_experts": 4, "jitter": float("inf")}), ("x\ny", 1), ("vocab_size", [[[]]])],
+    ("clamp_length", 0.5), ("moe", 5), ("moe", ["a"]), ("moe", {"num_expert": 4}), ("moe", {}),
+    ("moe", {"num_experts": 0}),
+    ("moe", {"num_experts": "4"}), ("moe", {"num_experts": 4, "jitter": float("inf")}), ("x\ny", 1),
+    ("vocab_size", [[[]]])],
     ids=str)
 def test_odd_values_of_a_configuration(name, value, tmp_path):
   model = tiny.make()

@@ -32,7 +32,7 @@ def refuse(message):
 
 
 FAULTS = {
-    "ZeroDivisionError in ?: division by zero": lambda folder: 1 // 0, "SystemExit": lambda folder: sys.exit(),
+    "ZeroDivisionError in ?: integer division": lambda folder: 1 // 0, "SystemExit": lambda folder: sys.exit(),
     "status -11": lambda folder: os.kill(os.getpid(), signal.SIGSEGV), "status 3": lambda folder: os._exit(3),
     "MemoryError": lambda folder: bytearray(2 * fuzz.MEMORY), "more than 0.1 s": lambda folder: time.sleep(60),
     "without a place": lambda folder: refuse("this"), "of 2 lines": lambda folder: refuse(f"{folder}\nline"),

@@ -16,7 +16,8 @@ from tests.interop.test_tensor_files import Evil
 
 SHARED = ["a", "b"]
 PLAIN = {"none": None, "truth": [True, False], "numbers": [0, 1, 255, 256, 65536, -1, 2**31, -2**63, 2**100, 1.5, -0.0],
-         "text": ["", "ünïcödé", "\ud800", "line\n'\"\\", "x" * 300], "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+         "text": ["", "ünïcödé", "\ud800", "line\n'\"\\", "x" * 300],
+         "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
          "shared": [SHARED, SHARED], "deep": {"a": [{"b": ([],)}]},
          "ordered": collections.OrderedDict(b=1, a=2), "counter": collections.Counter("abca")}
 
@@ -56,7 +57,8 @@ def test_attributes_of_dictionaries_are_ignored():
 
 
 def test_what_is_unknown_is_left_out_or_an_error():
-  content = pickle.dumps({"kept": 1, "pattern": re.compile("a"), "set": {1, 2}, "call": Evil(), ("not", "text"): 2, 3: 4})
+  content = pickle.dumps({"kept": 1, "pattern": re.compile("a"), "set": {1, 2}, "call": Evil(), ("not", "text"): 2,
+                          3: 4})
   found = read(content, skip_unknown=True)
   assert found.pop("kept") == 1 and {type(value).__name__ for value in found.values()} == {"_Opaque"}
   assert list(found) == ["pattern", "set", "call"]
@@ -73,12 +75,14 @@ DOUBLED = b")" + b"2\x86" * 60  # Of 2^60 members.
 @pytest.mark.parametrize("content, words", [
     (b"}K\x01K\x02sN}Va\nK\x01s\x86b.", "a int for a key"), (b"K\x01}b.", "sets fields"), (b"]}b.", "sets fields"),
     (b"Va\n}Vb\nNsb.", "sets fields"), (b"ccollections\nOrderedDict\n}b.", "sets fields"),
-    (b"cstorage\nKind\n}b.", "sets fields"), (b"cstorage\nKind\n)R.", "no function"), (b"cstorage\nKind\n)\x81.", "no function"),
+    (b"cstorage\nKind\n}b.", "sets fields"), (b"cstorage\nKind\n)R.", "no function"),
+    (b"cstorage\nKind\n)\x81.", "no function"),
     (b"ccollections\nOrderedDict\n]R.", "no function"), (b"K\x01)R.", "no function"),
     (b"ccollections\nOrderedDict\n)}Va\nNs\x92.", "no function"),
     (b"cos\nsystem\nVtrue\n\x85R.", "names os.system"), (b"(Vtrue\nios\nsystem\n.", "names os.system"),
     (b"Vos\nVsystem\n\x93.", "names os.system"), (b"K\x01K\x01\x93.", "no string"),
-    (b"\x82\x01.", "operation EXT1"), (b"P1\n.", "operation PERSID"), (b"NQ.", "operation BINPERSID"), (b"\x97.", "NEXT_BUFFER"),
+    (b"\x82\x01.", "operation EXT1"), (b"P1\n.", "operation PERSID"), (b"NQ.", "operation BINPERSID"),
+    (b"\x97.", "NEXT_BUFFER"),
     (b"}" + DEEP + b"K\x01s.", "a tuple for a key"), (b"}" + DOUBLED + b"K\x01s.", "a tuple for a key"),
     (b"\x8f(" + DEEP + b"\x90.", "names a set"), (b"ccollections\nOrderedDict\n]](" + DEEP + b"Nea\x85R.", "for a key"),
     (b"K\x01N.a", None), (b"NNa.", "no list"), (b"NNNs.", "no dictionary"), (b"}(Va\nu.", "no dictionary"),
@@ -94,7 +98,8 @@ def test_malformed_pickles(content, words):
 
 
 @pytest.mark.parametrize("content", [
-    b"", b".", b"a.", b"h\x05.", b"e.", b"0.", b"1.", b"\x85.", b"R.", b"]", b"\x8b\xff\xff\xff\xff.", b"\x8b\xff\xff\xff\x7f.",
+    b"", b".", b"a.", b"h\x05.", b"e.", b"0.", b"1.", b"\x85.", b"R.", b"]", b"\x8b\xff\xff\xff\xff.",
+    b"\x8b\xff\xff\xff\x7f.",
     b"\x8e" + b"\xff" * 8 + b".", b"\x8e" + b"\xff" * 7 + b"\x7f.", b"T\xff\xff\xff\xff.", b"X\xff\xff\xff\xff.",
     b"I" + b"9" * 5000 + b"\n.", b"\xff.", b"U\x01\xff."])
 def test_damaged_pickles(content):
@@ -137,6 +142,7 @@ def test_nothing_real_is_in_reach():
       seen[type(value)] += 1
       if id(value) not in visited:
         visited.add(id(value))
-        found += value if isinstance(value, (list, tuple)) else [*value, *value.values()] if isinstance(value, dict) else []
+        found += value if isinstance(value, (list, tuple)) else ()
+        found += [*value, *value.values()] if isinstance(value, dict) else ()
   plain = {type(None), bool, int, float, str, bytes, bytearray, tuple, list, dict}
   assert seen.keys() <= plain | {pickles.Name, type(pickles._OPAQUE)} and len(seen) > 8

@@ -120,11 +120,14 @@ SIZE, SHAPE = b"K\x0f", b"K\x05K\x03"  # Of a storage of 15 numbers, and of a te
     (SIZE, b"J\xff\xff\xff\xff", "has no -1 float32 in its storage 0"),
     (SIZE, b"J\xf0\xff\xff\xff", "has no -16 float32 in its storage 0"),  # To this file's start again, for ever.
     (SIZE, b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", "has no 9223372036854775807 float32"),
-    (SIZE, b"\x88", "has no True float32"), (SIZE, b"N", "has no None float32"), (SIZE, b"G" + bytes(8), "has no 0.0 float32"),
+    (SIZE, b"\x88", "has no True float32"), (SIZE, b"N", "has no None float32"),
+    (SIZE, b"G" + bytes(8), "has no 0.0 float32"),
     (SHAPE, b"J\xff\xff\xff\xffK\x03", r"a tensor \[-1, 3\] that does not lie inside"),
     (SHAPE, b"\x88K\x03", r"a tensor \[True, 3\]"), (SHAPE, b"NK\x03", r"a tensor \[None, 3\]"),
-    (SHAPE, b"](Ne0" + SHAPE[:2] + b"]", r"a tensor \[5, \[\]\]"), (SHAPE, b"\x8a\x05" + b"\xff" * 4 + b"\x7fK\x00", "a tensor"),
-    (b"storage", b"module!", "no plain storage"), (b"ctorch\nFloatStorage\n", b"Vtorch.FloatStorage\n", "not of numbers"),
+    (SHAPE, b"](Ne0" + SHAPE[:2] + b"]", r"a tensor \[5, \[\]\]"),
+    (SHAPE, b"\x8a\x05" + b"\xff" * 4 + b"\x7fK\x00", "a tensor"),
+    (b"storage", b"module!", "no plain storage"),
+    (b"ctorch\nFloatStorage\n", b"Vtorch.FloatStorage\n", "not of numbers"),
     (b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", "not of numbers"),
 ], ids=str)
 def test_sizes_that_are_none(file_format, old, new, words, tmp_path):
@@ -226,7 +229,8 @@ def test_headers_of_safetensors(header, words, tmp_path):
     open_directory(tmp_path)
 
 
-@pytest.mark.parametrize("shard", ["", ".", "..", "../model.safetensors", "/etc/passwd", "a/b", "b\n", "b\0", "\ud800", "folder",
+@pytest.mark.parametrize("shard",
+                         ["", ".", "..", "../model.safetensors", "/etc/passwd", "a/b", "b\n", "b\0", "\ud800", "folder",
                                    "x" * 300, 1, None, ["b"]])
 def test_an_index_names_files_beside_it(shard, tmp_path):
   (tmp_path / "folder").mkdir()
@@ -255,7 +259,8 @@ def test_the_index_says_which_file_a_tensor_is_in(tmp_path):
     ("\ufeff{}".encode(), "BOM"), (b'{"a": 1, "b": {"c": 1, "c": 2}}', "it has c twice"), (b'{"a": NaN}', "it has NaN"),
     (b'{"a": [-Infinity]}', "it has -Infinity"), (b'{"a": 1e999}', "it has 1e999"), (b'{"a": 1} {}', "Extra data"),
     (b'{"a": ' + b"9" * 5000 + b"}", "integer string"), (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
-    (b'{"a": ' + b"[" * 20 + b"]" * 20 + b"}", "nested too deeply"), (b'{"a": "' + b" " * 2**26 + b'"}', "more than 67,108,864"),
+    (b'{"a": ' + b"[" * 20 + b"]" * 20 + b"}", "nested too deeply"),
+    (b'{"a": "' + b" " * 2**26 + b'"}', "more than 67,108,864"),
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_files_that_are_no_json(content, words, tmp_path):
   path = tmp_path / "config.json"

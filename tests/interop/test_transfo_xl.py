@@ -122,7 +122,7 @@ def test_no_weights(config, tmp_path):
 @pytest.mark.parametrize("changes, words", [
     (dict(pre_lnorm=True), "pre_lnorm = True has no counterpart"), (dict(attn_type=2), "attn_type = 2"),
     (dict(adaptive=False), "adaptive = False"), (dict(sample_softmax=100), "sample_softmax = 100"),
-    (dict(model_type="gpt2"), "model_type is 'gpt2'"), (dict(n_layer="two"), "n_layer = 'two' is no int"),
+    (dict(model_type="gpt2"), "model_type is 'gpt2'"), (dict(n_layer="two"), "n_layer = 'two' must be a whole number"),
     (dict(tie_projs=[True]), "tie_projs = [True]"), (dict(cutoffs=[12, 5]), "adaptive_cutoffs = (12, 5) must rise"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else None)
 def test_a_configuration_without_counterpart(config, tensors, changes, words, tmp_path):
@@ -133,7 +133,8 @@ def test_a_configuration_without_counterpart(config, tensors, changes, words, tm
 ODD = (True, None, 0.5, "2", [2], {}, -1, 2**31, 10**12, 10**400, float("nan"), float("inf"), [[]], "x" * 10_000)
 
 
-@pytest.mark.parametrize("name", ["vocab_size", "n_layer", "n_head", "d_head", "d_model", "d_inner", "d_embed", "div_val",
+@pytest.mark.parametrize("name",
+                         ["vocab_size", "n_layer", "n_head", "d_head", "d_model", "d_inner", "d_embed", "div_val",
                                   "layer_norm_epsilon", "dropout", "cutoffs", "tie_projs", "untie_r", "model_type"])
 def test_odd_values_of_a_configuration(name, config, tensors, tmp_path):
   """Each is refused by one short line that names the file, or makes the model that is there; nothing large is made."""
@@ -154,7 +155,8 @@ def test_sizes_that_the_weights_cannot_have(config, tensors, tmp_path):
   """They are compared with the bytes there are, before a model is made of them."""
   directory = hugging_face.write(tmp_path, config, tensors)
   size = (directory / "model.safetensors").stat().st_size
-  for changes in (dict(n_layer=10**9), dict(n_layer=2000), dict(d_inner=10**9), dict(vocab_size=10**9), dict(d_head=10**9)):
+  for changes in (dict(n_layer=10**9), dict(n_layer=2000), dict(d_inner=10**9), dict(vocab_size=10**9),
+                  dict(d_head=10**9)):
     (directory / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(UserError, match=rf"model.safetensors: {size:,} bytes are too few for the [\d.e+]+ parameters"):
       transfo_xl.from_hugging_face(directory)
@@ -200,7 +202,8 @@ def test_vocabulary_files(tmp_path):
 
 @pytest.mark.parametrize("words, message", [
     (["a", ["b"]], "word 1 is a list"), (["a", 1], "word 1 is a int"), (["a", "a"], "word 1, 'a', is empty"),
-    (["a b"], "word 0, 'a b'"), ([""], "word 0, ''"), (["\ud800"], "word 0, '.ud800'"), ([], "has no words"), ("ab", "no list"),
+    (["a b"], "word 0, 'a b'"), ([""], "word 0, ''"), (["\ud800"], "word 0, '.ud800'"), ([], "has no words"),
+    ("ab", "no list"),
     (["x" * 10_000 + " "], "word 0, 'xxx")], ids=str)
 def test_words_that_are_none(words, message, tmp_path):
   (tmp_path / "vocab.pkl").write_bytes(pickle.dumps({"idx2sym": words}))

@@ -43,6 +43,7 @@ setuptools.setup(
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "pyarrow>=20,<27",  # Reads zstd; tensorflow-datasets brings it anyway.
         "rich>=14,<16",
         "safetensors>=0.8,<0.9",
         "sentencepiece>=0.2.1,<0.3",
@@ -60,7 +61,9 @@ setuptools.setup(
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
+            "tokenizers>=0.20,<0.24",
         ],
+        "huggingface": ["tokenizers>=0.20,<0.24"],  # For a tokenizer.json as a vocabulary.
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "t5x": T5X,

@@ -68,7 +68,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
   def command(name: str, text: str, gin: str | None = None) -> Any:
     sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    if name not in ("vocabulary", "plan"):
+    if name not in ("vocabulary", "plan", "cache"):
       sub.add_argument("--model_dir", required=True, type=_directory, metavar="DIR", help="the directory of the run")
       sub.add_argument("--trust", action="append", default=[], metavar="MODULE",
                        help="a module that saved configurations may import from now on, though not gpt4x's")
@@ -125,6 +125,10 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   vocabulary.add_argument("--size", type=_number(int, 1), required=True, metavar="V", help="number of pieces")
   vocabulary.add_argument("--output", required=True, metavar="NAME_OR_PATH",
                           help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or the path of a .model file")
+  cache = command("cache", "list or remove the tokens that are kept of tasks in $GPT4X_DATA_DIR")
+  cache.add_argument("--remove", metavar="GLOB", help="remove what has such a name; quote it: --remove='my_task-*'")
+  cache.add_argument("--older_than", type=_number(float, 0), default=0.0, metavar="DAYS",
+                     help="only what has not been used for so long")
   plan = command("plan", "what a training step needs on TPUs that are not at hand", gin="an experiment")
   plan.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="such as v5p:8x16x16, the slice of a pod")
   plan.add_argument("--slices", type=_number(int, 1), default=1, metavar="N", help="(default: %(default)s)")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import gin
 
@@ -14,8 +14,11 @@ from gpt4x.objectives.next_token import NextToken
 from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
 
+if TYPE_CHECKING:
+  import seqio
 
-@gin.configurable
+
+@gin.configurable(denylist=["vocabulary"])
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """A model, the data it is trained on, and the objective."""
@@ -23,12 +26,33 @@ class Experiment:
   model: LanguageModel
   dataset: DatasetConfig
   objective: Objective = dataclasses.field(default_factory=lambda: NextToken())  # Looked up late: as gin has it then.
+  vocabulary: "seqio.Vocabulary | None" = None  # Of the run that this is the experiment of; None: it is of none yet.
 
   @functools.cached_property
   def data(self) -> Dataset:
     """The task or mixture that `dataset` names, resolved once."""
     import gpt4x.tasks  # noqa: F401  Registers the shipped tasks; a gin file imports a user's own.
-    return Dataset(self.dataset)
+    return Dataset(self.dataset, self.vocabulary)
+
+  def of_run(self, model_dir: str) -> "Experiment":
+    """The experiment of the run in a directory, whose data has the vocabulary that the run keeps."""
+    from gpt4x.data import vocabularies
+    if not vocabularies.saved_in(model_dir):  # Some converted models have none.
+      return self
+    return dataclasses.replace(self, vocabulary=vocabularies.load(model_dir))
+
+  def to_train(self, model_dir: str, goes_on: bool, init_from: str | None) -> "Experiment":
+    """The experiment as a loop trains it, once its vocabulary is found to fit and to be one that a run can keep.
+
+    A run that goes on has its own; a new one must have that of the run that it starts from. Nothing is tokenized.
+    """
+    from gpt4x.data import vocabularies
+    experiment = self.of_run(model_dir) if goes_on else self
+    experiment.check_vocabulary()
+    vocabularies.spec(experiment.data.vocabulary)
+    if init_from and not goes_on:
+      vocabularies.check_alike(experiment.data.vocabulary, self.dataset.mixture_or_task_name, init_from)
+    return experiment
 
   @property
   def memory_length(self) -> int:

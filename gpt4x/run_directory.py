@@ -12,6 +12,8 @@ PROFILE = "profile"
 VOCABULARY = "vocabulary.json"
 SENTENCEPIECE = "sentencepiece.model"
 WORDS = "words.txt"
+TOKENIZER = "tokenizer.json"
+OWN_VOCABULARY = "vocabulary.bin"
 
 
 def write(path: pathlib.Path, content: bytes) -> None:

@@ -44,11 +44,14 @@ class Experiment:
   def __eq__(self, other):
     return isinstance(other, Experiment)
 
+  def of_run(self, model_dir):
+    return self
+
   def restore_params(self, model_dir, partitioner, step):
     return step, (model_dir, partitioner.num_devices)
 
 
-EXPERIMENT, CONFIG, SAVED = Experiment(), TrainConfig(), TrainConfig("saved")
+EXPERIMENT, CONFIG, SAVED = Experiment(), TrainConfig(), TrainConfig(Experiment())
 METRICS = [{"split": "train", "tokens_per_second": 10.0, "mfu": 0.5, "step": 1},
            {"split": "validation", "bits_per_byte": 8.0, "step": 0, "tokens": 9},
            {"split": "validation", "bits_per_byte": 2.5, "step": 7, "tokens": 1234}]
@@ -74,7 +77,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
     kwargs |= {"needed": "the model"} if needed else {}
     recorded.append(("load_run", model_dir, *args, kwargs))
     if model_dir != "converted":
-      gin.bind_parameter("train_stand_in.experiment", "saved")
+      gin.bind_parameter("train_stand_in.experiment", EXPERIMENT)
 
   foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None)
   stand_ins = {

@@ -398,12 +398,12 @@ class Picky:
 
 
 @gin.configurable
-def constant(value: float) -> float:
+def singleton(value: float) -> float:
   return value
 
 
 def test_a_name_that_gin_has_too():
-  load("toy_loop.steps=@constant()", "constant.value=2.5")
+  load("toy_loop.steps=@singleton()", "singleton.value=2.5")
   assert toy_loop()[2] == 2.5
   configuration.load(text=configuration.config_text())
   assert toy_loop()[2] == 2.5

@@ -24,3 +24,7 @@ def test_the_command_line_imports_nothing_heavy():
   """Nor does what carries a command out, ahead of the fork that several processes begin with."""
   heavy = HEAVY | {"jax", "flax", "numpy", "gin", "absl"}
   assert not heavy & imported_by("import gpt4x.cli, gpt4x.commands.running")
+
+
+def test_the_list_of_prepared_data_comes_at_once():
+  assert not (HEAVY | {"jax", "numpy", "gin"}) & imported_by("import gpt4x.cli; gpt4x.cli.main(['cache'])")

@@ -1,6 +1,7 @@
 """What the commands read from gin; the rest of the library does not ask gin for its state."""
 
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 
 import gin
@@ -27,7 +28,7 @@ def saved_run(model_dir: str, bindings: Sequence[str] = ()) -> TrainConfig:
   if "experiment" not in gin.get_bindings(TrainConfig):  # The model was converted.
     raise UserError(f"{model_dir} says how to read its model, not how to train it: choose another --model_dir, with"
                     f" --gin_file={model_dir}/{run_directory.CONFIG} and --gin.train.init_from=\"'{model_dir}'\"")
-  return _train_config()
+  return _train_config(model_dir)
 
 
 def saved_experiment(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = (),
@@ -37,11 +38,14 @@ def saved_experiment(model_dir: str, gin_files: Sequence[str] = (), bindings: Se
   Without `data`, which `generate` and `export` do not read, modules that only data or training need may be missing.
   """
   configuration.load_run(model_dir, gin_files, bindings, needed=None if data else (Experiment, "generate"))
-  return configuration.build(Experiment)
+  return configuration.build(Experiment).of_run(model_dir)
 
 
-def _train_config() -> TrainConfig:
+def _train_config(model_dir: str | None = None) -> TrainConfig:
+  """The run that gin describes; that of a model directory has the vocabulary kept there."""
   config = configuration.build(TrainConfig)
+  if model_dir is not None:
+    config = dataclasses.replace(config, experiment=config.experiment.of_run(model_dir))
   object.__setattr__(config, "read_from", configuration.config_text())
   return config
 

@@ -37,7 +37,7 @@ def _outcome(arguments: argparse.Namespace, quiet: bool, processes: clusters.Pro
   """Carries out a command in this process: (exit status, last line)."""
   try:
     gc.set_threshold(100_000)  # Imports make much and drop little: the default threshold takes a quarter of their time.
-    if quiet:
+    if quiet and arguments.command != "cache":  # Which needs no TensorFlow, and answers at once.
       _import_tensorflow_quietly()
     # Gin files import their user's own modules from here. Last, so that no file in it hides an installed package.
     if os.getcwd() not in sys.path:

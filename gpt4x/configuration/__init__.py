@@ -90,10 +90,7 @@ def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[s
   if not found:
     raise CommandError(f"no run in {model_dir} ({run_directory.CONFIG} is missing): check --model_dir, or start one"
                        " with train --gin_file=FILE")
-  text = read(path)
-  if (words := path.with_name(run_directory.WORDS)).exists():  # The run's own words, wherever the run is now.
-    text += f"\nLocalText.words = {str(words.absolute())!r}\n"
-  load(gin_files, bindings, text=text, needed=needed, where=str(path))
+  load(gin_files, bindings, text=read(path), needed=needed, where=str(path))
 
 
 def build(configurable: Callable[..., T]) -> T:

@@ -1,8 +1,10 @@
 """Whether a value in a gin file is of the kind that its parameter is annotated with, before anything is called."""
 
 import collections.abc
+import contextlib
 import inspect
 import math
+import sys
 import types
 import typing
 from typing import Any, get_args, get_origin, Literal, Union
@@ -17,13 +19,14 @@ _SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, c
 def annotations(configurable: Configurable) -> dict[str, Any]:
   """What each parameter of a configurable is to be, and the "return" of a function; empty if that cannot be known."""
   wrapped = configurable.wrapped
-  try:
-    hints = typing.get_type_hints(wrapped)
-    if inspect.isclass(wrapped):
-      hints |= {**typing.get_type_hints(inspect.unwrap(wrapped.__init__)), "return": wrapped}
-    return hints
-  except (NameError, TypeError, AttributeError):  # Names that exist for type checkers alone.
-    return {}
+  owners = [*reversed(wrapped.__mro__), inspect.unwrap(wrapped.__init__)] if inspect.isclass(wrapped) else [wrapped]
+  found: dict[str, Any] = {}
+  for owner in owners:
+    for name, annotation in getattr(owner, "__annotations__", {}).items():
+      with contextlib.suppress(Exception):  # Names that exist for type checkers alone, and the like.
+        named = types.SimpleNamespace(__annotations__={name: annotation}, __module__=owner.__module__)
+        found[name] = typing.get_type_hints(named, vars(sys.modules[owner.__module__]))[name]
+  return found | ({"return": wrapped} if inspect.isclass(wrapped) else {})
 
 
 def mismatch(value: Any, annotation: Any) -> str | None:

@@ -163,6 +163,8 @@ def _made_by(value: Any) -> tuple[Configurable, dict[str, Any]]:
   fields = {field.name: field for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else {}
   arguments = {}
   for name, parameter in names.parameters(configurable).items():
+    if name in (configurable.denylist or ()):
+      continue  # No gin text may say it.
     if kept is None and not hasattr(value, name):
       raise Unwritable(f"{configurable.name} does not keep its argument {name} as an attribute: make it do so")
     argument, default = getattr(value, name) if kept is None else kept[name], parameter.default

@@ -7,21 +7,16 @@ Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_caus
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-import contextlib
 import dataclasses
 import functools
-import hashlib
-import itertools
-import sys
 from typing import Any, Literal, Protocol, TYPE_CHECKING
 
 import gin
 import numpy as np
 
-from gpt4x import run_directory
-from gpt4x.data import data_dir, token_store
-from gpt4x.data.fingerprint import fingerprint, task_key
-from gpt4x.data.stream import check_state, EvaluationSegments, FEATURES, SegmentStream
+from gpt4x.data import example_rows, tokenization
+from gpt4x.data.settled import settle
+from gpt4x.data.stream import EvaluationSegments, SegmentStream
 from gpt4x.errors import nearest, UserError
 
 if TYPE_CHECKING:
@@ -73,10 +68,10 @@ class DatasetConfig:
                       f" use one of {', '.join(_TASK_FEATURES)}")
     expected, lengths = _TASK_FEATURES[self.feature_converter], self.task_feature_lengths
     if set(lengths) != set(expected) or min(lengths.values()) < 1:
-      raise UserError(f"task_feature_lengths = {dict(lengths)}, but {self.feature_converter!r} takes a positive length"
+      raise UserError(f"DatasetConfig.task_feature_lengths = {dict(lengths)}, but {self.feature_converter!r} takes a positive length"
                       f" for {' and '.join(expected)}: change TASK_FEATURE_LENGTHS or DatasetConfig.feature_converter")
     if self.batch_size < 1:
-      raise UserError(f"batch_size = {self.batch_size}: set BATCH_SIZE to at least 1")
+      raise UserError(f"DatasetConfig.batch_size = {self.batch_size} must be at least 1: set BATCH_SIZE")
     if self.pack and self.carries_memory:
       raise UserError("DatasetConfig.pack = True, but a stream has no padding to fill: unset it, or use 'lm'")
 
@@ -99,10 +94,11 @@ class Dataset:
     vocabulary: what the targets' tokens stand for.
   """
 
-  def __init__(self, config: DatasetConfig):
-    self.config, self._provider = config, _find(config)
+  def __init__(self, config: DatasetConfig, vocabulary: "seqio.Vocabulary | None" = None):
+    """Takes the vocabulary of the run that the data is for; None: that of the task, as it is now."""
+    self.config, self._provider = config, _find(config, vocabulary)
     self.vocabulary: seqio.Vocabulary = self._provider.output_features["targets"].vocabulary
-    self._store = functools.cache(token_store.open_or_build)  # All evaluations of a run read the same tokens.
+    self._store = functools.cache(tokenization.open_or_build)  # All evaluations of a run read the same tokens.
 
   def train(self, split: str = "train", rows: Sequence[int] | None = None) -> DatasetIterator:
     """The endless batches of this host: `rows` of the B rows, rising; None for all."""
@@ -111,7 +107,7 @@ class Dataset:
     if not rates:
       raise UserError(f"mixture {provider.name}, split {split}: every rate is 0: give a task a rate")
     if not config.carries_memory:
-      return _Examples(config, provider, split, rates, rows)
+      return example_rows.Examples(config, provider, split, rates, rows)
     return SegmentStream(
         [self._store(task, split) for task in rates], rates=list(rates.values()),
         batch_size=config.batch_size, segment_length=config.segment_length, rows=rows, seed=config.seed)
@@ -120,7 +116,7 @@ class Dataset:
     """This host's rows of batches that hold each example once; padding has segment id 0."""
     config, tasks = self.config, self._tasks(split)
     if not config.carries_memory:
-      return _once(config, tasks, split, rows)
+      return example_rows.once(config, tasks, split, rows)
     stores = [self._store(task, split) for task in tasks]
     return EvaluationSegments(stores, batch_size=config.batch_size, segment_length=config.segment_length, rows=rows)
 
@@ -128,6 +124,12 @@ class Dataset:
     """The tokens of each document of a split, in the order of the corpus."""
     for store in [self._store(task, split) for task in self._tasks(split)]:
       yield from (store[i] for i in range(len(store)))
+      store.check()
+
+  @property
+  def provider(self) -> "seqio.Task | seqio.Mixture":
+    """The task or mixture, with the vocabulary that stays for as long as this object."""
+    return self._provider
 
   @property
   def has_metrics(self) -> bool:
@@ -136,13 +138,18 @@ class Dataset:
 
     return any(task.metric_objs for task in seqio.get_subtasks(self._provider))
 
+  def check_split(self, split: str) -> None:
+    """Raises UserError if there is no such split; reads no data."""
+    if split not in self._provider.splits:
+      known = ", ".join(sorted(self._provider.splits))
+      raise UserError(f"task {self._provider.name} has no split {split!r}: use one of {known}, or to train without"
+                      " evaluation, EVAL_PERIOD = None")
+
   def _tasks(self, split: str) -> list["seqio.Task"]:
     """The tasks that have a split."""
     import seqio
 
-    if split not in self._provider.splits:
-      known = ", ".join(sorted(self._provider.splits))
-      raise UserError(f"task {self._provider.name} has no split {split!r}: use one of {known}")
+    self.check_split(split)
     return [task for task in seqio.get_subtasks(self._provider) if split in task.splits]
 
 
@@ -155,9 +162,11 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> range:
   return range(process_index * share, (process_index + 1) * share)
 
 
-def _find(config: DatasetConfig) -> "seqio.Task | seqio.Mixture":
-  """The task or mixture by its name, checked to have what `config` asks of it."""
+def _find(config: DatasetConfig, own: "seqio.Vocabulary | None") -> "seqio.Task | seqio.Mixture":
+  """The task or mixture by its name, with the vocabulary of its run, checked to have what `config` asks of it."""
   import seqio
+
+  from gpt4x.data import vocabularies
 
   name = config.mixture_or_task_name
   known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
@@ -171,11 +180,12 @@ def _find(config: DatasetConfig) -> "seqio.Task | seqio.Mixture":
   if "inputs" in provider.output_features and config.feature_converter != "prefix_lm":
     raise UserError(f"task {name} has inputs, which the feature converter {config.feature_converter!r} would drop:"
                     " set DatasetConfig.feature_converter = 'prefix_lm'")
+  provider = settle(provider, own)
   first, *others = [task.output_features["targets"].vocabulary for task in seqio.get_subtasks(provider)]
   if any(other != first for other in others):
     raise UserError(f"the tasks of mixture {name} differ in their vocabulary: give all of them one vocabulary")
-  if first.pad_id is None and not config.carries_memory:
-    raise UserError(f"the vocabulary of task {name} has a word for id 0, which {config.feature_converter!r} takes for"
+  if vocabularies.first_text_id(first) == 0 and not config.carries_memory:
+    raise UserError(f"the vocabulary of task {name} has text for id 0, which {config.feature_converter!r} takes for"
                     " padding: set DatasetConfig.feature_converter = 'stream'")
   return provider
 
@@ -188,107 +198,3 @@ def _rate(provider: "seqio.Task | seqio.Mixture", task: "seqio.Task") -> float:
   except Exception as error:  # Some of seqio's rate functions need statistics that only cached tasks have.
     raise UserError(f"mixture {provider.name}: the rate of task {task.name} cannot be computed"
                     f" ({type(error).__name__}): give it a number") from error
-
-
-class _Examples:
-  """Endless batches of examples, in another order each epoch; a batch may end one epoch and begin the next.
-
-  The position is (epoch, examples taken), and a resumed run reads past the examples taken. A mixture is one endless
-  epoch, since its tasks end at different times. Every host reads all examples and keeps its `rows`, so that the order
-  does not depend on the number of hosts: tokenizing is cheap beside training.
-  """
-
-  def __init__(self, config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str,
-               rates: Mapping["seqio.Task", float], rows: Sequence[int] | None):
-    self._config, self._provider, self._split, self._rows = config, provider, split, rows
-    self._num_epochs = 1 if list(rates) == [provider] else None
-    names = "feature_converter", "batch_size", "task_feature_lengths", "pack", "seed"
-    self._identity = {name: getattr(config, name) for name in names} | {
-        "task_feature_lengths": dict(config.task_feature_lengths), "rates": list(rates.values()),
-        "content": [_content(task, split, config.task_feature_lengths) for task in rates]}
-    self._rewind(0, 0)
-
-  def _rewind(self, epoch: int, taken: int) -> None:
-    self._epoch, self._taken = epoch, taken
-    seed = int(fingerprint([self._config.seed, epoch])[:7], 16)
-    self._examples = _converted(self._config, self._provider, self._split, skip=taken, shuffle=True, seed=seed,
-                                num_epochs=self._num_epochs)
-
-  def __iter__(self) -> Iterator[Batch]:
-    return self
-
-  def __next__(self) -> Batch:
-    examples: list[Batch] = []
-    while len(examples) < self._config.batch_size:
-      example = next(self._examples, None)
-      if example is not None:
-        examples.append(example)
-        self._taken += 1
-      elif self._taken:
-        self._rewind(self._epoch + 1, 0)
-      else:
-        raise token_store.empty(self._provider, self._split)
-    return _stack(self._config, self._rows, examples)
-
-  def get_state(self) -> dict[str, Any]:
-    return {**self._identity, "epoch": self._epoch, "taken": self._taken}
-
-  def set_state(self, state: dict[str, Any]) -> None:
-    check_state(state, self._identity)
-    self._rewind(state["epoch"], state["taken"])
-
-
-def _once(config: DatasetConfig, tasks: Sequence["seqio.Task"], split: str, rows: Sequence[int] | None
-          ) -> Iterator[Batch]:
-  """Batches that hold each example of the tasks once; padding fills up the last."""
-  examples = itertools.chain.from_iterable(
-      _converted(config, task, split, shuffle=False, num_epochs=1) for task in tasks)
-  group = list(itertools.islice(examples, config.batch_size))
-  if not group:
-    raise token_store.empty(tasks[0], split)
-  while group:
-    yield _stack(config, rows, group)
-    group = list(itertools.islice(examples, config.batch_size))
-
-
-def _content(task: "seqio.Task", split: str, lengths: Mapping[str, int]) -> str:
-  """A hash of all features' tokens, of sixteen hexadecimal digits; the data directory keeps it under the task's key."""
-  key = fingerprint([task_key(task, split), dict(lengths)])
-  path = data_dir() / "content" / key
-  with contextlib.suppress(OSError):
-    return path.read_text()
-  print(f"reading {task.name}/{split} once, so that a resumed run can tell its data from other data", file=sys.stderr)
-  digest = hashlib.sha256()
-  for example in token_store.examples(task, split, sequence_length=dict(lengths), shuffle=False, num_epochs=1, seed=0,
-                                      try_in_mem_cache=False):
-    for name in sorted(task.output_features):
-      digest.update(repr((name, example[name].dtype.str, example[name].shape)).encode())
-      digest.update(example[name].tobytes())
-  with contextlib.suppress(OSError):  # Without a place to keep the hash, each start reads once.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    run_directory.write(path, digest.hexdigest()[:16].encode())
-  return digest.hexdigest()[:16]
-
-
-def _converted(config: DatasetConfig, provider: "seqio.Task | seqio.Mixture", split: str, skip: int = 0, **options: Any
-               ) -> Iterator[Batch]:
-  """Examples after the feature converter, [L] each feature."""
-  import seqio
-
-  converters = {"lm": seqio.LMFeatureConverter, "prefix_lm": seqio.PrefixLMFeatureConverter}
-  convert = converters[config.feature_converter](pack=config.pack)
-  lengths = dict(config.task_feature_lengths)
-  return token_store.examples(
-      provider, split, lambda dataset: convert(dataset, lengths).skip(skip), sequence_length=lengths, **options)
-
-
-def _stack(config: DatasetConfig, rows: Sequence[int] | None, examples: list[Batch]) -> Batch:
-  """This host's rows of a batch of up to B examples; the other rows are padding."""
-  rows = range(config.batch_size) if rows is None else rows
-  padding = {name: np.zeros_like(value) for name, value in examples[0].items() if name != "decoder_positions"}
-  examples = [examples[row] if row < len(examples) else padding for row in rows]
-  batch = {name: np.stack([example[name] for example in examples]) for name in padding}
-  if not config.pack:
-    # seqio numbers the examples of a row only if it packs them; token 0 is its padding in any vocabulary.
-    batch["decoder_segment_ids"] = batch["decoder_target_tokens"] != 0
-  return {name: value.astype(FEATURES.get(name, np.int32)) for name, value in batch.items()}

@@ -1,7 +1,8 @@
 """Cheap keys by which prepared tokens are found again.
 
-A key does not see what a preprocessor reads or imports while it runs, nor the helpers that a notebook defines for it. A
-key that changes without need costs only time, since a resumed run compares the content of its tokens.
+A key does not see what a preprocessor reads or imports while it runs, nor the helpers that a notebook defines for it,
+nor the later examples of a source that does not tell its changes (`source_content.py`). A key that changes without need
+costs only time, since a resumed run compares the content of its tokens.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ from typing import Any, TYPE_CHECKING
 import gin
 import numpy as np
 
+from gpt4x.data import source_content
+
 if TYPE_CHECKING:
   import seqio
 
@@ -24,23 +27,43 @@ _VERSION = 1  # Raise it whenever the token store's files, or what they hold of 
 
 
 def task_key(task: "seqio.Task", split: str) -> str:
-  """Sixteen hexadecimal digits that change whenever the examples of `split` may have changed."""
-  import seqio
-  import tensorflow as tf
+  """Sixteen hexadecimal digits that change whenever the examples of `split` are known to have changed."""
+  return identify(task, split)[0]
 
-  source, parts = task.source, [_VERSION, seqio.__version__, task.name, split, type(task.source)]
+
+def identify(task: "seqio.Task", split: str) -> tuple[str, str]:
+  """(the `task_key`, what of the source may change without another key, for a message; empty if nothing)."""
+  import seqio
+
+  source, unseen, parts = task.source, "", [_VERSION, seqio.__version__, task.name, split, type(task.source)]
   if hasattr(source, "fingerprint_parts"):
     parts += [source.fingerprint_parts()]
   elif isinstance(source, seqio.TfdsDataSource):
     info = source.tfds_dataset._get_builder(split).info  # seqio has no public way.  pylint: disable=protected-access
     parts += [info.full_name, {name: (part.num_examples, int(part.num_bytes)) for name, part in info.splits.items()},
               source.tfds_dataset._map_split(split)]  # pylint: disable=protected-access
+  elif isinstance(source, seqio.FileDataSource):
+    files = files_of(task, split)
+    parts += [vars(source), [path for path, *_ in files], [stat for _, *stat in files]]
   else:
-    paths = source.list_shards(split) if isinstance(source, seqio.FileDataSource) else []
-    stats = [tf.io.gfile.stat(path) for path in paths]
-    parts += [vars(source), paths, [(stat.length, stat.mtime_nsec) for stat in stats]]
+    digest, unseen = source_content.read_content(task, split)
+    parts += [vars(source), digest]
   features = [(name, one.add_eos, one.dtype.name, one.vocabulary) for name, one in task.output_features.items()]
-  return fingerprint([*parts, features, list(task.preprocessors)])
+  return fingerprint([*parts, features, list(task.preprocessors)]), unseen
+
+
+def files_of(task: "seqio.Task", split: str) -> list[tuple[str, int, int]]:
+  """Path, size and modification time of each file that a split is read from, if the source tells them."""
+  import seqio
+  import tensorflow as tf
+
+  if isinstance(task.source, seqio.FileDataSource):
+    stats = {path: tf.io.gfile.stat(path) for path in task.source.list_shards(split)}
+    return [(path, stat.length, stat.mtime_nsec) for path, stat in stats.items()]
+  parts = task.source.fingerprint_parts() if hasattr(task.source, "fingerprint_parts") else {}
+  if not isinstance(parts, dict):
+    return []
+  return [*parts.get("files", ()), *parts.get("validation_files", ())]
 
 
 def fingerprint(value: Any) -> str:
@@ -59,7 +82,8 @@ def _describe(value: Any, seen: dict[Any, tuple[int, Any]]) -> Any:
   elif isinstance(value, types.CodeType):
     value = [value.co_code.hex(), value.co_names, value.co_consts]
   elif hasattr(type(value), "vocab_size"):
-    content = getattr(value, "sp_model", None) or "\n".join(getattr(value, "words", ())) or vars(value)
+    content = getattr(value, "sp_model", None) or "\n".join(getattr(value, "words", ()))
+    content = content or (value.to_bytes() if hasattr(value, "to_bytes") else vars(value))
     value = [type(value), value.vocab_size, value.extra_ids, value.eos_id, value.unk_id, content]
   elif callable(value) or text != repr(value) and not isinstance(value, (list, tuple)):
     # An object whose repr is no more than its address is told by its attributes.

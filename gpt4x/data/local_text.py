@@ -1,23 +1,23 @@
-"""Any local text as a seqio source: one document a file, or one a line of JSON."""
+"""Any local text as a seqio source: one document a file, or one a record of JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
-import glob
-import gzip
 import hashlib
-import json
 import os
 import random
-from typing import Any
-import zlib
+import sys
+from typing import Any, Literal, NamedTuple
 
 import gin
 import seqio
 import tensorflow as tf
 
+from gpt4x.data import file_patterns
+from gpt4x.data.text_files import Document, read_documents, refuse, shown
 from gpt4x.errors import UserError
 
+READER = 2  # Raise it whenever other documents are found in the same files.
 HELD_OUT_PERCENT = 5
 MANY_DOCUMENTS = 200  # A corpus of at least so many holds out whole documents; a smaller one, the end of each.
 
@@ -29,18 +29,25 @@ Stat = tuple[str, int, int]  # Path, size, modification time.
 class LocalText:
   """Which files make the corpus.
 
-  A file `*.jsonl` or `*.jsonl.gz` has a JSON object with a "text" on each line, and each is a document. Any other file
-  is one document of UTF-8 text (gunzipped if it ends in `.gz`).
+  JSON lines, each an object with a "text", are a document each, as are the objects of whole JSON in a file that its
+  name calls JSON. Any other file is one document of UTF-8 text. The content tells which it is, and whether it is packed
+  by gzip, bzip2, xz or zstd.
 
   Attributes:
     files: a glob, or several; `**` stands for folders of any depth.
     validation_files: globs of the validation split; files that they match are never trained on. Without them, part of
       `files` is held out: 5% of the documents by a hash of their text where there are many, else the end of each.
     words: the file that holds the vocabulary of the task local_text_words, such as words.txt of a model.
+    on_bad_record: `raise` ends a run at a record or a file that cannot be read; `skip` leaves it out and counts it.
   """
   files: str | Sequence[str] = ()
   validation_files: str | Sequence[str] = ()
   words: str | None = None
+  on_bad_record: Literal["raise", "skip"] = "raise"
+
+  def __post_init__(self):
+    if self.on_bad_record not in ("raise", "skip"):
+      raise UserError(f"LocalText.on_bad_record = {self.on_bad_record!r} is unknown: use 'raise' or 'skip'")
 
   def find(self) -> tuple[tuple[Stat, ...], tuple[Stat, ...]]:
     """Returns the files for training and those for validation, in order of their names."""
@@ -55,58 +62,47 @@ class LocalText:
 
 
 def _match(parameter: str, patterns: str | Sequence[str]) -> dict[str, Stat]:
-  """Returns the files that glob patterns match, by real path."""
-  files = {}
+  """Returns the files that glob patterns match, by real path: each once, whatever links there are to it."""
+  files = dict[str, Stat]()
   for pattern in [patterns] if isinstance(patterns, str) else patterns:
-    matches = [path for path in glob.iglob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(path)]
-    if not matches:
-      raise UserError(f"LocalText.{parameter} = {pattern!r} matches no file (looked from {os.getcwd()})")
-    for path in matches:
+    found = file_patterns.matches(pattern)
+    if not found:
+      raise file_patterns.no_match(f"LocalText.{parameter}", pattern)
+    for path in found:
       stat = os.stat(path)
-      files[os.path.realpath(path)] = (path, stat.st_size, stat.st_mtime_ns)
+      files.setdefault(os.path.realpath(path), (path, stat.st_size, stat.st_mtime_ns))
   return files
 
 
-def read_documents(path: str) -> Iterator[tuple[str, str]]:
-  """Yields (name, text) of each document in a file that is not blank."""
-  try:
-    with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-      json_lines = path.endswith((".jsonl", ".jsonl.gz"))
-      documents = _read_json_lines(file, path) if json_lines else [(path, _decode(file.read(), path))]
-      yield from ((name, text) for name, text in documents if text.strip())
-  except (OSError, EOFError, zlib.error) as error:
-    raise UserError(f"cannot read {path}: {error}") from error
+class _Survey(NamedTuple):
+  """What `files` hold before anything is held out."""
 
-
-def _read_json_lines(lines: Iterator[bytes], path: str) -> Iterator[tuple[str, str]]:
-  offset = 0
-  for number, line in enumerate(lines, 1):
-    if line.strip():
-      try:
-        text = json.loads(_decode(line, path, offset))["text"]
-        text.encode("utf-8")  # JSON can spell half a surrogate pair, which cannot be encoded.
-      except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(
-            f'{path}:{number}: not a JSON object with a "text"; each line must look like {{"text": "..."}}') from error
-      yield f"{path}:{number}", text
-    offset += len(line)
-
-
-def _decode(data: bytes, path: str, offset: int = 0) -> str:
-  try:
-    return data.decode("utf-8")
-  except UnicodeDecodeError as error:
-    raise UserError(
-        f"{path} is not UTF-8 at byte {offset + error.start}; convert it or take it out of LocalText.files") from error
+  documents: int
+  held_out: int  # Of the documents, those that would be held out whole.
+  beginnings: int  # Documents with text before their cut, and with text behind it.
+  ends: int
 
 
 @functools.lru_cache(maxsize=8)
-def _count_documents(files: tuple[Stat, ...]) -> int:
-  """Counts by reading all documents, so that a user's mistake shows here and not inside an error of tf.data."""
-  count = sum(1 for path, _, _ in files for _ in read_documents(path))
-  if not count:
-    raise UserError(f"the corpus is empty: {len(files)} file(s) with no text, {files[0][0]} the first")
-  return count
+def _survey(files: tuple[Stat, ...], skip: bool) -> _Survey:
+  """Reads all documents, so that a user's mistake shows here and not inside an error of tf.data."""
+  counts, bad, first = [0, 0, 0, 0], 0, ""
+
+  def leave_out(message: str) -> None:
+    nonlocal bad, first
+    bad, first = bad + 1, first or message
+
+  for path, _, _ in files:
+    for _, text in read_documents(path, leave_out if skip else refuse):
+      where = cut(text)
+      for i, counted in enumerate((True, held_out(text), where > 0, where < len(text))):
+        counts[i] += counted
+  if bad:
+    print(f"gpt4x: warning: skipped {bad:,} bad records beside {counts[0]:,} documents, as LocalText.on_bad_record"
+          f" = 'skip' has it; the first: {first}", file=sys.stderr)
+  if not counts[0]:
+    raise UserError(f"the corpus is empty: {len(files)} file(s) with no text, {shown(files[0][0])} the first")
+  return _Survey(*counts)
 
 
 def held_out(text: str) -> bool:
@@ -120,11 +116,11 @@ def cut(text: str) -> int:
   return text.rfind("\n", len(text) * (100 - 2 * HELD_OUT_PERCENT) // 100, end) + 1 or end
 
 
-def _batches(documents: Iterator[tuple[str, str]]) -> Iterator[dict[str, list[str]]]:
+def _batches(documents: Iterator[Document]) -> Iterator[dict[str, list[Any]]]:
   """Groups documents to about a million characters, since tf.data takes nearly a millisecond for each `yield`."""
-  names, texts, size = [], [], 0
+  names, texts, size = list[bytes](), list[str](), 0
   for name, text in documents:
-    names.append(name)
+    names.append(os.fsencode(name))  # A file's name need not be UTF-8.
     texts.append(text)
     size += len(text) + 1000
     if size > 1_000_000:
@@ -150,15 +146,26 @@ class LocalTextSource(seqio.DataSource):
     return [split]
 
   def fingerprint_parts(self) -> dict[str, Any]:
-    """Returns every file with its size and modification time, and the rule of what is held out."""
-    train, validation = (self._corpus or LocalText()).find()
-    return {"files": train, "validation_files": validation, "held_out": (HELD_OUT_PERCENT, MANY_DOCUMENTS)}
+    """Returns every file with its size and modification time, and the rules of what is read and held out."""
+    corpus = self._corpus or LocalText()
+    train, validation = corpus.find()
+    return {"files": train, "validation_files": validation, "held_out": (HELD_OUT_PERCENT, MANY_DOCUMENTS),
+            "reader": (READER, corpus.on_bad_record)}
 
-  def documents(self, split: str, seed: int | None = None) -> Iterator[tuple[str, str]]:
+  def documents(self, split: str, seed: int | None = None) -> Iterator[Document]:
     """Checks all documents, then returns (name, text) of those of a split; a seed shuffles the files."""
-    train, validation = (self._corpus or LocalText()).find()
-    files = list(validation if validation and split == "validation" else train)
-    whole_documents = _count_documents(tuple(files)) >= MANY_DOCUMENTS
+    corpus = self._corpus or LocalText()
+    train, validation = corpus.find()
+    files, skip = list(validation if validation and split == "validation" else train), corpus.on_bad_record == "skip"
+    survey = _survey(tuple(files), skip)
+    whole_documents = survey.documents >= MANY_DOCUMENTS
+    if not validation:
+      shares = {"train": survey.documents - survey.held_out, "validation": survey.held_out} if whole_documents else {
+          "train": survey.beginnings, "validation": survey.ends}
+      if not shares[split]:
+        raise UserError(f"LocalText.files = {corpus.files!r} leaves no text for the split {split}, since its"
+                        f" {survey.documents:,} document(s) are too alike or too short to hold out a part: set"
+                        " LocalText.validation_files")
     if seed is not None:
       random.Random(seed).shuffle(files)
 
@@ -167,7 +174,8 @@ class LocalTextSource(seqio.DataSource):
         return text if validation or held_out(text) == (split == "validation") else ""
       return text[cut(text):] if split == "validation" else text[:cut(text)]
 
-    documents = ((name, part(text)) for path, _, _ in files for name, text in read_documents(path))
+    documents = ((name, part(text)) for path, _, _ in files
+                 for name, text in read_documents(path, (lambda _: None) if skip else refuse))
     return ((name, text) for name, text in documents if text)
 
   def get_dataset(self, split: str = "train", shuffle: bool = True, seed: int | None = None,

@@ -17,7 +17,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from gpt4x.data import data_dir
+from gpt4x.data import data_dir, make_folder, prepared, share
 from gpt4x.errors import UserError
 
 SUFFIXES = (".py", ".txt", ".rst")
@@ -91,8 +91,12 @@ def prepare(directory: pathlib.Path) -> None:
   if builder.data_path.exists():
     return
   try:
+    make_folder(directory)
+    prepared.remove_abandoned(pathlib.Path(builder.data_path.parent), "*incomplete*")  # TFDS leaves them.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # Progress bars.
       builder.download_and_prepare()
+    for path in [directory / builder.name, *(directory / builder.name).rglob("*")]:
+      share(path)
   except (OSError, RuntimeError) as error:  # TFDS turns a full disk into a RuntimeError.
     # The last step renames a temporary folder; it fails where another process came first, with the same data.
     if not builder.data_path.exists():

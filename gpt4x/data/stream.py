@@ -6,7 +6,7 @@ have the same position, and a run may continue on any number of hosts.
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import heapq
 import itertools
 import sys
@@ -14,6 +14,7 @@ from typing import Any, Self, TYPE_CHECKING
 
 import numpy as np
 
+from gpt4x.data.changes import changes
 from gpt4x.data.fingerprint import fingerprint
 from gpt4x.errors import UserError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 FEATURES = {
     "decoder_target_tokens": np.int32, "decoder_input_tokens": np.int32,
     "decoder_segment_ids": np.int32, "decoder_loss_weights": np.float32}
+_PATIENCE = 1.0  # Seconds that the first batch waits for the check of the tokens: enough for a gigabyte.
 # A document longer than a row's equal share of the corpus is cut, so that a corpus of one long file gives each row text
 # of its own. A document of at most SHORTEST_PIECE tokens is never cut.
 SHORTEST_PIECE = 1024
@@ -71,6 +73,8 @@ class _Rows:
     self._batch_size, self._segment_length = batch_size, segment_length
     # The rows of this host, and the place of each in its batches.
     self._rows = {row: place for place, row in enumerate(range(batch_size) if rows is None else rows)}
+    self._stores, self._patience = stores, _PATIENCE
+    self._num_ids = min(store.num_ids for store in stores)
     self._pieces = [_Pieces(store, batch_size) for store in stores]
     # The number of each store's first piece among those of all stores.
     self._begins = list(itertools.accumulate(map(len, self._pieces), initial=0))
@@ -97,6 +101,9 @@ class _Rows:
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
+    for store in self._stores:
+      store.check(self._patience)
+    self._patience = 0.0
     shape = len(self._rows), self._segment_length
     batch = {name: np.zeros(shape, dtype) for name, dtype in FEATURES.items()}
     for row in range(self._batch_size):
@@ -117,6 +124,12 @@ class _Rows:
         if start + length == stop:
           self._documents[row] += 1
           self._offsets[row], self._open[row] = 0, None
+    # Negative ids, too: as unsigned ones they are large.
+    if batch["decoder_target_tokens"].size and batch["decoder_target_tokens"].view(np.uint32).max() >= self._num_ids:
+      for store in self._stores:
+        store.check()  # Which says more.
+      raise UserError(f"the tokens of {' or '.join(store.name for store in self._stores)} go beyond the vocabulary of"
+                      f" {self._num_ids}: remove them (gpt4x cache), and the next run makes them again")
     return batch
 
 
@@ -145,6 +158,8 @@ class SegmentStream(_Rows):
     import grain
     import grain.experimental
 
+    self._tasks = {store.name: {"content": store.fingerprint, "documents": len(store), "tokens": store.num_tokens}
+                   for store in stores}
     names = [store.name for store in stores]
     # grain adds the epoch to the seed. Without a hash, the first epoch of seed 1 would be the second of seed 0.
     seeds = [int(fingerprint([seed, name])[:7], 16) for name in [*names, names]]
@@ -160,10 +175,10 @@ class SegmentStream(_Rows):
 
   def get_state(self) -> dict[str, Any]:
     """The position of each of the B rows, as JSON: how many documents it has read, and how much of the next."""
-    return {**self._identity, "documents": list(self._documents), "offsets": list(self._offsets)}
+    return {**self._identity, "tasks": self._tasks, "documents": list(self._documents), "offsets": list(self._offsets)}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    check_state(state, self._identity)
+    check_state(state, self._identity, lambda: changes(state.get("tasks"), self._tasks))
     self._rewind(state["documents"], state["offsets"])
 
 
@@ -190,18 +205,24 @@ class EvaluationSegments(_Rows):
 
   def __next__(self) -> dict[str, np.ndarray]:
     if not self._remaining:
+      for store in self._stores:  # A metric is of tokens that are known to be whole.
+        store.check()
       raise StopIteration
     self._remaining -= 1
     return super().__next__()
 
 
-def check_state(state: dict[str, Any], identity: dict[str, Any]) -> None:
-  """Raises a UserError if a saved position belongs to data other than what `identity` describes."""
+def check_state(state: dict[str, Any], identity: dict[str, Any], difference: Callable[[], str]) -> None:
+  """Raises a UserError if a saved position belongs to data other than what `identity` describes.
+
+  `difference` says what is known of how contents differ.
+  """
   named = {"fingerprint": "fingerprint of tokens and rates", "content": "content of the tasks' tokens"}
   for name, value in identity.items():
     if name in state and state[name] != value:
+      what = f" ({found})" if name in named and (found := difference()) else ""
       raise UserError(f"the checkpoint's place in the data has {named.get(name, name)} {state[name]!r}, but this run"
-                      f" has {value!r}: change that back, or start in a new model directory")
+                      f" has {value!r}{what}: change that back, or start in a new model directory")
   if not identity.keys() <= state.keys():
     print("gpt4x: warning: the checkpoint is of an earlier version, which saved no content to compare its data by:"
           " make sure that texts and vocabulary are the same", file=sys.stderr)

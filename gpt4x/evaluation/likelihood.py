@@ -25,6 +25,7 @@ class Evaluator:
 
   def __init__(self, experiment: Experiment, partitioner: Partitioner, split: str, max_batches: int | None = None):
     experiment.check_vocabulary()
+    experiment.data.check_split(split)
     partitioner.check_batch(experiment.dataset.batch_size)
     self._experiment, self._partitioner, self._split, self._max_batches = experiment, partitioner, split, max_batches
     model, objective, dataset = experiment.model, experiment.objective, experiment.dataset
@@ -96,12 +97,14 @@ def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | 
              split: str = "validation", max_batches: int | None = None) -> dict[str, float]:
   """Evaluates a checkpoint; returns the metrics of `Evaluator`, those of seqio's infer-evaluation, and `step`.
 
-  The mesh may differ from the run's. Without `partitioner`, as many devices split the batch as divide its rows.
+  The vocabulary is the one that the run keeps. The mesh may differ from the run's. Without `partitioner`, as many
+  devices split the batch as divide its rows.
   """
   if partitioner is None:
     devices = math.gcd(jax.device_count(), experiment.dataset.batch_size)
     # Every process has to take part.
     partitioner = Partitioner() if jax.process_count() > 1 else Partitioner(data=devices, num_devices=devices)
+  experiment = experiment.of_run(model_dir)
   evaluator = Evaluator(experiment, partitioner, split, max_batches)
   step, params = experiment.restore_params(model_dir, partitioner, step)
   return {"step": step} | evaluator(params) | TaskMetrics(experiment, split)(params)

@@ -1,14 +1,17 @@
 """A task's own seqio metrics, computed from what the model writes or how it scores the targets."""
 
 from collections.abc import Iterator
+import contextlib
 import numbers
 from typing import Any
+import uuid
 
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
+from gpt4x.data.task_examples import errors_of
 from gpt4x.experiment import Experiment
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
@@ -29,9 +32,11 @@ class TaskMetrics:
     if dataset.feature_converter != "prefix_lm" or not experiment.data.has_metrics:
       return
     import seqio
-    self._evaluator = seqio.Evaluator(
-        dataset.mixture_or_task_name, seqio.PrefixLMFeatureConverter(pack=False), split,
-        sequence_length=dict(dataset.task_feature_lengths), async_compute_metrics=False)
+    self._provider, self._split = experiment.data.provider, split
+    with errors_of(self._provider, split, all_errors=True), _registered(self._provider) as name:
+      self._evaluator = seqio.Evaluator(
+          name, seqio.PrefixLMFeatureConverter(pack=False), split,
+          sequence_length=dict(dataset.task_feature_lengths), async_compute_metrics=False)
     model, vocabulary = experiment.model, experiment.data.vocabulary
     self._engine = Engine(
         model, window=dataset.segment_length, eos_id=vocabulary.eos_id, num_ids=vocabulary.vocab_size,
@@ -47,9 +52,10 @@ class TaskMetrics:
       params = multihost_utils.process_allgather(params, tiled=True)
       if jax.process_index():
         return {}
-    metrics, _ = self._evaluator.evaluate(
-        compute_metrics=True, predict_fn=lambda dataset: list(self._predict(params, dataset)),
-        score_fn=lambda dataset: self._score_all(params, dataset))
+    with errors_of(self._provider, self._split, all_errors=True):
+      metrics, _ = self._evaluator.evaluate(
+          compute_metrics=True, predict_fn=lambda dataset: list(self._predict(params, dataset)),
+          score_fn=lambda dataset: self._score_all(params, dataset))
     values = {f"{task}/{name}": getattr(value, "value", value)
               for task, values in metrics.result().items() for name, value in values.items()}
     return {name: float(value) for name, value in values.items() if isinstance(value, numbers.Real)}
@@ -77,6 +83,19 @@ class TaskMetrics:
       ids, group = zip(*rows[start:start + size])
       group += group[-1:] * (size - len(group))
       yield list(map(int, ids)), {name: np.stack([row[name] for row in group]).astype(np.int32) for name in group[0]}
+
+
+@contextlib.contextmanager
+def _registered(provider: Any) -> Iterator[str]:
+  """A name for a task or mixture as the run has it, while seqio's evaluator is made, which takes nothing but a name."""
+  import seqio
+  registry = seqio.TaskRegistry if isinstance(provider, seqio.Task) else seqio.MixtureRegistry
+  name = f"{provider.name}_{uuid.uuid4().hex}"
+  registry.add_provider(name, provider)
+  try:
+    yield name
+  finally:
+    registry.remove(name)
 
 
 def _scores(model: LanguageModel, params: Any, batch: Batch) -> jax.Array:

@@ -35,7 +35,7 @@ def generate(model_dir: str, experiment: Experiment, prompt: str, *, max_tokens:
     memory = max(experiment.memory_length, experiment.eval_memory_length)
     window = memory if config.same_length and memory else memory + dataset.segment_length
   ids = vocabulary.encode(prompt)
-  first_id = 0 if vocabulary.pad_id is None else 1
+  first_id = vocabularies.first_text_id(vocabulary)
   unknown = [i for i in ids if not first_id <= i < config.vocab_size]
   if unknown:
     raise UserError(f"the prompt has the token {unknown[0]}, outside the model's {config.vocab_size}: change it")

@@ -36,10 +36,11 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
   The profiler traces the steps from profile_steps[0] to profile_steps[1]. Returns the exit status: 0, or 75 when
   SIGTERM stopped the run, which is then saved. Raises UserError, before anything else, if gin text cannot say `config`.
   """
-  experiment, partitioner, total_steps = config.experiment, config.partitioner, config.total_steps
-  dataset, gin_text = experiment.dataset, config.gin_text
+  partitioner, total_steps, dataset = config.partitioner, config.total_steps, config.experiment.dataset
   partitioner.check_batch(dataset.batch_size, config.microbatches)
-  experiment.check_vocabulary()
+  gin_text = config.gin_text
+  goes_on = Checkpoints(model_dir).latest_step() is not None
+  experiment = config.experiment.to_train(model_dir, goes_on, config.init_from)
   directory = Checkpoints(model_dir, config.checkpoints)
 
   # The state and the data, from the same step.

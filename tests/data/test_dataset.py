@@ -10,6 +10,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from gpt4x.data import task_examples, tokenization
 from gpt4x.data.dataset import Dataset, DatasetConfig, host_rows
 from gpt4x.data.prefetch import prefetch
 from gpt4x.errors import UserError
@@ -257,6 +258,54 @@ def test_errors_say_what_to_do():
   wrong("takes a positive length for targets", config, lengths={"targets": 0})
   wrong("batch_size = 0", config, batch_size=0)
   wrong("pack = True", config, pack=True)
+
+
+def test_a_split_is_checked_before_anything_is_read(monkeypatch):
+  monkeypatch.setattr(tokenization, "open_or_build", lambda *_: pytest.fail("tokenizes"))
+  dataset = Dataset(config("toy_other"))
+  dataset.check_split("train")
+  wrong("task toy_other has no split 'validation': use one of train, or to train without evaluation, EVAL_PERIOD",
+        dataset.check_split, "validation")
+
+
+CUTS = {  # Four times each number and an end; of 11 examples all are too long, or none.
+    "lm": ({"targets": 4}, {"targets": (4, 5)}), "lm_whole": ({"targets": 5}, {}),
+    "prefix_lm": ({"inputs": 3, "targets": 2}, {"inputs": (3, 4), "targets": (2, 5)}),
+    "prefix_lm_inputs": ({"inputs": 3, "targets": 5}, {"inputs": (3, 4)}),
+}
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("case", CUTS)
+def test_cut_examples_are_counted(case, pack, capfd):
+  lengths, expected = CUTS[case]
+  converter = "prefix_lm" if "inputs" in lengths else "lm"
+  name = "toy_pairs" if converter == "prefix_lm" else "toy"
+
+  def warnings(read, split, count):
+    task_examples.say_once.cache_clear()  # As in a new process.
+    capfd.readouterr()
+    read(Dataset(config(name, lengths=lengths, feature_converter=converter, pack=pack)))
+    found = [line for line in capfd.readouterr().err.splitlines() if "cut" in line]
+    assert found == [f"gpt4x: warning: {name}/{split}: {count} of {count} examples have more than {limit} tokens of"
+                     f" {feature}, at most {longest}, and are cut there: raise TASK_FEATURE_LENGTHS or let the task"
+                     " split them" for feature, (limit, longest) in expected.items()]
+
+  for _ in range(2):  # The second start knows from the first.
+    warnings(lambda dataset: next(dataset.train()), "train", 11)
+  warnings(lambda dataset: list(dataset.evaluation("validation")), "validation", 4)
+
+
+def test_only_what_is_too_long_counts(capfd):
+  lines = tf.ragged.constant([[5] * n for n in (3, 9, 4, 12)], tf.int32)
+  source = seqio.FunctionDataSource(
+      lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(lines).map(lambda x: {"targets": x}),
+      splits=("validation",))
+  seqio.TaskRegistry.add("toy_lengths", source=source, preprocessors=[],
+                         output_features={"targets": seqio.Feature(VOCABULARY, add_eos=False)})
+  batch, = Dataset(config("toy_lengths", lengths={"targets": 4}, feature_converter="lm")).evaluation("validation")
+  assert (batch["decoder_target_tokens"] > 0).sum(1).tolist() == [3, 4, 4, 4]
+  assert "2 of 4 examples have more than 4 tokens of targets, at most 12" in capfd.readouterr().err
 
 
 def test_state_of_other_data_is_refused():

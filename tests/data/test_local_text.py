@@ -117,10 +117,10 @@ def test_fingerprint_follows_the_files():
     ((), "", "LocalText.files is not set"),
     ("c*", " \n", "corpus is empty: 1 file.*c.txt"),
     ("c*", b"caf\xe9\n", "c.txt is not UTF-8 at byte 3"),
-    ("c*.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', "c.jsonl is not UTF-8 at byte 24"),
+    ("c*.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', "c.jsonl:2: .*not UTF-8 at byte 24"),
     ("c*.jsonl", '{"text": "x"}\n\n{"body": "x"}\n', 'c.jsonl:3: not a JSON object with a "text"'),
     ("c*.jsonl", '{"text": 5}\n', "c.jsonl:1: "),
-    ("c*.jsonl", "[1]\n", "c.jsonl:1: "),
+    ("c*.jsonl", "[1]\n", r"c.jsonl\[0\]: "),
     ("c*.jsonl", "text\n", "c.jsonl:1: "),
     ("c*.jsonl", r'{"text": "\ud800"}', "c.jsonl:1: "),
 ])
@@ -132,12 +132,47 @@ def test_errors_come_at_once_in_one_line(files, content, message, split):
   assert "\n" not in str(error.value)
 
 
-def test_damaged_archive():
-  _write("a.txt.gz", "hello" * 100)
-  with open("a.txt.gz", "rb") as file:
-    whole = file.read()
-  for damaged in (b"text", whole[:-10], whole[:12] + b"\xff" * 8 + whole[20:]):
-    with open("a.txt.gz", "wb") as file:
-      file.write(damaged)
-    with pytest.raises(UserError, match="cannot read a.txt.gz"):
-      _read("*.gz")
+def test_bad_records_are_skipped_and_counted_on_demand(capfd):
+  _write("a.jsonl", '{"text": "one"}\n{"text": 2}\n{"text": "three"}\n')
+  _write("b.txt", b"caf\xe9")
+  _write("c.txt", "four")
+  _write("v.txt", "held out")
+  corpus = {"validation_files": "v.txt", "on_bad_record": "skip"}
+  with pytest.raises(UserError, match="a.jsonl:2: .*or set LocalText.on_bad_record = 'skip'"):
+    _read("*", validation_files="v.txt")
+  capfd.readouterr()
+  assert list(_read("*", **corpus).values()) == ["one", "three", "four"]
+  assert capfd.readouterr().err == (
+      "gpt4x: warning: skipped 2 bad records beside 3 documents, as LocalText.on_bad_record = 'skip' has it; the first:"
+      ' a.jsonl:2: not a JSON object with a "text", such as {"text": "..."} (its "text" is of type int): correct it\n')
+  keys = {str(LocalTextSource(LocalText("*", "v.txt", on_bad_record=policy)).fingerprint_parts())
+          for policy in ("raise", "skip")}
+  assert len(keys) == 2
+  with pytest.raises(UserError, match="on_bad_record = 'ignore' is unknown: use 'raise' or 'skip'"):
+    LocalText("*", on_bad_record="ignore")
+
+
+@pytest.mark.parametrize("texts", [["the same"] * 300, ["x"], ["a"] * 5])
+def test_what_leaves_nothing_to_hold_out_names_the_remedy(texts):
+  _write("a.jsonl", _json_lines(texts))
+  found, errors = [], []
+  for split in ("train", "validation"):
+    try:
+      found += _read("a.jsonl", split).values()
+    except UserError as error:
+      errors.append(str(error))
+  assert found == texts and len(errors) == 1
+  assert f"{len(texts)} document(s) are too alike or too short" in errors[0]
+  assert "set LocalText.validation_files" in errors[0]
+
+
+def test_names_of_files_need_not_be_utf8(capfd):
+  name = os.fsdecode(b"caf\xe9.txt")
+  _write(name, "text")
+  _write("v.txt", "held out")
+  dataset = LocalTextSource(LocalText("*", "v.txt")).get_dataset("train")
+  assert [example["name"] for example in dataset.as_numpy_iterator()] == [b"caf\xe9.txt"]
+  _write(name, b"\xff")
+  with pytest.raises(UserError, match=r"^caf\\xe9.txt is not UTF-8 at byte 0") as error:
+    _read("*", validation_files="v.txt")
+  str(error.value).encode()

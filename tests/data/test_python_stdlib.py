@@ -1,3 +1,4 @@
+import os
 import sysconfig
 
 import pytest
@@ -75,6 +76,16 @@ def test_another_process_may_finish_first(library, monkeypatch, tmp_path):
   monkeypatch.setattr(python_stdlib, "documents", overtaken)
   assert _read("train").keys() == {name for name in DOCUMENTS if python_stdlib.split_of(name) == "train"}
   assert not list(directory.rglob("*incomplete*"))
+
+
+def test_what_killed_processes_left_is_removed(library, tmp_path):
+  folder = tmp_path / "data" / "tfds" / "python_stdlib" / python_stdlib.PythonStdlib.BUILDER_CONFIGS[0].name
+  old, new = folder / "incomplete.ABCDEF_1.0.0", folder / "incomplete.GHIJKL_1.0.0"
+  for path in (old, new):
+    path.mkdir(parents=True)
+  os.utime(old, (5, 5))
+  _read("train")
+  assert new.exists() and not old.exists()
 
 
 @pytest.mark.parametrize("mistake", ["data directory is a file", "no sources"])

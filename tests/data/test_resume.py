@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import seqio
 
-from gpt4x.data import token_store, vocabularies
+from gpt4x.data import example_rows, vocabularies
 from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.data.local_text import LocalText, LocalTextSource
 from gpt4x.data.preprocessors import tokenize
@@ -101,7 +101,7 @@ def test_another_way_to_the_same_data_resumes(start, tmp_path, capfd, converter,
   state, expected = state_after_three(first), [next(first) for _ in range(3)]
   restored = start(converter, **change(tmp_path))
   restored.set_state(state)
-  assert "warning" not in capfd.readouterr().err
+  assert "earlier version" not in capfd.readouterr().err
   for batch in expected:
     np.testing.assert_equal(next(restored), batch)
 
@@ -116,16 +116,60 @@ def test_other_data_is_refused(start, tmp_path, converter, change):
   assert "\n" not in str(error.value)
 
 
+def add(folder):
+  (folder / "text" / "new.txt").write_text("a cat more\n")
+  return {}
+
+
+def remove(folder):
+  (folder / "text" / "4.txt").unlink()
+  (folder / "text" / "5.txt").unlink()
+  return {}
+
+
+@pytest.mark.parametrize("converter", ["stream", "prefix_lm"])
+@pytest.mark.parametrize("change, known", [
+    (rewrite, "text/3.txt is written"), (add, "text/new.txt is new"), (remove, "text/4.txt is gone, as are 1 more"),
+    (retrain, "toy_resume/train has changed")])
+def test_a_refusal_names_task_split_and_files(start, tmp_path, converter, change, known):
+  state = state_after_three(start(converter))
+  changed = change(tmp_path)
+  with pytest.raises(UserError, match="toy_resume/train has changed") as error:
+    start(converter, **changed).set_state(state)
+  assert known in str(error.value)
+  numbers = {add: "11 {0}, now 12", remove: "11 {0}, now 9"}.get(change, "")
+  assert numbers.format("documents" if converter == "stream" else "examples") in str(error.value)
+  # Without the old tokens, the task and its split are still known; and an older checkpoint knows nothing of them.
+  for path in [*tmp_path.glob("data/tokens/*"), *tmp_path.glob("data/content/*")]:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  with pytest.raises(UserError, match="toy_resume/train has changed"):
+    start(converter, **changed).set_state(state)
+  del state["tasks"]
+  with pytest.raises(UserError, match="but this run has .* [(]of toy_resume/train[)]: change"):
+    start(converter, **changed).set_state(state)
+
+
+@pytest.mark.parametrize("converter", ["stream", "lm"])
+def test_a_position_of_before_tasks_were_named_goes_on_in_silence(start, capfd, converter):
+  first = start(converter)
+  state = state_after_three(first)
+  del state["tasks"]
+  restored = start(converter)
+  restored.set_state(state)
+  assert "earlier version" not in capfd.readouterr().err
+  assert np.array_equal(next(restored)["decoder_target_tokens"], next(first)["decoder_target_tokens"])
+
+
 @pytest.mark.parametrize("converter", ["lm", "prefix_lm"])
 def test_a_second_start_does_not_pass_over_the_data(start, monkeypatch, converter):
   state = start(converter).get_state()
-  run = token_store.examples
+  run = example_rows.examples
 
   def examples(*args, shuffle, **kwargs):
     assert shuffle, "passes over the data once more"
     return run(*args, shuffle=shuffle, **kwargs)
 
-  monkeypatch.setattr(token_store, "examples", examples)
+  monkeypatch.setattr(example_rows, "examples", examples)
   assert start(converter).get_state() == state
 
 

@@ -64,7 +64,7 @@ def test_words_of_lines(tmp_path):
   assert _targets("local_text_words", "validation") == [[2, 5, 0]]
   config = DatasetConfig("local_text_words", {"targets": 8}, 8)
   assert [document.tolist() for document in Dataset(config).documents("validation")] == [[2, 5, 0]]
-  with pytest.raises(UserError, match="a word for id 0, which 'lm' takes for padding"):
+  with pytest.raises(UserError, match="text for id 0, which 'lm' takes for padding"):
     Dataset(dataclasses.replace(config, feature_converter="lm"))
   vocabularies.write_words(["<eos>", "dog"], tmp_path)  # Other words, other tokens.
   with pytest.raises(UserError, match="^task local_text_words, split validation: the word 'a' is not in .*no <unk>"):

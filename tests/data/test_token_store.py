@@ -14,7 +14,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from gpt4x.data import fingerprint, token_store, vocabularies
+from gpt4x.data import fingerprint, prepared, tokenization, vocabularies
 from gpt4x.errors import UserError
 
 VOCABULARY = seqio.PassThroughVocabulary(300, eos_id=1)
@@ -47,7 +47,7 @@ def stores(data_dir):
 
 def test_documents_are_what_the_task_yields(data_dir):
   toy = task(DOCUMENTS, [seqio.preprocessors.append_eos])
-  store = token_store.open_or_build(toy, "train")
+  store = tokenization.open_or_build(toy, "train")
   # The empty one holds its end alone.
   assert [document.tolist() for document in store] == [[5, 6, 7, 1], [1], [299, 1], [8] * 2000 + [1]]
   assert len(store) == 4 and store.num_tokens == 4 + 1 + 2 + 2001 and store.longest == 2001
@@ -61,33 +61,33 @@ def test_documents_are_what_the_task_yields(data_dir):
 
 
 def test_fingerprint_is_of_the_tokens_however_they_came():
-  built = lambda *args, **kwargs: token_store.open_or_build(task(*args, **kwargs), "train").fingerprint
+  built = lambda *args, **kwargs: tokenization.open_or_build(task(*args, **kwargs), "train").fingerprint
   plain = built([[3, 1], [4, 5, 1]])
   assert built([[3], [4, 5]], [seqio.preprocessors.append_eos]) == plain  # Another task with the same tokens.
   assert built([[3, 1], [4, 6, 1]]) != plain and built([[3, 1, 4], [5, 1]]) != plain
 
 
 def test_empty_documents_are_left_out():
-  assert [len(document) for document in token_store.open_or_build(task(DOCUMENTS), "train")] == [3, 1, 2000]
+  assert [len(document) for document in tokenization.open_or_build(task(DOCUMENTS), "train")] == [3, 1, 2000]
 
 
 @pytest.mark.parametrize("size,dtype", [(256, np.uint8), (257, np.uint16), (65537, np.uint32)])
 def test_smallest_type_that_holds_the_vocabulary(size, dtype):
-  store = token_store.open_or_build(task([[size - 1]], vocabulary=seqio.PassThroughVocabulary(size)), "train")
+  store = tokenization.open_or_build(task([[size - 1]], vocabulary=seqio.PassThroughVocabulary(size)), "train")
   assert store[0].dtype == dtype and store[0].tolist() == [size - 1]
 
 
 def test_index_outside():
-  store = token_store.open_or_build(task([[3], [4]]), "train")
+  store = tokenization.open_or_build(task([[3], [4]]), "train")
   for index in (-1, 2):
     with pytest.raises(IndexError):
       store[index]
 
 
 def test_second_use_does_not_run_the_task(monkeypatch):
-  first = token_store.open_or_build(task([[3], [4]]), "train")
-  monkeypatch.setattr(token_store, "examples", lambda *args, **kwargs: pytest.fail("ran the task"))
-  assert token_store.open_or_build(task([[3], [4]]), "train").fingerprint == first.fingerprint
+  first = tokenization.open_or_build(task([[3], [4]]), "train")
+  monkeypatch.setattr(tokenization, "examples", lambda *args, **kwargs: pytest.fail("ran the task"))
+  assert tokenization.open_or_build(task([[3], [4]]), "train").fingerprint == first.fingerprint
 
 
 # What a store depends on. Each changes something, and never may the old store be used.
@@ -122,12 +122,12 @@ def closure(amount):
 
 
 def first_token(preprocessors):
-  return token_store.open_or_build(task([[5]], preprocessors), "train")[0].tolist()
+  return tokenization.open_or_build(task([[5]], preprocessors), "train")[0].tolist()
 
 
 def test_changed_documents_or_preprocessors_make_a_new_store(data_dir):
-  assert token_store.open_or_build(task([[5]]), "train")[0].tolist() == [5]
-  assert token_store.open_or_build(task([[6]]), "train")[0].tolist() == [6]
+  assert tokenization.open_or_build(task([[5]]), "train")[0].tolist() == [5]
+  assert tokenization.open_or_build(task([[6]]), "train")[0].tolist() == [6]
   assert first_token([add]) == [6]
   assert first_token([functools.partial(add, amount=2)]) == [7]
   assert first_token([closure(3)]) == [8]
@@ -235,7 +235,7 @@ def test_key_follows_a_notebook(monkeypatch):
 def test_key_does_not_change_by_use():
   used = task([[3]], [closure(1), Adder(2), add_mapped])
   before = fingerprint.task_key(used, "train")
-  token_store.open_or_build(used, "train")
+  tokenization.open_or_build(used, "train")
   assert fingerprint.task_key(used, "train") == before
 
 
@@ -249,7 +249,7 @@ def text_task(pattern):
 
 
 def test_changed_files_make_a_new_store(tmp_path):
-  read = lambda: [document.tolist() for document in token_store.open_or_build(text_task(f"{tmp_path}/*.txt"), "train")]
+  read = lambda: [document.tolist() for document in tokenization.open_or_build(text_task(f"{tmp_path}/*.txt"), "train")]
   (tmp_path / "a.txt").write_text("3 4\n5\n")
   assert read() == [[3, 4], [5]]
   (tmp_path / "a.txt").write_text("3 4\n5\n6\n")
@@ -291,7 +291,7 @@ def test_vocabulary_counts(tmp_path):
 
 def fails(broken, match, split="train"):
   with pytest.raises(UserError, match=match) as error:
-    token_store.open_or_build(broken, split)
+    tokenization.open_or_build(broken, split)
   assert "\n" not in str(error.value)
 
 
@@ -330,7 +330,7 @@ def test_bug_in_a_preprocessor_keeps_its_traceback():
     return dataset.nothing()
 
   with pytest.raises(AttributeError, match="nothing"):
-    token_store.open_or_build(task([[3]], [broken]), "train")
+    tokenization.open_or_build(task([[3]], [broken]), "train")
 
 
 def test_place_that_cannot_be_written(data_dir):
@@ -338,11 +338,10 @@ def test_place_that_cannot_be_written(data_dir):
   fails(task([[3]]), r"cannot write .*make room, or set GPT4X_DATA_DIR")
 
 
-def test_damaged_store(data_dir):
-  token_store.open_or_build(task([[3, 4]]), "train")
-  path, = (data_dir / "tokens").iterdir()
-  (path / "tokens.bin").write_bytes(b"\x03\x00")
-  fails(task([[3, 4]]), "is damaged .*: delete it")
+def test_place_that_cannot_be_read(data_dir, monkeypatch):
+  tokenization.open_or_build(task([[3]]), "train")
+  monkeypatch.setattr(np, "memmap", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+  fails(task([[3]]), "token store .* cannot be read .Permission denied.: change its permissions")  # It is not damaged.
 
 
 # Who else builds, and who died building.
@@ -351,23 +350,23 @@ def test_damaged_store(data_dir):
 def test_killed_build_is_no_store(monkeypatch, data_dir):
   with monkeypatch.context() as patch:
     # As a kill would: at the last moment, with nobody to clean up.
-    patch.setattr(token_store.shutil, "rmtree", lambda *args, **kwargs: None)
-    patch.setattr(token_store.pathlib.Path, "rename", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    patch.setattr(prepared.shutil, "rmtree", lambda *args, **kwargs: None)
+    patch.setattr(prepared.pathlib.Path, "rename", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-      token_store.open_or_build(task([[3, 4]]), "train")
+      tokenization.open_or_build(task([[3, 4]]), "train")
   assert [name.endswith(".building") for name in stores(data_dir)] == [True]
-  assert token_store.open_or_build(task([[3, 4]]), "train")[0].tolist() == [3, 4]
+  assert tokenization.open_or_build(task([[3, 4]]), "train")[0].tolist() == [3, 4]
 
 
 def test_several_build_at_once(monkeypatch, data_dir):
-  builders, run = threading.Barrier(3), token_store.examples
+  builders, run = threading.Barrier(3), tokenization.examples
 
   def together(*args, **kwargs):
     builders.wait(timeout=60)  # All have seen that there is no store.
     return run(*args, **kwargs)
 
-  monkeypatch.setattr(token_store, "examples", together)
+  monkeypatch.setattr(tokenization, "examples", together)
   with futures.ThreadPoolExecutor() as pool:
-    built = list(pool.map(lambda _: token_store.open_or_build(task([[3, 4]]), "train"), range(3)))
+    built = list(pool.map(lambda _: tokenization.open_or_build(task([[3, 4]]), "train"), range(3)))
   assert [store[0].tolist() for store in built] == [[3, 4]] * 3
   assert len(stores(data_dir)) == 1 and not stores(data_dir)[0].endswith(".building")

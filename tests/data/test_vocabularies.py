@@ -1,4 +1,10 @@
+import contextlib
+import dataclasses
+import hashlib
 import inspect
+import io
+import json
+import os
 import pathlib
 import pydoc
 
@@ -6,10 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+import sentencepiece
 import seqio
 
 from gpt4x import run_directory
 from gpt4x.data import vocabularies
+from gpt4x.data.dataset import Dataset, DatasetConfig
+from gpt4x.data.local_text import LocalText, LocalTextSource
+from gpt4x.data.preprocessors import text_to_targets, tokenize
 from gpt4x.errors import UserError
 
 # Spellings of SentencePiece's own tokens, its stand-ins for a space and for the unknown, and all kinds of blanks.
@@ -87,7 +97,7 @@ def test_saved_vocabulary_needs_nothing_else(trained, tmp_path):
   for i, original in enumerate([seqio.ByteVocabulary(extra_ids=2), trained,
                                 seqio.SentencePieceVocabulary(trained.sentencepiece_model_file, extra_ids=3)]):
     loaded = vocabularies.load(tmp_path / f"model_{i}")
-    assert (type(loaded), loaded.vocab_size) == (type(original), original.vocab_size)
+    assert isinstance(loaded, type(original)) and loaded.vocab_size == original.vocab_size
     assert loaded.encode("a\u2581 b") == original.encode("a\u2581 b")
     assert vocabularies.spec(loaded) == vocabularies.spec(original)
 
@@ -152,7 +162,7 @@ def test_words_that_are_none(tmp_path):
   without_unknown = vocabularies.write_words(["<eos>", "a"], tmp_path)
   with pytest.raises(UserError, match="the word 'b' is not in .*words.txt, which has no <unk>"):
     without_unknown.encode("a\nb")
-  with pytest.raises(UserError, match="no words at /nowhere/words.txt"):
+  with pytest.raises(UserError, match="no vocabulary at /nowhere/words.txt .*set LocalText.words to a file of UTF-8"):
     vocabularies.WordVocabulary("/nowhere/words.txt").encode("a")
 
 
@@ -168,7 +178,7 @@ def test_missing_model_says_how_to_make_it(tmp_path, monkeypatch):
   assert vocabulary == vocabularies.LosslessSentencePieceVocabulary("code", "my_task")
   monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path))
   command = "gpt4x vocabulary --task=my_task --size=4096 --output=code"
-  with pytest.raises(UserError, match=f"{tmp_path}/vocabularies/code.model; make it with: {command}$"):
+  with pytest.raises(UserError, match=f"{tmp_path}/vocabularies/code.model .*: make it with: {command}$"):
     vocabulary.encode("x")
 
 
@@ -180,3 +190,136 @@ def test_training_errors_are_one_line(tmp_path, capfd, texts, size, message):
   assert "\n" not in str(error.value)
   assert not list(tmp_path.iterdir())
   assert capfd.readouterr() == ("", "")
+
+
+def train(path, text, size=270):
+  vocabularies.train_sentencepiece([text * 40], size, path)
+  return sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+
+
+def test_what_the_file_holds_decides(tmp_path):
+  """Objects made before and after a file is replaced, and one that held what was there."""
+  path = tmp_path / "code.model"
+  first = train(path, "the cat sat on the mat ")
+  early = vocabularies.LosslessSentencePieceVocabulary(path)
+  assert early.encode("the cat") == first.EncodeAsIds("the cat")
+  held = vocabularies.held(early)
+  second = train(path, "catch that other cattle ")
+  assert first.EncodeAsIds("the cat") != second.EncodeAsIds("the cat")
+  for now in (early, vocabularies.LosslessSentencePieceVocabulary(path)):
+    assert now.encode("the cat") == now.encode_tf("the cat").numpy().tolist() == second.EncodeAsIds("the cat")
+    assert vocabularies.spec(now) == vocabularies.spec(vocabularies.LosslessSentencePieceVocabulary(str(path)))
+  path.unlink()
+  assert held.encode("the cat") == held.encode_tf("the cat").numpy().tolist() == first.EncodeAsIds("the cat")
+
+
+def test_directories_of_one_path_are_told_apart(tmp_path):
+  """As when a notebook throws a run away and trains another in its place; for seqio's own class, too."""
+  for cls in (vocabularies.LosslessSentencePieceVocabulary, seqio.SentencePieceVocabulary):
+    for number, text in enumerate(("the cat sat on the mat ", "catch that other cattle ")):
+      path = tmp_path / f"{cls.__name__}{number}.model"
+      tokenizer = train(path, text)
+      vocabularies.save(cls(str(path)), tmp_path / "run")
+      assert vocabularies.load(tmp_path / "run").encode("the cat") == tokenizer.EncodeAsIds("the cat")
+
+
+WRONG_JSON = [
+    "", "[]", "3", "null", "{", "[" * 100_000, "{}", '{"class": []}', '{"class": "ByteVocabulary"}',
+    *(f'{{"class": "ByteVocabulary", "extra_ids": {value}}}' for value in (
+        '"x"', "-1", "1.5", "true", "null", "[]", "1e999", "123456789012", "9" * 5000)),
+    '{"class": "WordVocabulary", "sha256": 3}', '{"class": "HuggingFaceVocabulary", "sha256": "", "eos": 3}',
+    '{"class": "os.system", "sha256": ""}', '{"class": "LosslessSentencePieceVocabulary", "sha256": "", "x": 1}']
+
+
+@pytest.mark.parametrize("content", [*(text.encode() for text in WRONG_JSON), b"\xff\xfe{}"],
+                         ids=lambda content: content[:60].decode("latin-1"))
+def test_a_vocabulary_json_of_any_kind_is_answered_in_one_line(tmp_path, content):
+  (tmp_path / run_directory.VOCABULARY).write_bytes(content)
+  with pytest.raises(UserError, match=str(tmp_path)) as error:
+    vocabularies.load(tmp_path)
+  assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"no model " * 50])
+@pytest.mark.parametrize("cls, file", [
+    ("WordVocabulary", "words.txt"), ("SentencePieceVocabulary", "sentencepiece.model"),
+    ("LosslessSentencePieceVocabulary", "sentencepiece.model"), ("HuggingFaceVocabulary", "tokenizer.json")])
+def test_a_file_that_is_whole_and_wrong_is_answered_in_one_line(tmp_path, cls, file, content):
+  (tmp_path / file).write_bytes(content)
+  digest = hashlib.sha256(content).hexdigest()
+  (tmp_path / run_directory.VOCABULARY).write_text(json.dumps(
+      {"class": cls, "sha256": digest} | ({"eos": None} if cls == "HuggingFaceVocabulary" else {})))
+  with pytest.raises(UserError, match=f"{tmp_path}/{file}") as error:
+    vocabularies.load(tmp_path)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("make", [vocabularies.LosslessSentencePieceVocabulary, seqio.SentencePieceVocabulary])
+@pytest.mark.parametrize("content", [None, b"", b"no model" * 50], ids=["none", "empty", "other"])
+def test_a_task_whose_model_cannot_be_read(tmp_path, make, content):
+  path = tmp_path / "x.model"
+  if content is not None:
+    path.write_bytes(content)
+  with a_task(make(str(path))) as name, pytest.raises(UserError, match=str(path)) as error:
+    Dataset(DatasetConfig(name, {"targets": 8}, 2))
+  assert "\n" not in str(error.value)
+
+
+@contextlib.contextmanager
+def a_task(vocabulary, files=(), validation_files=()):
+  seqio.TaskRegistry.add("toy_vocabulary", source=LocalTextSource(LocalText(files, validation_files)),
+                         preprocessors=[text_to_targets, tokenize],
+                         output_features={"targets": seqio.Feature(vocabulary, add_eos=False)})
+  try:
+    yield "toy_vocabulary"
+  finally:
+    seqio.TaskRegistry.remove("toy_vocabulary")
+
+
+def test_an_unknown_character_of_id_0_is_text(tmp_path, monkeypatch):
+  """SentencePiece's own choice of ids: 0 unknown, 1 begin, 2 end, no padding."""
+  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path / "data"))
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(["the cat sat on the mat"] * 20), model_writer=model, vocab_size=14, minloglevel=3)
+  (tmp_path / "x.model").write_bytes(model.getvalue())
+  (tmp_path / "x.txt").write_text("the zebra")
+  vocabulary = seqio.SentencePieceVocabulary(str(tmp_path / "x.model"))
+  expected = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).EncodeAsIds("the zebra")
+  assert 0 in expected and vocabularies.first_text_id(vocabulary) == 0
+  assert [vocabularies.first_text_id(one) for one in (seqio.ByteVocabulary(), seqio.PassThroughVocabulary(9))] == [1, 1]
+  config = DatasetConfig("toy_vocabulary", {"targets": 16}, 1)
+  (tmp_path / "train.txt").write_text("the cat")
+  with a_task(vocabulary, str(tmp_path / "train.txt"), str(tmp_path / "x.txt")):
+    batch = next(Dataset(config).evaluation("validation"))
+    assert batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0].tolist() == expected
+    with pytest.raises(UserError, match="text for id 0, which 'lm' takes for padding"):
+      Dataset(dataclasses.replace(config, feature_converter="lm"))
+
+
+def test_training_and_loading_are_quiet(tmp_path, capfd):
+  train(tmp_path / "x.model", "a line that is longer than SentencePiece likes " * 300, 300)
+  vocabulary = vocabularies.LosslessSentencePieceVocabulary(tmp_path / "x.model")
+  vocabularies.save(vocabulary, tmp_path)
+  vocabularies.load(tmp_path).encode_tf("a line")
+  assert capfd.readouterr() == ("", "")
+
+
+def test_a_vocabulary_in_the_place_of_another_is_told_in_one_line(tmp_path, capsys):
+  train(tmp_path / "x.model", "the cat sat on the mat ")
+  train(tmp_path / "x.model", "the cat sat on the mat ")
+  assert capsys.readouterr().err == ""
+  train(tmp_path / "x.model", "catch that other cattle ")
+  line, = capsys.readouterr().err.splitlines()
+  assert str(tmp_path / "x.model") in line and "runs keep their own copy" in line
+
+
+@pytest.mark.parametrize("output", ["{}", "{}/file/x.model", "{}/pipe", "/dev/null/x.model", "", ".", ".."])
+def test_outputs_that_no_file_can_have(tmp_path, output):
+  (tmp_path / "file").write_text("in the way")
+  (tmp_path / "x.txt").write_text("the cat")
+  os.mkfifo(tmp_path / "pipe")  # As /dev/null is no file.
+  with a_task(seqio.ByteVocabulary(), str(tmp_path / "x.txt")) as task, pytest.raises(
+      UserError, match="^(cannot write a vocabulary to|a vocabulary cannot have the name) .*$"):
+    vocabularies.train_from_task(task, 300, output.format(tmp_path))
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe", "x.txt"] and (tmp_path / "pipe").is_fifo()

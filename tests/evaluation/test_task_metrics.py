@@ -9,7 +9,9 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from gpt4x.data import vocabularies
 from gpt4x.data.dataset import DatasetConfig
+from gpt4x.errors import UserError
 from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
 from gpt4x.models.config import TransformerConfig
@@ -33,24 +35,27 @@ def scores(targets, scores):
   return {"mean_score": np.mean(scores)}
 
 
-@pytest.fixture(scope="module", name="task")
-def _task():
+def add_task(name, vocabulary):
   def dataset(split, shuffle_files, seed=None):
     inputs, targets = zip(*EXAMPLES * (100 if split == "train" else 1))
     return tf.data.Dataset.from_tensor_slices({"inputs": list(inputs), "targets": list(targets)})
 
-  vocabulary = seqio.ByteVocabulary()
   seqio.TaskRegistry.add(
-      "reverse_for_test", source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
+      name, source=seqio.FunctionDataSource(dataset, splits=("train", "validation")),
       preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
       output_features={"inputs": seqio.Feature(vocabulary, add_eos=False), "targets": seqio.Feature(vocabulary)},
       metric_fns=[predictions, scores])
+
+
+@pytest.fixture(scope="module", name="task")
+def _task():
+  add_task("reverse_for_test", seqio.ByteVocabulary())
   yield "reverse_for_test"
   seqio.TaskRegistry.remove("reverse_for_test")
 
 
 def experiment(task, **options):
-  config = TransformerConfig(vocab_size=260, num_layers=2, embed_dim=32, num_heads=2, mlp_dim=64, memory_length=4,
+  config = TransformerConfig(vocab_size=264, num_layers=2, embed_dim=32, num_heads=2, mlp_dim=64, memory_length=4,
                              norm_position="pre", tie_embeddings=False)
   return Experiment(LanguageModel(config), DatasetConfig(
       task, {"inputs": 6, "targets": 6}, batch_size=4, feature_converter="prefix_lm", **options))
@@ -71,6 +76,28 @@ def test_scores_and_predictions_are_the_model_s_own(task):
     np.testing.assert_allclose(score, log_probs[len(source):].sum(), rtol=1e-4)
 
 
+def test_metrics_are_of_the_run_s_own_vocabulary(tmp_path, monkeypatch):
+  """The file behind the task's name is another now; seqio's registries are as before."""
+  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path))
+  shared = vocabularies.model_path("toy")
+  train_pieces = lambda text: vocabularies.train_sentencepiece([text * 40], 264, shared)
+  add_task("reverse_of_a_run", vocabularies.LosslessSentencePieceVocabulary("toy"))
+  names = set(seqio.TaskRegistry.names())
+  try:
+    trial = experiment("reverse_of_a_run")
+    params = trial.model.init(jax.random.key(1))
+    train_pieces("ab ba ")
+    vocabularies.save(vocabularies.LosslessSentencePieceVocabulary(shared), tmp_path / "run")
+    expected = TaskMetrics(trial, "validation")(params)
+    train_pieces("yx zz ")
+    assert TaskMetrics(experiment("reverse_of_a_run"), "validation")(params) != expected
+    found = TaskMetrics(experiment("reverse_of_a_run").of_run(tmp_path / "run"), "validation")(params)
+    assert found == expected and found.keys() == {"reverse_of_a_run/exact", "reverse_of_a_run/mean_score"}
+    assert SEEN["targets"] == [target for _, target in EXAMPLES] and names == set(seqio.TaskRegistry.names())
+  finally:
+    seqio.TaskRegistry.remove("reverse_of_a_run")
+
+
 @pytest.mark.parametrize("pack", [False, True])
 def test_the_loop_learns_the_task_and_reports_its_metrics(task, tmp_path, pack):
   config = TrainConfig(experiment(task, pack=pack), optimizers.adamw(1e-2), total_steps=100,
@@ -81,3 +108,52 @@ def test_the_loop_learns_the_task_and_reports_its_metrics(task, tmp_path, pack):
   before, after = [line for line in lines if line["split"] == "validation"]
   assert after["loss"] < 0.3 * before["loss"]
   assert after[f"{task}/exact"] >= 0.8 and after[f"{task}/mean_score"] > before[f"{task}/mean_score"]
+
+
+# What goes wrong in a user's own code is one line, wherever it goes wrong.
+
+
+def fails(match, metrics=(predictions,), preprocessors=(), postprocess=None, source=None):
+  def dataset(split, shuffle_files, seed=None):
+    return tf.data.Dataset.from_tensor_slices({"inputs": ["ab", "cd"], "targets": ["ba", "dc"]})
+
+  feature = seqio.Feature(seqio.ByteVocabulary(), add_eos=False)
+  seqio.TaskRegistry.add(
+      "broken_for_test", source=source or seqio.FunctionDataSource(dataset, splits=("validation",)),
+      preprocessors=[*preprocessors, seqio.preprocessors.tokenize], metric_fns=list(metrics),
+      postprocess_fn=postprocess, output_features={"inputs": feature, "targets": feature})
+  try:
+    trial = experiment("broken_for_test")
+    with pytest.raises(UserError, match=f"^task broken_for_test, split validation: {match}") as error:
+      TaskMetrics(trial, "validation")(trial.model.init(jax.random.key(1)))
+    assert "\n" not in str(error.value)
+  finally:
+    seqio.TaskRegistry.remove("broken_for_test")
+
+
+def wrong_metric(targets, predictions):
+  return {"x": targets[0].nothing}
+
+
+def metric_without_numbers(targets, predictions):
+  raise ValueError("no numbers\n  in here")
+
+
+def test_errors_of_metrics():
+  fails(r"AttributeError 'str' object has no attribute 'nothing' at .*test_task_metrics.py:\d+", [wrong_metric])
+  fails("in here", [metric_without_numbers])
+
+
+def test_errors_of_postprocessors():
+  fails(r"KeyError 'answers' at .*test_task_metrics.py:\d+",
+        postprocess=lambda text, example=None, is_target=False: example["answers"])
+
+
+def test_errors_of_preprocessors_and_their_file(tmp_path):
+  (tmp_path / "pairs.tsv").write_text("ab\tba\nno tab here\n")
+
+  def columns(dataset):
+    return dataset.map(lambda line: dict(zip(("inputs", "targets"), tf.io.decode_csv(line, ["", ""], "\t"))))
+
+  fails(f"Expect 2 fields but have 1 in record.* [(]in {tmp_path}/pairs.tsv[)]", preprocessors=[columns],
+        source=seqio.TextLineDataSource({"validation": f"{tmp_path}/pairs.tsv"}))

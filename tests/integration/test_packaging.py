@@ -91,7 +91,8 @@ def test_a_wheel_has_its_license_and_command(wheel):
   read = lambda name: zipfile.ZipFile(wheel).read(files[name]).decode()
   assert "Apache License" in read("licenses/LICENSE")
   assert "gpt4x = gpt4x.cli:main" in read("entry_points.txt")
-  assert {"test", "tpu", "cuda", "t5x"} == set(re.findall("^Provides-Extra: (.+)$", read("METADATA"), re.MULTILINE))
+  extras = set(re.findall("^Provides-Extra: (.+)$", read("METADATA"), re.MULTILINE))
+  assert extras == {"test", "huggingface", "tpu", "cuda", "t5x"}
 
 
 @pytest.fixture(scope="module", params=["wheel", "editable"])

@@ -1,6 +1,7 @@
 """`gpt4x train --loop=t5x`: t5x's loop with the configuration of our own."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
@@ -11,6 +12,8 @@ from t5x import decoding, utils
 from t5x import train as t5x_train
 from t5x import trainer as t5x_trainer
 
+from gpt4x.checkpoints.manager import Checkpoints
+from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.interop.t5x import crossing, data
 from gpt4x.interop.t5x.model import TransformerXLModel
@@ -34,7 +37,14 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
   dataset, total_steps, eval_period = experiment.dataset, config.total_steps, config.eval_period
   model_dir = os.path.abspath(os.path.expanduser(model_dir))  # Orbax under t5x takes only absolute paths.
   partitioner.check_batch(dataset.batch_size, config.microbatches)
-  experiment.check_vocabulary()
+  saved = Checkpoints(model_dir).latest_step(), crossing.newest_t5x_step(model_dir)
+  experiment = experiment.to_train(model_dir, saved != (None, None), config.init_from)
+  # t5x finds the data by its task's name: what the task has there must be the run's.
+  by_name = dataclasses.replace(experiment, vocabulary=None).data.vocabulary
+  if not vocabularies.alike(by_name, experiment.data.vocabulary):
+    raise UserError(f"{dataset.mixture_or_task_name} has the vocabulary {vocabularies.describe(by_name)}, but"
+                    f" {model_dir} was trained with {vocabularies.describe(experiment.data.vocabulary)}: put that one"
+                    " in its place, or use --loop=gpt4x")
   unknown = {"--profile_steps": profile_steps, "CheckpointConfig.keep_period": checkpoints.keep_period,
              "train.trained": config.trained, "train.after_update": config.after_update}
   for name in (name for name, value in unknown.items() if value):

@@ -1,0 +1,176 @@
+"""What lies in the data directory: which tokens, made and used when; removing them, and what died while it was made."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import dataclasses
+import datetime
+import fnmatch
+import json
+import os
+import pathlib
+import re
+import shutil
+import time
+from typing import Any
+import uuid
+
+from gpt4x import run_directory
+from gpt4x.data import data_dir, make_folder, share
+
+DAY = 24 * 3600.0  # Seconds.
+_ABANDONED = 2 * DAY  # Since the last write to an unfinished folder of whose owner nothing is known.
+_UNFINISHED = ".building"
+TOKENS, OFFSETS, SPEC = "tokens.bin", "offsets.npy", "spec.json"  # The files of a token store.
+_OWNER = "owner.json"
+
+
+def place(kind: str, task: str, split: str, key: str) -> pathlib.Path:
+  """Where the data directory keeps what was prepared of a task's split: `kind` is "tokens" or "content"."""
+  return data_dir() / kind / re.sub(r"[^\w.-]", "_", f"{task}-{split}-{key}")
+
+
+def day_of(time_made: float) -> str:
+  """The day of a time in seconds since the epoch."""
+  return datetime.date.fromtimestamp(time_made).isoformat()
+
+
+def remedy(path: pathlib.Path) -> str:
+  """The command that removes one prepared thing."""
+  return f"gpt4x cache --remove='{path.name}'"
+
+
+def note_use(path: pathlib.Path) -> None:
+  """Writes down that a store or a note was used, in the times of its file, which cost no lock."""
+  with contextlib.suppress(OSError):  # Another user's, or read-only.
+    if path.is_dir():  # The access time, set by hand since most file systems keep it only roughly.
+      os.utime(path / TOKENS, ns=(time.time_ns(), (path / TOKENS).stat().st_mtime_ns))
+    else:
+      os.utime(path)
+
+
+# What is made: beside its place under another name, so that it is there whole or not at all.
+
+
+@contextlib.contextmanager
+def unfinished(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A new folder that is given the name `path` at the end, unless another process was first."""
+  make_folder(path.parent)
+  remove_abandoned(path.parent)
+  # A folder of `tempfile` could not be shared.
+  temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+  temporary.mkdir(mode=0o700)
+  try:
+    (temporary / _OWNER).write_text(json.dumps(_this_process()))
+    yield temporary
+    (temporary / _OWNER).unlink()
+    for file in [*temporary.iterdir(), temporary]:
+      share(file)
+    try:
+      temporary.rename(path)
+    except OSError:
+      if not path.exists():  # If it does, another process was first, with the same content.
+        raise
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_abandoned(folder: pathlib.Path, pattern: str = f"*{_UNFINISHED}") -> None:
+  """Removes what those left that were killed while they made something in a folder."""
+  for unfinished_one in folder.glob(pattern):
+    if _is_abandoned(unfinished_one):
+      shutil.rmtree(unfinished_one, ignore_errors=True)
+
+
+def _this_process() -> dict[str, Any]:
+  """The process, and the world in which its number is unique: a boot of a machine, and a container in it."""
+  world = []
+  with contextlib.suppress(OSError):
+    world = [pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+  return {"world": world, "pid": os.getpid()}
+
+
+def _is_abandoned(folder: pathlib.Path) -> bool:
+  """Whether who made an unfinished folder is gone: for certain if it was in this world, else by the folder's age."""
+  try:
+    owner, here = json.loads((folder / _OWNER).read_text()), _this_process()
+    if here["world"] and owner["world"] == here["world"]:
+      os.kill(owner["pid"], 0)
+  except ProcessLookupError:
+    return True
+  except (OSError, ValueError, LookupError, TypeError):  # Nothing is known of it.
+    pass
+  with contextlib.suppress(OSError):
+    return time.time() - max(path.stat().st_mtime for path in [folder, *folder.iterdir()]) > _ABANDONED
+  return False  # It went away meanwhile.
+
+
+def write_note(path: pathlib.Path, note: Mapping[str, Any]) -> None:
+  """Keeps a small JSON file in the data directory, if that can be written."""
+  with contextlib.suppress(OSError):
+    make_folder(path.parent)
+    run_directory.write(path, json.dumps({**note, "made": time.time()}).encode())
+    share(path)
+
+
+# What there is.
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """A token store, a hash of a task's content, or what is left of one that was not finished.
+
+  Attributes:
+    path: the folder or file, whose name `--remove` takes.
+    what: the task and split, as far as it is known.
+    size: in bytes.
+    made, used: seconds since the epoch.
+  """
+
+  path: pathlib.Path
+  what: str
+  size: int
+  made: float
+  used: float
+
+
+def find(pattern: str = "*", older_than: float = 0.0) -> list[Prepared]:
+  """What is prepared, by name; of that, what has not been used for so many days."""
+  found = []
+  for path in sorted([*(data_dir() / "tokens").glob("*"), *(data_dir() / "content").glob("*")]):
+    if fnmatch.fnmatchcase(path.name, pattern):
+      with contextlib.suppress(OSError):  # Another process removed it.
+        one = _read(path)
+        if time.time() - one.used >= older_than * DAY:
+          found.append(one)
+  return found
+
+
+def _read(path: pathlib.Path) -> Prepared:
+  stat = path.stat()
+  if not path.is_dir():
+    note = read_json(path)
+    made = note.get("made", stat.st_mtime)
+    return Prepared(path, str(note.get("name", "unknown")), stat.st_size, made, stat.st_mtime)
+  files = {file.name: file.stat() for file in path.iterdir()}
+  what = read_json(path / SPEC).get("name", "unfinished" if path.name.endswith(_UNFINISHED) else "unknown")
+  made = max([file.st_mtime for file in files.values()] or [stat.st_mtime])
+  used = max(made, files[TOKENS].st_atime if TOKENS in files else 0)
+  return Prepared(path, str(what), sum(file.st_size for file in files.values()), made, used)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The object in a file; an empty one if there is none."""
+  with contextlib.suppress(OSError, ValueError):
+    if isinstance(found := json.loads(path.read_text()), dict):
+      return found
+  return {}
+
+
+def remove(one: Prepared) -> None:
+  """Removes it, in one step for all others; processes that have the tokens open keep them."""
+  if not one.path.is_dir():
+    one.path.unlink(missing_ok=True)
+    return
+  hidden = one.path.with_name(f"{one.path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+  one.path.rename(hidden)
+  shutil.rmtree(hidden)

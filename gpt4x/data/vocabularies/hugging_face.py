@@ -1,0 +1,135 @@
+"""Tokenizers of Hugging Face as vocabularies."""
+
+from collections.abc import Iterable, Sequence
+import functools
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from gpt4x import run_directory
+from gpt4x.data.vocabularies.files import FileVocabulary, PythonVocabulary
+from gpt4x.errors import nearest, UserError
+
+
+class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
+  """A `tokenizer.json`, as the library `tokenizers` reads it.
+
+  Special tokens come from no text: where a text spells one, it is encoded like any other text. Nothing is put around a
+  text, cut off or padded, and no merge is left out at random, whatever the file says.
+  """
+
+  saved_as = run_directory.TOKENIZER
+
+  def __init__(self, path: str | os.PathLike, eos: str | None = None):
+    """Takes the file, and the token that ends a document, such as `<|endoftext|>`; None: none does."""
+    super().__init__()
+    self._where, self._eos = os.fspath(path), eos
+
+  @property
+  def arguments(self) -> dict[str, Any]:
+    return {"eos": self._eos}
+
+  def _check(self) -> None:
+    _ = self._tokenizer, self.eos_id
+
+  @property
+  def _tokenizer(self) -> Any:
+    return _load(self._content(), self.file)
+
+  @property
+  def _base_vocab_size(self) -> int:
+    return _vocab_size(self._content(), self.file)
+
+  @property
+  def eos_id(self) -> int | None:
+    if self._eos is None:
+      return None
+    tokenizer = self._tokenizer
+    if (found := tokenizer.token_to_id(self._eos)) is None:
+      special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+      raise UserError(f"{self.file} has no token {self._eos!r} to end a document{nearest(self._eos, special)}")
+    return found
+
+  @property
+  def unk_id(self) -> int | None:
+    tokenizer = self._tokenizer
+    name = getattr(tokenizer.model, "unk_token", None)
+    return None if name is None else tokenizer.token_to_id(name)
+
+  @property
+  def pad_id(self) -> int | None:
+    """0 if that is a special token, which no text has; else no id is padding."""
+    special = self._tokenizer.get_added_tokens_decoder().get(0)
+    return 0 if special is not None and special.special and 0 not in (self.eos_id, self.unk_id) else None
+
+  def _encode(self, s: str) -> Sequence[int]:
+    return self._tokenizer.encode(s, add_special_tokens=False).ids
+
+  def _decode(self, ids: Iterable[int]) -> str:
+    return self._tokenizer.decode([int(i) for i in ids])
+
+  def token_bytes(self) -> np.ndarray:
+    """The bytes of text behind each id, [V], where they are known: with byte-level pairs, and no change of the text."""
+    return _token_bytes(self._content(), self.file).copy()
+
+  def __eq__(self, other: Any) -> bool:
+    mine, theirs = ((vocabulary._where, vocabulary._held, vocabulary._eos) if isinstance(
+        vocabulary, HuggingFaceVocabulary) else None for vocabulary in (self, other))
+    return mine == theirs
+
+
+@functools.lru_cache(maxsize=4)
+def _load(content: bytes, file: str) -> Any:
+  try:
+    import tokenizers
+  except ImportError as error:
+    raise UserError(f"{file} needs the package tokenizers ({error}): pip install 'gpt4x[huggingface]'") from error
+  try:
+    tokenizer = tokenizers.Tokenizer.from_buffer(content)
+  except Exception as error:  # The library's errors have no class of their own.
+    raise UserError(f"{file} is no tokenizer.json ({' '.join(str(error).split())}): copy it again") from error
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  tokenizer.encode_special_tokens = True
+  if getattr(tokenizer.model, "dropout", None) is not None:
+    tokenizer.model.dropout = None
+  return tokenizer
+
+
+@functools.lru_cache(maxsize=4)
+def _vocab_size(content: bytes, file: str) -> int:
+  return 1 + max(_load(content, file).get_vocab().values(), default=-1)  # Ids may have gaps.
+
+
+@functools.lru_cache(maxsize=4)
+def _token_bytes(content: bytes, file: str) -> np.ndarray:
+  import tokenizers
+  tokenizer, config = _load(content, file), json.loads(content)
+  sizes = np.zeros(_vocab_size(content, file), np.int32)
+  alphabet = set(tokenizers.pre_tokenizers.ByteLevel.alphabet())  # A character for each byte.
+  vocabulary, added = tokenizer.get_vocab(), tokenizer.get_added_tokens_decoder()
+  if not _keeps_bytes(config) or not alphabet <= set(vocabulary):
+    return sizes
+  if any(not token.special and (token.lstrip or token.rstrip) for token in added.values()):
+    return sizes  # Such a token takes the blanks around it, however many there are.
+  for text, i in vocabulary.items():
+    if i in added:
+      sizes[i] = 0 if added[i].special else len(text.encode())
+    elif set(text) <= alphabet:
+      sizes[i] = len(text)
+  return sizes
+
+
+def _keeps_bytes(config: dict[str, Any]) -> bool:
+  """Whether a tokenizer's configuration is one of byte-level pairs that takes the text as it is."""
+  steps, model = config.get("pre_tokenizer") or {}, config["model"]
+  steps = steps.get("pretokenizers", [steps])
+  levels = [step for step in steps if step.get("type") == "ByteLevel"]
+  cuts = {"Split", "Digits", "Punctuation"}
+  return (model.get("type") == "BPE" and config.get("normalizer") is None and len(levels) == 1
+          and not levels[0].get("add_prefix_space")
+          and not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
+          and all(step is levels[0] or step.get("type") in cuts and step.get("behavior") != "Removed"
+                  for step in steps))

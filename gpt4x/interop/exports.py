@@ -11,8 +11,8 @@ from typing import Any
 
 import safetensors.numpy
 
-from gpt4x.errors import nearest, UserError
-from gpt4x.interop import layerwise, tensor_files
+from gpt4x.errors import nearest, one_line, UserError
+from gpt4x.interop import json_files, layerwise, tensor_files
 from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
@@ -43,20 +43,38 @@ def load(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageM
   `config_changes` are fields of TransformerConfig that change nothing about the parameters, e.g. scan_layers or dtype.
   """
   path = pathlib.Path(directory) / _CONFIG
-  content = tensor_files.read_json(path)
-  if content.get("format") != _FORMAT or content.get("version") != _VERSION:
-    raise UserError(f"{path}: format {content.get('format')!r}, version {content.get('version')!r} is not"
+  content = json_files.read(path)
+  found = content.get("format"), content.get("version")
+  if found != (_FORMAT, _VERSION):
+    raise UserError(f"{path}: format {one_line(repr(found[0]))}, version {one_line(repr(found[1]))} is not"
                     f" {_FORMAT!r}, {_VERSION}: choose what gpt4x export wrote, or the gpt4x that wrote it")
-  known = {field.name for field in dataclasses.fields(TransformerConfig)}
   if not isinstance(fields := content.get("transformer"), dict):
     raise UserError(f"{path} has no field transformer: copy it again")
-  for name in [name for name in {**fields, **config_changes} if name not in known]:
-    raise UserError(f"{path}: unknown field {name} of TransformerConfig{nearest(name, known)}")
-  try:
-    if fields.get("moe"):
-      fields["moe"] = MoEConfig(**fields["moe"])
-    model = LanguageModel(TransformerConfig(**{**fields, **config_changes}))
-  except TypeError as error:
-    raise UserError(f"{path}: a field of transformer has a value of the wrong kind ({error}): correct it") from error
+  if fields.get("moe") is not None:
+    fields["moe"] = _make(path, MoEConfig, fields["moe"])
+  config = _make(path, TransformerConfig, fields, **config_changes)
+  file = tensor_files.open_directory(directory)
+  layerwise.check_size(config, file)
+  model = LanguageModel(config)
   sources = {name: layerwise.Source((name,), shape) for name, shape in layerwise.shapes(model).items()}
-  return model, layerwise.load(model, tensor_files.open_directory(directory), sources)
+  return model, layerwise.load(model, file, sources)
+
+
+def _make(path: pathlib.Path, cls: type[Any], fields: Any, **changes: Any) -> Any:
+  """The configuration of a class that has these fields in a JSON file, with changes."""
+  if not isinstance(fields, dict):
+    raise UserError(f"{path} has {one_line(repr(fields))} where the fields of {cls.__name__} belong: copy it again")
+  kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+  for name in {**fields, **changes}:
+    if name not in kinds:
+      raise UserError(f"{path}: unknown field {one_line(name)} of {cls.__name__}{nearest(name, kinds)}")
+  for name, value in fields.items():
+    if words := json_files.mismatch(value, kinds[name]):
+      raise UserError(f"{path}: {name} = {one_line(repr(value))} must be {words}: correct it")
+  try:
+    return cls(**{**fields, **changes})
+  except TypeError as error:
+    raise UserError(f"{path}: a field of {cls.__name__} is missing or of the wrong kind ({one_line(error)}): correct"
+                    " it") from error
+  except UserError as error:
+    raise UserError(f"{path}: {one_line(error, 400)}") from error

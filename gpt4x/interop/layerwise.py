@@ -11,8 +11,11 @@ import numpy as np
 
 from gpt4x.errors import UserError
 from gpt4x.interop.tensor_files import TensorFile
+from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
+_FEWEST_BYTES = 2  # Of a number in a file.
+_MOST_LAYERS = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -31,6 +34,16 @@ class Source:
         raise UserError(f"{file.where}: the tensors {first} and {other} differ, but the configuration beside them makes"
                         " them one: correct what it ties")
     return self.convert(tensor)
+
+
+def check_size(config: TransformerConfig, file: TensorFile) -> None:
+  """Refuses a model that the file cannot hold, before anything is made of it: sizes may have any number of digits."""
+  if (count := config.num_params()) > file.size // _FEWEST_BYTES:
+    raise UserError(f"{file.where}: {file.size:,} bytes are too few for the {count:.6g} parameters that the"
+                    " configuration beside it makes: copy the file again, or correct the configuration")
+  if config.num_layers > _MOST_LAYERS:  # They may share their parameters.
+    raise UserError(f"{file.where}: the configuration beside it makes {config.num_layers:,} layers, and"
+                    f" {_MOST_LAYERS:,} are the most: correct it")
 
 
 def load(model: LanguageModel, file: TensorFile, sources: Mapping[str, Source], ignored: Collection[str] = ()) -> Any:

@@ -55,11 +55,14 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
     model, params = exports.load(directory)
     if (directory / run_directory.VOCABULARY).exists():
       vocabulary = vocabularies.load(directory)
-    if (directory / run_directory.CONFIG).exists():
-      text = (directory / run_directory.CONFIG).read_text(encoding="utf-8")
+    if (config := directory / run_directory.CONFIG).exists():
+      try:
+        text = config.read_text(encoding="utf-8")
+      except UnicodeDecodeError as error:
+        raise UserError(f"{config} is not UTF-8 at byte {error.start}: copy it again") from error
   if vocabulary is not None and vocabulary.vocab_size > model.config.vocab_size:
-    raise UserError(f"the vocabulary has {vocabulary.vocab_size} ids, and the model {model.config.vocab_size}: copy"
-                    " the one that belongs to it")
+    raise UserError(f"{directory}: the vocabulary has {vocabulary.vocab_size} ids, and the model"
+                    f" {model.config.vocab_size}: copy the one that belongs to it")
   fields = dataclasses.asdict(model.config)
   experts = fields.pop("moe") or {}
   bindings = [f"TransformerConfig.{name}={value!r}" for name, value in fields.items()]

@@ -4,19 +4,20 @@ A directory has `config.json`, the weights (safetensors or `pytorch_model.bin`) 
 `vocab.pkl` or `vocab.bin`). Its words are those between spaces: raw text is not split (Moses) here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
 
-from gpt4x.errors import UserError
-from gpt4x.interop import layerwise, torch_files
+from gpt4x.errors import one_line, UserError
+from gpt4x.interop import json_files, layerwise, torch_files
 from gpt4x.interop.layerwise import Source
-from gpt4x.interop.tensor_files import open_directory, read_json
+from gpt4x.interop.tensor_files import open_directory
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
@@ -31,6 +32,7 @@ _OTHER_NAMES = {"n_token": "vocab_size", "hidden_size": "d_model", "num_attentio
 # With other values, a model differs in more than numbers.
 _ONLY: dict[str, Any] = dict(pre_lnorm=False, attn_type=0, adaptive=True, sample_softmax=-1)
 _COMPUTED = {"transformer.pos_emb.inv_freq"}
+_SURROGATE = re.compile("[\ud800-\udfff]")  # Which UTF-8 cannot say.
 
 
 def from_hugging_face(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageModel, Any]:
@@ -40,29 +42,38 @@ def from_hugging_face(directory: str | os.PathLike, **config_changes: Any) -> tu
   that change nothing about the parameters, e.g. scan_layers or dtype.
   """
   config = dataclasses.replace(read_config(pathlib.Path(directory) / "config.json"), **config_changes)
+  file = open_directory(directory)
+  layerwise.check_size(config, file)
   model = LanguageModel(config)
-  return model, layerwise.load(model, open_directory(directory), dict(_sources(config)), _COMPUTED)
+  return model, layerwise.load(model, file, dict(_sources(config)), _COMPUTED)
 
 
 def read_config(path: str | os.PathLike) -> TransformerConfig:
   """The TransformerConfig for a config.json."""
   path = pathlib.Path(path)
-  found = {_OTHER_NAMES.get(name, name): value for name, value in read_json(path).items()}
+  found = {_OTHER_NAMES.get(name, name): value for name, value in json_files.read(path).items()}
   if found.setdefault("model_type", "transfo-xl") != "transfo-xl":
-    raise UserError(f"{path}: model_type is {found['model_type']!r}, not 'transfo-xl': choose another model")
+    raise UserError(f"{path}: model_type is {one_line(repr(found['model_type']))}, not 'transfo-xl': choose another"
+                    " model")
   c = _DEFAULTS | found
   for name, default in _DEFAULTS.items():
-    kinds = (int, float) if isinstance(default, float) else type(default)
-    if not isinstance(c[name], kinds) or isinstance(c[name], bool) != isinstance(default, bool):
-      raise UserError(f"{path}: {name} = {c[name]!r} is no {type(default).__name__}: correct it")
+    if words := json_files.mismatch(c[name], list[int] if name == "cutoffs" else type(default)):
+      raise UserError(f"{path}: {name} = {one_line(repr(c[name]))} must be {words}: correct it")
   for name, value in _ONLY.items():
     if c[name] != value and not (name == "sample_softmax" and c[name] <= 0):
       raise UserError(f"{path}: {name} = {c[name]} has no counterpart here: choose a model with {name} = {value}")
   share = c["proj_share_all_but_first"]
   ties = c.get("tie_projs", [False] + [share] * len(c["cutoffs"]))
-  if not isinstance(ties, list) or not all(isinstance(tie, bool) for tie in ties) or len(ties) != len(c["cutoffs"]) + 1:
-    raise UserError(f"{path}: tie_projs = {ties!r} must have a truth value for each of the {len(c['cutoffs']) + 1}"
-                    f" clusters that cutoffs = {c['cutoffs']} makes: correct it")
+  if json_files.mismatch(ties, list[bool]) or len(ties) != len(c["cutoffs"]) + 1:
+    raise UserError(f"{path}: tie_projs = {one_line(repr(ties))} must have a truth value for each of the"
+                    f" {len(c['cutoffs']) + 1} clusters that cutoffs = {one_line(c['cutoffs'])} makes: correct it")
+  try:
+    return _transformer_config(c, ties)
+  except UserError as error:
+    raise UserError(f"{path}: {one_line(error, 400)}") from error
+
+
+def _transformer_config(c: Mapping[str, Any], ties: Sequence[bool]) -> TransformerConfig:
   return TransformerConfig(
       vocab_size=c["vocab_size"], num_layers=c["n_layer"], embed_dim=c["d_model"], num_heads=c["n_head"],
       head_dim=c["d_head"], mlp_dim=c["d_inner"], memory_length=c["mem_len"], same_length=c["same_length"],
@@ -131,29 +142,40 @@ def _part_of_qkv(joint: np.ndarray, part: int, heads: int) -> np.ndarray:
 def read_words(directory: str | os.PathLike) -> list[str] | None:
   """The vocabulary's words in the order of their ids; None if the directory has no vocabulary file."""
   directory = pathlib.Path(directory)
-  if (path := directory / "vocab.txt").exists():  # With several files, this one counts.
-    try:
-      with open(path, encoding="utf-8") as file:
-        return list(dict.fromkeys((line.split() or [""])[0] for line in file))
-    except UnicodeDecodeError as error:
-      raise UserError(f"{path} is not UTF-8 at byte {error.start}: copy it again") from error
-  for path in (directory / "vocab.pkl", directory / "vocab.bin"):
-    if path.exists():
-      vocabulary = torch_files.load(path, unknown=lambda name: _Ignored)
-      words = vocabulary.get("idx2sym") if isinstance(vocabulary, dict) else None
-      if not isinstance(words, list):
-        raise UserError(f"{path} has no list idx2sym of words: copy it again")
-      if vocabulary.get("lower_case") or vocabulary.get("delimiter") == "":
-        raise UserError(f"{path}: vocabularies of lower case or of characters cannot be read: choose one of words")
+  for name, read in (("vocab.txt", _read_text), ("vocab.pkl", _read_pickle), ("vocab.bin", _read_pickle)):
+    if (path := directory / name).is_file():  # The first of several counts.
+      words = read(path)
+      _check_words(path, words)
       return words
   return None
 
 
-class _Ignored:
-  """Stands in for whatever else is pickled with a vocabulary, such as a tokenizer: takes everything, does nothing."""
+def _read_text(path: pathlib.Path) -> list[str]:
+  try:
+    with open(path, encoding="utf-8") as file:
+      return list(dict.fromkeys((line.split() or [""])[0] for line in file))
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path} is not UTF-8 at byte {error.start}: copy it again") from error
 
-  def __new__(cls, *_, **__):
-    return super().__new__(cls)
 
-  __call__ = lambda self, *_, **__: self
-  __init__ = __setstate__ = __setitem__ = append = extend = add = update = lambda self, *_, **__: None
+def _read_pickle(path: pathlib.Path) -> list[Any]:
+  vocabulary = torch_files.load(path, skip_unknown=True)
+  words = vocabulary.get("idx2sym") if isinstance(vocabulary, dict) else None
+  if not isinstance(words, list):
+    raise UserError(f"{path} has no list idx2sym of words: copy it again")
+  if vocabulary.get("lower_case") or vocabulary.get("delimiter") == "":
+    raise UserError(f"{path}: vocabularies of lower case or of characters cannot be read: choose one of words")
+  return words
+
+
+def _check_words(path: pathlib.Path, words: list[Any]) -> None:
+  if not words:
+    raise UserError(f"{path} has no words: copy it again")
+  seen = set[str]()
+  for i, word in enumerate(words):
+    if not isinstance(word, str):  # A list in lists may be too long to be shown.
+      raise UserError(f"{path}: word {i} is a {type(word).__name__}: copy it again")
+    if word.split() != [word] or word in seen or _SURROGATE.search(word):
+      raise UserError(f"{path}: word {i}, {one_line(repr(word))}, is empty, has a blank inside, was there before or is"
+                      " no text: copy it again")
+    seen.add(word)

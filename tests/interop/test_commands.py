@@ -135,7 +135,15 @@ def test_without_a_vocabulary(published, tmp_path, capsys):
   assert status == 1 and "cannot load a vocabulary" in line
   (tmp_path / "hf" / "vocab.txt").write_text("\n".join([*WORDS, "one", "more"]))
   status, line = failure(capsys, "convert", "--from=transfo_xl", f"--input={tmp_path}/hf", f"--model_dir={tmp_path}/b")
-  assert status == 1 and "the vocabulary has 26 ids, and the model 24" in line
+  assert status == 1 and f"{tmp_path}/hf: the vocabulary has 26 ids, and the model 24" in line
+
+
+def test_gin_text_that_is_none(converted, tmp_path, capsys):
+  run(capsys, "export", f"--model_dir={converted}", f"--output={tmp_path}/out")
+  (tmp_path / "out" / "config.gin").write_bytes(b"# \xff")
+  status, line = failure(capsys, "convert", "--from=safetensors", f"--input={tmp_path}/out",
+                         f"--model_dir={tmp_path}/m")
+  assert status == 1 and f"{tmp_path}/out/config.gin is not UTF-8 at byte 2: copy it again" in line
 
 
 def test_export_and_convert_back(converted, tmp_path, capsys):

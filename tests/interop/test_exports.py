@@ -61,6 +61,43 @@ def test_a_malformed_configuration(change, words, tmp_path):
     exports.load(tmp_path)
 
 
+@pytest.mark.parametrize("name, value", [
+    ("num_layers", 2.0), ("num_layers", True), ("num_layers", "2"), ("num_layers", 10**12), ("num_layers", -1),
+    ("num_layers", 10**400),
+    ("norm_epsilon", True), ("norm_epsilon", "1"), ("norm_epsilon", float("nan")), ("norm_epsilon", 10**400),
+    ("dropout_rate", 2),
+    ("dropout_rate", 1e999), ("norm", "other"), ("norm", 1), ("norm", ["layer"]), ("scan_layers", 1),
+    ("adaptive_cutoffs", 3),
+    ("adaptive_cutoffs", ["3"]), ("adaptive_cutoffs", [3, [5]]), ("adaptive_cutoffs", [7, 3]), ("tie_projections", [1]),
+    ("clamp_length", 0.5), ("moe", 5), ("moe", ["a"]), ("moe", {"num_expert": 4}), ("moe", {}),
+    ("moe", {"num_experts": 0}),
+    ("moe", {"num_experts": "4"}), ("moe", {"num_experts": 4, "jitter": float("inf")}), ("x\ny", 1),
+    ("vocab_size", [[[]]])],
+    ids=str)
+def test_odd_values_of_a_configuration(name, value, tmp_path):
+  model = tiny.make()
+  exports.save(tmp_path, model.lm, model.params)
+  path = tmp_path / "config.json"
+  content = json.loads(path.read_text())
+  content["transformer"][name] = value
+  path.write_text(json.dumps(content))
+  with pytest.raises(UserError, match=f"^{path}") as error:
+    exports.load(tmp_path)
+  assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 1000
+
+
+def test_sizes_that_the_weights_cannot_have(tmp_path):
+  """They are compared with the bytes there are, before a model is made of them; shared layers have no bytes."""
+  model = tiny.make()
+  exports.save(tmp_path, model.lm, model.params)
+  size = (tmp_path / "model.safetensors").stat().st_size
+  for changes in (dict(num_layers=10**9), dict(num_layers=2000, scan_layers=False), dict(vocab_size=10**9)):
+    with pytest.raises(UserError, match=rf"model.safetensors: {size:,} bytes are too few for the [\d.e+]+ parameters"):
+      exports.load(tmp_path, **changes)
+  with pytest.raises(UserError, match="model.safetensors: .* makes 1,000,000,000 layers, and 10,000 are the most"):
+    exports.load(tmp_path, num_layers=10**9, share_layers=10**9)
+
+
 def test_a_configuration_of_other_shapes(tmp_path):
   model = tiny.make()
   exports.save(tmp_path, model.lm, model.params)

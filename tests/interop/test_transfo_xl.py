@@ -122,12 +122,44 @@ def test_no_weights(config, tmp_path):
 @pytest.mark.parametrize("changes, words", [
     (dict(pre_lnorm=True), "pre_lnorm = True has no counterpart"), (dict(attn_type=2), "attn_type = 2"),
     (dict(adaptive=False), "adaptive = False"), (dict(sample_softmax=100), "sample_softmax = 100"),
-    (dict(model_type="gpt2"), "model_type is 'gpt2'"), (dict(n_layer="two"), "n_layer = 'two' is no int"),
+    (dict(model_type="gpt2"), "model_type is 'gpt2'"), (dict(n_layer="two"), "n_layer = 'two' must be a whole number"),
     (dict(tie_projs=[True]), "tie_projs = [True]"), (dict(cutoffs=[12, 5]), "adaptive_cutoffs = (12, 5) must rise"),
 ], ids=lambda value: next(iter(value)) if isinstance(value, dict) else None)
 def test_a_configuration_without_counterpart(config, tensors, changes, words, tmp_path):
   with pytest.raises(UserError, match=re.escape(words)):
     transfo_xl.from_hugging_face(hugging_face.write(tmp_path, config | changes, tensors))
+
+
+ODD = (True, None, 0.5, "2", [2], {}, -1, 2**31, 10**12, 10**400, float("nan"), float("inf"), [[]], "x" * 10_000)
+
+
+@pytest.mark.parametrize("name",
+                         ["vocab_size", "n_layer", "n_head", "d_head", "d_model", "d_inner", "d_embed", "div_val",
+                                  "layer_norm_epsilon", "dropout", "cutoffs", "tie_projs", "untie_r", "model_type"])
+def test_odd_values_of_a_configuration(name, config, tensors, tmp_path):
+  """Each is refused by one short line that names the file, or makes the model that is there; nothing large is made."""
+  hugging_face.write(tmp_path, config, tensors)
+  path = tmp_path / "config.json"
+  read = set()
+  for value in ODD:
+    path.write_text(json.dumps(config | {name: value}))
+    try:
+      transfo_xl.from_hugging_face(tmp_path)
+      read.add(value)
+    except UserError as error:
+      assert str(error).startswith(str(tmp_path)) and len(str(error).splitlines()) == 1 and len(str(error)) < 1000
+  assert read == {"untie_r": {True}, "dropout": {0.5}, "layer_norm_epsilon": {0.5}}.get(name, set())
+
+
+def test_sizes_that_the_weights_cannot_have(config, tensors, tmp_path):
+  """They are compared with the bytes there are, before a model is made of them."""
+  directory = hugging_face.write(tmp_path, config, tensors)
+  size = (directory / "model.safetensors").stat().st_size
+  for changes in (dict(n_layer=10**9), dict(n_layer=2000), dict(d_inner=10**9), dict(vocab_size=10**9),
+                  dict(d_head=10**9)):
+    (directory / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UserError, match=rf"model.safetensors: {size:,} bytes are too few for the [\d.e+]+ parameters"):
+      transfo_xl.from_hugging_face(directory)
 
 
 def test_other_names_and_defaults(tmp_path):
@@ -166,3 +198,29 @@ def test_vocabulary_files(tmp_path):
     transfo_xl.read_words(tmp_path)
   (tmp_path / "vocab.txt").write_text("<eos> 5\nthe 3\n the\nof\n", encoding="utf-8")
   assert transfo_xl.read_words(tmp_path) == ["<eos>", "the", "of"]
+
+
+@pytest.mark.parametrize("words, message", [
+    (["a", ["b"]], "word 1 is a list"), (["a", 1], "word 1 is a int"), (["a", "a"], "word 1, 'a', is empty"),
+    (["a b"], "word 0, 'a b'"), ([""], "word 0, ''"), (["\ud800"], "word 0, '.ud800'"), ([], "has no words"),
+    ("ab", "no list"),
+    (["x" * 10_000 + " "], "word 0, 'xxx")], ids=str)
+def test_words_that_are_none(words, message, tmp_path):
+  (tmp_path / "vocab.pkl").write_bytes(pickle.dumps({"idx2sym": words}))
+  with pytest.raises(UserError, match=f"^{tmp_path}/vocab.pkl.*{message}") as error:
+    transfo_xl.read_words(tmp_path)
+  assert len(str(error.value)) < 1000
+
+
+def test_a_word_that_is_too_long_to_be_shown(tmp_path):
+  """A list of two lists of two lists, sixty deep, whose text has 2^60 letters."""
+  (tmp_path / "vocab.pkl").write_bytes(b"}Vidx2sym\n]" + b"]" + b"p1\n0](g1\ng1\ne" * 60 + b"as.")
+  with pytest.raises(UserError, match="word 0 is a list"):
+    transfo_xl.read_words(tmp_path)
+
+
+def test_vocab_txt_that_is_none(tmp_path):
+  for content, message in ((b"a\n\xff", "is not UTF-8 at byte 2"), (b"a\n\nb\n", "word 1, ''"), (b"", "has no words")):
+    (tmp_path / "vocab.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"^{tmp_path}/vocab.txt.*{message}"):
+      transfo_xl.read_words(tmp_path)

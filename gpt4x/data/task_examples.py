@@ -65,7 +65,9 @@ def errors_of(provider: "seqio.Task | seqio.Mixture", split: str, read: Callable
     # TensorFlow puts a node's name before a Python error and the traceback behind; autograph's traceback comes first.
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
     message = _PLACE.sub("", lines[0 if isinstance(cause, op_error) else -1])
-    if "UserError: " in message:
+    if isinstance(cause, UserError):
+      message = str(cause)
+    elif "UserError: " in message:
       message = message.rpartition("UserError: ")[2]
     else:
       if not isinstance(cause, (ValueError, OSError, op_error)):

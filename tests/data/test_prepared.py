@@ -89,7 +89,7 @@ def test_leftovers_of_the_dead_are_removed_and_the_living_are_left_alone(root, d
   gone = [leave(root, here | {"pid": dead}), leave(root, age=3 * prepared.DAY),
           leave(root, here | {"pid": dead, "world": ["another machine", "1"]}, age=3 * prepared.DAY),
           leave(root, "{", age=3 * prepared.DAY)]
-  left = [leave(root, here), leave(root), leave(root, "[]"),
+  left = [leave(root, here), leave(root), leave(root, "[]"), leave(root, here | {"pid": 10**30}),
           # Its number says nothing here: it may live on another host or in another container.
           leave(root, here | {"pid": dead, "world": ["another machine", "1"]}),
           leave(root, here | {"pid": dead, "world": [here["world"][0], "another container"]})]

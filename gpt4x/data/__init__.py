@@ -13,8 +13,8 @@ def data_dir() -> pathlib.Path:
   try:
     return pathlib.Path(given).expanduser().absolute()
   except RuntimeError as error:  # The user has no entry in the system's list, as in many containers, and no HOME.
-    raise UserError(f"{given} is in no folder, because user {os.getuid()} has no home directory: set GPT4X_DATA_DIR to"
-                    " a folder that can be written") from error
+    raise UserError(f"cannot tell where {given} is, since user {os.getuid()} has no home directory: set GPT4X_DATA_DIR"
+                    " to a folder that can be written") from error
 
 
 def make_folder(path: pathlib.Path) -> None:

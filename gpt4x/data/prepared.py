@@ -97,7 +97,7 @@ def _is_abandoned(folder: pathlib.Path) -> bool:
       os.kill(owner["pid"], 0)
   except ProcessLookupError:
     return True
-  except (OSError, ValueError, LookupError, TypeError):  # Nothing is known of it.
+  except (OSError, ValueError, LookupError, TypeError, OverflowError):  # Nothing is known of it.
     pass
   with contextlib.suppress(OSError):
     return time.time() - max(path.stat().st_mtime for path in [folder, *folder.iterdir()]) > _ABANDONED

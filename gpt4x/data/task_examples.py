@@ -34,6 +34,15 @@ def examples(provider: "seqio.Task | seqio.Mixture", split: str,
       yield example
 
 
+def _tensorflow() -> Any:
+  """TensorFlow without accelerators: it would take all the memory that JAX needs."""
+  import tensorflow as tf
+
+  with contextlib.suppress(RuntimeError):  # Already initialized.
+    tf.config.set_visible_devices([], "GPU")
+  return tf
+
+
 @contextlib.contextmanager
 def errors_of(provider: "seqio.Task | seqio.Mixture", split: str, read: Callable[[], int] | None = None,
               all_errors: bool = False) -> Iterator[None]:
@@ -41,10 +50,7 @@ def errors_of(provider: "seqio.Task | seqio.Mixture", split: str, read: Callable
 
   `read` says how many examples came before.
   """
-  import tensorflow as tf
-
-  with contextlib.suppress(RuntimeError):  # Already initialized.
-    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take all the memory that JAX needs.
+  tf = _tensorflow()
   # Looked up here: when Python ends and closes a generator that is in this context, TensorFlow is gone.
   op_error = tf.errors.OpError
   errors = (Exception,) if all_errors else (ValueError, OSError, op_error)
@@ -59,7 +65,9 @@ def errors_of(provider: "seqio.Task | seqio.Mixture", split: str, read: Callable
     # TensorFlow puts a node's name before a Python error and the traceback behind; autograph's traceback comes first.
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
     message = _PLACE.sub("", lines[0 if isinstance(cause, op_error) else -1])
-    if "UserError: " in message:
+    if isinstance(cause, UserError):
+      message = str(cause)
+    elif "UserError: " in message:
       message = message.rpartition("UserError: ")[2]
     else:
       if not isinstance(cause, (ValueError, OSError, op_error)):
@@ -115,8 +123,7 @@ class Cuts:
   """Cuts the features of a data set at their lengths, and counts what it cuts."""
 
   def __init__(self, lengths: Mapping[str, int]):
-    import tensorflow as tf
-
+    tf = _tensorflow()
     self._lengths = dict(lengths)
     # For each feature the examples that were cut, and the tokens of the longest.
     self._cut = {name: tf.Variable(0, dtype=tf.int64) for name in lengths}

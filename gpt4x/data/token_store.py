@@ -54,7 +54,7 @@ class TokenStore:
     except PermissionError as error:
       raise UserError(f"token store {self.path} cannot be read ({error.strerror}): change its permissions, or set"
                       " GPT4X_DATA_DIR elsewhere") from error
-    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+    except Exception as error:  # NumPy raises many kinds at a damaged header.  pylint: disable=broad-exception-caught
       raise self.damaged(" ".join(str(error).split()) or type(error).__name__) from error
     self._header = offsets.offset  # Where the numbers begin in the file.
     self._tokens, self._offsets = _at_random(tokens), _at_random(offsets)

@@ -48,7 +48,7 @@ def warn_of_old(what: str, path: pathlib.Path, day: str, unseen: str) -> None:
   """Says, once in a process, which prepared data is used, and how to make it anew, where no key can tell its age."""
   if unseen:
     say_once(f"gpt4x: using {what} made on {day}, which would not follow a change {unseen}: if there was one,"
-              f" {prepared.remedy(path)}")
+             f" {prepared.remedy(path)}")
 
 
 def _write(task: "seqio.Task", split: str, path: pathlib.Path) -> None:

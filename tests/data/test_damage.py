@@ -1,6 +1,7 @@
 """A store that does not hold what was written: every kind of damage is one line that names it, wherever it is read."""
 
 import json
+import random
 import shutil
 import threading
 
@@ -110,6 +111,23 @@ def test_damage_is_one_line(dataset, store, damage, read):
   message = str(error.value)
   assert message.startswith(f"token store {store} is damaged (") and "\n" not in message
   assert message.endswith(f"delete it (gpt4x cache --remove='{store.name}'), and the next run makes it again")
+
+
+@pytest.mark.parametrize("name", ["spec.json", "offsets.npy", "tokens.bin"])
+def test_any_changed_byte_is_seen_or_changes_nothing(dataset, store, name):
+  """40 bytes of each file, changed by chance."""
+  chance, whole = random.Random(name), (store / name).read_bytes()
+  expected = [document.tolist() for document in dataset.documents("train")]
+  for _ in range(40):
+    data = bytearray(whole)
+    data[chance.randrange(min(len(data), 400))] = chance.choice([0, 9, 32, 34, 57, 123, 255, *range(32, 127)])
+    (store / name).write_bytes(data)
+    try:
+      found = [document.tolist() for document in Dataset(dataset.config).documents("train")]
+    except UserError as error:
+      assert str(error).startswith(f"token store {store} is damaged (") and "\n" not in str(error)
+    else:
+      assert found == expected
 
 
 @each_reader

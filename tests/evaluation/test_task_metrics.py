@@ -139,7 +139,12 @@ def metric_without_numbers(targets, predictions):
   raise ValueError("no numbers\n  in here")
 
 
+def metric_that_knows(targets, predictions):
+  raise UserError("give the metric a file")
+
+
 def test_errors_of_metrics():
+  fails("give the metric a file$", [metric_that_knows])
   fails(r"AttributeError 'str' object has no attribute 'nothing' at .*test_task_metrics.py:\d+", [wrong_metric])
   fails("in here", [metric_without_numbers])
 

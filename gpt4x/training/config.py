@@ -56,7 +56,8 @@ class TrainConfig:
     require(self, "a whole number from 1 to 2**31 - 1", lambda steps: 1 <= steps < 2**31 and steps == int(steps),
             "total_steps", "eval_period", "eval_batches", "microbatches", "log_period",
             "max_skipped")
-    require(self, "a whole number from 0 to 2**63 - 1", lambda seed: 0 <= seed < 2**63 and seed == int(seed), "seed")
+    # JAX drops higher bits.
+    require(self, "a whole number from 0 to 2**32 - 1", lambda seed: 0 <= seed < 2**32 and seed == int(seed), "seed")
     require(self, "'stop' or 'skip'", lambda what: what in ("stop", "skip"), "on_nonfinite")
     try:
       re.compile(self.trained or "")

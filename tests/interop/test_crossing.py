@@ -48,7 +48,7 @@ def test_our_loop_continues_a_run_that_t5x_has_taken_further(tmp_path):
   assert cli.main(flags("crossed", TRAIN_STEPS=8, EVAL_PERIOD=None)) == 0
   assert cli.main(flags("ahead", TRAIN_STEPS=16, EVAL_PERIOD=None)) == 0
 
-  run = crossing.Crossing(str(tmp_path / "ahead"), TrainConfig(), "")  # As gin has it.
+  run = crossing.Crossing(str(tmp_path / "ahead"), TrainConfig())  # As gin has it.
   step, state, data_state = run.state_ahead_of_t5x()
   assert step == 16
   directory = tmp_path / "crossed" / "checkpoint_16"

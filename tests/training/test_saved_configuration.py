@@ -33,12 +33,14 @@ def read_again(config: TrainConfig) -> TrainConfig:
 
 def parts(config: Any) -> Any:
   """A config as nested dicts; an optimizer as the updates that it makes."""
+  if hasattr(config, "_gpt4x_made_by"):
+    return updates(config)
   if dataclasses.is_dataclass(config):
     fields = [field.name for field in dataclasses.fields(config) if field.name not in ("mesh", "read_from")]
     return {name: parts(getattr(config, name)) for name in fields}
   if isinstance(config, LanguageModel):
     return parts(config.config)
-  return updates(config) if callable(config) else config
+  return config
 
 
 def updates(optimizer: Any) -> list[float]:

@@ -175,7 +175,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   vocabulary.add_argument("--output", required=True, type=_path, metavar="NAME_OR_PATH",
                           help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or the path of a .model file")
   cache = command("cache", "list or remove the tokens that are kept of tasks in $GPT4X_DATA_DIR")
-  cache.add_argument("--remove", type=_filled_text, metavar="GLOB", help="remove what has such a name; quote it: --remove='my_task-*'")
+  cache.add_argument("--remove", type=_filled_text, metavar="GLOB",
+                     help="remove what has such a name; quote it: --remove='my_task-*'")
   cache.add_argument("--older_than", type=_number(float, 0), default=0.0, metavar="DAYS",
                      help="only what has not been used for so long")
   plan = command("plan", "what a training step needs on TPUs that are not at hand", gin="an experiment")

@@ -20,6 +20,7 @@ _TENSORS = {"a.weight": np.arange(60, dtype=np.float32).reshape(5, 12), "b": np.
 _WORDS = ["<eos>", "<unk>", "the", "ünïcödé", ","]
 _VOCABULARY = {"counter": collections.Counter(_WORDS), "special": ["<eos>"], "lower_case": False, "delimiter": None,
                "idx2sym": _WORDS, "sym2idx": collections.OrderedDict((word, i) for i, word in enumerate(_WORDS))}
+_MEMORY = 64 << 20  # A changed file has some kilobytes, or five megabytes of operations.
 _PICKLES = (mutations.edit_pickle, mutations.random_pickle, mutations.odd_number, mutations.odd_number,
             mutations.odd_object)
 
@@ -88,21 +89,22 @@ def _read_words(folder: pathlib.Path) -> None:
 KINDS = {
     "torch_zip": Kind(_torch_zip, {"pytorch_model.bin": mutations.any_of(
         *mutations.BYTES, mutations.in_zip(mutations.any_of(*mutations.BYTES)),
-        *[mutations.in_zip(mutation, "data.pkl") for mutation in _PICKLES * 3])}, _read_tensors),
+        *[mutations.in_zip(mutation, "data.pkl") for mutation in _PICKLES * 3])}, _read_tensors, memory=_MEMORY),
     "torch_legacy": Kind(_torch_legacy, {"pytorch_model.bin": mutations.any_of(
         *mutations.BYTES,
         *[mutations.last_pickle(mutation, count) for mutation in _PICKLES for count in (2, 3, 3, 4)])},
-        _read_tensors),
+        _read_tensors, memory=_MEMORY),
     "vocabulary_pickle": Kind(_vocabulary_pickle, {"vocab.pkl": mutations.any_of(
-        *mutations.BYTES, *_PICKLES * 2)}, _read_words),
+        *mutations.BYTES, *_PICKLES * 2)}, _read_words, memory=_MEMORY),
     "vocabulary_torch": Kind(_vocabulary_torch, {"vocab.bin": mutations.any_of(
-        *mutations.BYTES, *[mutations.last_pickle(mutation, 3) for mutation in _PICKLES * 2])}, _read_words),
+        *mutations.BYTES, *[mutations.last_pickle(mutation, 3) for mutation in _PICKLES * 2])},
+        _read_words, memory=_MEMORY),
     "vocabulary_text": Kind(_vocabulary_text, {"vocab.txt": mutations.any_of(*mutations.BYTES, mutations.edit_text)},
-                            _read_words),
+                            _read_words, memory=_MEMORY),
     "safetensors": Kind(_safetensors, {"model.safetensors": mutations.any_of(
-        *mutations.BYTES, *[mutations.json_in_safetensors] * 4)}, _read_tensors),
+        *mutations.BYTES, *[mutations.json_in_safetensors] * 4)}, _read_tensors, memory=_MEMORY),
     "index": Kind(_index, {"model.safetensors.index.json": mutations.any_of(
-        *mutations.BYTES, mutations.edit_text, *[mutations.edit_json] * 5)}, _read_tensors),
+        *mutations.BYTES, mutations.edit_text, *[mutations.edit_json] * 5)}, _read_tensors, memory=_MEMORY),
     "config": Kind(_hugging_face, {"config.json": mutations.any_of(
         mutations.flip_bits, mutations.edit_text, *[mutations.edit_json] * 5)}, transfo_xl.from_hugging_face),
     "export": Kind(_export, {"config.json": mutations.any_of(

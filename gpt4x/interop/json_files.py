@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -17,9 +18,9 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   """The object in a file; a name that it has twice, or a number that is not finite, is an error."""
   try:
     with open(path, "rb") as file:
-      content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-      raise ValueError(f"more than {_MAX_BYTES:,} bytes")
+      if (size := os.fstat(file.fileno()).st_size) > _MAX_BYTES:
+        raise ValueError(f"more than {_MAX_BYTES:,} bytes")
+      content = file.read(size)
     found = json.loads(content.decode("utf-8"), object_pairs_hook=_object, parse_float=_float, parse_constant=_float)
     _check_depth(found)
     if isinstance(found, dict):

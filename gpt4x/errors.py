@@ -3,9 +3,20 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+_LONGEST = 1500  # Characters of a message.
+
+
+def printable(message: str) -> str:
+  """A message as one line of characters that can be printed, and without the middle if it is long."""
+  text = "".join(one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}" for one in message)
+  return text if len(text) <= _LONGEST else f"{text[:_LONGEST // 2]} ... {text[-_LONGEST // 2:]}"
+
 
 class UserError(Exception):
   """A mistake in what the run was given; its message is one line, shown without a traceback (exit status 1)."""
+
+  def __init__(self, message: str):
+    super().__init__(printable(message))
 
 
 class CommandError(UserError):

@@ -653,3 +653,13 @@ def test_output_that_nobody_reads_any_more_is_no_error():
   process.stdout.close()
   assert process.stderr.read() == "" and process.wait() == 141
   process.stderr.close()
+
+
+@pytest.mark.parametrize("argv", [["vo\ncabulary"], ["train", "--a\nb"], ["plan", "--topology=v5p:1x1", "--gin.A\nB=1"],
+                                  ["export\x1b[2J"], ["train", "--model_dir=a", "--gin." + "x" * 5000 + "=1"]])
+def test_a_message_is_one_line_that_can_be_printed_whatever_it_repeats(argv, capsys, monkeypatch):
+  monkeypatch.undo()
+  assert cli.main(argv) == 2
+  message = capsys.readouterr().err
+  assert message.startswith("gpt4x: error: ") and message.count("\n") == 1
+  assert message[:-1].isprintable() and len(message) < 2000

@@ -339,7 +339,7 @@ def test_a_value_of_another_kind(binding, words):
     load(*bindings)
     return
   message = refusal(*bindings)
-  assert message.startswith(f"--gin.{binding}: ") and words in message, message
+  assert message.startswith(f"--gin.{binding[:150]}") and words in message, message
 
 
 class Shaped(Protocol):

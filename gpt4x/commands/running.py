@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 
-from gpt4x.errors import CommandError, UserError
+from gpt4x.errors import CommandError, printable, UserError
 from gpt4x.launch import agreement, clusters, supervision
 
 
@@ -80,7 +80,7 @@ def _failure(error: BaseException, processes: clusters.Processes | None = None) 
     traceback.print_exc(file=sys.__stderr__ if processes else None)
     message = f"{type(error).__name__}: {error}"
   # Gin appends lines about its call to a message.
-  return 2 if isinstance(error, CommandError) else 1, f"error: {prefix}{message.splitlines()[0]}"
+  return 2 if isinstance(error, CommandError) else 1, f"error: {prefix}{printable((message.splitlines() or [''])[0])}"
 
 
 _REMEDIES = {

@@ -3,7 +3,6 @@
 import collections.abc
 import contextlib
 import inspect
-import math
 import sys
 import types
 import typing
@@ -54,7 +53,7 @@ def fits(value: Any, annotation: Any) -> bool:
   if kind is int:
     return isinstance(value, int) and not isinstance(value, bool)
   if kind is float:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
   if kind in _MAPPINGS:
     key, item = arguments or (Any, Any)
     return isinstance(value, dict) and all(fits(k, key) and fits(v, item) for k, v in value.items())

@@ -13,7 +13,7 @@ from gin import config_parser
 
 from gpt4x.configuration import files, names, trust
 from gpt4x.configuration.names import MACRO
-from gpt4x.errors import CommandError, nearest
+from gpt4x.errors import CommandError, nearest, one_line
 
 Key = tuple[str, str, str]  # Scope, full name of the configurable, parameter. A macro's are its name, MACRO, "value".
 
@@ -61,14 +61,15 @@ class Reader:
 
   def read_binding(self, binding: str) -> None:
     name, _, value = binding.partition("=")
+    shown = f"--gin.{one_line(binding)}"
     if not re.fullmatch(r"\w+([./]\w+)*", name) or not value:
-      raise CommandError(f"--gin.{binding}: write --gin.NAME=VALUE")
+      raise CommandError(f"{shown}: write --gin.NAME=VALUE")
     try:
-      self.read_text(f"{name} = {value}", lambda _: f"--gin.{binding}")
+      self.read_text(f"{name} = {value}", lambda _: shown)
     except GinSyntaxError:
       raise CommandError(
-          f"--gin.{binding}: {value} is not a gin value; if it is a string, it needs quotes of its own:"
-          f" --gin.{name}=\"'{value}'\"") from None
+          f"{shown}: {one_line(value)} is not a gin value; if it is a string, it needs quotes of its own:"
+          f" --gin.{name}=\"'{one_line(value)}'\"") from None
 
   def read_saved(self, text: str, where: str) -> None:
     """Reads what an earlier run saved, perhaps somebody else's and by an earlier version: nothing in it is opened, and

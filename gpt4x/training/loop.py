@@ -46,6 +46,8 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   partitioner.check_batch(dataset.batch_size, config.microbatches)
   goes_on = Checkpoints(model_dir).latest_step() is not None
   experiment = config.experiment.to_train(model_dir, goes_on, config.init_from)
+  if config.eval_period:
+    experiment.data.check_split(config.eval_split)  # Before anything is tokenized.
   directory = Checkpoints(model_dir, config.checkpoints)
 
   # The state and the data, from the same step.

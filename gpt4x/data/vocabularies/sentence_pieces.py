@@ -25,7 +25,7 @@ SPACE = "\u2581"  # SentencePiece's sign for a space.
 
 def model_path(name: str | os.PathLike) -> pathlib.Path:
   """Returns the file of a SentencePiece model; a bare name stands for a file in `$GPT4X_DATA_DIR/vocabularies`."""
-  path = pathlib.Path(name).expanduser()
+  path = pathlib.Path(os.path.expanduser(name))  # Which leaves a ~ of nobody as it is.
   return data_dir() / "vocabularies" / f"{name}.model" if is_bare(name) else path
 
 
@@ -67,7 +67,7 @@ class HeldSentencePieceVocabulary(FileVocabulary, seqio.SentencePieceVocabulary)
   def _model_context(self) -> _Model:
     try:
       return _load(self._content())
-    except (message.DecodeError, RuntimeError) as error:
+    except (message.DecodeError, RuntimeError, ValueError) as error:
       raise _unusable(self.file) from error
 
 
@@ -133,7 +133,7 @@ def check(vocabulary: seqio.SentencePieceVocabulary) -> None:
     vocabulary.load_model()
   except tf.errors.NotFoundError as error:
     raise Missing(f"no vocabulary at {file}: correct the path, or copy the model there") from error
-  except (message.DecodeError, RuntimeError, OSError, tf.errors.OpError) as error:
+  except (message.DecodeError, RuntimeError, ValueError, OSError, tf.errors.OpError) as error:
     raise _unusable(file) from error
 
 

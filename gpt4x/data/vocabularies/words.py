@@ -49,7 +49,7 @@ class WordVocabulary(PythonVocabulary, FileVocabulary):
     try:
       return _parse(content, file)
     except UnicodeDecodeError as error:
-      raise UserError(f"no words at {file} ({error}): {self._remedy()}") from error
+      raise UserError(f"{file} is no file of words ({error}): {self._remedy()}") from error
 
   def _remedy(self) -> str:
     return "set LocalText.words to a file of UTF-8 with a word on each line, such as words.txt in a model directory"

@@ -73,12 +73,12 @@ def kills(work: pathlib.Path, count: int, draw: random.Random) -> str:
     while not ended and done < count:
       process = start(work, model_dir)
       notice = draw.choice(list(NOTICES))
-      # A run is short beside its start, so most notices wait for its first steps.
+      # A run is short beside its start, so most notices wait for some of its lines.
       if draw.random() < 0.75:
-        written, lines = model_dir / "metrics.jsonl", number_of_lines(model_dir / "metrics.jsonl")
-        while process.poll() is None and number_of_lines(written) in (0, lines):
-          time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.4 * whole))
+        begun = number_of_lines(model_dir)
+        wanted = draw.randint(begun + 1, len(expected["metrics"]) + 1)
+        while process.poll() is None and number_of_lines(model_dir) < wanted:
+          time.sleep(0.002)
       else:
         time.sleep(draw.uniform(0, whole))
       for number in NOTICES[notice]:
@@ -99,7 +99,8 @@ def kills(work: pathlib.Path, count: int, draw: random.Random) -> str:
       f"{name} ({times})" for name, times in sorted(statuses.items()))
 
 
-def number_of_lines(path: pathlib.Path) -> int:
+def number_of_lines(model_dir: pathlib.Path) -> int:
+  path = model_dir / "metrics.jsonl"
   return path.read_bytes().count(b"\n") if path.exists() else 0
 
 

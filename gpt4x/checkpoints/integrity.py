@@ -15,11 +15,14 @@ import zlib
 from etils import epath
 import jax
 
+from gpt4x.configuration import kinds
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
 
 RECORD = "checkpoint.json"
 _CHUNK = 1 << 24
+_FIELDS = {"leaves": dict[str, tuple[str, list[int]]], "files": dict[str, tuple[int, int]],
+           "data_state": dict[str, Any], "config": str, "seed": int}
 
 
 class Damaged(Exception):
@@ -41,11 +44,15 @@ def read_record(directory: epath.Path) -> dict[str, Any]:
   try:
     with reading(directory / RECORD):
       content = json.loads((directory / RECORD).read_text())
-      if _crc32_of_json(content["record"]) != content["crc32"]:
+      record = content["record"]
+      if _crc32_of_json(record) != content["crc32"]:
         raise ValueError
-      return content["record"]
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise Damaged(f"{RECORD} has been altered") from error
+  # Whoever makes a record makes its checksum too.
+  if wrong := [name for name, kind in _FIELDS.items() if not kinds.fits(record.get(name), kind)]:
+    raise Damaged(f"{RECORD} has no {wrong[0]} as a checkpoint has it")
+  return record
 
 
 def verify(path: epath.Path, files: Mapping[str, list[int]]) -> None:

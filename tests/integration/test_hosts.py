@@ -74,12 +74,15 @@ def test_two_train_as_one_and_one_goes_on(one, tmp_path):
 
 
 def test_two_go_on_from_one_and_stop_together(one, tmp_path):
-  """On a mesh that splits no batch, so that both read all rows; SIGTERM reaches only the second."""
+  """On a mesh that splits no batch, so that both read all rows; SIGTERM reaches only the second.
+
+  Each step is evaluated, so that the notice may find both in an evaluation, which they then give up together.
+  """
   text, run, expected = one
   shutil.copytree(run, tmp_path / "run")
   for step in (24, 32, 40):
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
-  flags = corpus.flags(text, tmp_path / "run", TRAIN_STEPS=10**6, EVAL_PERIOD=None, Partitioner__data=1,
+  flags = corpus.flags(text, tmp_path / "run", TRAIN_STEPS=10**6, EVAL_PERIOD=1, Partitioner__data=1,
                        Partitioner__tensor=2)
   results = two(flags, fault="SIGTERM", at=20, victim=1)
   assert [status for status, _ in results] == [75, 75], results

@@ -155,6 +155,8 @@ def main(argv: list[str] | None = None) -> int:
   arguments = parser.parse_args(argv)
   sys.stdout.reconfigure(errors="backslashreplace")
   known, failed = kinds(), False
+  if unknown := set(arguments.kinds) - set(known):
+    parser.error(f"no kind {', '.join(sorted(unknown))}: known are {', '.join(known)}")
   for name in arguments.kinds or known:
     if arguments.keep:
       _write_case(name, known[name], arguments.seed, arguments.first, arguments.keep)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-_LONGEST = 1500  # Characters of a message.
+_LONGEST = 900  # Characters of a message.
 
 
 def printable(message: str) -> str:

@@ -24,6 +24,8 @@ PYTHON = {
     "python -m t5x.main --run_mode=train": _T5X,
     "python -m t5x.main --run_mode=eval": _T5X,
     "python -m t5x.main --run_mode=infer": _T5X,
+    "python -m benchmarks.fuzz": "tests/interop/test_fuzz.py::test_files_of_weights",
+    "python -m benchmarks.campaigns": "a campaign of an hour",
     "python benchmarks/mixture.py": "a measurement of half an hour",
     "python benchmarks/t5x_loop.py": "a measurement that needs upstream t5x",
     "python benchmarks/transfo_xl_parity.py": "a measurement that needs torch and an old transformers",

@@ -114,8 +114,8 @@ def edit_json(rng: random.Random, content: bytes) -> bytes:
       case 4 if isinstance(node, dict):
         node[rng.choice(("", "x", "\n", "é", str(key) + "s", "\ud800"))] = node.pop(key)
       case 5 if type(node[key]) in (int, float):
-        node[key] = rng.choice((-node[key], node[key] * 10**9, node[key] + 1, node[key] / 2, str(node[key]),
-                                [node[key]]))
+        half = node[key] * 0.5 if abs(node[key]) < 1e300 else 0.5
+        node[key] = rng.choice((-node[key], node[key] * 10**9, node[key] + 1, half, str(node[key]), [node[key]]))
   text = json.dumps(tree).replace("1e+308", rng.choice(("1e+308", "1e999")))
   if rng.random() < 0.1 and (name := text.find('"')) >= 0:  # The first entry twice.
     text = text[:name] + text[name:].split(", ")[0] + ", " + text[name:]

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 _OPTIMIZER = "opt_state/"
+_FLOATS = {"float64", "float32", "bfloat16", "float16"}
 
 Leaf = tuple[str, tuple[int, ...]]  # (dtype, shape)
 
@@ -47,5 +47,4 @@ def _is_count(name: str) -> bool:
 
 def _is_cast(name: str, saved: Leaf, wanted: Any) -> bool:
   """Whether a leaf may be read as another floating-point type."""
-  return name.startswith((_OPTIMIZER, "memory/")) and all(
-      jnp.issubdtype(dtype, jnp.floating) for dtype in (jnp.dtype(saved[0]), wanted.dtype))
+  return name.startswith((_OPTIMIZER, "memory/")) and saved[0] in _FLOATS and wanted.dtype.name in _FLOATS

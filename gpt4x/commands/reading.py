@@ -25,7 +25,7 @@ def new_run(gin_files: Sequence[str], bindings: Sequence[str] = (), model_dir: s
 def saved_run(model_dir: str, bindings: Sequence[str] = ()) -> TrainConfig:
   """The run of a model directory, changed by `bindings`."""
   configuration.load_run(model_dir, bindings=bindings)
-  if "experiment" not in gin.get_bindings(TrainConfig):  # The model was converted.
+  if "experiment" not in gin.get_bindings(TrainConfig, resolve_references=False):  # The model was converted.
     raise UserError(f"{model_dir} says how to read its model, not how to train it: choose another --model_dir, with"
                     f" --gin_file={model_dir}/{run_directory.CONFIG} and --gin.train.init_from=\"'{model_dir}'\"")
   return _train_config(model_dir)

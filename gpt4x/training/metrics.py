@@ -128,7 +128,7 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     try:
       line = json.loads(text)
       valid = isinstance(line["step"], int) and isinstance(line["split"], str)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
       valid = False
     if valid:
       yield text + b"\n", line

@@ -128,10 +128,30 @@ def test_a_record_holds_its_own_checksum(tmp_path):
   directory = epath.Path(tmp_path)
   (directory / "state").mkdir()
   (directory / "state" / "data").write_bytes(b"numbers")
-  integrity.write_record(directory, {"seed": 3}, ("state",))
-  assert integrity.read_record(directory) == {"seed": 3, "files": {"state/data": [7, 0x779ecaf9]}}
+  record = {"seed": 3, "config": CONFIG, "data_state": {}, "leaves": {"params/x": ["float32", [2, 3]]}}
+  integrity.write_record(directory, record, ("state",))
+  assert integrity.read_record(directory) == record | {"files": {"state/data": [7, 0x779ecaf9]}}
   content = json.loads((directory / "checkpoint.json").read_text())
   content["record"]["seed"] = 4
   (directory / "checkpoint.json").write_text(json.dumps(content))
   with pytest.raises(integrity.Damaged, match="checkpoint.json has been altered"):
     integrity.read_record(directory)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("seed", None), ("seed", "3"), ("config", 3), ("data_state", []), ("leaves", 3), ("leaves", {"x": ["float32"]}),
+    ("leaves", {"x": ["float32", [float("inf")]]}), ("files", -0.5), ("files", {"x": [196]}),
+    ("files", {"x": ["\n", 1]})])
+def test_a_record_of_another_kind_is_damage(tmp_path, name, value):
+  """Its checksum may be right: whoever makes a record makes that too."""
+  record = {"seed": 3, "config": CONFIG, "data_state": {}, "leaves": {}, "files": {}, name: value}
+  content = {"crc32": integrity._crc32_of_json(record), "record": record}
+  (tmp_path / "checkpoint.json").write_text(json.dumps(content))
+  with pytest.raises(integrity.Damaged, match=f"has no {name}"):
+    integrity.read_record(epath.Path(tmp_path))
+
+
+def test_a_record_nested_too_deeply_is_damage(tmp_path):
+  (tmp_path / "checkpoint.json").write_text("[" * 100_000)
+  with pytest.raises(integrity.Damaged):
+    integrity.read_record(epath.Path(tmp_path))

@@ -15,6 +15,7 @@ statement, remembers where each binding stands, and checks the whole before anyt
 
 from collections.abc import Callable, Collection, Sequence
 import importlib
+import os
 import pathlib
 from typing import Any, TypeVar
 
@@ -82,7 +83,7 @@ def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str 
 def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = (),
              needed: Collection[Callable[..., Any] | str] | None = None) -> None:
   """Restores the configuration of a model directory, changed by `gin_files` and `bindings`."""
-  path = pathlib.Path(model_dir) / run_directory.CONFIG
+  path = pathlib.Path(os.path.expanduser(model_dir)) / run_directory.CONFIG
   try:
     found = path.exists()
   except OSError as error:

@@ -83,11 +83,15 @@ def _means(sums: Mapping[str, Sum], num_bytes: float, where: str) -> dict[str, f
   if not sums or not sums["loss"].weight:
     raise UserError(f"{where} has no target tokens: choose another split")
   found = {name: float(value) for name, value in metrics(sums).items()}
-  found["perplexity"] = math.inf if found["loss"] > 700 else math.exp(found["loss"])  # A float ends at e^709.
+  found["perplexity"] = perplexity(found["loss"])
   found["tokens"] = float(sums["loss"].weight)
   if num_bytes:
     found["bits_per_byte"] = float(sums["loss"].value) / math.log(2) / num_bytes
   return found
+
+
+def perplexity(loss: float) -> float:
+  return math.inf if loss > 700 else math.exp(loss)  # A float ends at e^709.
 
 
 def target_bytes(token_bytes: jax.Array, batch: Batch) -> jax.Array:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import json
+import os
 import pathlib
 import sys
 
@@ -35,7 +36,7 @@ def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | 
   checkpoint, and newer ones are set aside. Returns the exit status: 0; or, where the run was stopped and saved, 75
   after SIGTERM and 130 after Ctrl-C. Raises UserError, before anything else, if gin text cannot say `config`.
   """
-  gin_text = config.gin_text
+  gin_text, model_dir = config.gin_text, os.path.expanduser(model_dir)
   with lock.held(model_dir) as owner, contextlib.closing(Preemption()) as preemption:
     return _train(model_dir, config, gin_text, profile_steps, from_step, owner, preemption)
 

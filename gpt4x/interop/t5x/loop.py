@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import math
 import os
 import sys
 from typing import Any
@@ -15,6 +14,7 @@ from t5x import trainer as t5x_trainer
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
+from gpt4x.evaluation.likelihood import perplexity
 from gpt4x.interop.t5x import crossing, data
 from gpt4x.interop.t5x.model import TransformerXLModel
 from gpt4x.interop.t5x.optimizer import OptaxOptimizer
@@ -102,7 +102,7 @@ def _train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] |
       progress.update(step, metrics["loss"], metrics["tokens_per_second"])
     else:
       metrics = {name: value for name, value in metrics.items() if not name.endswith("_per_second")}
-      metrics["perplexity"] = math.exp(min(metrics["loss"], 700.0))
+      metrics["perplexity"] = perplexity(metrics["loss"])
       progress.print(f"step {step}: {split} " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     writer.write(step, split, metrics)
 

@@ -15,8 +15,8 @@ def printable(message: str) -> str:
 class UserError(Exception):
   """A mistake in what the run was given; its message is one line, shown without a traceback (exit status 1)."""
 
-  def __init__(self, message: str):
-    super().__init__(printable(message))
+  def __str__(self) -> str:  # Not in __init__: TensorFlow makes some errors anew, and only those without one.
+    return printable(super().__str__())
 
 
 class CommandError(UserError):

@@ -56,8 +56,11 @@ def errors_of(provider: "seqio.Task | seqio.Mixture", split: str, read: Callable
   errors = (Exception,) if all_errors else (ValueError, OSError, op_error)
   try:
     yield
-  except UserError:
-    raise
+  except UserError as error:
+    *code, last = Exception.__str__(error).strip().split("\n")
+    if not code:
+      raise
+    raise UserError(re.sub(r"^\s*[\w.]+: ", "", last)) from error  # Autograph puts the places in the code before it.
   except errors as error:
     cause = error
     while isinstance(cause.__cause__, Exception):  # seqio raises its own from those of a metric.

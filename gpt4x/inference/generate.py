@@ -98,14 +98,7 @@ class Generator:
     ids = self._vocabulary.encode(prompt)
     for token in ids:
       if token not in self._ids:
-        raise UserError(self._why_not(prompt, token))
-    return ids
-
-  def _why_not(self, prompt: str, token: int) -> str:
-    """Why a prompt with this token cannot be continued."""
-    if token == self._vocabulary.unk_id:
-      unknown = (character for character in prompt if token in self._vocabulary.encode(character))
-      return (f"the prompt has {next(unknown, prompt)!r}, for which the vocabulary in {self._model_dir} has no piece:"
-              " leave it out")
-    return (f"the prompt has the token {token}, and the model knows {self._ids.start} to {self._ids.stop - 1}: change"
+        raise UserError(
+            f"the prompt has the token {token}, and the model knows {self._ids.start} to {self._ids.stop - 1}: change"
             f" the prompt, or copy the vocabulary that the model was trained with into {self._model_dir}")
+    return ids

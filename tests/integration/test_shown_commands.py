@@ -18,7 +18,7 @@ import pytest
 
 from gpt4x import cli
 from gpt4x.commands import reading
-from gpt4x.data import python_stdlib, vocabularies
+from gpt4x.data import prepared, python_stdlib, vocabularies
 from gpt4x.partitioning import planning_for
 from gpt4x.planning import compiler
 from tests import shown
@@ -128,8 +128,17 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "memory"}')))
   for name, what in needed.items():
     shutil.copytree(made / what, name)
+  if command == "cache":
+    made_long_ago = prepared.place("tokens", "my_task", "train", "0")
+    made_long_ago.mkdir(parents=True)
+    (made_long_ago / prepared.TOKENS).touch()
+    for path in (made_long_ago / prepared.TOKENS, made_long_ago):
+      os.utime(path, (0, 0))
+  if getattr(parsed, "trust", ()):
+    pathlib.Path("my_tasks.py").touch()
   sizes = RUN | ({} if tuned else MODEL if new else {"TRAIN_STEPS": 3}) | ({} if "Partitioner" in text else ONE_DEVICE)
-  tiny = {"train": gin(sizes), "vocabulary": ["--size=360"], "generate": ["--max_tokens=3"]}
+  back = ["--step=1"] if getattr(parsed, "step", None) and command == "train" else []  # Of the steps that there are.
+  tiny = {"train": [*gin(sizes), *back], "vocabulary": ["--size=360"], "generate": ["--max_tokens=3"]}
   assert cli.main([*arguments, *tiny.get(command, [])]) == 0, capfd.readouterr().err
   out, err = capfd.readouterr()
   assert "Traceback" not in err

@@ -15,7 +15,8 @@ def as_tensorboard(folder):
   from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
   events = EventAccumulator(str(folder), {"tensors": 0})  # All of them.
   events.Reload()
-  return {tag: [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
+  # In the order of steps, as it draws them; files of the same second have no order.
+  return {tag: sorted((event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag))
           for tag in events.Tags()["tensors"]}
 
 

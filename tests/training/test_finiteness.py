@@ -141,7 +141,7 @@ def test_a_run_that_skips_stops_after_too_many_in_a_row(tmp_path):
 @pytest.mark.parametrize("field, value", [("on_nonfinite", "ignore"), ("max_skipped", 0)])
 def test_mistakes(field, value, tmp_path, capsys):
   flags = corpus.flags(corpus.write(tmp_path / "text"), tmp_path / "run", **{f"train__{field}": value})
-  assert cli.main(flags) == 1
+  assert cli.main(flags) == 2
   assert f"train.{field} = {value!r}" in capsys.readouterr().err.splitlines()[-1]
   assert not (tmp_path / "run").exists()
 

@@ -8,7 +8,8 @@ _LONGEST = 900  # Characters of a message.
 
 def printable(message: str) -> str:
   """A message as one line of characters that can be printed, and without the middle if it is long."""
-  text = "".join(one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}" for one in message)
+  text = "".join(one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}"
+                 for one in message.strip())
   return text if len(text) <= _LONGEST else f"{text[:_LONGEST // 2]} ... {text[-_LONGEST // 2:]}"
 
 

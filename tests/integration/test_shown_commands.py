@@ -130,7 +130,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
     shutil.copytree(made / what, name)
   if command == "cache":
     made_long_ago = prepared.place("tokens", "my_task", "train", "0")
-    made_long_ago.mkdir(parents=True)
+    made_long_ago.mkdir(parents=True, exist_ok=True)
     (made_long_ago / prepared.TOKENS).touch()
     for path in (made_long_ago / prepared.TOKENS, made_long_ago):
       os.utime(path, (0, 0))

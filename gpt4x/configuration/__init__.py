@@ -91,7 +91,10 @@ def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[s
   if not found:
     raise CommandError(f"no run in {model_dir} ({run_directory.CONFIG} is missing): check --model_dir, or start one"
                        " with train --gin_file=FILE")
-  load(gin_files, bindings, text=read(path), needed=needed, where=str(path))
+  if not (text := read(path)).strip():
+    raise CommandError(f"{path} is empty: copy it again, or take the text from a checkpoint of the run, whose"
+                       " checkpoint.json has it too")
+  load(gin_files, bindings, text=text, needed=needed, where=str(path))
 
 
 def build(configurable: Callable[..., T]) -> T:

@@ -160,7 +160,7 @@ def _read(path: pathlib.Path) -> Prepared:
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """The object in a file; an empty one if there is none."""
-  with contextlib.suppress(OSError, ValueError):
+  with contextlib.suppress(OSError, ValueError, RecursionError):
     if isinstance(found := json.loads(path.read_text()), dict):
       return found
   return {}

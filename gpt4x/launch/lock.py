@@ -159,7 +159,7 @@ def _parse(content: str) -> dict[str, Any]:
   try:
     owner = json.loads(content)
     return owner if {"host", "pid", "place", "started", "since"} <= set(owner) else {}
-  except (ValueError, TypeError):
+  except (ValueError, TypeError, RecursionError):
     return {}
 
 

@@ -265,13 +265,13 @@ def test_convert(calls, capsys, tmp_path):
   read = ("read", "transfo_xl", pathlib.Path("a"), model_dir, {})
   write = ("write", model_dir, foreign, "TEXT", {})
   assert cli.main(argv) == 0
-  assert calls == [read, ("load", ["runs/experiment.gin"], ["A=1"], {"text": "DATA"}), write]
+  assert calls == [read, ("load", ["runs/experiment.gin"], ["A=1"], {"text": "DATA", "where": "a/config.gin"}), write]
   captured = capsys.readouterr()
   assert captured.out == f"wrote {model_dir}: 1,234 parameters\n" and "a has no vocabulary" in captured.err
   calls.clear()
   foreign.text, foreign.vocabulary = "SAVED", "words"
   assert cli.main(argv) == 0 and capsys.readouterr().err == ""
-  assert calls == [read, ("load", [], ["A=1"], {"text": "SAVED"}), write]
+  assert calls == [read, ("load", [], ["A=1"], {"text": "SAVED", "where": "a/config.gin"}), write]
   calls.clear()
   (model_dir / "checkpoints").mkdir(parents=True)
   status, line = failure(capsys, *argv)

@@ -494,8 +494,9 @@ def test_what_is_not_needed_may_be_missing(files, tmp_path):
     configuration.load(text=text)
 
 
-@pytest.mark.parametrize("content, words", [(b"", "config.gin is empty"), (b"Typed.steps = 3", "Picky.width is not set"), (b"\xff\xfe", "cannot be read"),
-                                            (b"\xef\xbb\xbfPicky.width = 3", None)])
+@pytest.mark.parametrize("content, words", [
+    (b"", "config.gin is empty"), (b"Typed.steps = 3", "Picky.width is not set"), (b"\xff\xfe", "cannot be read"),
+    (b"\xef\xbb\xbfPicky.width = 3", None)])
 def test_a_saved_file_that_says_nothing(tmp_path, content, words):
   (tmp_path / run_directory.CONFIG).write_bytes(content)
   def read():

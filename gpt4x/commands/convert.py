@@ -22,7 +22,7 @@ def _convert(arguments: argparse.Namespace) -> None:
       raise UserError(f"{model_dir} has a run already ({name}): choose another --model_dir")
   found = model_directories.read(arguments.source, pathlib.Path(arguments.input), model_dir)
   files, text = (["runs/experiment.gin"], found.data) if found.text is None else ([], found.text)
-  configuration.load(files, found.bindings, text=text, where=str(pathlib.Path(arguments.input) / run_directory.CONFIG))
+  configuration.load(files, found.bindings, text=text, where=f"{arguments.input}/{run_directory.CONFIG}")
   model_directories.write(model_dir, found, configuration.config_text())
   print(f"wrote {model_dir}: {found.model.config.num_params():,} parameters")
   if found.vocabulary is None:

@@ -13,7 +13,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from gpt4x.errors import UserError
+from gpt4x.errors import require, UserError
 
 # t5x's standard logical names onto our mesh axes. The first rule for a name whose mesh axes are still free in the array
 # wins. So `embed` is split over `fsdp` and `expert` in parameters, over `fsdp` alone in those of experts, and is whole
@@ -65,6 +65,7 @@ class Partitioner:
   mesh: Mesh = dataclasses.field(init=False, repr=False, compare=False)  # Follows from the sizes and the devices.
 
   def __post_init__(self):
+    require(self, "a whole number from 1 on, or None", lambda count: count >= 1, "num_devices")
     devices: Sequence[Any] = () if isinstance(_planned, int) else (_planned or jax.devices())[:self.num_devices]
     count = _planned if isinstance(_planned, int) else len(devices)
     slices = len({getattr(device, "slice_index", 0) for device in devices}) or 1

@@ -8,6 +8,7 @@ import json
 import pathlib
 import sys
 
+from gpt4x import configuration
 from gpt4x.commands import reading
 from gpt4x.errors import UserError
 from gpt4x.inference.generate import Generator
@@ -16,9 +17,10 @@ from gpt4x.inference.sampling import Sampling
 
 def run(arguments: argparse.Namespace) -> None:
   prompts = arguments.prompt or _read_prompts(arguments.prompt_file)
-  generator = Generator(
-      arguments.model_dir, reading.saved_experiment(arguments.model_dir, data=False), step=arguments.step,
-      sampling=Sampling(arguments.temperature, arguments.top_k, arguments.top_p))
+  experiment = reading.saved_experiment(arguments.model_dir, data=False)
+  with configuration.placing():
+    generator = Generator(arguments.model_dir, experiment, step=arguments.step,
+                          sampling=Sampling(arguments.temperature, arguments.top_k, arguments.top_p))
   options = {"max_tokens": arguments.max_tokens, "seed": arguments.seed, "stop": arguments.stop}
   many = len(prompts) * arguments.num_samples > 1
   if not many and not arguments.json:

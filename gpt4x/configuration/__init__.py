@@ -13,7 +13,8 @@ statement, remembers where each binding stands, and checks the whole before anyt
     objects.py  objects as gin text
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+import contextlib
 import importlib
 import os
 import pathlib
@@ -27,7 +28,8 @@ from gpt4x.configuration.files import find, read, SHIPPED
 from gpt4x.configuration.reader import Reader
 from gpt4x.errors import CommandError, UserError
 
-__all__ = ["build", "config_text", "files_read", "find", "load", "load_run", "modules_imported", "read", "SHIPPED"]
+__all__ = ["build", "config_text", "files_read", "find", "load", "load_run", "modules_imported", "placing", "read",
+           "SHIPPED"]
 
 T = TypeVar("T")
 
@@ -98,7 +100,7 @@ def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[s
 
 
 def build(configurable: Callable[..., T]) -> T:
-  """Calls a configurable with what gin has for it; a UserError about a parameter becomes one that names its place."""
+  """Calls a configurable with what gin has for it; see `placing` for its errors."""
   registered = names.of_object(configurable)
   assert registered is not None
   if missing := checks.missing_arguments(_read, registered):
@@ -106,13 +108,22 @@ def build(configurable: Callable[..., T]) -> T:
     raise CommandError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: give a --gin_file that"
                        f" does so, or --gin.{missing[0]}=VALUE")
   try:
-    return configurable()
+    with placing():
+      return configurable()
   except RecursionError:
     raise CommandError(f"the arguments of {registered.name} need themselves: give one of them a value") from None
+
+
+@contextlib.contextmanager
+def placing() -> Iterator[None]:
+  """Within it, a UserError about the value of a parameter becomes a CommandError that names the value's place."""
+  try:
+    yield
   except UserError as error:
     message = str(error).splitlines()[0]  # Gin appends lines about its call.
-    where = checks.place_of_parameter(_read, message.split(" = ")[0])
-    raise (CommandError(f"{where}: {message}") if where else UserError(message)) from error
+    if where := checks.place_of_parameter(_read, message.split(" = ")[0]):
+      raise CommandError(f"{where}: {message}") from error
+    raise (CommandError if isinstance(error, CommandError) else UserError)(message) from error
 
 
 def modules_imported() -> list[str]:

@@ -107,6 +107,8 @@ def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | 
   The vocabulary is the one that the run keeps. The mesh may differ from the run's. Without `partitioner`, as many
   devices split the batch as divide its rows.
   """
+  if max_batches is not None and max_batches < 1:
+    raise UserError(f"evaluate.max_batches = {max_batches} must be at least 1, or None for the whole split")
   if partitioner is None:
     devices = math.gcd(jax.device_count(), experiment.dataset.batch_size)
     # Every process has to take part.

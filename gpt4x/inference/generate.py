@@ -46,6 +46,8 @@ class Generator:
     if window is None:
       memory = max(experiment.memory_length, experiment.eval_memory_length)
       window = memory if config.same_length and memory else memory + dataset.segment_length
+    if window < 1:
+      raise UserError(f"generate.window = {window} must be at least 1")
     self._bidirectional = dataset.feature_converter == "prefix_lm"
     self._ids = range(vocabularies.first_text_id(self._vocabulary), config.vocab_size)
     self._engine = Engine(experiment.model, window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,

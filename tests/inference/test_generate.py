@@ -98,6 +98,11 @@ class Unfit(seqio.ByteVocabulary):
     return [0 if character == "ü" else 300 if character == "ö" else ord(character) + 3 for character in s]
 
 
+def test_a_window_without_positions(model):
+  with pytest.raises(UserError, match="^generate.window = 0 must be at least 1"):
+    Generator(*model, window=0)
+
+
 def test_a_character_that_the_vocabulary_does_not_know(model, monkeypatch):
   """The model has learnt what is unknown, as any other id."""
   monkeypatch.setattr(vocabularies, "load", lambda _: Unfit())

@@ -60,6 +60,11 @@ def test_eval_from_the_directory_alone(run, capsys):
   assert dict(line.split() for line in capsys.readouterr().out.splitlines())["step"] == "8"
 
 
+def test_a_setting_of_an_evaluation_is_told_with_its_place(run, capsys):
+  status, line = failure(capsys, "eval", f"--model_dir={run}", "--gin.evaluate.max_batches=0")
+  assert status == 2 and "--gin.evaluate.max_batches=0: evaluate.max_batches = 0 must be at least 1" in line
+
+
 def test_generate_from_the_directory_alone(run, capsys):
   def generate(*flags):
     assert cli.main(["generate", f"--model_dir={run}", "--prompt=memöry ", "--max_tokens=40", *flags]) == 0
@@ -100,6 +105,9 @@ def test_report_compares_with_compressors(run, capsys):
     ({"MIXTURE_OR_TASK_NAME": "local_text_byte"}, 1, ["'local_text_byte'", "local_text_bytes"]),
     ({"BATCH_SIZE": 12}, 1, ["BATCH_SIZE = 12 does not divide", "8 device(s)"]),
     ({"train.microbatches": 3}, 1, ["BATCH_SIZE = 8 does not divide over 3 microbatch(es)"]),
+    ({"Partitioner.num_devices": 0}, 2, ["--gin.Partitioner.num_devices=0: ", "must be a whole number from 1 on"]),
+    ({"BATCH_SIZE": 0}, 2, ["--gin.BATCH_SIZE=0: DatasetConfig.batch_size = 0 must be at least 1"]),
+    ({"train.eval_split": 3}, 2, ["--gin.train.eval_split=3: train.eval_split = 3 must be a string in quotes"]),
     ({"Partitioner.tensor": 16}, 1, ["tensor=16 does not fit the 8 device(s)"]),
     ({"TransformerConfig.num_heads": 3}, 2, ["embed_dim = 8 does not divide into num_heads = 3"]),
     ({"TransformerConfig.vocab_size": 100}, 1, ["vocab_size = 100 is smaller than the 259 ids"]),

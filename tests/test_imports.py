@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 
@@ -30,6 +31,18 @@ def test_the_command_line_imports_nothing_heavy():
 
 def test_the_list_of_prepared_data_comes_at_once():
   assert not (HEAVY | {"jax", "numpy", "gin"}) & imported_by("import gpt4x.cli; gpt4x.cli.main(['cache'])")
+
+
+def test_who_generates_needs_nothing_that_trains(tmp_path, repository):
+  """Of a run whose configuration names an optimizer and more."""
+  shutil.unpack_archive(repository / "tests/fixtures/earlier_runs/dense.tar.gz", tmp_path, filter="data")
+  run, = (path.parent for path in tmp_path.rglob("config.gin"))
+  assert "train.optimizer" in (run / "config.gin").read_text()
+  code = ("from gpt4x.commands import generate, reading; import sys\n"
+          f"assert reading.saved_experiment({str(run)!r}, data=False).model.config.num_layers\n"
+          "print(*(name for name in sys.modules if name.startswith(('gpt4x.training', 'gpt4x.interop', 'grain'))))")
+  result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
+  assert result.stdout == "\n"
 
 
 def test_tensorflow_is_imported_quietly_first(repository):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+from typing import TYPE_CHECKING
 
 import gin
 
@@ -10,10 +11,12 @@ from gpt4x import configuration, run_directory
 from gpt4x.configuration import trust
 from gpt4x.errors import CommandError, UserError
 from gpt4x.experiment import Experiment
-from gpt4x.training.config import TrainConfig
+
+if TYPE_CHECKING:  # Who generates needs nothing that trains.
+  from gpt4x.training.config import TrainConfig
 
 
-def new_run(gin_files: Sequence[str], bindings: Sequence[str] = (), model_dir: str | None = None) -> TrainConfig:
+def new_run(gin_files: Sequence[str], bindings: Sequence[str] = (), model_dir: str | None = None) -> "TrainConfig":
   """The run that experiment files and bindings describe, to be trained in `model_dir`."""
   configuration.load(("runs/train.gin", *gin_files), bindings)
   if model_dir is not None:
@@ -22,8 +25,9 @@ def new_run(gin_files: Sequence[str], bindings: Sequence[str] = (), model_dir: s
   return _train_config()
 
 
-def saved_run(model_dir: str, bindings: Sequence[str] = ()) -> TrainConfig:
+def saved_run(model_dir: str, bindings: Sequence[str] = ()) -> "TrainConfig":
   """The run of a model directory, changed by `bindings`."""
+  from gpt4x.training.config import TrainConfig
   configuration.load_run(model_dir, bindings=bindings)
   if "experiment" not in gin.get_bindings(TrainConfig, resolve_references=False):  # The model was converted.
     raise UserError(f"{model_dir} says how to read its model, not how to train it: choose another --model_dir, with"
@@ -41,8 +45,9 @@ def saved_experiment(model_dir: str, gin_files: Sequence[str] = (), bindings: Se
   return configuration.build(Experiment).of_run(model_dir)
 
 
-def _train_config(model_dir: str | None = None) -> TrainConfig:
+def _train_config(model_dir: str | None = None) -> "TrainConfig":
   """The run that gin describes; that of a model directory has the vocabulary kept there."""
+  from gpt4x.training.config import TrainConfig
   config = configuration.build(TrainConfig)
   if model_dir is not None:
     config = dataclasses.replace(config, experiment=config.experiment.of_run(model_dir))

@@ -47,6 +47,18 @@ class CheckpointConfig:
         raise UserError(f"CheckpointConfig.{name} = {value} must be at least 1")
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's manager, which does not ask JAX's preemption service.
+
+  The service takes one series of numbered questions, the train loop's. A step's number among them would set it back,
+  and the point where all processes are to stop would then be behind them.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    del step
+    return False
+
+
 class Checkpoints(Reader):
   """The checkpoints of one model directory, to read and to write."""
 
@@ -141,7 +153,7 @@ class Checkpoints(Reader):
       keep = [policies.LatestN(self._config.keep)]
       if self._config.keep_period:
         keep.append(policies.EveryNSteps(self._config.keep_period))
-      self._manager = ocp.CheckpointManager(self._directory, options=ocp.CheckpointManagerOptions(
+      self._manager = _Manager(self._directory, options=ocp.CheckpointManagerOptions(
           preservation_policy=policies.AnyPreservationPolicy(keep),
           cleanup_tmp_directories=True,  # Removes only names that Orbax gives to unfinished checkpoints.
           async_options=ocp.AsyncOptions(post_finalization_callback=self._write_record)))

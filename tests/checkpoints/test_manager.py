@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
@@ -151,3 +152,13 @@ def test_model_directory_that_cannot_be_made(tmp_path):
 def test_config():
   with pytest.raises(UserError, match="CheckpointConfig.keep = 0"):
     CheckpointConfig(keep=0)
+
+
+def test_a_save_asks_the_preemption_service_nothing(tmp_path, monkeypatch):
+  """Its questions are the loop's: a step's number among them would set the common stop behind all processes."""
+  monkeypatch.setattr(ocp.utils, "reached_preemption", lambda step: pytest.fail("asked"))
+  checkpoints = Checkpoints(str(tmp_path), CheckpointConfig())
+  for step in (1, 2):
+    checkpoints.save(step, make_state(), {}, CONFIG, seed=0)
+  checkpoints.close()
+  assert checkpoints.steps() == [1, 2]

@@ -340,14 +340,6 @@ def test_report_shows_any_directory_and_figures_that_are_not_finite(capsys, monk
   assert "not finite" in out and "gzip -9" in out and "xz" not in out
 
 
-def test_report_of_damaged_metrics(calls, capsys, monkeypatch):
-  def damaged(_):
-    return json.loads("{")
-  monkeypatch.setattr(sys.modules["gpt4x.training.metrics"], "read_metrics", damaged)
-  status, line = failure(capsys, "report", "--model_dir=a")
-  assert status == 1 and "a/metrics.jsonl is damaged" in line
-
-
 PROCESS_FLAGS = ["--coordinator_address=a:1", "--num_processes=3", "--process_id=2", "--start_timeout=9",
                  "--heartbeat_timeout=8"]
 

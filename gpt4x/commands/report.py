@@ -5,9 +5,7 @@ from collections.abc import Iterator
 import contextlib
 import importlib
 import shlex
-from typing import Any
 
-from gpt4x import run_directory
 from gpt4x.commands import reading
 from gpt4x.errors import UserError
 from gpt4x.training.metrics import read_metrics
@@ -17,12 +15,14 @@ def run(arguments: argparse.Namespace) -> None:
   from rich.console import Console
   from rich.table import Table
   model_dir = arguments.model_dir
-  experiment, metrics = reading.saved_experiment(model_dir), _metrics(model_dir)
-  evaluations = [line for line in metrics if line["split"] == "validation" and "bits_per_byte" in line]
+  experiment, metrics = reading.saved_experiment(model_dir), read_metrics(model_dir)
+  evaluations = [line for line in metrics
+                 if line["split"] == "validation" and {"bits_per_byte", "tokens"} <= line.keys()]
   if not evaluations:
     raise UserError(f"{model_dir} has no validation metrics in bits per byte yet: train with EVAL_PERIOD set")
   first, last = evaluations[0], evaluations[-1]
-  speeds = sorted((line["tokens_per_second"], line["mfu"]) for line in metrics if "tokens_per_second" in line)
+  speeds = sorted((line["tokens_per_second"], line["mfu"]) for line in metrics
+                  if {"tokens_per_second", "mfu"} <= line.keys())
   table = Table(title=f"{model_dir}: {last['tokens']:,.0f} validation tokens after {last['step']} steps",
                 title_justify="left", show_header=False)
   table.add_row(f"bits per byte, step {first['step']}", _bits(first["bits_per_byte"]))
@@ -38,13 +38,6 @@ def run(arguments: argparse.Namespace) -> None:
   table.add_row("the run", f"{model_dir} (loss.png, metrics.jsonl, checkpoints/)")
   table.add_row("sample more", f"gpt4x generate --model_dir={shlex.quote(model_dir)} --prompt='def '")
   Console(width=100, markup=False, highlight=False).print(table)
-
-
-def _metrics(model_dir: str) -> list[dict[str, Any]]:
-  try:
-    return read_metrics(model_dir)
-  except ValueError as error:  # No JSON, or no UTF-8.
-    raise UserError(f"{model_dir}/{run_directory.METRICS} is damaged ({error}): remove the line") from error
 
 
 def _bits(value: float | None) -> str:

@@ -99,6 +99,19 @@ def test_report_compares_with_compressors(run, capsys):
     assert words in printed
 
 
+def test_report_passes_over_damaged_lines(run, tmp_path, capsys):
+  """And gives the figures of the others."""
+  copy = shutil.copytree(run, tmp_path / "run")
+  assert cli.main(["report", f"--model_dir={run}"]) == 0
+  whole = [line for line in capsys.readouterr().out.splitlines() if "step" in line or "-9" in line]
+  metrics = copy / "metrics.jsonl"
+  metrics.write_bytes(b'{"step" 0}\n\xff\n' + metrics.read_bytes())
+  assert cli.main(["report", f"--model_dir={copy}"]) == 0
+  out, err = capsys.readouterr()
+  assert all(line.split("│")[2].strip() in out for line in whole if "│" in line)
+  assert f"line 1 of {metrics} is no line of metrics" in err and "line 2 of" in err
+
+
 @pytest.mark.parametrize("bindings, status, words", [
     ({"TransformerConfig.num_layer": 2}, 2, ["num_layer", "did you mean num_layers?"]),
     ({"TRAIN_STEP": 10}, 2, ["TRAIN_STEP", "did you mean TRAIN_STEPS?"]),

@@ -109,7 +109,7 @@ def train(case: Case) -> Callable[[], Round]:
   import jax
 
   from gpt4x.models.language_model import LanguageModel
-  run_steps = training.our_steps(LanguageModel(case.config), case.rows, case.length, case.steps)
+  run_steps = training.our_steps(LanguageModel(case.config), case.rows, case.length, case.steps, num_devices=1)
 
   def round() -> Round:
     found = run_steps()

@@ -26,6 +26,7 @@ Round = dict[str, float]
 Make = Callable[[Any], Callable[[], Round]]
 
 ON_CPU = {"JAX_PLATFORMS": "cpu"}
+AS_TRAIN = ON_CPU | {"JAX_NUM_CPU_DEVICES": str(os.cpu_count())}  # With the devices that `gpt4x train` takes by default.
 
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
@@ -41,6 +42,7 @@ class Row:
     peer: the other side's, of the same run.
     ratio: the median over the rounds of value / peer of the same round.
     limit_share: the share of the machine's own limit that value is, of the same run.
+    error: the standard error of value, where that is a mean over seeds.
     goal: a comparison of one of the numbers above, such as `ratio >= 1.6`; empty where a row is for information.
   """
 
@@ -50,6 +52,7 @@ class Row:
   peer: float | None = None
   ratio: float | None = None
   limit_share: float | None = None
+  error: float | None = None
   goal: str = ""
 
   @property

@@ -53,5 +53,7 @@ def _cells(record: Record) -> list[str]:
   number = lambda value: "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
   share = record["limit_share"]
   met = {True: "yes", False: "NO", None: ""}[record["met"]]
-  return [record["name"], number(record["value"]), record["unit"], number(record["peer"]), number(record["ratio"]),
+  error = record.get("error")  # Which older records lack.
+  figure = number(record["value"]) if error is None else f"{record['value']:.4g} ± {error:.1g}"
+  return [record["name"], figure, record["unit"], number(record["peer"]), number(record["ratio"]),
           "" if share is None else f"{share:.0%}", record["goal"].replace(">=", "≥").replace("<=", "≤"), met]

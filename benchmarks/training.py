@@ -1,8 +1,8 @@
 """Training: tokens/s of a whole step (memory on, Adam, gradients clipped) and the memory that takes.
 
 The peer is TransfoXLLMHeadModel of transformers 4.35.2 on PyTorch, with as many parameters, the same batch and the
-same memory; ours is the step that `gpt4x train` compiles, with `loss_chunk` 16 where there are 32,000 words. Float32,
-all cores. The limit is a matrix product of 2048 x 2048, against the FLOPs of the model's dense products
+same memory; ours is the step that `gpt4x train` compiles, each batch placed on as many devices as that takes, with
+`loss_chunk` 16 where there are 32,000 words. Float32, all cores. The limit is a matrix product of 2048 x 2048, against the FLOPs of the model's dense products
 (`TransformerConfig.flops_per_token(causal=False)`). Peak memory is that of the whole process, libraries and compilation
 included.
 """
@@ -39,7 +39,7 @@ LEARNING_RATE = 1e-4
 
 def rows(rounds: int) -> Iterator[Row]:
   for case in CASES:
-    found = harness.alternate({"ours": ours, "theirs": theirs, **harness.PRODUCTS}, case, rounds)
+    found = harness.alternate({"ours": ours, "theirs": theirs, **harness.PRODUCTS}, case, rounds, harness.AS_TRAIN)
     peer.check_parameters(case.sizes, found["theirs"][0]["parameters"])
     speed = harness.compare(case.name, "tokens/s", found["ours"], found["theirs"], "tokens", goal="ratio >= 1.6")
     flops = peer.ours(case.sizes).config.flops_per_token(case.length, training=True, causal=False)
@@ -51,8 +51,9 @@ def ours(case: Case) -> Callable[[], Round]:
   return our_steps(peer.ours(case.sizes), case.rows, case.length, case.steps)
 
 
-def our_steps(model: Any, rows: int, length: int, steps: int) -> Callable[[], Round]:
-  """Rounds of so many steps of a LanguageModel on one device, as `gpt4x train` compiles them."""
+def our_steps(model: Any, rows: int, length: int, steps: int, weight_decay: float = 0.0,
+              num_devices: int | None = None) -> Callable[[], Round]:
+  """Rounds of so many steps of a LanguageModel, as `gpt4x train` compiles and feeds them; on all devices by default."""
   import jax
   import numpy as np
 
@@ -61,21 +62,25 @@ def our_steps(model: Any, rows: int, length: int, steps: int) -> Callable[[], Ro
   from gpt4x.training import initial_state, optimizers
   from gpt4x.training.step import TrainStep
 
-  partitioner = Partitioner(num_devices=1)
-  step = TrainStep(model, NextToken(), optimizers.adamw(LEARNING_RATE, b2=0.999, weight_decay=0.0), clip_norm=1.0)
+  partitioner = Partitioner(num_devices=num_devices)
+  partitioner.check_batch(rows)
+  optimizer = optimizers.adamw(LEARNING_RATE, b2=0.999, weight_decay=weight_decay)
+  step = TrainStep(model, NextToken(), optimizer, clip_norm=1.0)
   shapes = initial_state.state_shapes(step, rows, model.config.memory_length, partitioner)
   train_state = initial_state.init_state(step, shapes, partitioner)
   tokens = random_tokens(model.config.vocab_size, rows, length)
   batch = {"decoder_input_tokens": tokens, "decoder_target_tokens": np.roll(tokens, -1, 1),
            "decoder_segment_ids": np.ones_like(tokens), "decoder_loss_weights": np.ones(tokens.shape, np.float32)}
+  place = lambda: {name: partitioner.global_array(values, rows) for name, values in batch.items()}
   with partitioner.activate():
-    compiled = step.jit(shapes).lower(train_state, batch).compile()
+    compiled = step.jit(shapes).lower(train_state, place()).compile()
 
   def run():
     nonlocal train_state
-    for _ in range(steps):
-      train_state, metrics = compiled(train_state, batch)
-    jax.block_until_ready(metrics)
+    with partitioner.activate():
+      for _ in range(steps):
+        train_state, metrics = compiled(train_state, place())
+      jax.block_until_ready(metrics)
 
   return lambda: {"tokens": steps * tokens.size / harness.timed(run)}
 

@@ -7,6 +7,7 @@ inside `make`, for importing this package is to cost nothing.
 """
 
 from collections.abc import Callable, Mapping
+from concurrent import futures
 import contextlib
 import dataclasses
 import multiprocessing
@@ -26,7 +27,8 @@ Round = dict[str, float]
 Make = Callable[[Any], Callable[[], Round]]
 
 ON_CPU = {"JAX_PLATFORMS": "cpu"}
-AS_TRAIN = ON_CPU | {"JAX_NUM_CPU_DEVICES": str(os.cpu_count())}  # With the devices that `gpt4x train` takes by default.
+# With as many devices as `gpt4x train` takes by default.
+AS_TRAIN = ON_CPU | {"JAX_NUM_CPU_DEVICES": str(os.cpu_count())}
 
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 
@@ -88,6 +90,12 @@ class Side:
   def close(self) -> None:
     self._pipe.close()
     self._process.join()
+
+
+def in_a_process(function: Callable, *arguments: Any, environment: Mapping[str, str] = ON_CPU) -> Any:
+  """What a top-level function returns, from a process of its own: what it imports does not stay here."""
+  with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os.environ.update, (environment,)) as pool:
+    return pool.submit(function, *arguments).result()
 
 
 def alternate(sides: Mapping[str, Make], case: Any, rounds: int,
@@ -189,8 +197,6 @@ def product_limit(found: Mapping[str, list[Round]]) -> float:
 
 def copy(case: Any) -> Callable[[], Round]:
   """Bytes read and written per second, in a copy far larger than any cache, by all cores."""
-  from concurrent import futures
-
   import numpy as np
   cores = os.cpu_count()
   source = np.ones((cores, 2**30 // cores), np.uint8)

@@ -30,7 +30,7 @@ def config():
       norm_position="pre", activation="swiglu", mlp_bias=False, tie_embeddings=False, scan_layers=False)
 
 
-def rows(rounds: int, case: Case = Case()) -> Iterator[Row]:  # noqa: B008
+def rows(rounds: int, case: Case = Case()) -> Iterator[Row]:
   found = harness.alternate({"ours": ours} | peers(), case, rounds, harness.AS_TRAIN)
   best = fastest(found)
   yield harness.compare("train/plain", "tokens/s", found["ours"], found[best], "tokens", goal="ratio >= 1.0")

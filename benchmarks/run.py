@@ -17,9 +17,11 @@ import subprocess
 from benchmarks import results
 from benchmarks.harness import Row
 
-# The first part of a row's name, and the module that makes such rows.
-GROUPS = {"train": "training", "eval": "evaluation", "decode": "decoding", "loss": "loss", "pipeline": "pipeline",
-          "start": "start"}
+# What can be measured apart, and the module that makes the rows.
+GROUPS = {"train": "training", "plain": "plain", "equal": "equal_seconds", "eval": "evaluation", "decode": "decoding",
+          "loss": "loss", "pipeline": "pipeline", "start": "start", "newcomer": "newcomer"}
+# The first part of the rows' names, where it is not the group's.
+SECTIONS = {"plain": "train", "equal": "train"}
 HERE = pathlib.Path(__file__).parent
 
 
@@ -33,10 +35,12 @@ def main() -> None:
   modules = {group: importlib.import_module(f"benchmarks.{name}") for group, name in GROUPS.items()}
   run = described(machine(), arguments.rounds)
   for group in arguments.groups or GROUPS:
+    names = set()
     # Kept one by one: what comes later may fail.
     for row in modules[group].rows(arguments.rounds):
+      names.add(row.name)
       records = keep([row], run)
-    results.print_table([record for record in records if record["name"].split("/")[0] == group])
+    results.print_table([record for record in records if record["name"] in names])
 
 
 def described(machine: str, rounds: int) -> dict[str, str | int]:
@@ -47,8 +51,11 @@ def described(machine: str, rounds: int) -> dict[str, str | int]:
 def keep(rows: Iterable[Row], run: dict[str, str | int], folder: pathlib.Path = HERE) -> list[results.Record]:
   """Puts rows into the results.json and the RESULTS.md of a folder, and returns all that are there."""
   records = results.merge(folder / "results.json", rows, **run)
-  explanations = {group: importlib.import_module(f"benchmarks.{name}").__doc__ for group, name in
-                  (GROUPS | {"gpu": "gpu"}).items()}
+  explanations: dict[str, str] = {}
+  for group, name in (GROUPS | {"gpu": "gpu"}).items():
+    documented = importlib.import_module(f"benchmarks.{name}").__doc__.strip()
+    section = SECTIONS.get(group, group)
+    explanations[section] = f"{explanations.get(section, '')}\n\n{documented}".strip()
   results.write_page(folder / "RESULTS.md", records, explanations)
   return records
 

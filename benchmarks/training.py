@@ -2,9 +2,9 @@
 
 The peer is TransfoXLLMHeadModel of transformers 4.35.2 on PyTorch, with as many parameters, the same batch and the
 same memory; ours is the step that `gpt4x train` compiles, each batch placed on as many devices as that takes, with
-`loss_chunk` 16 where there are 32,000 words. Float32, all cores. The limit is a matrix product of 2048 x 2048, against the FLOPs of the model's dense products
-(`TransformerConfig.flops_per_token(causal=False)`). Peak memory is that of the whole process, libraries and compilation
-included.
+`loss_chunk` 16 where there are 32,000 words. Float32, all cores. The limit is a matrix product of 2048 x 2048, against
+the FLOPs of the model's dense products (`TransformerConfig.flops_per_token(causal=False)`). Peak memory is that of the
+whole process, libraries and compilation included.
 """
 
 from collections.abc import Callable, Iterator

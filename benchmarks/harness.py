@@ -94,8 +94,13 @@ class Side:
 
 def in_a_process(function: Callable, *arguments: Any, environment: Mapping[str, str] = ON_CPU) -> Any:
   """What a top-level function returns, from a process of its own: what it imports does not stay here."""
-  with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), os.environ.update, (environment,)) as pool:
-    return pool.submit(function, *arguments).result()
+  with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    return pool.submit(_call, function, arguments, dict(environment)).result()
+
+
+def _call(function: Callable, arguments: tuple[Any, ...], environment: dict[str, str]) -> Any:
+  os.environ.update(environment)
+  return function(*arguments)
 
 
 def alternate(sides: Mapping[str, Make], case: Any, rounds: int,

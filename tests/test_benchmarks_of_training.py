@@ -36,7 +36,7 @@ def test_the_rate_rises_in_a_line_and_falls_to_zero():
 
 
 def test_documents_stand_between_separators():
-  documents = ["a\n".encode(), "ü".encode()]
+  documents = [b"a\n", "ü".encode()]
   stream = torch_training.stream_of(documents)
   assert stream.tolist() == [256, 97, 10, 256, 0xC3, 0xBC, 256]
   assert torch_training.tokens_of(documents[1]).tolist() == [256, 0xC3, 0xBC, 256]
@@ -100,7 +100,7 @@ def test_the_error_is_that_of_the_mean():
 
 
 def test_our_runs_take_the_seconds_and_no_more(tmp_path, monkeypatch):
-  speeds = iter([20.0, 10.0, 11.0, 12.0, 11.9])  # Of the calibration, and of each run: the first is far too long.
+  speeds = iter([20.0, 10.0, 10.2, 12.0, 11.9, 11.7])  # Of the calibration and of each run; two miss the seconds.
   made = []
 
   def train(command, data_dir, **bindings):
@@ -112,11 +112,12 @@ def test_our_runs_take_the_seconds_and_no_more(tmp_path, monkeypatch):
     pathlib.Path(where, "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
   monkeypatch.setattr(quickstart, "run", train)
+  monkeypatch.setattr(quickstart, "read_corpus", lambda folder, split: [b"a" * 100])
   monkeypatch.setattr(quickstart, "commands", lambda run: [["", "", "", "train", f"--model_dir={run}"]])
   found = equal_seconds.our_runs(str(tmp_path), equal_seconds.Settings(seconds=100), 3)
-  assert [one.steps for one in found] == [1000, 1100, 1200]
-  assert all(one.seconds <= 102 for one in found)
-  assert [bindings.get("SEED") for bindings in made] == [None, 0, 0, 1, 2]
+  assert [one.steps for one in found] == [1000, 1200, 1190]
+  assert all(95 <= one.seconds <= 102 for one in found)
+  assert [bindings.get("SEED") for bindings in made] == [None, 0, 0, 1, 1, 2]
   assert all(bindings["EVAL_PERIOD"] == bindings["TRAIN_STEPS"] for bindings in made[1:])
 
 

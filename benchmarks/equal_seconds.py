@@ -38,7 +38,8 @@ class Settings:
 
   seconds: float = 150
   trial_seconds: float = 50
-  calibration_steps: int = 60
+  calibration_steps: int = 60  # Of ours, for its first rate.
+  variant_steps: int = plain.STEPS  # A round's, for the fastest way to make the peer's.
   rates: tuple[float, ...] = RATES
   lengths: tuple[int, ...] = LENGTHS
   around: bool = True  # Whether to try what differs from the best in one thing.
@@ -121,7 +122,7 @@ def choose(folder: str, settings: Settings) -> Case:
   """The peer's best training by its figure after the seconds of a trial."""
   gin_file = next(flag.partition("=")[2] for flag in _train_command("") if flag.startswith("--gin_file="))
   ours = harness.in_a_process(quickstart.model_config, gin_file)
-  speeds = harness.alternate(plain.peers(), plain.Case(), 2)
+  speeds = harness.alternate(plain.peers(), plain.Case(steps=settings.variant_steps), 2)
   case = Case(folder, decoder_config(ours, tables=False), plain.fastest(speeds), settings.trial_seconds, 0.0, 0)
   tried: dict[Case, float] = {}
 

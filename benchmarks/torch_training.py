@@ -1,6 +1,7 @@
 """The peer that trains: the decoder of torch_decoder.py on all cores with AdamW, and its bits per byte on a text."""
 
 from collections.abc import Sequence
+import math
 import os
 import shutil
 from typing import Any
@@ -118,4 +119,4 @@ def bits_per_byte(config: TransformerConfig, parameters: dict[str, Any], documen
       losses = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
       nats += float((losses * torch.from_numpy(weights).flatten()).double().sum())
       counted += int((weights * (tokens[:, 1:] != SEPARATOR)).sum())
-  return nats / np.log(2) / counted, counted
+  return nats / math.log(2) / counted, counted

@@ -3,18 +3,41 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import equal_seconds, plain, quickstart, run, torch_training
+from benchmarks import equal_seconds, harness, plain, quickstart, run, torch_training, training
 from benchmarks.harness import Row
 from gpt4x.data import python_stdlib
 from gpt4x.models.config import TransformerConfig
+from gpt4x.models.language_model import LanguageModel
+from gpt4x.partitioning import Partitioner
 
 OURS = TransformerConfig(vocab_size=4096, num_layers=4, embed_dim=192, num_heads=4, mlp_dim=768, memory_length=64,
                          norm="rms", norm_position="pre", mlp_bias=False, tie_embeddings=False)
+
+
+@pytest.mark.parametrize("num_devices", [None, 1])
+def test_a_measured_step_is_fed_as_the_loop_feeds_it(num_devices, monkeypatch):
+  devices, place = [], Partitioner.global_array
+  monkeypatch.setattr(Partitioner, "global_array", lambda *arguments: devices.append(
+      len((placed := place(*arguments)).sharding.device_set)) or placed)
+  model = LanguageModel(TransformerConfig(vocab_size=16, num_layers=1, embed_dim=8, num_heads=2, memory_length=2))
+  measure = training.our_steps(model, jax.device_count(), 2, steps=2, num_devices=num_devices)
+  assert measure()["tokens"] > 0
+  assert devices == [num_devices or jax.device_count()] * 4 * 3  # Features, for the compilation and each step.
+
+
+def test_a_function_runs_in_a_process_of_its_own():
+  environment = {"GPT4X_HERE": "there"}
+  assert harness.in_a_process(os.getenv, "GPT4X_HERE", environment=environment) == "there"
+  assert "GPT4X_HERE" not in os.environ
+  with pytest.raises(ZeroDivisionError):
+    harness.in_a_process(divmod, 1, 0)
 
 
 @pytest.mark.parametrize("length", [2, 8, 64])

@@ -27,8 +27,6 @@ Round = dict[str, float]
 Make = Callable[[Any], Callable[[], Round]]
 
 ON_CPU = {"JAX_PLATFORMS": "cpu"}
-# With as many devices as `gpt4x train` takes by default.
-AS_TRAIN = ON_CPU | {"JAX_NUM_CPU_DEVICES": str(os.cpu_count())}
 
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
 

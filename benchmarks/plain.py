@@ -2,9 +2,9 @@
 
 `train/plain` has rotary positions, RMS norms, SwiGLU and no biases: 4 layers, width 192, 4 heads, bytes, 1.87 million
 parameters on either side. 16 rows of 64 tokens; AdamW, gradients clipped at 1.0, float32, all cores. Ours is the step
-that `gpt4x train` compiles, each batch placed on as many devices as that takes. The peer is benchmarks/torch_decoder.py
-at its best: AdamW by `foreach`, AdamW `fused`, and the latter with loss and gradients through `torch.compile`; all take
-turns, each has a row, and `train/plain` is beside the fastest.
+that `gpt4x train` compiles and feeds. The peer is benchmarks/torch_decoder.py at its best: AdamW by `foreach`, AdamW
+`fused`, and the latter with loss and gradients through `torch.compile`; all take turns, each has a row, and
+`train/plain` is beside the fastest.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def config():
 
 
 def rows(rounds: int, case: Case = Case()) -> Iterator[Row]:
-  found = harness.alternate({"ours": ours} | peers(), case, rounds, harness.AS_TRAIN)
+  found = harness.alternate({"ours": ours} | peers(), case, rounds)
   best = fastest(found)
   yield harness.compare("train/plain", "tokens/s", found["ours"], found[best], "tokens", goal="ratio >= 1.0")
   for name in peers():

@@ -1,10 +1,10 @@
 """Training: tokens/s of a whole step (memory on, Adam, gradients clipped) and the memory that takes.
 
 The peer is TransfoXLLMHeadModel of transformers 4.35.2 on PyTorch, with as many parameters, the same batch and the
-same memory; ours is the step that `gpt4x train` compiles, each batch placed on as many devices as that takes, with
-`loss_chunk` 16 where there are 32,000 words. Float32, all cores. The limit is a matrix product of 2048 x 2048, against
-the FLOPs of the model's dense products (`TransformerConfig.flops_per_token(causal=False)`). Peak memory is that of the
-whole process, libraries and compilation included.
+same memory; ours is the step that `gpt4x train` compiles and feeds, with `loss_chunk` 16 where there are 32,000 words.
+Float32, all cores. The limit is a matrix product of 2048 x 2048, against the FLOPs of the model's dense products
+(`TransformerConfig.flops_per_token(causal=False)`). Peak memory is that of the whole process, libraries and compilation
+included.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ LEARNING_RATE = 1e-4
 
 def rows(rounds: int) -> Iterator[Row]:
   for case in CASES:
-    found = harness.alternate({"ours": ours, "theirs": theirs, **harness.PRODUCTS}, case, rounds, harness.AS_TRAIN)
+    found = harness.alternate({"ours": ours, "theirs": theirs, **harness.PRODUCTS}, case, rounds)
     peer.check_parameters(case.sizes, found["theirs"][0]["parameters"])
     speed = harness.compare(case.name, "tokens/s", found["ours"], found["theirs"], "tokens", goal="ratio >= 1.6")
     flops = peer.ours(case.sizes).config.flops_per_token(case.length, training=True, causal=False)

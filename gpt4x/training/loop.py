@@ -24,6 +24,7 @@ from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.metrics import MetricsWriter, Progress
 from gpt4x.training.preemption import Preemption, Stopped
 from gpt4x.training.telemetry import Profiler, Rates
+from gpt4x.training.trackers.tracker import check_installed
 
 DONE = 0
 
@@ -45,6 +46,7 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
            from_step: int | None, owner: lock.Lock, preemption: Preemption) -> int:
   partitioner, total_steps, dataset = config.partitioner, config.total_steps, config.experiment.dataset
   partitioner.check_batch(dataset.batch_size, config.microbatches)
+  check_installed(config.trackers)
   goes_on = Checkpoints(model_dir).latest_step() is not None
   experiment = config.experiment.to_train(model_dir, goes_on, config.init_from)
   if config.eval_period:
@@ -76,7 +78,7 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
                   TaskMetrics(experiment, config.eval_split)]
   write_configuration(model_dir, experiment, gin_text)
   writer = MetricsWriter(model_dir)
-  writer.truncate(step if restored else -1)
+  writer.start(config.trackers, step if restored else -1, gin_text, went_back=from_step is not None)
   rates, profiler = Rates(experiment, partitioner), Profiler(model_dir, profile_steps)
   print(_describe(experiment, partitioner, rates, step, total_steps), file=sys.stderr)
   progress, batches, start = Progress(total_steps, step), prefetch(stream), step

@@ -9,7 +9,7 @@ from gpt4x.training.metrics import MetricsWriter
 def test_plot(tmp_path):
   plots.plot_losses(str(tmp_path))
   assert not list(tmp_path.iterdir()), "there is nothing to draw yet"
-  writer = MetricsWriter(str(tmp_path), tensorboard=False)
+  writer = MetricsWriter(str(tmp_path))
   writer.write(1, "train", {"loss": 5.0})
   writer.write(1, "validation", {"loss": 5.0, "bits_per_byte": 7.0})
   plots.plot_losses(str(tmp_path))

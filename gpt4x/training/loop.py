@@ -1,6 +1,5 @@
 """The train loop: restore or start, then step, evaluate, report and save until all steps are done."""
 
-from collections.abc import Callable
 import contextlib
 import json
 import os
@@ -72,10 +71,8 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
       state = state.replace(params=experiment.restore_params(config.init_from, partitioner)[1])
 
   # What reports.
-  evaluators: list[Callable[..., dict[str, float]]] = []
-  if config.eval_period:
-    evaluators = [Evaluator(experiment, partitioner, config.eval_split, config.eval_batches),
-                  TaskMetrics(experiment, config.eval_split)]
+  likelihood = Evaluator(experiment, partitioner, config.eval_split) if config.eval_period else None
+  task_metrics = TaskMetrics(experiment, config.eval_split) if config.eval_period else None
   write_configuration(model_dir, experiment, gin_text)
   writer = MetricsWriter(model_dir)
   writer.start(config.trackers, step if restored else -1, gin_text, went_back=from_step is not None)
@@ -90,10 +87,11 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
 
   def evaluate() -> bool:
     """Whether the evaluation came to its end: a request to stop does not wait for it."""
-    metrics: dict[str, float] = {}
+    assert likelihood and task_metrics
+    max_batches = config.final_eval_batches if step == total_steps else config.eval_batches
     try:
-      for evaluator in evaluators:
-        metrics |= evaluator(state.params, between_batches=preemption.check)
+      metrics = likelihood(state.params, between_batches=preemption.check, max_batches=max_batches)
+      metrics |= task_metrics(state.params, preemption.check)
     except Stopped:
       return False
     writer.write(step, config.eval_split, metrics)

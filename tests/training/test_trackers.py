@@ -237,7 +237,9 @@ def read_mlflow(store):
 @installed("mlflow")
 def test_mlflow(tmp_path, store):
   trackers = [MLflow("e", store)]
-  write(start(tmp_path, trackers), range(1, 11))  # Killed: nothing closes it.
+  write(killed := start(tmp_path, trackers), range(1, 11))
+  [(_, tracking)] = killed._trackers._open
+  tracking._raise_failures(wait=True)  # All is sent, and nothing closed.
   resumed = start(tmp_path, trackers, step=6)
   write(resumed, range(7, 14))
   resumed.close()

@@ -17,7 +17,7 @@ from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
 from gpt4x.launch import agreement, lock
 from gpt4x.partitioning import Partitioner
-from gpt4x.training import finiteness, plots
+from gpt4x.training import finiteness, hardware, plots
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.metrics import MetricsWriter, Progress
@@ -154,10 +154,14 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
 
 
 def write_configuration(model_dir: str, experiment: Experiment, gin_text: str) -> None:
-  """Writes the vocabulary and the gin text, so that `eval` and `generate` need nothing but the directory."""
+  """Writes the vocabulary and the gin text, so that `eval` and `generate` need nothing but the directory.
+
+  And what the run is trained on, for those who read of it later.
+  """
   if jax.process_index() == 0:
     vocabularies.save(experiment.data.vocabulary, model_dir)
     run_directory.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())
+    hardware.write_environment(model_dir)
 
 
 def _describe(experiment: Experiment, partitioner: Partitioner, rates: Rates, step: int, total_steps: int) -> str:

@@ -53,8 +53,7 @@ def _print(found: summary.Summary, path: pathlib.Path) -> None:
   if found.tokens_per_second is not None and found.mfu is not None:
     table.add_row("tokens/s, median", f"{found.tokens_per_second:,.0f}")
     table.add_row("MFU, median", f"{found.mfu:.1%} of this machine's peak")
-  table.add_row("the run", f"{model_dir} (loss.png, metrics.jsonl, checkpoints/)")
-  table.add_row("as a page", str(path))
+  table.add_row("the run", str(path))
   table.add_row("sample more", f"gpt4x generate --model_dir={shlex.quote(model_dir)} --prompt='def '")
   Console(width=100, markup=False, highlight=False).print(table)
 

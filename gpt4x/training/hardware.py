@@ -68,7 +68,8 @@ def write_environment(model_dir: str) -> None:
   versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")}
   found = {"hardware": _hardware(), "processes": jax.process_count(), "python": platform.python_version(),
            "versions": {"gpt4x": __version__} | versions}
-  run_directory.write(pathlib.Path(model_dir) / run_directory.ENVIRONMENT, (json.dumps(found, indent=1) + "\n").encode())
+  path = pathlib.Path(model_dir) / run_directory.ENVIRONMENT
+  run_directory.write(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def _hardware() -> str:

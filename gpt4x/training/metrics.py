@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, trackers such as TensorBoard, and a progress bar. Only the first process writes."""
+"""What a run reports: metrics.jsonl, trackers (TensorBoard), a progress bar. Only the first process writes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import json
@@ -22,7 +22,7 @@ class MetricsWriter:
   def __init__(self, model_dir: str):
     self._path = pathlib.Path(model_dir) / run_directory.METRICS
     self._active = jax.process_index() == 0
-    self._trackers = Trackers()
+    self._trackers: Trackers | None = None
 
   def start(self, trackers: Sequence[Tracker], step: int = -1, gin_text: str = "", went_back: bool = False) -> None:
     """Goes on from a step, -1 for a run that is new: drops what was written after it, and starts the trackers."""
@@ -47,7 +47,8 @@ class MetricsWriter:
         file.write(json.dumps(line) + "\n")
     except OSError as error:
       raise _cannot_write(self._path, error) from error
-    self._trackers.write(int(step), {f"{split}/{name}": value for name, value in values.items()})
+    if self._trackers:
+      self._trackers.write(int(step), {f"{split}/{name}": value for name, value in values.items()})
 
   def truncate(self, step: int) -> list[dict[str, Any]]:
     """Drops the lines after `step`, which it returns, and what is no line of metrics."""
@@ -67,7 +68,8 @@ class MetricsWriter:
     return agreement.exchange(str(found))[0] == "True"
 
   def close(self) -> None:
-    self._trackers.close()
+    if self._trackers:
+      self._trackers.close()
 
 
 def read_metrics(model_dir: str) -> list[dict[str, Any]]:

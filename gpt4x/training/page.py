@@ -107,9 +107,10 @@ def _comparison(summary: Summary) -> str:
   if summary.first is not summary.last:
     rows.append((" class='beyond'", f"this model, step {summary.first['step']:,}", summary.first["bits_per_byte"]))
   scale = 1.15 * max([bits for kind, _, bits in rows if bits is not None and "beyond" not in kind], default=1.0)
+  width = lambda bits: f"{min(100.0, 100 * (bits or 0) / scale):.1f}%"
   cells = "".join(
       f"<tr{kind}><th scope='row'>{_text(label)}</th><td class='number'>{_bits(bits)}</td><td class='bar'>"
-      f"<div style='width: {min(100.0, 100 * (bits or 0) / scale):.1f}%'></div></td></tr>" for kind, label, bits in rows)
+      f"<div style='width: {width(bits)}'></div></td></tr>" for kind, label, bits in rows)
   part = "a part of the" if summary.last.get("partial") else "the"
   return (f"<table class='bars'>{cells}</table><p class='note'>Bits per byte on {part} held-out text:"
           f" {summary.last['tokens']:,.0f} tokens. Less is better.</p>")

@@ -49,10 +49,11 @@ def figure(metrics: Iterable[Mapping[str, Any]], baselines: Mapping[str, float] 
   import matplotlib  # Takes a while, so not before there is something to draw.
   from matplotlib.figure import Figure
   others = [split for split in dict.fromkeys(itertools.chain(*curves.values())) if split != "train"]
-  style = {"text.color": colors["ink"], "axes.labelcolor": colors["ink"], "axes.edgecolor": colors["faint"],
-           "xtick.color": colors["ink"], "ytick.color": colors["ink"], "axes.spines.top": False,
-           "axes.spines.right": False, "font.size": 10, "legend.frameon": False, "svg.fonttype": "none",
-           "text.parse_math": False, "grid.color": colors["faint"], "grid.alpha": 0.25}
+  style: Any = {
+      "text.color": colors["ink"], "axes.labelcolor": colors["ink"], "axes.edgecolor": colors["faint"],
+      "xtick.color": colors["ink"], "ytick.color": colors["ink"], "grid.color": colors["faint"], "grid.alpha": 0.25,
+      "axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "legend.frameon": False,
+      "text.parse_math": False}
   with matplotlib.rc_context(style):
     drawn = Figure(figsize=(5.6 * len(curves), 3.9), layout="constrained", facecolor=colors["paper"])
     for axes, (name, splits) in zip(drawn.subplots(1, len(curves), squeeze=False)[0], curves.items()):
@@ -127,10 +128,8 @@ def _set_view(axes: "Axes", curves: list[tuple[np.ndarray, np.ndarray]], levels:
   few = min(len(values) for _, values in curves) < 3  # Two points are to be seen, both of them.
   margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
   if few or every.max() - low < 2 * (high - low) + margin:
-    if len(every) > 1 and levels:
-      axes.set_ylim(bottom=min(every.min(), low) - margin)
     return
-  axes.set_ylim(min(low, every.min()) - margin, high + 4 * margin)
+  axes.set_ylim(min(low, axes.dataLim.y0) - margin, high + 4 * margin)
   steps, values = max(curves, key=lambda curve: curve[1].max())
   at, top = int(values.argmax()), axes.get_ylim()[1]
   enters = max(np.interp(top, values[[i + 1, i]], steps[[i + 1, i]])

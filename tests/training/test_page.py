@@ -16,8 +16,9 @@ LINES = [{"step": step, "split": split, "loss": 4.0 / (step + 1), "bits_per_byte
           "partial": 1.0} for step in (0, 5, 9) for split in ("validation", HOSTILE)]
 LINES.append({"step": 10, "split": "validation", "loss": 0.25, "bits_per_byte": 1.0625, "tokens": 4096.0})
 SUMMARY = Summary(
-    model_dir="runs/tiny", metrics=LINES, first=LINES[0], last=LINES[-1], baselines={"gzip -9": 1.6351, "xz -9": 1.3942},
-    num_params=2_066_496, steps=10, tokens=10_240, seconds=152.4, tokens_per_second=5541.4, mfu=0.4567,
+    model_dir="runs/tiny", metrics=LINES, first=LINES[0], last=LINES[-1],
+    baselines={"gzip -9": 1.6351, "xz -9": 1.3942}, num_params=2_066_496,
+    steps=10, tokens=10_240, seconds=152.4, tokens_per_second=5541.4, mfu=0.4567,
     environment={"hardware": "8 x TPU v5 lite", "python": "3.12.1", "versions": {"gpt4x": "0.1.0", "jax": "0.10.2"}})
 
 
@@ -35,8 +36,8 @@ def sample(prompt, text):
 def test_its_figures():
   found = html_pages.check(page(SUMMARY, experiment(), "train.seed = 3", [sample("def ", "main():")], "Drawn."))
   for words in ("2.07 million parameters", "10,240 tokens", "2 min 32 s", "8 x TPU v5 lite", "1.062", "9.250", "1.635",
-                "1.394", "5,541", "45.7%", "2,066,496", "4,096 tokens", "train.seed = 3", "def main():", "Python 3.12.1",
-                "jax 0.10.2", "Hollow points"):
+                "1.394", "5,541", "45.7%", "2,066,496", "4,096 tokens", "train.seed = 3", "def main():",
+                "Python 3.12.1", "jax 0.10.2", "Hollow points"):
     assert words in found.text, words
   assert found.tags["svg"] == found.tags["details"] == 1 and found.tags["pre"] == 2 and found.tags["title"] == 1
 

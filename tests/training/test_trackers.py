@@ -105,8 +105,8 @@ def test_only_the_first_process_starts_trackers(tmp_path, monkeypatch):
 def test_a_missing_package_is_one_line_before_anything_is_read(tmp_path, monkeypatch, capsys):
   find = importlib.util.find_spec
   monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else find(name, *rest))
-  flags = ["train", f"--gin_file={corpus.GIN_FILE}", f"--model_dir={tmp_path}/run", "--gin.LocalText.files='none/*.txt'",
-           "--gin.train.trackers=(@TensorBoard(), @WeightsAndBiases())"]
+  flags = ["train", f"--gin_file={corpus.GIN_FILE}", f"--model_dir={tmp_path}/run",
+           "--gin.LocalText.files='none/*.txt'", "--gin.train.trackers=(@TensorBoard(), @WeightsAndBiases())"]
   assert cli.main(flags) == 1
   assert capsys.readouterr().err.splitlines()[-1] == (
       "gpt4x: error: train.trackers has WeightsAndBiases, but wandb is not installed: pip install 'gpt4x[wandb]'")
@@ -142,7 +142,9 @@ def test_settings_are_those_of_the_gin_text():
 
 def read_wandb(folder):
   """[(run, group, {name: [(step, value)]}, config)] of the files of a folder, in the order of their making."""
+  import wandb
   from wandb.proto import wandb_internal_pb2 as wire
+  wandb.teardown()  # Ends W&B's process, which writes the files, as the end of a program does.
   found = []
   for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
     curves, run = {}, None

@@ -90,8 +90,8 @@ def _train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] |
     _save(train_state, batches, model, t5x_partitioner, save, model_dir)
   loop.write_configuration(model_dir, experiment, config.gin_text)
   writer = MetricsWriter(model_dir)
-  writer.start([one for one in config.trackers if not isinstance(one, TensorBoard)],  # t5x writes its own events.
-               -1 if start is None else start, config.gin_text)
+  trackers = [one for one in config.trackers if type(one) is not TensorBoard]  # t5x writes its own events.
+  writer.start(trackers, -1 if start is None else start, config.gin_text)
   rates, progress = Rates(experiment, partitioner), Progress(total_steps, start or 0)
   shape = " x ".join(f"{name}={size}" for name, size in t5x_partitioner.mesh.shape.items())
   print(f"{experiment.model.config.num_params():,} parameters; t5x, mesh {shape}; step {start or 0} to {total_steps};"

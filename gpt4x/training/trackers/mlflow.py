@@ -39,28 +39,30 @@ class MLflow:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
     client, link = MlflowClient(self.tracking_uri), Link(run, run_directory.MLFLOW)
-    if link.id:
+    identity = link.id
+    if identity is not None:
       try:
-        client.update_run(link.id, status="RUNNING")
+        client.update_run(identity, status="RUNNING")
       except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
           raise
-        link.join(None)  # It was deleted, or this is another server.
-    if link.id is None:
+        identity = None  # It was deleted, or this is another server.
+    if identity is None:
       found = client.get_experiment_by_name(self.experiment)
       experiment = found.experiment_id if found else client.create_experiment(self.experiment)
       tags = {"gpt4x.model_dir": run.model_dir}
       if link.first and run.went_back:
         tags |= {"mlflow.parentRunId": link.first, "gpt4x.went_back_to": str(run.step)}
       name = self.name or os.path.basename(run.model_dir.rstrip("/"))
-      link.join(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+      identity = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+      link.join(identity)
       params = [Param(name, str(value)[:6000]) for name, value in settings(run.gin_text).items()]
       for start in range(0, len(params), _MOST[1]):
-        client.log_batch(link.id, params=params[start:start + _MOST[1]])
+        client.log_batch(identity, params=params[start:start + _MOST[1]])
     # It has what it says: nothing of that is sent again, and what a killed run or a lost network kept from it is.
     splits = {line["split"] for line in (*run.kept, *run.retaken)}
-    has = {(metric.step, split) for split in splits for metric in client.get_metric_history(link.id, f"{split}/loss")}
-    tracking = _Tracking(client, link.id, has)
+    has = {(metric.step, split) for split in splits for metric in client.get_metric_history(identity, f"{split}/loss")}
+    tracking = _Tracking(client, identity, has)
     tracking.send([(line["step"], values_of(line)) for line in run.kept if (line["step"], line["split"]) not in has])
     return tracking
 

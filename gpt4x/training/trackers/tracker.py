@@ -1,6 +1,7 @@
 """What a tracker is: the protocol, and how a run writes to several of them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import importlib.util
 import sys
@@ -58,33 +59,34 @@ def check_installed(trackers: Iterable[Tracker]) -> None:
 class Trackers:
   """Several trackers, each of which is left out with a warning once it has failed."""
 
-  def __init__(self, trackers: Iterable[Tracker] = (), run: Run | None = None):
+  def __init__(self, trackers: Iterable[Tracker], run: Run):
     self._open: list[tuple[str, Tracking]] = []
     for tracker in trackers:
-      assert run is not None
-      with_run = lambda start=tracker.start: start(run)
-      name = type(tracker).__name__
-      if (tracking := self._attempt(name, with_run)) is not None:
-        self._open.append((name, tracking))
+      with _warning(name := type(tracker).__name__):
+        self._open.append((name, tracker.start(run)))
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     self._each(lambda tracking: tracking.write(step, values))
 
   def close(self) -> None:
     self._each(lambda tracking: tracking.close())
-    self._open.clear()
+    self._open = []
 
   def _each(self, action: Callable[[Tracking], None]) -> None:
-    done = lambda tracking: action(tracking) or True
-    self._open = [(name, one) for name, one in self._open if self._attempt(name, lambda one=one: done(one))]
+    working, self._open = self._open, []
+    for name, tracking in working:
+      with _warning(name):
+        action(tracking)
+        self._open.append((name, tracking))
 
-  def _attempt(self, name: str, action: Callable[[], Any]) -> Any:
-    """The result; None after an error, which it warns of."""
-    try:
-      return action()
-    except UserError:
-      raise
-    except Exception as error:  # Of any library, at any network.  pylint: disable=broad-exception-caught
-      print(f"gpt4x: warning: {name} gets no more of this run, which goes on ({type(error).__name__}:"
-            f" {one_line(error)}); metrics.jsonl has all", file=sys.stderr, flush=True)
-      return None
+
+@contextlib.contextmanager
+def _warning(name: str) -> Iterator[None]:
+  """Turns an error into a warning, but for a UserError."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:  # Of any library, at any network.  pylint: disable=broad-exception-caught
+    print(f"gpt4x: warning: {name} gets no more of this run, which goes on ({type(error).__name__}: {one_line(error)});"
+          " metrics.jsonl has all", file=sys.stderr, flush=True)

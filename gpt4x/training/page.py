@@ -92,7 +92,8 @@ def _tiles(summary: Summary) -> str:
 
 def _figure(summary: Summary) -> str:
   drawn = plots.figure(summary.metrics, summary.baselines, _VARIABLES)
-  assert drawn  # There are evaluations.
+  if drawn is None:  # Nothing was finite.
+    return ""
   notes = ["Training loss is smoothed over about a twentieth of the run; the raw values are faint."]
   if any(line.get("partial") for line in summary.metrics):
     notes.append("Hollow points are evaluations of a part of the split, the same part each time.")

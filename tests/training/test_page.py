@@ -59,3 +59,9 @@ def test_text_stays_text():
 def test_what_a_run_lacks_is_left_out(changes):
   found = html_pages.check(page(dataclasses.replace(SUMMARY, **changes), experiment(), ""))
   assert "None" not in found.text and "Samples" not in found.text and found.tags["svg"] == 1
+
+
+def test_a_run_of_which_nothing_is_finite():
+  line = {"step": 3, "split": "validation", "loss": None, "bits_per_byte": None, "tokens": 512.0}
+  found = html_pages.check(page(dataclasses.replace(SUMMARY, metrics=[line], first=line, last=line), experiment(), ""))
+  assert "not finite" in found.text and not found.tags["svg"]

@@ -55,7 +55,8 @@ def _train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] |
                     f" {model_dir} was trained with {vocabularies.describe(experiment.data.vocabulary)}: put that one"
                     " in its place, or use --loop=gpt4x")
   unknown = {"--profile_steps": profile_steps, "CheckpointConfig.keep_period": checkpoints.keep_period,
-             "train.trained": config.trained, "train.after_update": config.after_update,
+             "train.final_eval_batches": config.final_eval_batches, "train.trained": config.trained,
+             "train.after_update": config.after_update,
              "train.on_nonfinite": config.on_nonfinite != "stop"}
   for name in (name for name, value in unknown.items() if value):
     raise UserError(f"{name} is set, which --loop=t5x has no counterpart of: unset it, or use --loop=gpt4x")

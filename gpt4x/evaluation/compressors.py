@@ -22,7 +22,8 @@ def of_split(model_dir: str, data: Dataset, split: str) -> dict[str, float]:
   digest = hashlib.sha256(content).hexdigest()
   if (known := _read(model_dir)).get("sha256") != digest:
     known = {"sha256": digest, "split": split, "bytes": len(content), "bits_per_byte": _compress(content)}
-    run_directory.write(pathlib.Path(model_dir) / run_directory.COMPRESSORS, (json.dumps(known) + "\n").encode())
+    with contextlib.suppress(OSError):  # Of a directory that may only be read, the figures are for this time alone.
+      run_directory.write(pathlib.Path(model_dir) / run_directory.COMPRESSORS, (json.dumps(known) + "\n").encode())
   return known["bits_per_byte"]
 
 

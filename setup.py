@@ -64,6 +64,9 @@ setuptools.setup(
             "tokenizers>=0.20,<0.24",
         ],
         "huggingface": ["tokenizers>=0.20,<0.24"],  # For a tokenizer.json as a vocabulary.
+        # Trackers. MLflow without its server; the last two are for a store in a file, 'sqlite:////PATH/mlflow.db'.
+        "wandb": ["wandb>=0.31,<0.32"],
+        "mlflow": ["mlflow-skinny>=3.10,<4", "sqlalchemy>=2,<3", "alembic>=1.13,<2"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "t5x": T5X,

@@ -185,7 +185,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   plan.add_argument("--slices", type=_number(int, 1, _MANY), default=1, metavar="N", help="(default: %(default)s)")
   plan.add_argument("--json", action="store_true", help="for scripts")
   plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
-  command("report", "compare the run in DIR with gzip and xz on the same held-out text")
+  report = command("report", "compare the run in DIR with gzip and xz on the same held-out text, and write report.html")
+  report.add_argument("--prompt", action="append", type=_text, metavar="TEXT", help=(
+      "of the samples in report.html; may be repeated (default: the beginnings of held-out texts)"))
+  report.add_argument("--num_samples", type=_number(int, 0), default=1, metavar="N",
+                      help="continuations of each prompt; 0: no samples (default: %(default)s)")
   return parser, commands.choices
 
 

@@ -10,6 +10,10 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 LOSSES = "loss.png"
 PROFILE = "profile"
+REPORT = "report.html"
+COMPRESSORS = "compressors.json"  # What gzip and xz make of the held-out text.
+ENVIRONMENT = "environment.json"  # On what the run was last trained, and with which versions.
+WANDB, MLFLOW = "wandb.json", "mlflow.json"  # The runs there that show this one.
 LOCK = "train.lock"  # Who writes here; see launch/lock.py.
 # The run's own vocabulary: its class and arguments, and the file that it reads, if any.
 VOCABULARY = "vocabulary.json"

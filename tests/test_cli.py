@@ -40,9 +40,6 @@ class Experiment:
   """What the commands know of the real one; all are equal."""
 
   model = types.SimpleNamespace(config=types.SimpleNamespace(num_params=lambda: 1234))
-  data = types.SimpleNamespace(documents=lambda split: [types.SimpleNamespace(tolist=lambda: split)] * 2,
-                               vocabulary=types.SimpleNamespace(decode=lambda text: text * 50))
-
   def __eq__(self, other):
     return isinstance(other, Experiment)
 
@@ -56,9 +53,9 @@ class Experiment:
 EXPERIMENT, CONFIG, SAVED = Experiment(), TrainConfig(), TrainConfig(Experiment())
 COMPLETIONS = [Completion(prompt, sample, str(sample + 1), "length", [5], [-0.12345678])
                for prompt in "aü" for sample in (0, 1)]
-METRICS = [{"split": "train", "tokens_per_second": 10.0, "mfu": 0.5, "step": 1},
-           {"split": "validation", "bits_per_byte": 8.0, "step": 0, "tokens": 9},
-           {"split": "validation", "bits_per_byte": 2.5, "step": 7, "tokens": 1234}]
+REACHED = {"first": {"bits_per_byte": 8.0, "step": 0, "tokens": 9, "partial": 1.0},
+           "last": {"bits_per_byte": 2.5, "step": 7, "tokens": 1234}, "baselines": {"gzip -9": 1.5},
+           "tokens_per_second": 10.0, "mfu": 0.5}
 
 
 @dataclasses.dataclass
@@ -94,7 +91,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
       "experiment": {"Experiment": Experiment},
       "training.config": {"TrainConfig": TrainConfig},
       "training.loop": {"train": recorder("loop", 75)},
-      "training.metrics": {"read_metrics": lambda model_dir: METRICS if model_dir != "new" else METRICS[:1]},
+      "training.summary": {"Summary": object, "SPLIT": "validation", "summarize": lambda model_dir, experiment: (
+          types.SimpleNamespace(model_dir=model_dir, **REACHED))},
+      "training.page": {"page": recorder("page", "a page")},
+      "training.plots": {"plot_losses": recorder("plot")},
       "evaluation.likelihood": {"evaluate": recorder("evaluate", {"loss": 0.123456789, "tokens": 12345678})},
       "inference.generate": {"Generator": generator},
       "data.tensorflow_quietly": {},
@@ -318,26 +318,33 @@ def test_plan(calls, capsys):
   assert json.loads(capsys.readouterr().out) == [{"step": "one"}, {"step": "two"}]
 
 
-def test_report(calls, capsys):
-  assert cli.main(["report", "--model_dir=runs/a"]) == 0
-  assert calls == [("load_run", "runs/a", (), (), {})]
+def test_report(calls, capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "runs" / "a").mkdir(parents=True)
+  assert cli.main(["report", "--model_dir=runs/a", "--prompt=x", "--prompt=y", "--num_samples=2"]) == 0
+  (_, found, *given, _), = [call for call in calls if call[0] == "page"]
+  assert found.model_dir == "runs/a" and given[:3] == [EXPERIMENT, "TEXT", COMPLETIONS]
+  assert [call[0] for call in calls] == ["load_run", "plot", "generator", "complete", "page"]
+  assert calls[2][3]["sampling"].temperature == 0.8
+  assert calls[3][1] == ["x", "y"] and calls[3][2]["num_samples"] == 2
+  assert (tmp_path / "runs" / "a" / "report.html").read_text() == "a page"
   rows = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]
   assert "runs/a: 1,234 validation tokens after 7 steps" in rows
-  assert "bits per byte, step 0 8.000" in rows and "bits per byte, step 7 2.500" in rows
-  assert "tokens/s, median 10" in rows and any(row.startswith("bits per byte, xz -9 ") for row in rows)
-  status, line = failure(capsys, "report", "--model_dir=new")
-  assert status == 1 and "no validation metrics" in line
+  assert "bits per byte, step 0 (9 tokens) 8.000" in rows and "bits per byte, step 7 2.500" in rows
+  assert "tokens/s, median 10" in rows and "bits per byte, gzip -9 1.500" in rows
+  calls.clear()
+  assert cli.main(["report", "--model_dir=runs/a", "--num_samples=0"]) == 0
+  assert [call[0] for call in calls] == ["load_run", "plot", "page"] and list(calls[-1][4:6]) == [[], ""]
 
 
-def test_report_shows_any_directory_and_figures_that_are_not_finite(capsys, monkeypatch):
-  """Brackets are no markup; JSON has null for what is not finite; Python may have been built without lzma."""
-  monkeypatch.setitem(METRICS[1], "bits_per_byte", None)
-  monkeypatch.setitem(sys.modules, "lzma", None)
-  monkeypatch.setattr(Experiment.data, "documents", lambda split: [types.SimpleNamespace(tolist=lambda: "\udce9")])
-  assert cli.main(["report", "--model_dir=a[b] [/c]"]) == 0
+def test_report_shows_any_directory_and_figures_that_are_not_finite(capsys, monkeypatch, tmp_path):
+  """Brackets are no markup; JSON has null for what is not finite."""
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "a[b] [" / "c]").mkdir(parents=True)
+  monkeypatch.setitem(REACHED, "first", REACHED["first"] | {"bits_per_byte": None})
+  assert cli.main(["report", "--model_dir=a[b] [/c]", "--num_samples=0"]) == 0
   out = capsys.readouterr().out
-  assert "a[b] [/c]: 1,234 validation" in out and "--model_dir='a[b] [/c]'" in out
-  assert "not finite" in out and "gzip -9" in out and "xz" not in out
+  assert "a[b] [/c]: 1,234 validation" in out and "--model_dir='a[b] [/c]'" in out and "not finite" in out
 
 
 PROCESS_FLAGS = ["--coordinator_address=a:1", "--num_processes=3", "--process_id=2", "--start_timeout=9",
@@ -373,7 +380,7 @@ def test_processes_that_are_not_found(monkeypatch, calls, capsys, error, status,
   monkeypatch.setattr(running.clusters, "find", find)
   assert cli.main(["eval", "--model_dir=runs/a"]) == status and not calls
   assert capsys.readouterr().err == f"{line}\n"
-  assert cli.main(["report", "--model_dir=runs/a"]) == 0, "is always by itself"
+  assert cli.main(["generate", "--model_dir=runs/a", "--prompt=a"]) == 0, "is always by itself"
 
 
 @pytest.mark.parametrize("command, words", [

@@ -107,7 +107,7 @@ def _read_metrics(folder: pathlib.Path) -> None:
   from gpt4x.training import metrics
   for line in metrics.read_metrics(str(folder)):
     assert isinstance(line["step"], int) and isinstance(line["split"], str), "a line without its step and split"
-  metrics.MetricsWriter(str(folder), tensorboard=False).truncate(2)
+  metrics.MetricsWriter(str(folder)).truncate(2)
 
 
 def _in_a_line(rng: random.Random, content: bytes) -> bytes:

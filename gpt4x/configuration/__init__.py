@@ -37,7 +37,8 @@ T = TypeVar("T")
 MODULES = tuple(f"gpt4x.{module}" for module in (
     "data.local_text", "data.dataset", "models.config", "models.language_model", "partitioning",
     "objectives.next_token", "checkpoints.manager", "experiment", "evaluation.likelihood", "inference.generate"))
-TRAINING_MODULES = ("gpt4x.training.config", "gpt4x.training.optimizers")
+TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (
+    "config", "optimizers", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))
 
 _read = Reader()  # What was loaded last.
 

@@ -113,13 +113,18 @@ class Dataset:
         [self._store(task, split) for task in rates], rates=list(rates.values()),
         batch_size=config.batch_size, segment_length=config.segment_length, rows=rows, seed=config.seed)
 
-  def evaluation(self, split: str, rows: Sequence[int] | None = None) -> Iterator[Batch]:
-    """This host's rows of batches that hold each example once; padding has segment id 0."""
+  def evaluation(self, split: str, rows: Sequence[int] | None = None,
+                 max_batches: int | None = None) -> Iterator[Batch]:
+    """This host's rows of batches that hold each example once; padding has segment id 0.
+
+    With `max_batches` the first so many of them represent the split: see EvaluationSegments.
+    """
     config, tasks = self.config, self._tasks(split)
     if not config.carries_memory:
       return example_rows.once(config, tasks, split, rows)
     stores = [self._store(task, split) for task in tasks]
-    return EvaluationSegments(stores, batch_size=config.batch_size, segment_length=config.segment_length, rows=rows)
+    return EvaluationSegments(stores, batch_size=config.batch_size, segment_length=config.segment_length, rows=rows,
+                              max_batches=max_batches)
 
   def documents(self, split: str) -> Iterator[np.ndarray]:
     """The tokens of each document of a split, in the order of the corpus."""

@@ -183,10 +183,14 @@ class SegmentStream(_Rows):
 
 
 class EvaluationSegments(_Rows):
-  """Each document once, in rows of about equal length; the shorter rows end in padding."""
+  """Each document once, in rows of about equal length; the shorter rows end in padding.
+
+  Who takes only the first `max_batches`, fewer than there are, gets rows that start at different places: their first
+  segments would be the beginnings of a few documents, which are unlike the rest.
+  """
 
   def __init__(self, stores: Sequence["TokenStore"], *, batch_size: int, segment_length: int,
-               rows: Sequence[int] | None = None):
+               rows: Sequence[int] | None = None, max_batches: int | None = None):
     super().__init__(stores, batch_size, segment_length, rows)
     lengths = np.concatenate([pieces.lengths() for pieces in self._pieces])
     # The longest document comes first; each goes to the row that is shortest so far.
@@ -199,6 +203,18 @@ class EvaluationSegments(_Rows):
     for numbers in self._dealt:
       numbers.sort()
     self._remaining = -(-max(loads)[0] // segment_length)  # Batches still to come.
+    if max_batches is not None and max_batches < self._remaining:
+      self._spread(lengths, max_batches * segment_length)
+
+  def _spread(self, lengths: np.ndarray, length: int) -> None:
+    """Puts row 0 near its start and the last row near its end, with `length` tokens to come, the others between."""
+    documents, offsets = [0] * self._batch_size, [0] * self._batch_size
+    for row, numbers in enumerate(self._dealt):
+      begins = np.cumsum([0, *lengths[numbers]])
+      start = max(0, int(begins[-1]) - length) * (2 * row + 1) // (2 * self._batch_size)
+      documents[row] = max(0, int(np.searchsorted(begins, start, side="right")) - 1)
+      offsets[row] = start - int(begins[documents[row]])
+    self._rewind(documents, offsets)
 
   def _piece_number(self, row: int, count: int) -> int | None:
     return self._dealt[row][count] if count < len(self._dealt[row]) else None

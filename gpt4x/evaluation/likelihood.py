@@ -23,11 +23,11 @@ from gpt4x.partitioning import Partitioner
 class Evaluator:
   """The means of an objective's sums on a split of an experiment's data, with perplexity and bits per byte."""
 
-  def __init__(self, experiment: Experiment, partitioner: Partitioner, split: str, max_batches: int | None = None):
+  def __init__(self, experiment: Experiment, partitioner: Partitioner, split: str):
     experiment.check_vocabulary()
     experiment.data.check_split(split)
     partitioner.check_batch(experiment.dataset.batch_size)
-    self._experiment, self._partitioner, self._split, self._max_batches = experiment, partitioner, split, max_batches
+    self._experiment, self._partitioner, self._split = experiment, partitioner, split
     model, objective, dataset = experiment.model, experiment.objective, experiment.dataset
     token_bytes = vocabularies.token_bytes(experiment.data.vocabulary).astype(np.float32)
     self._token_bytes = jax.device_put(
@@ -49,18 +49,20 @@ class Evaluator:
     memory = jax.eval_shape(lambda: objective.initial_memory(model, dataset.batch_size, 0, projected=True))
     self._empty_memory = jax.jit(empty_memory, out_shardings=map_memories(lambda _: Memory(*shardings), memory))
 
-  def __call__(self, params: Any, frozen: Any = None,
-               between_batches: Callable[[], None] = lambda: None) -> dict[str, float]:
+  def __call__(self, params: Any, frozen: Any = None, between_batches: Callable[[], None] = lambda: None,
+               max_batches: int | None = None) -> dict[str, float]:
     """Means over all targets, `loss` in nats per token among them; `perplexity`, `bits_per_byte`, `tokens`.
 
-    The bytes are those of the text that the targets stand for: the end of a document costs bits and has no bytes.
+    `partial` is 1 if the split has more batches than were asked for, which are the same ones at each call. The bytes
+    are those of the text that the targets stand for: the end of a document costs bits and has no bytes.
     """
     dataset, partitioner = self._experiment.dataset, self._partitioner
     total: tuple[dict[str, Sum], float] = {}, 0.0
     rows, previous = partitioner.host_rows(dataset.batch_size), None
     with partitioner.activate():
       memory = self._empty_memory(params)
-      for batch in itertools.islice(self._experiment.data.evaluation(self._split, rows), self._max_batches):
+      batches = self._experiment.data.evaluation(self._split, rows, max_batches)
+      for batch in itertools.islice(batches, max_batches):
         between_batches()
         placed = {name: partitioner.global_array(value, dataset.batch_size) for name, value in batch.items()}
         sums, num_bytes, memory = self._step(params, frozen or {}, self._token_bytes, placed, memory)
@@ -69,7 +71,8 @@ class Evaluator:
         total = _add(total, previous)  # One batch late: the next is computed while this waits.
         previous = sums, num_bytes
     total = _add(total, previous)
-    return _means(*total, f"split {self._split} of {dataset.mixture_or_task_name}")
+    partial = {"partial": 1.0} if max_batches is not None and next(batches, None) is not None else {}
+    return _means(*total, f"split {self._split} of {dataset.mixture_or_task_name}") | partial
 
 
 def _add(total: tuple[dict[str, Sum], float], batch: tuple[Sums, jax.Array] | None) -> tuple[dict[str, Sum], float]:
@@ -114,6 +117,6 @@ def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | 
     # Every process has to take part.
     partitioner = Partitioner() if jax.process_count() > 1 else Partitioner(data=devices, num_devices=devices)
   experiment = experiment.of_run(model_dir)
-  evaluator = Evaluator(experiment, partitioner, split, max_batches)
+  evaluator = Evaluator(experiment, partitioner, split)
   step, params = experiment.restore_params(model_dir, partitioner, step)
-  return {"step": step} | evaluator(params) | TaskMetrics(experiment, split)(params)
+  return {"step": step} | evaluator(params, max_batches=max_batches) | TaskMetrics(experiment, split)(params)

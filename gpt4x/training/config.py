@@ -18,6 +18,8 @@ from gpt4x.training.gradients import microbatched
 from gpt4x.training.optimizers import Optimizer
 from gpt4x.training.state import everything, select, Trained
 from gpt4x.training.step import AfterUpdate, TrainStep
+from gpt4x.training.trackers.tensorboard import TensorBoard
+from gpt4x.training.trackers.tracker import Tracker
 
 
 @gin.configurable("train")
@@ -46,16 +48,18 @@ class TrainConfig:
   log_period: int = 10  # Steps between reports, each of the last step's loss.
   # Steps between evaluations, the first before any step; the last step is always evaluated. None: no evaluation.
   eval_period: int | None = None
-  eval_batches: int | None = None  # Batches of an evaluation; None: the whole split.
+  eval_batches: int | None = None  # Batches of an evaluation on the way; None: the whole split.
+  final_eval_batches: int | None = None  # Those of the last one, at total_steps.
   eval_split: str = "validation"
+  trackers: tuple[Tracker, ...] = (TensorBoard(),)  # What gets the metrics beside metrics.jsonl.
   init_from: str | None = None  # The directory of a run whose newest parameters a new run starts from (fine-tuning).
   # The gin text that this was read from; lost as soon as anything is replaced.
   read_from: str | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
   def __post_init__(self):
     require(self, "a whole number from 1 to 2**31 - 1", lambda steps: 1 <= steps < 2**31 and steps == int(steps),
-            "total_steps", "eval_period", "eval_batches", "microbatches", "log_period",
-            "max_skipped")
+            "total_steps", "eval_period", "eval_batches", "final_eval_batches", "microbatches",
+            "log_period", "max_skipped")
     # JAX drops higher bits.
     require(self, "a whole number from 0 to 2**32 - 1", lambda seed: 0 <= seed < 2**32 and seed == int(seed), "seed")
     require(self, "'stop' or 'skip'", lambda what: what in ("stop", "skip"), "on_nonfinite")
@@ -65,6 +69,7 @@ class TrainConfig:
       raise UserError(f"train.trained = {self.trained!r} is no regular expression ({error}): correct it") from error
     if self.clip_norm is not None:
       require(self, "above 0, or None", lambda norm: norm > 0, "clip_norm")
+    object.__setattr__(self, "trackers", tuple(self.trackers))  # A gin file may give a list.
     object.__setattr__(self, "partitioner", self.partitioner or Partitioner())  # A gin file may say None.
 
   @functools.cached_property

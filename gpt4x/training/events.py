@@ -1,5 +1,6 @@
 """TensorBoard's event files: what was written of steps that a resumed run takes again is removed from them."""
 
+from collections.abc import Mapping
 import contextlib
 import pathlib
 from typing import Any
@@ -17,7 +18,7 @@ class Events:
     self._directory = directory
     self._writer: Any = None  # Opened late, for TensorFlow takes seconds to import.
 
-  def write(self, step: int, values: dict[str, float]) -> None:
+  def write(self, step: int, values: Mapping[str, float]) -> None:
     if self._writer is None:
       from clu import metric_writers
       self._writer = metric_writers.SummaryWriter(str(self._directory))

@@ -1,16 +1,23 @@
-"""Peak FLOP/s of the devices at hand, and model FLOPs utilization (MFU) against it.
+"""The devices at hand: their names, their peak FLOP/s, and model FLOPs utilization (MFU) against it.
 
 MFU as in PaLM (arXiv:2204.02311, appendix B): the FLOPs that the model needs, over the peak of all devices. A training
 step needs three times its forward pass. Attention counts, over the memory too; rematerialisation does not.
 """
 
 import functools
+from importlib import metadata
+import json
+import os
+import pathlib
+import platform
 import re
 import timeit
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from gpt4x import __version__, run_directory
 
 # Published dense peaks of one JAX device in bfloat16 (V100 and T4: float16), in TFLOP/s. The first key that is found as
 # a word of `device_kind` counts, so longer names stand before shorter ones.
@@ -54,3 +61,24 @@ def _measured_peak(dtype: str) -> float:
   multiply()  # Compiles.
   seconds = timeit.repeat(multiply, number=1, repeat=5)
   return 2 * size**3 / float(np.median(seconds))
+
+
+def write_environment(model_dir: str) -> None:
+  """Writes DIR/environment.json: on what a run is trained, and with which versions."""
+  versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")}
+  found = {"hardware": _hardware(), "processes": jax.process_count(), "python": platform.python_version(),
+           "versions": {"gpt4x": __version__} | versions}
+  path = pathlib.Path(model_dir) / run_directory.ENVIRONMENT
+  run_directory.write(path, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def _hardware() -> str:
+  """Such as "8 x TPU v5 lite"; a CPU by its model and the cores that this process may use."""
+  device = jax.devices()[0]
+  if device.platform != "cpu":
+    return f"{jax.device_count()} x {device.device_kind}"
+  described = pathlib.Path("/proc/cpuinfo")
+  text = described.read_text(errors="replace") if described.exists() else ""
+  model = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  return f"{model[1] if model else platform.processor() or platform.machine()}, {cores} cores"

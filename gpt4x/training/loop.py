@@ -1,6 +1,5 @@
 """The train loop: restore or start, then step, evaluate, report and save until all steps are done."""
 
-from collections.abc import Callable
 import contextlib
 import json
 import os
@@ -18,12 +17,13 @@ from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
 from gpt4x.launch import agreement, lock
 from gpt4x.partitioning import Partitioner
-from gpt4x.training import finiteness, plots
+from gpt4x.training import finiteness, hardware, plots
 from gpt4x.training.config import TrainConfig
 from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.metrics import MetricsWriter, Progress
 from gpt4x.training.preemption import Preemption, Stopped
 from gpt4x.training.telemetry import Profiler, Rates
+from gpt4x.training.trackers.tracker import check_installed
 
 DONE = 0
 
@@ -45,6 +45,7 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
            from_step: int | None, owner: lock.Lock, preemption: Preemption) -> int:
   partitioner, total_steps, dataset = config.partitioner, config.total_steps, config.experiment.dataset
   partitioner.check_batch(dataset.batch_size, config.microbatches)
+  check_installed(config.trackers)
   goes_on = Checkpoints(model_dir).latest_step() is not None
   experiment = config.experiment.to_train(model_dir, goes_on, config.init_from)
   if config.eval_period:
@@ -70,13 +71,11 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
       state = state.replace(params=experiment.restore_params(config.init_from, partitioner)[1])
 
   # What reports.
-  evaluators: list[Callable[..., dict[str, float]]] = []
-  if config.eval_period:
-    evaluators = [Evaluator(experiment, partitioner, config.eval_split, config.eval_batches),
-                  TaskMetrics(experiment, config.eval_split)]
+  likelihood = Evaluator(experiment, partitioner, config.eval_split) if config.eval_period else None
+  task_metrics = TaskMetrics(experiment, config.eval_split) if config.eval_period else None
   write_configuration(model_dir, experiment, gin_text)
   writer = MetricsWriter(model_dir)
-  writer.truncate(step if restored else -1)
+  writer.start(config.trackers, step if restored else -1, gin_text, went_back=from_step is not None)
   rates, profiler = Rates(experiment, partitioner), Profiler(model_dir, profile_steps)
   print(_describe(experiment, partitioner, rates, step, total_steps), file=sys.stderr)
   progress, batches, start = Progress(total_steps, step), prefetch(stream), step
@@ -88,10 +87,11 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
 
   def evaluate() -> bool:
     """Whether the evaluation came to its end: a request to stop does not wait for it."""
-    metrics: dict[str, float] = {}
+    assert likelihood and task_metrics
+    max_batches = config.final_eval_batches if step == total_steps else config.eval_batches
     try:
-      for evaluator in evaluators:
-        metrics |= evaluator(state.params, between_batches=preemption.check)
+      metrics = likelihood(state.params, between_batches=preemption.check, max_batches=max_batches)
+      metrics |= task_metrics(state.params, preemption.check)
     except Stopped:
       return False
     writer.write(step, config.eval_split, metrics)
@@ -154,10 +154,14 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
 
 
 def write_configuration(model_dir: str, experiment: Experiment, gin_text: str) -> None:
-  """Writes the vocabulary and the gin text, so that `eval` and `generate` need nothing but the directory."""
+  """Writes the vocabulary and the gin text, so that `eval` and `generate` need nothing but the directory.
+
+  And what the run is trained on, for those who read of it later.
+  """
   if jax.process_index() == 0:
     vocabularies.save(experiment.data.vocabulary, model_dir)
     run_directory.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())
+    hardware.write_environment(model_dir)
 
 
 def _describe(experiment: Experiment, partitioner: Partitioner, rates: Rates, step: int, total_steps: int) -> str:

@@ -1,6 +1,6 @@
-"""What a run reports: metrics.jsonl, TensorBoard events and a progress bar. Only the first process writes."""
+"""What a run reports: metrics.jsonl, trackers (TensorBoard), a progress bar. Only the first process writes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import json
 import math
 import pathlib
@@ -13,16 +13,23 @@ import jax
 from gpt4x import run_directory
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
-from gpt4x.training.events import Events
+from gpt4x.training.trackers.tracker import Run, Tracker, Trackers
 
 
 class MetricsWriter:
-  """Appends to DIR/metrics.jsonl, one JSON object a line, and to TensorBoard event files beside it."""
+  """Appends to DIR/metrics.jsonl, one JSON object a line, and to what tracks the run."""
 
-  def __init__(self, model_dir: str, tensorboard: bool = True):
+  def __init__(self, model_dir: str):
     self._path = pathlib.Path(model_dir) / run_directory.METRICS
     self._active = jax.process_index() == 0
-    self._events = Events(self._path.parent) if tensorboard else None
+    self._trackers: Trackers | None = None
+
+  def start(self, trackers: Sequence[Tracker], step: int = -1, gin_text: str = "", went_back: bool = False) -> None:
+    """Goes on from a step, -1 for a run that is new: drops what was written after it, and starts the trackers."""
+    if self._active:
+      retaken = self.truncate(step)
+      kept = read_metrics(str(self._path.parent))
+      self._trackers = Trackers(trackers, Run(str(self._path.parent), step, gin_text, kept, retaken, went_back))
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes a line {"step": ..., "split": ..., name: value, ...}; it is in the file when this returns.
@@ -38,23 +45,21 @@ class MetricsWriter:
     try:
       with self._path.open("a") as file:
         file.write(json.dumps(line) + "\n")
-      if self._events is not None:
-        self._events.write(int(step), {f"{split}/{name}": value for name, value in values.items()})
     except OSError as error:
       raise _cannot_write(self._path, error) from error
+    if self._trackers:
+      self._trackers.write(int(step), {f"{split}/{name}": value for name, value in values.items()})
 
-  def truncate(self, step: int) -> None:
-    """Drops what was written after `step`, and what is no line of metrics: a run restored there writes it anew."""
-    if not self._active:
-      return
+  def truncate(self, step: int) -> list[dict[str, Any]]:
+    """Drops the lines after `step`, which it returns, and what is no line of metrics."""
     try:
-      if self._path.exists():
-        kept = [text for text, line in _lines(self._path) if line["step"] <= step]
-        run_directory.write(self._path, b"".join(kept))
-      if self._events is not None:
-        self._events.truncate(step)
+      if not self._active or not self._path.exists():
+        return []
+      found = list(_lines(self._path))
+      run_directory.write(self._path, b"".join(text for text, line in found if line["step"] <= step))
     except OSError as error:
       raise _cannot_write(self._path, error) from error
+    return [line for _, line in found if line["step"] > step]
 
   def has(self, step: int, split: str) -> bool:
     """Whether metrics of a split were written at a step; the same on every process."""
@@ -63,8 +68,8 @@ class MetricsWriter:
     return agreement.exchange(str(found))[0] == "True"
 
   def close(self) -> None:
-    if self._events is not None:
-      self._events.close()
+    if self._trackers:
+      self._trackers.close()
 
 
 def read_metrics(model_dir: str) -> list[dict[str, Any]]:

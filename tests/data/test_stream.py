@@ -311,6 +311,26 @@ def test_evaluation_covers_each_token_once(lengths, batch_size, segment_length, 
   assert len(batches) * segment_length <= sum(lengths) / batch_size + 7 + max(lengths) + segment_length
 
 
+@few_examples
+@hypothesis.given(documents_strategy, st.integers(1, 6), st.integers(1, 17), st.integers(1, 4))
+def test_a_few_batches_of_an_evaluation_are_of_all_parts(lengths, batch_size, segment_length, max_batches):
+  """Row i starts i / B of the way, and what it reads stands there one after the other in the whole evaluation."""
+  stores = [FakeStore(lengths)]
+  make = lambda **some: stream.EvaluationSegments(
+      stores, batch_size=batch_size, segment_length=segment_length, **some)
+  lay = lambda batches: {name: np.concatenate([batch[name] for batch in batches], axis=1) for name in batches[0]}
+  whole, batches = lay(list(make())), list(itertools.islice(make(max_batches=max_batches), max_batches))
+  part, length = lay(batches), max_batches * segment_length
+  if whole["decoder_target_tokens"].shape[1] <= length:
+    assert_equal(part, whole)
+    return
+  for row in range(batch_size):
+    end = int((whole["decoder_segment_ids"][row] > 0).sum())
+    start = max(0, end - length) * (2 * row + 1) // (2 * batch_size)
+    assert_equal({name: value[row] for name, value in part.items()},
+                 {name: value[row, start:start + length] for name, value in whole.items()})
+
+
 def test_evaluation_rows_of_hosts_are_one_hosts_batches():
   store = FakeStore([5, 30, 2, 9, 9, 1])
   make_eval = lambda rows: stream.EvaluationSegments([store], batch_size=4, segment_length=4, rows=rows)

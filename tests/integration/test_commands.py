@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from gpt4x import cli
+from gpt4x.training.metrics import read_metrics
+from tests import html_pages
 from tests.integration import corpus
 
 
@@ -97,6 +99,30 @@ def test_report_compares_with_compressors(run, capsys):
   printed = capsys.readouterr().out
   for words in ("bits per byte, step 0", "bits per byte, step 16", "gzip -9", "xz -9", "tokens/s", "MFU", "generate"):
     assert words in printed
+  page = html_pages.check((run / "report.html").read_text())
+  evaluations = [line for line in read_metrics(str(run)) if line["split"] == "validation"]
+  numbers = [f"{line['bits_per_byte']:.3f}" for line in (evaluations[0], evaluations[-1])]
+  assert all(words in page.text for words in [*numbers, "16 steps", "gzip -9"])
+  assert page.tags["pre"] == 4 and page.tags["svg"] == 1 and "Drawn at temperature 0.8" in page.text
+  assert (run / "loss.png").exists() and json.loads((run / "compressors.json").read_text())["bits_per_byte"]
+
+
+def test_reports_samples(run, tmp_path, capsys):
+  """Those of given prompts, the same each time; none on demand, or without a checkpoint."""
+  copy = shutil.copytree(run, tmp_path / "run")
+  report = ["report", f"--model_dir={copy}"]
+  pages = []
+  for _ in range(2):
+    assert cli.main([*report, "--prompt=<b>memory", "--num_samples=2"]) == 0
+    pages.append((copy / "report.html").read_text())
+  assert pages[0] == pages[1] and html_pages.check(pages[0]).text.count("<b>memory") == 2
+  assert cli.main([*report, "--num_samples=0"]) == 0
+  assert "Samples" not in html_pages.check((copy / "report.html").read_text()).text
+  shutil.rmtree(copy / "checkpoints")
+  capsys.readouterr()
+  assert cli.main(report) == 0
+  assert "report.html has no samples: " in capsys.readouterr().err
+  assert html_pages.check((copy / "report.html").read_text()).tags["pre"] == 1
 
 
 def test_report_passes_over_damaged_lines(run, tmp_path, capsys):

@@ -32,6 +32,7 @@ ELSEWHERE = {
     "--model_dir=/shared/runs/mpi": ("an MPI cluster; test_clusters.py has its variables", 32),
     "--model_dir=/shared/runs/hosts": ("several hosts; test_hosts.py runs them", 16),
     "--model_dir=/mnt/bucket/runs/gke": ("a Kubernetes cluster; test_hosts.py runs several hosts", 32),
+    "@WeightsAndBiases": ("trackers' own packages; test_trackers.py runs them where they are installed", 1),
     "--loop=t5x": ("upstream t5x; test_t5x.py runs it where it is installed", 1),
     "train --gin_file=experiments/dense_70b.gin": ("a TPU pod, 32 chips", 32),
     "train --gin_file=experiments/mixture_8x7b.gin": ("a TPU pod, 16 chips", 16),
@@ -44,7 +45,8 @@ MODEL = {"TransformerConfig.vocab_size": 512, "TransformerConfig.num_layers": 2,
          "MoEConfig.num_experts": 4, "MoEConfig.mlp_dim": 8}
 ONE_DEVICE = {"Partitioner.data": 1, "Partitioner.num_devices": 1}  # Which compiles faster.
 RUN = {"TASK_FEATURE_LENGTHS": {"targets": 16}, "BATCH_SIZE": 16, "TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "EVAL_STEPS": 1,
-       "CHECKPOINT_PERIOD": 1, "warmup_linear.warmup_steps": 1, "warmup_cosine.warmup_steps": 1}
+       "train.final_eval_batches": 1, "CHECKPOINT_PERIOD": 1, "warmup_linear.warmup_steps": 1,
+       "warmup_cosine.warmup_steps": 1}
 # Small parts of the standard library, some of each split.
 SOURCES = ("os.py", "ast.py", "abc.py", "asyncio/events.py", "asynchat.py", "contextlib.py")
 

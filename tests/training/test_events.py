@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from gpt4x.errors import UserError
 from gpt4x.training.metrics import MetricsWriter
+from gpt4x.training.trackers.tensorboard import TensorBoard
 
 
 def as_tensorboard(folder):
@@ -30,8 +31,14 @@ def as_written(folder):
   return found
 
 
-def write(folder, steps, close=True, **metrics):
+def start(folder, step):
   writer = MetricsWriter(str(folder))
+  writer.start([TensorBoard()], step)
+  return writer
+
+
+def write(folder, steps, close=True, **metrics):
+  writer = start(folder, min(steps) - 1)
   for step in steps:
     writer.write(step, "train", {"loss": 1.0 / step} | metrics)
   if close:
@@ -44,19 +51,18 @@ def test_steps_that_are_taken_again(tmp_path, read):
   """Over three starts, the second of which was killed: with a half-written record, and nothing closed."""
   curve = lambda steps: {"train/loss": [(step, float(np.float32(1.0 / step))) for step in steps]}
   write(tmp_path, range(1, 9))
-  MetricsWriter(str(tmp_path)).truncate(5)
+  start(tmp_path, 5)
   assert read(tmp_path) == curve(range(1, 6))
   killed = write(tmp_path, range(6, 12), close=False)
   assert read(tmp_path) == curve(range(1, 12)), "what is in metrics.jsonl is in the events"
   newest = max(tmp_path.glob("*tfevents*"), key=lambda path: path.stat().st_mtime_ns)
   newest.write_bytes(newest.read_bytes()[:-3])
-  writer = MetricsWriter(str(tmp_path))
-  writer.truncate(8)
+  writer = start(tmp_path, 8)
   for step in range(9, 13):
     writer.write(step, "train", {"loss": 1.0 / step})
   writer.close()
   assert read(tmp_path) == curve(range(1, 13))
-  MetricsWriter(str(tmp_path)).truncate(-1)  # A run that starts anew, for it had not saved.
+  start(tmp_path, -1)  # A run that starts anew, for it had not saved.
   assert read(tmp_path) == {}
   del killed
 
@@ -65,7 +71,7 @@ def test_what_is_kept_is_left_as_it_is(tmp_path):
   write(tmp_path, range(1, 4))
   [path] = tmp_path.glob("*tfevents*")
   before = path.read_bytes(), path.stat().st_ino
-  MetricsWriter(str(tmp_path)).truncate(3)
+  start(tmp_path, 3)
   assert (path.read_bytes(), path.stat().st_ino) == before
   assert sorted(found.name for found in tmp_path.iterdir()) == sorted([path.name, "metrics.jsonl"])
 
@@ -85,7 +91,8 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
   def full():
     raise tf.errors.OutOfRangeError(None, None, f"{tmp_path}/events.out.tfevents.1; File too large\nCould not flush")
 
-  monkeypatch.setattr(writer._events._writer, "flush", full)
+  [(_, events)] = writer._trackers._open
+  monkeypatch.setattr(events._writer, "flush", full)
   with pytest.raises(UserError, match="events in .* cannot be written .file too large.") as error:
     writer.write(2, "train", {"loss": 1.0})
   assert "\n" not in str(error.value)

@@ -13,7 +13,7 @@ from gpt4x.training.metrics import MetricsWriter, Progress, read_metrics
 
 
 def test_lines_are_exact(tmp_path):
-  writer = MetricsWriter(str(tmp_path), tensorboard=False)
+  writer = MetricsWriter(str(tmp_path))
   writer.write(1, "train", {"loss": jnp.float32(0.1), "tokens": 128, "lr": 1e-5})
   writer.write(np.int64(2), "validation", {"loss": np.float32(0.1), "bits_per_byte": float("nan")})
   one, two = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -25,7 +25,7 @@ def test_lines_are_exact(tmp_path):
 
 
 def test_truncate(tmp_path):
-  writer = MetricsWriter(str(tmp_path), tensorboard=False)
+  writer = MetricsWriter(str(tmp_path))
   writer.truncate(5)  # Nothing there yet.
   for step in range(1, 9):
     writer.write(step, "train", {"loss": 1.0 / step})
@@ -46,7 +46,7 @@ def test_truncate(tmp_path):
     b'{"step": "3", "split": "train"}\n', b'{"step": 3, "split": null}\n'])
 def test_a_damaged_line_is_passed_over(tmp_path, capsys, damage):
   """With a warning that names file and line, by all who read; a run that goes on leaves it out of the file."""
-  writer = MetricsWriter(str(tmp_path), tensorboard=False)
+  writer = MetricsWriter(str(tmp_path))
   for step in (1, 2, 3):
     writer.write(step, "train", {"loss": 1.0})
   path = tmp_path / "metrics.jsonl"
@@ -64,7 +64,7 @@ def test_a_damaged_line_is_passed_over(tmp_path, capsys, damage):
 
 def test_a_directory_that_cannot_be_written(tmp_path):
   with pytest.raises(UserError, match="metrics.jsonl cannot be written .No such file"):
-    MetricsWriter(str(tmp_path / "missing"), tensorboard=False).write(1, "train", {"loss": 1.0})
+    MetricsWriter(str(tmp_path / "missing")).write(1, "train", {"loss": 1.0})
 
 
 def test_progress_without_a_terminal(capsys):

@@ -111,7 +111,7 @@ def test_stopped_again_and_again(straight, tmp_path, capsys, unheard):
   with pytest.MonkeyPatch.context() as patch:
     counts = while_evaluating(patch, 1)  # That of the last step, after the one that is still due.
     start(75, f"saved at step {LAST} of {LAST}")
-    assert counts == [3, 2] and steps()[-1] == LAST
+    assert counts == [4, 2] and steps()[-1] == LAST
   start(0, f"step {LAST}: validation")
   assert trail(model_dir) == expected
 

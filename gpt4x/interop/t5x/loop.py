@@ -26,6 +26,7 @@ from gpt4x.training.config import TrainConfig
 from gpt4x.training.metrics import MetricsWriter, Progress
 from gpt4x.training.preemption import Preemption
 from gpt4x.training.telemetry import Rates
+from gpt4x.training.trackers.tensorboard import TensorBoard
 
 
 def train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] | None = None) -> int:
@@ -54,7 +55,8 @@ def _train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] |
                     f" {model_dir} was trained with {vocabularies.describe(experiment.data.vocabulary)}: put that one"
                     " in its place, or use --loop=gpt4x")
   unknown = {"--profile_steps": profile_steps, "CheckpointConfig.keep_period": checkpoints.keep_period,
-             "train.trained": config.trained, "train.after_update": config.after_update,
+             "train.final_eval_batches": config.final_eval_batches, "train.trained": config.trained,
+             "train.after_update": config.after_update,
              "train.on_nonfinite": config.on_nonfinite != "stop"}
   for name in (name for name, value in unknown.items() if value):
     raise UserError(f"{name} is set, which --loop=t5x has no counterpart of: unset it, or use --loop=gpt4x")
@@ -88,8 +90,9 @@ def _train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] |
     batches.set_state(data_state)
     _save(train_state, batches, model, t5x_partitioner, save, model_dir)
   loop.write_configuration(model_dir, experiment, config.gin_text)
-  writer = MetricsWriter(model_dir, tensorboard=False)  # t5x writes its own.
-  writer.truncate(-1 if start is None else start)
+  writer = MetricsWriter(model_dir)
+  trackers = [one for one in config.trackers if type(one) is not TensorBoard]  # t5x writes its own events.
+  writer.start(trackers, -1 if start is None else start, config.gin_text)
   rates, progress = Rates(experiment, partitioner), Progress(total_steps, start or 0)
   shape = " x ".join(f"{name}={size}" for name, size in t5x_partitioner.mesh.shape.items())
   print(f"{experiment.model.config.num_params():,} parameters; t5x, mesh {shape}; step {start or 0} to {total_steps};"

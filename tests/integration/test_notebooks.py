@@ -1,18 +1,30 @@
-"""Every notebook runs from top to bottom, with few steps."""
+"""Every notebook runs from top to bottom, with few steps; its first cell installs only what is missing."""
 
 import json
+import os
+import pathlib
+import subprocess
 import sys
 import types
 
+import pytest
+
+
+def cells_of(root: pathlib.Path) -> list[str]:
+  cells = json.loads((root / "notebooks" / "train_tiny.ipynb").read_text())["cells"]
+  return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
 
 def test_train_tiny(repository, tmp_path, monkeypatch, capsys):
-  cells = json.loads((repository / "notebooks" / "train_tiny.ipynb").read_text())["cells"]
-  code = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+  code = "\n\n".join(cells_of(repository))
   assert "steps = 200" in code
   shown = []
   display = types.SimpleNamespace(Image=lambda path: path, display=shown.append)
   monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(version_info=(9, 0)))  # Matplotlib asks for it.
   monkeypatch.setitem(sys.modules, "IPython.display", display)
+  run = subprocess.run
+  monkeypatch.setattr(subprocess, "run", lambda command, **options: pytest.fail("gpt4x is here already")
+                      if "pip" in command else run(command, **options))
   monkeypatch.chdir(tmp_path)
   code = code.replace("steps = 200", "steps = 2")
   code = code.replace("'EVAL_STEPS=20'", "'EVAL_STEPS=2', 'train.final_eval_batches=2'")
@@ -20,3 +32,32 @@ def test_train_tiny(repository, tmp_path, monkeypatch, capsys):
   assert shown == ["runs/notebook/loss.png"] and (tmp_path / shown[0]).exists()
   printed = capsys.readouterr().out
   assert "def main(" in printed and "(2, 64, 384) 2,066,496 parameters" in printed
+
+
+# In the place of pip: notes what it is to install, and brings another version of `later`.
+PIP = """
+import pathlib, sys
+here = pathlib.Path(__file__).parents[1]
+(here / "asked").write_text(" ".join(sys.argv[1:]))
+if LATER:
+  (here / "later-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\\nName: later\\nVersion: 2.0\\n")
+"""
+
+
+@pytest.mark.parametrize("first, changes, says", [
+    ("import later", True, "Other versions of later are loaded: restart the session, and run all again."),
+    ("import later", False, ""), ("", True, "")], ids=["loaded", "kept", "not loaded"])
+def test_the_first_cell_says_when_to_restart(repository, tmp_path, first, changes, says):
+  for name in ("later", "libtpu"):
+    (tmp_path / f"{name}-1.0.dist-info").mkdir()
+    (tmp_path / f"{name}-1.0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (tmp_path / f"{name}-1.0.dist-info" / "top_level.txt").write_text(f"{name}\n")
+    (tmp_path / f"{name}.py").touch()
+  (tmp_path / "pip").mkdir()
+  (tmp_path / "pip" / "__init__.py").touch()  # Else it is no match for the real one.
+  (tmp_path / "pip" / "__main__.py").write_text(PIP.replace("LATER", str(changes)))
+  # -S: none of this environment's packages, gpt4x among them.
+  result = subprocess.run([sys.executable, "-S", "-c", f"{first}\n{cells_of(repository)[0]}"], cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+  assert (tmp_path / "asked").read_text() == "install --quiet .. jax[tpu]"
+  assert (result.returncode, result.stderr.strip()) == (int(bool(says)), says)

@@ -1,9 +1,4 @@
-"""The names in a model directory, and how its small files are written."""
-
-import os
-import pathlib
-
-from gpt4x.errors import UserError
+"""The names in a model directory."""
 
 CONFIG = "config.gin"  # The configuration of the run, from which every command continues.
 METRICS = "metrics.jsonl"
@@ -17,17 +12,3 @@ SENTENCEPIECE = "sentencepiece.model"
 WORDS = "words.txt"
 TOKENIZER = "tokenizer.json"
 OWN_VOCABULARY = "vocabulary.bin"
-
-
-def check_file(path: pathlib.Path) -> None:
-  """Raises UserError where a file would take the place of something else, such as a directory or /dev/null."""
-  if path.exists() and not path.is_file():
-    raise UserError(f"{path} is there already and no regular file: name another")
-
-
-def write(path: pathlib.Path, content: bytes) -> None:
-  """Replaces a file in one step: a process that dies meanwhile leaves the old file whole."""
-  check_file(path)
-  temporary = path.with_name(f"{path.name}.{os.getpid()}")
-  temporary.write_bytes(content)
-  temporary.replace(path)

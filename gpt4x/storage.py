@@ -8,6 +8,8 @@ appended to, and nothing is renamed in one step.
 from collections.abc import Iterator, Mapping
 import contextlib
 import importlib.util
+import json
+import logging
 import os
 import pathlib
 import tempfile
@@ -62,26 +64,41 @@ def write(path: pathlib.Path, content: bytes) -> None:
   temporary.replace(path)
 
 
+def make_directory(path: pathlib.Path) -> None:
+  """Makes a directory and those above it; a bucket has none, and is not made either."""
+  if not is_remote(path):
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def files_below(path: pathlib.Path) -> list[pathlib.Path]:
+  """All files below a directory, in order."""
+  if not is_remote(path):
+    return sorted(pathlib.Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+  with errors(path):
+    place = str(path).partition("://")[2]
+    return [path / name.removeprefix(f"{place}/") for name in sorted(file_system(path).find(place))]
+
+
 def upload(source: pathlib.Path, path: pathlib.Path) -> None:
   """Copies a local file, or all files below a local directory, to a bucket, each in one step."""
-  for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
-    if file.is_file():
-      with _writing(path):
-        file_system(path).put_file(str(file), str(path / file.relative_to(source)) if file != source else str(path))
+  for file in files_below(source) if source.is_dir() else [source]:
+    target = path / file.relative_to(source) if file != source else path
+    with _writing(target):
+      file_system(path).put_file(str(file), str(target))
 
 
 @contextlib.contextmanager
 def local_copy(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A directory on this machine, for what reads local files only: the directory itself, or a copy while it is needed."""
+  """A directory for what reads local files only: the directory itself, or a copy of one in a bucket, while needed."""
   if not is_remote(path):
     yield path
     return
   with tempfile.TemporaryDirectory() as folder:
-    with errors(path):
-      for name in file_system(path).find(str(path)):
-        file = pathlib.Path(folder, name.removeprefix(str(path).partition("://")[2]).lstrip("/"))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file_system(path).get_file(name, str(file))
+    for file in files_below(path):
+      copy = pathlib.Path(folder) / file.relative_to(path)
+      copy.parent.mkdir(parents=True, exist_ok=True)
+      with errors(file):
+        file_system(path).get_file(str(file), str(copy))
     yield pathlib.Path(folder)
 
 
@@ -131,7 +148,7 @@ def read(path: pathlib.Path) -> bytes | None:
 
 
 def file_system(path: str | os.PathLike) -> Any:
-  """The fsspec file system of a URL."""
+  """The fsspec file system of a URL that `path` made a path of."""
   import fsspec
   return fsspec.filesystem(os.fspath(path).partition("://")[0])
 
@@ -158,11 +175,11 @@ def explain(error: BaseException, path: str | os.PathLike) -> str | None:
   if names & {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError",
               "TokenRetrievalError", "ProfileNotFound"} or code == "401" or "Anonymous caller" in str(error):
     return f"{path}: there are no valid credentials ({one_line(error, 120)}): {_CREDENTIALS[scheme]}"
-  if "PermissionError" in names or code == "403":
+  if "PermissionError" in names or code == "403" or str(error).startswith("Forbidden"):
     return f"{path}: permission denied ({one_line(error, 120)}): let this account read and write objects there, or use"\
            " another"
-  if names & {"ClientConnectionError", "EndpointConnectionError", "HTTPClientError", "ConnectionError", "TransportError",
-              "TimeoutError", "ServerDisconnectedError"}:
+  if names & {"ClientConnectionError", "EndpointConnectionError", "HTTPClientError", "ConnectionError",
+              "TransportError", "TimeoutError"}:
     return f"{path} cannot be reached ({one_line(error, 120)}): check the network, then run the command again"
   if isinstance(error, (FileNotFoundError, FileExistsError)):
     return None
@@ -190,10 +207,11 @@ def _put_over(path: pathlib.Path, version: Mapping[str, Any], content: bytes) ->
   try:
     if str(path).startswith("s3:"):
       files.pipe_file(str(path), content, IfMatch=version["ETag"])
-    else:
-      files.call("POST", f"{files._location}/upload/storage/v1/b/{bucket}/o", uploadType="media", name=key,  # pylint: disable=protected-access
-                 ifGenerationMatch=version["generation"], data=content,
-                 headers={"Content-Type": "application/octet-stream"})
+    else:  # gcsfs has no method with this condition.
+      head = b"--==\nContent-Type: application/json\n\n%s\n--==\nContent-Type: application/octet-stream\n\n"
+      files.call("POST", f"{files._location}/upload/storage/v1/b/{bucket}/o", uploadType="multipart",  # pylint: disable=protected-access
+                 ifGenerationMatch=version["generation"], headers={"Content-Type": 'multipart/related; boundary="=="'},
+                 data=head % json.dumps({"name": key}).encode() + content + b"\n--==--")
   except Exception as error:
     if _is_precondition(error):
       raise FileExistsError(str(path)) from error
@@ -209,11 +227,12 @@ def _is_precondition(error: BaseException) -> bool:
 
 def _use_fsspec() -> None:
   """Lets etils.epath, and with it Orbax, read and write buckets by fsspec, whether or not TensorFlow is installed."""
-  import fsspec
   from etils.epath import gpath
+  import fsspec
   if os.environ.get("EPATH_USE_TF") != "false":
     os.environ["EPATH_USE_TF"] = "false"
     gpath._is_tf_installed.cache_clear()  # Which has asked for the variable, perhaps. pylint: disable=protected-access
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # It asks a second service about each bucket.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # It prints tracebacks of errors that it also raises.
     for name in ("gs", "gcs", "s3"):  # Another process may write there: listings are never kept.
       fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)

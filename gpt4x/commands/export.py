@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from gpt4x import configuration, run_directory
+from gpt4x import configuration, run_directory, storage
 from gpt4x.commands import reading
 from gpt4x.data import vocabularies
 from gpt4x.interop import exports
@@ -18,5 +18,5 @@ def run(arguments: argparse.Namespace) -> None:
     vocabularies.save(vocabularies.load(arguments.model_dir), arguments.output)
   # As the run saved it, with what only data and training need.
   text = configuration.read(pathlib.Path(arguments.model_dir) / run_directory.CONFIG)
-  run_directory.write(pathlib.Path(arguments.output) / run_directory.CONFIG, text.encode())
+  storage.write(pathlib.Path(arguments.output) / run_directory.CONFIG, text.encode())
   print(f"wrote {arguments.output}: step {step}, {experiment.model.config.num_params():,} parameters")

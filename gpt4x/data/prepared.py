@@ -14,7 +14,7 @@ import time
 from typing import Any
 import uuid
 
-from gpt4x import run_directory
+from gpt4x import storage
 from gpt4x.data import data_dir, make_folder, share
 
 DAY = 24 * 3600.0  # Seconds.
@@ -108,7 +108,7 @@ def write_note(path: pathlib.Path, note: Mapping[str, Any]) -> None:
   """Keeps a small JSON file in the data directory, if that can be written."""
   with contextlib.suppress(OSError):
     make_folder(path.parent)
-    run_directory.write(path, json.dumps({**note, "made": time.time()}).encode())
+    storage.write(path, json.dumps({**note, "made": time.time()}).encode())
     share(path)
 
 

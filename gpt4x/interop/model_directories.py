@@ -11,7 +11,7 @@ from gpt4x.data import tensorflow_quietly  # noqa: F401
 import jax.numpy as jnp
 import seqio
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
@@ -81,4 +81,4 @@ def write(model_dir: pathlib.Path, found: Foreign, config_text: str) -> None:
   checkpoints.save(0, {"params": found.params, "step": jnp.zeros((), jnp.int32)}, data_state={}, seed=0,
                    config_text=config_text, wait=True)
   checkpoints.close()
-  run_directory.write(model_dir / run_directory.CONFIG, config_text.encode())
+  storage.write(model_dir / run_directory.CONFIG, config_text.encode())

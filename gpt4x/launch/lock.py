@@ -18,7 +18,7 @@ import time
 from typing import Any
 import uuid
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
 
@@ -108,7 +108,7 @@ class Lock:
         self._lost = True
       else:
         content = json.dumps({**self._owner, "beat": time.time()})
-        run_directory.write(self._path, content.encode())
+        storage.write(self._path, content.encode())
         self._written = content
 
   def _wait(self) -> str:

@@ -9,7 +9,7 @@ import sys
 
 import jax
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.data.prefetch import prefetch
@@ -157,7 +157,7 @@ def write_configuration(model_dir: str, experiment: Experiment, gin_text: str) -
   """Writes the vocabulary and the gin text, so that `eval` and `generate` need nothing but the directory."""
   if jax.process_index() == 0:
     vocabularies.save(experiment.data.vocabulary, model_dir)
-    run_directory.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())
+    storage.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())
 
 
 def _describe(experiment: Experiment, partitioner: Partitioner, rates: Rates, step: int, total_steps: int) -> str:

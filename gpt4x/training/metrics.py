@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
 from gpt4x.training.events import Events
@@ -50,7 +50,7 @@ class MetricsWriter:
     try:
       if self._path.exists():
         kept = [text for text, line in _lines(self._path) if line["step"] <= step]
-        run_directory.write(self._path, b"".join(kept))
+        storage.write(self._path, b"".join(kept))
       if self._events is not None:
         self._events.truncate(step)
     except OSError as error:

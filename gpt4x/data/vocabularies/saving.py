@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import seqio
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.data.vocabularies.files import FileVocabulary
 from gpt4x.data.vocabularies.hugging_face import HuggingFaceVocabulary
 from gpt4x.data.vocabularies.sentence_pieces import HeldSentencePieceVocabulary, LosslessSentencePieceVocabulary
@@ -96,8 +96,8 @@ def save(vocabulary: seqio.Vocabulary, directory: str | os.PathLike) -> None:
   directory, (known, file, content) = pathlib.Path(directory).expanduser(), _saved(vocabulary)
   directory.mkdir(parents=True, exist_ok=True)
   if file:
-    run_directory.write(directory / file, content)
-  run_directory.write(directory / run_directory.VOCABULARY, (json.dumps(known, indent=2) + "\n").encode())
+    storage.write(directory / file, content)
+  storage.write(directory / run_directory.VOCABULARY, (json.dumps(known, indent=2) + "\n").encode())
 
 
 def saved_in(directory: str | os.PathLike) -> bool:

@@ -10,7 +10,7 @@ import sys
 import sentencepiece
 import seqio
 
-from gpt4x import run_directory
+from gpt4x import storage
 from gpt4x.data import data_dir, make_folder
 from gpt4x.data.task_examples import examples
 from gpt4x.data.vocabularies.sentence_pieces import model_path
@@ -45,7 +45,7 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     earlier = path.read_bytes() if path.exists() else None
-    run_directory.write(path, model.getvalue())
+    storage.write(path, model.getvalue())
   except OSError as error:
     raise UserError(f"cannot write {path} ({error.strerror}): name another file for the vocabulary") from error
   if earlier is not None and earlier != model.getvalue():

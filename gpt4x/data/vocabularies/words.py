@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.data.local_text import LocalText
 from gpt4x.data.vocabularies.files import FileVocabulary, PythonVocabulary
 from gpt4x.errors import UserError
@@ -112,5 +112,5 @@ def write_words(words: Sequence[str], directory: str | os.PathLike) -> WordVocab
   path = pathlib.Path(directory) / run_directory.WORDS
   _word_ids(words, path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  run_directory.write(path, "".join(f"{word}\n" for word in words).encode())
+  storage.write(path, "".join(f"{word}\n" for word in words).encode())
   return WordVocabulary(path)

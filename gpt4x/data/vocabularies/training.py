@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 import sys
+import uuid
 
 import sentencepiece
 import seqio
@@ -22,7 +23,7 @@ CHUNK = 4096  # Characters in a "sentence" of SentencePiece: longer than a line,
 
 def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike) -> None:
   """Trains a lossless byte-pair model of `size` pieces (0 padding, 1 end, 2 unknown, then 256 bytes) into `path`."""
-  path = pathlib.Path(path)
+  path = storage.path(path)
   _check_output(path)
   chunks, characters = list[str](), 0
   for text in texts:
@@ -43,8 +44,9 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
     reason = " ".join(str(error).rpartition("] ")[2].split())  # Behind the place in the C++ source and the condition.
     raise UserError(f"cannot train a vocabulary of {size} pieces on {characters} characters: {reason}") from error
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    earlier = path.read_bytes() if path.exists() else None
+    if not storage.is_remote(path):
+      path.parent.mkdir(parents=True, exist_ok=True)
+    earlier = storage.read(path)
     storage.write(path, model.getvalue())
   except OSError as error:
     raise UserError(f"cannot write {path} ({error.strerror}): name another file for the vocabulary") from error
@@ -56,6 +58,11 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
 
 def _check_output(path: pathlib.Path) -> None:
   """Raises UserError, before minutes of training, for a path that no file can be written to."""
+  if storage.is_remote(path):
+    probe = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    storage.write(probe, b"")
+    probe.unlink()
+    return
   folder = next((folder for folder in path.parents if folder.exists()), path.parent)
   if path.exists() and not path.is_file():
     raise UserError(f"cannot write a vocabulary to {path}, which is {'a folder' if path.is_dir() else 'no file'}: name"

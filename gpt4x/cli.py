@@ -9,8 +9,8 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from gpt4x import __version__
-from gpt4x.errors import CommandError, nearest
+from gpt4x import __version__, storage
+from gpt4x.errors import CommandError, nearest, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -232,8 +232,11 @@ def _path(argument: str) -> str:
 
 
 def _directory(argument: str) -> str:
-  if "://" in argument:
-    raise argparse.ArgumentTypeError(f"{argument!r} is not a local directory: mount the bucket, or name a local one")
+  """An argparse type: a local directory, or one in a bucket."""
+  try:
+    storage.check(argument)
+  except UserError as error:
+    raise argparse.ArgumentTypeError(str(error)) from None
   return _path(argument)
 
 

@@ -1,5 +1,9 @@
 """The names in a model directory."""
 
+import pathlib
+
+from gpt4x import storage
+
 CONFIG = "config.gin"  # The configuration of the run, from which every command continues.
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -12,3 +16,9 @@ SENTENCEPIECE = "sentencepiece.model"
 WORDS = "words.txt"
 TOKENIZER = "tokenizer.json"
 OWN_VOCABULARY = "vocabulary.bin"
+COMMITTED = "commit_success.txt"  # In a checkpoint that is in a bucket.
+
+
+def is_finished(checkpoint: pathlib.Path) -> bool:
+  """Whether a checkpoint is all there: Orbax ends with a rename; in a bucket it writes in place, and this file last."""
+  return not storage.is_remote(checkpoint) or (checkpoint / COMMITTED).exists()

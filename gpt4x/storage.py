@@ -29,16 +29,22 @@ def is_remote(path: str | os.PathLike) -> bool:
   return "://" in os.fspath(path)
 
 
+def check(text: str) -> None:
+  """Raises UserError for a URL of no store that is known here."""
+  scheme, separator, rest = text.partition("://")
+  if separator and scheme not in _PACKAGES:
+    raise UserError(f"{text}: there is no storage {scheme}://: give a local path, gs://BUCKET/PATH or s3://BUCKET/PATH")
+  if separator and not (rest[:1] != "/" and rest.partition("/")[2].strip("/")):
+    raise UserError(f"{text} names no directory in a bucket: write {scheme}://BUCKET/PATH")
+
+
 def path(text: str | os.PathLike) -> pathlib.Path:
   """A local path with `~` expanded, or that of an object in a bucket, an `epath.Path`; they have the same methods."""
   text = os.fspath(text)
   if not is_remote(text):
     return pathlib.Path(os.path.expanduser(text))
-  scheme, _, rest = text.partition("://")
-  if scheme not in _PACKAGES:
-    raise UserError(f"{text}: there is no storage {scheme}://: give a local path, gs://BUCKET/PATH or s3://BUCKET/PATH")
-  if not rest.strip("/"):
-    raise UserError(f"{text} names no bucket: write {scheme}://BUCKET/PATH")
+  check(text)
+  scheme = text.partition("://")[0]
   if importlib.util.find_spec(_PACKAGES[scheme]) is None:
     raise UserError(f"{text} needs {_PACKAGES[scheme]}, which is not installed: pip install 'gpt4x[{_EXTRAS[scheme]}]'")
   _use_fsspec()
@@ -62,6 +68,19 @@ def write(path: pathlib.Path, content: bytes) -> None:
   temporary = path.with_name(f"{path.name}.{os.getpid()}")
   temporary.write_bytes(content)
   temporary.replace(path)
+
+
+@contextlib.contextmanager
+def new_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A local file to write, by what writes local files only, which then takes its place whole."""
+  if not is_remote(path):
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    yield unfinished
+    unfinished.replace(path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    yield pathlib.Path(folder, path.name)
+    upload(pathlib.Path(folder, path.name), path)
 
 
 def make_directory(path: pathlib.Path) -> None:
@@ -88,17 +107,18 @@ def upload(source: pathlib.Path, path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def local_copy(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A directory for what reads local files only: the directory itself, or a copy of one in a bucket, while needed."""
+def local_copy(path: pathlib.Path, names: str = "*") -> Iterator[pathlib.Path]:
+  """A directory for what reads local files only: the directory itself, or a copy of the files in a bucket.
+
+  The copy has the files directly in it whose names fit the pattern, and is removed at the end.
+  """
   if not is_remote(path):
     yield path
     return
   with tempfile.TemporaryDirectory() as folder:
-    for file in files_below(path):
-      copy = pathlib.Path(folder) / file.relative_to(path)
-      copy.parent.mkdir(parents=True, exist_ok=True)
-      with errors(file):
-        file_system(path).get_file(str(file), str(copy))
+    with errors(path):
+      for file in file_system(path).glob(f"{path}/{names}"):
+        file_system(path).get_file(file, f"{folder}/{file.rpartition('/')[2]}")
     yield pathlib.Path(folder)
 
 

@@ -29,7 +29,8 @@ FLOORS = """
     configuration
     launch
     partitioning
-    run_directory storage
+    run_directory
+    storage
     errors
 """
 LEVELS = {room: level for level, line in enumerate(FLOORS.split("\n")) for room in line.split()}

@@ -1,8 +1,10 @@
 """Gin files by name."""
 
+import io
 import os
 import pathlib
 
+from gpt4x import storage
 from gpt4x.errors import CommandError, nearest
 
 SHIPPED = pathlib.Path(__file__).resolve().parents[2] / "gin_configs"  # Beside this package, installed or not.
@@ -30,6 +32,7 @@ def find(name: str, beside: pathlib.Path | None = None) -> pathlib.Path:
 
 def read(path: pathlib.Path) -> str:
   try:
-    return path.read_text(encoding="utf-8-sig")  # Editors may put a byte-order mark.
+    with storage.errors(path):
+      return io.TextIOWrapper(io.BytesIO(path.read_bytes()), "utf-8-sig").read()  # Editors may put a byte-order mark.
   except (OSError, UnicodeDecodeError) as error:
     raise CommandError(f"gin file {path} cannot be read: {error}") from None

@@ -69,7 +69,8 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
   bindings += [f"MoEConfig.{name}={value!r}" for name, value in experts.items()]
   bindings.append(f"TransformerConfig.moe={'@MoEConfig()' if experts else None}")
   if isinstance(vocabulary, vocabularies.WordVocabulary):
-    bindings.append(f"LocalText.words={str((model_dir / run_directory.WORDS).absolute())!r}")
+    file = model_dir / run_directory.WORDS
+    bindings.append(f"LocalText.words={str(file if storage.is_remote(file) else file.absolute())!r}")
   return Foreign(model, params, vocabulary, text, bindings)
 
 

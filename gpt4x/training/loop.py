@@ -4,7 +4,6 @@ from collections.abc import Callable
 import contextlib
 import json
 import os
-import pathlib
 import sys
 
 import jax
@@ -136,12 +135,14 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
         if evaluating:
           evaluated = evaluate()
         if saving:
+          writer.flush()
           directory.save(step, state, data_state, gin_text, config.seed)
         if evaluating:
           rates.restart()
       if unreported:
         report(*unreported)
       if start < step < total_steps:
+        writer.flush()
         directory.save(step, state, data_state, gin_text, config.seed)
   if jax.process_index() == 0:
     plots.plot_losses(model_dir)
@@ -157,7 +158,7 @@ def write_configuration(model_dir: str, experiment: Experiment, gin_text: str) -
   """Writes the vocabulary and the gin text, so that `eval` and `generate` need nothing but the directory."""
   if jax.process_index() == 0:
     vocabularies.save(experiment.data.vocabulary, model_dir)
-    storage.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())
+    storage.write(storage.path(model_dir) / run_directory.CONFIG, gin_text.encode())
 
 
 def _describe(experiment: Experiment, partitioner: Partitioner, rates: Rates, step: int, total_steps: int) -> str:

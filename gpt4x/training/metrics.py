@@ -14,18 +14,22 @@ from gpt4x import run_directory, storage
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
 from gpt4x.training.events import Events
+from gpt4x.training.growing_file import GrowingFile
 
 
 class MetricsWriter:
   """Appends to DIR/metrics.jsonl, one JSON object a line, and to TensorBoard event files beside it."""
 
   def __init__(self, model_dir: str, tensorboard: bool = True):
-    self._path = pathlib.Path(model_dir) / run_directory.METRICS
+    self._path = storage.path(model_dir) / run_directory.METRICS
     self._active = jax.process_index() == 0
+    self._lines = GrowingFile(self._path)
     self._events = Events(self._path.parent) if tensorboard else None
 
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes a line {"step": ..., "split": ..., name: value, ...}; it is in the file when this returns.
+
+    In a bucket, files are uploaded whole: every few seconds, and by `flush`.
 
     A float has the digits that give back the same float, so equal values make equal text. One that is not finite
     becomes null, for which JSON has no other name.
@@ -36,21 +40,27 @@ class MetricsWriter:
     line = {"step": int(step), "split": split} | {
         name: value if math.isfinite(value) else None for name, value in values.items()}
     try:
-      with self._path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+      self._lines.append(json.dumps(line) + "\n")
       if self._events is not None:
         self._events.write(int(step), {f"{split}/{name}": value for name, value in values.items()})
+      if self._lines.is_due:
+        self.flush()
     except OSError as error:
       raise _cannot_write(self._path, error) from error
+
+  def flush(self) -> None:
+    """Returns when all lines are in their files, which they have to be before a checkpoint of their step is."""
+    self._lines.flush()
+    if self._events is not None:
+      self._events.flush()
 
   def truncate(self, step: int) -> None:
     """Drops what was written after `step`, and what is no line of metrics: a run restored there writes it anew."""
     if not self._active:
       return
     try:
-      if self._path.exists():
-        kept = [text for text, line in _lines(self._path) if line["step"] <= step]
-        storage.write(self._path, b"".join(kept))
+      if (content := storage.read(self._path)) is not None:
+        self._lines.replace(b"".join(text for text, line in _lines(self._path, content) if line["step"] <= step))
       if self._events is not None:
         self._events.truncate(step)
     except OSError as error:
@@ -58,19 +68,21 @@ class MetricsWriter:
 
   def has(self, step: int, split: str) -> bool:
     """Whether metrics of a split were written at a step; the same on every process."""
-    found = self._active and self._path.exists() and any(
-        (line["step"], line["split"]) == (step, split) for _, line in _lines(self._path))
+    found = self._active and any(
+        (line["step"], line["split"]) == (step, split) for _, line in _lines(self._path, storage.read(self._path)))
     return agreement.exchange(str(found))[0] == "True"
 
   def close(self) -> None:
+    if self._active:
+      self.flush()
     if self._events is not None:
       self._events.close()
 
 
 def read_metrics(model_dir: str) -> list[dict[str, Any]]:
   """The lines of DIR/metrics.jsonl, oldest first; empty if there is none."""
-  path = pathlib.Path(model_dir) / run_directory.METRICS
-  return [line for _, line in _lines(path)] if path.exists() else []
+  path = storage.path(model_dir) / run_directory.METRICS
+  return [line for _, line in _lines(path, storage.read(path))]
 
 
 class Progress:
@@ -121,9 +133,9 @@ class Progress:
       self._bar.stop()
 
 
-def _lines(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def _lines(path: pathlib.Path, content: bytes | None) -> Iterator[tuple[bytes, dict[str, Any]]]:
   """Each line of metrics as it is written, and what it says; warns of others, but for a last one without its end."""
-  *texts, _ = path.read_bytes().split(b"\n")
+  *texts, _ = (content or b"").split(b"\n")
   for number, text in enumerate(texts, 1):
     try:
       line = json.loads(text)

@@ -1,13 +1,13 @@
 """The loss curve of a run, drawn from its metrics.jsonl."""
 
 from collections.abc import Iterable, Mapping
+import io
 import itertools
-import pathlib
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.training.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ _PANELS = {"loss": "loss (nats per token)", "bits_per_byte": "bits per byte"}
 def plot_losses(model_dir: str) -> None:
   """Draws DIR/loss.png, unless there is nothing to draw yet."""
   if drawn := figure(read_metrics(model_dir)):
-    drawn.savefig(pathlib.Path(model_dir) / run_directory.LOSSES, dpi=120)
+    picture = io.BytesIO()
+    drawn.savefig(picture, dpi=120)
+    storage.write(storage.path(model_dir) / run_directory.LOSSES, picture.getvalue())
 
 
 def figure(metrics: Iterable[Mapping[str, Any]]) -> "Figure | None":

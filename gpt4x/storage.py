@@ -13,6 +13,7 @@ import logging
 import os
 import pathlib
 import tempfile
+import uuid
 from typing import Any, cast
 
 from gpt4x.errors import one_line, UserError
@@ -96,6 +97,14 @@ def files_below(path: pathlib.Path) -> list[pathlib.Path]:
   with errors(path):
     place = str(path).partition("://")[2]
     return [path / name.removeprefix(f"{place}/") for name in sorted(file_system(path).find(place))]
+
+
+def check_writable(path: pathlib.Path) -> None:
+  """Raises UserError, before long work whose result is to lie there, if nothing can be written to a place in a bucket."""
+  probe = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+  write(probe, b"")
+  with errors(probe):
+    probe.unlink()
 
 
 def upload(source: pathlib.Path, path: pathlib.Path) -> None:

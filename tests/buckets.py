@@ -69,7 +69,7 @@ def new_bucket(scheme, stores) -> str:
   from gpt4x import storage
   stores(scheme)
   url = f"{scheme}://gpt4x-{uuid.uuid4().hex[:12]}"
-  storage.path(url)
+  storage.path(f"{url}/any")
   storage.file_system(url).mkdir(url.partition("://")[2])
   return url
 

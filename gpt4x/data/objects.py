@@ -139,7 +139,7 @@ def _get(url: str, start: int, end: int) -> bytes:
   except FileNotFoundError as error:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url) from error
   if len(data) != end - start:
-    raise OSError("it was written while it was read")
+    raise OSError(errno.ESTALE, "it was written while it was read", url)
   return data
 
 

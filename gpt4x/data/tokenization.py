@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt4x import storage
 from gpt4x.data import changes, copies, prepared, shared, variable
 from gpt4x.data.fingerprint import files_of, identify
 from gpt4x.data.task_examples import errors_of, examples, say_once
@@ -29,8 +30,9 @@ def open_or_build(task: "seqio.Task", split: str) -> TokenStore:
     if path.exists():
       warn_of_old(f"the tokens of {task.name}/{split}", path, prepared.day_of(path.stat().st_mtime), unseen)
     else:
-      where = shared.place(path) or path
-      print(f"tokenizing {task.name}/{split} into {where}", file=sys.stderr)  # Takes minutes a gigabyte.
+      if there := shared.place(path):
+        storage.check_writable(there)
+      print(f"tokenizing {task.name}/{split} into {there or path}", file=sys.stderr)  # Takes minutes a gigabyte.
       with prepared.unfinished(path) as folder:
         _write(task, split, folder)
         changes.write_files(folder, files_of(task, split))

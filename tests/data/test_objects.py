@@ -21,7 +21,8 @@ lines = lambda texts: "".join(json.dumps({"text": text}) + "\n" for text in text
 FILES = {
     "c/a.txt": "first\nsecond " * 40, "c/B.txt": "capital " * 40, "c/deep/er/b.md": "Ü\0 " * 50,
     "c/d.jsonl": lines(f"line {i} " * 20 for i in range(30)),
-    "c/e.jsonl.gz": gzip.compress(lines(["zip " * 30]).encode()), "c/f.bz2": bz2.compress(b"two " * 30), "c/é.txt": "accent " * 30, "c/empty.txt": "", "c/.hidden.txt": "no " * 30,
+    "c/e.jsonl.gz": gzip.compress(lines(["zip " * 30]).encode()), "c/f.bz2": bz2.compress(b"two " * 30),
+    "c/é.txt": "accent " * 30, "c/empty.txt": "", "c/.hidden.txt": "no " * 30,
     "c/.dir/x.txt": "no " * 30, "c/[x].txt": "brackets " * 20, "v.txt": "held out " * 20,
 }
 

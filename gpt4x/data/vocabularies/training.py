@@ -6,7 +6,6 @@ import io
 import os
 import pathlib
 import sys
-import uuid
 
 import sentencepiece
 import seqio
@@ -44,8 +43,7 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
     reason = " ".join(str(error).rpartition("] ")[2].split())  # Behind the place in the C++ source and the condition.
     raise UserError(f"cannot train a vocabulary of {size} pieces on {characters} characters: {reason}") from error
   try:
-    if not storage.is_remote(path):
-      path.parent.mkdir(parents=True, exist_ok=True)
+    storage.make_directory(path.parent)
     earlier = storage.read(path)
     storage.write(path, model.getvalue())
   except OSError as error:
@@ -59,9 +57,7 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
 def _check_output(path: pathlib.Path) -> None:
   """Raises UserError, before minutes of training, for a path that no file can be written to."""
   if storage.is_remote(path):
-    probe = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-    storage.write(probe, b"")
-    probe.unlink()
+    storage.check_writable(path)
     return
   folder = next((folder for folder in path.parents if folder.exists()), path.parent)
   if path.exists() and not path.is_file():

@@ -173,7 +173,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   vocabulary.add_argument("--task", type=_filled_text, required=True, help="a seqio task, such as stdlib_bytes")
   vocabulary.add_argument("--size", type=_number(int, 1, _MANY), required=True, metavar="V", help="number of pieces")
   vocabulary.add_argument("--output", required=True, type=_path, metavar="NAME_OR_PATH",
-                          help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or the path of a .model file")
+                          help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or a .model file's path or URL")
   cache = command("cache", "list or remove the tokens that are kept of tasks in $GPT4X_DATA_DIR")
   cache.add_argument("--remove", type=_filled_text, metavar="GLOB",
                      help="remove what has such a name; quote it: --remove='my_task-*'")

@@ -13,8 +13,8 @@ import logging
 import os
 import pathlib
 import tempfile
-import uuid
 from typing import Any, cast
+import uuid
 
 from gpt4x.errors import one_line, UserError
 
@@ -100,7 +100,7 @@ def files_below(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def check_writable(path: pathlib.Path) -> None:
-  """Raises UserError, before long work whose result is to lie there, if nothing can be written to a place in a bucket."""
+  """Raises UserError, before long work whose result is to lie there, if a place in a bucket cannot be written to."""
   probe = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
   write(probe, b"")
   with errors(probe):

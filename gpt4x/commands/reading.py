@@ -60,7 +60,8 @@ def _check_nothing_is_overwritten(model_dir: str) -> None:
   with storage.errors(path):
     if not path.exists():
       return
-  if not storage.is_remote(path) and any(path.samefile(read) for read in configuration.files_read()):
+  remote = lambda read: storage.is_remote(read) or storage.is_remote(path)
+  if any(read == path if remote(read) else path.samefile(read) for read in configuration.files_read()):
     raise CommandError(f"--gin_file={path} is the file that the run in {model_dir} writes its configuration to: leave"
                        " --gin_file out to continue that run, or choose another --model_dir for a new one")
   if not path.with_name(run_directory.VOCABULARY).exists():  # Which every run writes first.

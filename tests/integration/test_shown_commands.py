@@ -32,6 +32,7 @@ ELSEWHERE = {
     "--model_dir=/shared/runs/mpi": ("an MPI cluster; test_clusters.py has its variables", 32),
     "--model_dir=/shared/runs/hosts": ("several hosts; test_hosts.py runs them", 16),
     "--model_dir=/mnt/bucket/runs/gke": ("a Kubernetes cluster; test_hosts.py runs several hosts", 32),
+    "gs://BUCKET/corpus": ("a bucket; data/test_objects.py reads emulated ones", 1),
     "--loop=t5x": ("upstream t5x; test_t5x.py runs it where it is installed", 1),
     "train --gin_file=experiments/dense_70b.gin": ("a TPU pod, 32 chips", 32),
     "train --gin_file=experiments/mixture_8x7b.gin": ("a TPU pod, 16 chips", 16),

@@ -117,19 +117,17 @@ def _count(size: int) -> int:
 
 def _pieces(files: Iterable[Stat]) -> Iterator["futures.Future[bytes]"]:
   """The pieces of objects in order, which are on their way before they are asked for."""
-  waiting = collections.deque["futures.Future[bytes]"]()
-  with futures.ThreadPoolExecutor(_AHEAD, "bucket") as pool:
-    try:
-      for url, size, _ in files:
-        for i in range(_count(size) if storage.is_remote(url) else 0):
-          waiting.append(pool.submit(_get, url, i * _PIECE, min(size, (i + 1) * _PIECE)))
-          if len(waiting) > _AHEAD:
-            yield waiting.popleft()
-      while waiting:
-        yield waiting.popleft()
-    finally:
-      for piece in waiting:
-        piece.cancel()
+  waiting, pool = collections.deque["futures.Future[bytes]"](), futures.ThreadPoolExecutor(_AHEAD, "bucket")
+  try:
+    for url, size, _ in files:
+      for i in range(_count(size) if storage.is_remote(url) else 0):
+        waiting.append(pool.submit(_get, url, i * _PIECE, min(size, (i + 1) * _PIECE)))
+        if len(waiting) > _AHEAD:
+          yield waiting.popleft()
+    while waiting:
+      yield waiting.popleft()
+  finally:  # Which may run in the very thread that the requests need: nothing is waited for.
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _get(url: str, start: int, end: int) -> bytes:

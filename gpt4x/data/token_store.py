@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gpt4x.data import prepared, variable
+from gpt4x.data import prepared, shared, variable
 from gpt4x.errors import UserError
 
 _CHUNK = 1 << 20  # Bytes that are checked at a time.
@@ -107,8 +107,10 @@ class TokenStore:
 
   def damaged(self, reason: str) -> UserError:
     """The error for a store that does not hold what was written."""
-    return UserError(f"token store {self.path} is damaged ({reason}): delete it ({prepared.remedy(self.path)}), and the"
-                     " next run makes it again")
+    copy = shared.place(self.path) is not None
+    remedy, does = (f"rm -r '{self.path}'", "copies") if copy else (prepared.remedy(self.path), "makes")
+    return UserError(f"token store {self.path} is damaged ({reason}): delete it ({remedy}), and the next run {does} it"
+                     " again")
 
 
 def _read(file: BinaryIO, start: int) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 import seqio
@@ -147,6 +148,17 @@ def test_damage_in_the_bucket_is_told_and_can_be_mended(gs, machine, file, chang
   cli.main(["cache", f"--remove={remedy}"])
   assert not names(gs)
   assert tokens() == DOCUMENTS
+
+
+def test_a_damaged_copy_is_told_and_copied_again(gs, machine):
+  here = machine(1, gs)
+  tokens()
+  path, = (here / "tokens").iterdir()
+  (path / "tokens.bin").write_bytes(b"\1" + (path / "tokens.bin").read_bytes()[1:])
+  with pytest.raises(UserError, match=f"token store {path} is damaged .*: delete it .rm -r '{path}'., .* copies it"):
+    tokens()
+  shutil.rmtree(path)
+  assert tokens([[3]]) == DOCUMENTS
 
 
 def test_a_bucket_that_is_not_there_is_told_before_the_work(bucket, machine, monkeypatch):

@@ -54,7 +54,10 @@ def matches(parameter: str, pattern: str) -> list[Stat]:
 def stat(url: str) -> Stat:
   """An object's size and the hash of its content; FileNotFoundError if there is none."""
   with storage.errors(url):
-    return _stat(url, _files(url).info(url))
+    info = _files(url).info(url)
+  if info["type"] != "file":  # What is called like the beginning of others.
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
+  return _stat(url, info)
 
 
 def _files(url: str) -> Any:

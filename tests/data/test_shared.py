@@ -187,6 +187,9 @@ def test_list_and_removal_are_of_the_bucket(bucket, machine, capsys):
   assert listed[-1].startswith("3 entries, ") and listed[-1].endswith(f" in {bucket}/deep/data")
   assert cli.main(["cache", "--remove=*", "--older_than=1"]) == 1
   assert len(names(bucket)) == 6
+  put(f"{bucket}/deep/data/tokens/toy-train-9/abcd/tokens.bin", "text")
+  cli.main(["cache", "--remove=toy-train-9"])
+  assert len(names(bucket)) == 6  # And nothing whose name goes on.
   cli.main(["cache", "--remove=toy-*"])
   assert names(f"{bucket}/deep/data") == {"content/note", "vocabularies/mine.model"}
   machine(1, bucket)

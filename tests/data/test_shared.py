@@ -176,19 +176,19 @@ def test_a_bucket_that_is_not_there_is_told_before_the_work(bucket, machine, mon
 def test_list_and_removal_are_of_the_bucket(bucket, machine, capsys):
   machine(1, bucket)
   tokens()
-  put(f"{bucket}/deep/data/tokens/toy-train-99/abcd/tokens.bin", bytes(2000))  # As a killed upload leaves it.
+  put(f"{bucket}/deep/data/tokens/toy-val-99/abcd/tokens.bin", bytes(2000))  # As a killed upload leaves it.
   put(f"{bucket}/deep/data/content/note", json.dumps({"name": "toy/validation"}))
   put(f"{bucket}/deep/data/vocabularies/mine.model", "no entry")
   machine(2, bucket)  # Which has no copy.
   cli.main(["cache"])
   listed = capsys.readouterr().out.splitlines()
-  assert [line.split()[0].rpartition("-")[0] for line in listed[1:-1]] == ["", "toy-train", "toy-train"]
-  assert [line.split()[-1] for line in listed[1:-1]] == ["toy/validation", "unfinished", "toy/train"]
+  assert [line.split()[0].rpartition("-")[0] for line in listed[1:-1]] == ["", "toy-train", "toy-val"]
+  assert [line.split()[-1] for line in listed[1:-1]] == ["toy/validation", "toy/train", "unfinished"]
   assert listed[-1].startswith("3 entries, ") and listed[-1].endswith(f" in {bucket}/deep/data")
   assert cli.main(["cache", "--remove=*", "--older_than=1"]) == 1
   assert len(names(bucket)) == 6
-  put(f"{bucket}/deep/data/tokens/toy-train-9/abcd/tokens.bin", "text")
-  cli.main(["cache", "--remove=toy-train-9"])
+  put(f"{bucket}/deep/data/tokens/toy-val-9/abcd/tokens.bin", "text")
+  cli.main(["cache", "--remove=toy-val-9"])
   assert len(names(bucket)) == 6  # And nothing whose name goes on.
   cli.main(["cache", "--remove=toy-*"])
   assert names(f"{bucket}/deep/data") == {"content/note", "vocabularies/mine.model"}

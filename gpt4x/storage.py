@@ -262,6 +262,7 @@ def _use_fsspec() -> None:
     os.environ["EPATH_USE_TF"] = "false"
     gpath._is_tf_installed.cache_clear()  # Which has asked for the variable, perhaps. pylint: disable=protected-access
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # It asks a second service about each bucket.
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # It prints tracebacks of errors that it also raises.
+    for logger in ("gcsfs", "google.auth"):  # They print what they also raise, the first with a traceback.
+      logging.getLogger(logger).setLevel(logging.CRITICAL)
     for name in ("gs", "gcs", "s3"):  # Another process may write there: listings are never kept.
       fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)

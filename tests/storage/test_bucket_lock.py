@@ -21,9 +21,9 @@ def write(place, **changes):
 
 
 def test_the_second_is_refused_and_the_next_has_it(place):
-  with lock.held(str(place)):
-    with pytest.raises(UserError, match=f"{place} is in use: process .* has been writing there"), lock.held(str(place)):
-      pytest.fail("two at a time")
+  refused = pytest.raises(UserError, match=f"{place} is in use: process .* has been writing there")
+  with lock.held(str(place)), refused, lock.held(str(place)):
+    pytest.fail("two at a time")
   assert storage.files_below(place) == []
   with lock.held(str(place)):
     assert storage.files_below(place) == [place / "train.lock"]

@@ -62,7 +62,8 @@ def test_every_command_reads_it(run, local, tmp_path, capsys):
   for name in ("model.safetensors", "config.json", "vocabulary.json"):
     assert storage.read(exported / name) == (tmp_path / "exported" / name).read_bytes()
   said("convert", "--from=safetensors", f"--input={exported}", f"--model_dir={converted}")
-  assert said("eval", f"--model_dir={converted}") == said("eval", f"--model_dir={run}")
+  expected = said("eval", f"--model_dir={run}").replace(f"step {STEPS}\n", "step 0\n")
+  assert said("eval", f"--model_dir={converted}") == expected
   assert cli.main(["export", f"--model_dir={run}", f"--output={exported}"]) == 1
   assert "is there already" in capsys.readouterr().err
 

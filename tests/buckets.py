@@ -19,19 +19,11 @@ def stores() -> Iterator[Callable[[str], None]]:
       if name := emulators.missing(scheme):
         pytest.skip(f"{name} is not installed: pip install 'gpt4x[test]'")
       if scheme not in started:
-        running.callback(_forget, scheme)
         for name, value in running.enter_context(emulators.running(scheme)).items():
           patch.setenv(name, value)
-        _forget(scheme)
         started.add(scheme)
 
     yield start
-
-
-def _forget(scheme: str) -> None:
-  """Lets fsspec look anew where a store is: it keeps its file systems."""
-  import fsspec
-  fsspec.get_filesystem_class(scheme).clear_instance_cache()
 
 
 @pytest.fixture(params=["gs", "s3"])

@@ -67,8 +67,6 @@ setuptools.setup(
     extras_require={
         "gcs": ["gcsfs>=2025.3,<2027"],  # gs:// paths.
         "s3": ["s3fs>=2025.3,<2027"],  # s3:// paths.
-        "wandb": ["wandb>=0.22,<0.31"],  # 0.31 brings a pre-release of a package of its own.
-        "mlflow": ["mlflow-skinny>=3.1,<4"],  # All of MLflow but its server.
         "test": [
             "gpt4x[gcs,huggingface,mlflow,s3,wandb]",
             "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.
@@ -87,7 +85,7 @@ setuptools.setup(
         ],
         "huggingface": ["tokenizers>=0.20,<0.24"],  # For a tokenizer.json as a vocabulary.
         # Trackers. MLflow without its server; the last two are for a store in a file, 'sqlite:////PATH/mlflow.db'.
-        "wandb": ["wandb>=0.31,<0.32"],
+        "wandb": ["wandb>=0.30,<0.31"],  # 0.31 brings a pre-release of a package of its own.
         "mlflow": ["mlflow-skinny>=3.10,<4", "sqlalchemy>=2,<3", "alembic>=1.13,<2"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],

@@ -1,16 +1,20 @@
 """Kills runs and damages checkpoints at random, and compares what comes of it with a run that nobody disturbed.
 
     python -m benchmarks.campaigns kills --count=20 --seed=0
+    python -m benchmarks.campaigns kills --store=gs --count=30
     python -m benchmarks.campaigns damages --count=60 --seed=0
 
 `kills` starts tiny trainings and sends SIGKILL, SIGTERM once or twice, or Ctrl-C once or twice at random moments of
 their start, steps, evaluations, saves and end; the same command then goes on. When a run is through, its metrics,
-TensorBoard's events and its last checkpoint have to be those of the undisturbed run, bit for bit. `damages` changes
+TensorBoard's events and its last checkpoint have to be those of the undisturbed run, bit for bit. With a store, the
+trainings that are killed (by SIGKILL alone) are in a bucket of an emulator. `damages` changes
 random files of random checkpoints, and each time the newest whole one has to come back exactly, or one line tells.
 """
 
 import argparse
 from collections import Counter
+import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -23,8 +27,10 @@ import tempfile
 import time
 from typing import Any
 
+from gpt4x import storage
 from tests.integration import corpus
-from tests.integration.faults import STRAIGHT, trail
+from tests.integration.faults import outcome, STRAIGHT
+from tests.storage import emulators
 
 STEPS = 240
 NOTICES = {"SIGKILL": [signal.SIGKILL], "SIGTERM": [signal.SIGTERM], "SIGTERM twice": [signal.SIGTERM] * 2,
@@ -39,24 +45,29 @@ def main() -> None:
   parser.add_argument("campaign", choices=["kills", "damages"])
   parser.add_argument("--count", type=int, default=20, help="kills or damages (default: %(default)s)")
   parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+  parser.add_argument("--store", choices=emulators.STORES, help="of the killed trainings (default: this machine)")
   arguments = parser.parse_args()
-  with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
+  with contextlib.ExitStack() as stack:
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-"))
     work = pathlib.Path(folder)
     os.environ["GPT4X_DATA_DIR"] = str(work / "data")
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(work / "jax")}
     corpus.write(work / "text")
-    campaign = {"kills": kills, "damages": damages}[arguments.campaign]
+    if arguments.store:
+      os.environ |= stack.enter_context(emulators.running(arguments.store))
+      emulators.make_bucket(arguments.store)
+    campaign = {"kills": functools.partial(kills, store=arguments.store), "damages": damages}[arguments.campaign]
     print(campaign(work, arguments.count, random.Random(arguments.seed)))
 
 
 def start(work: pathlib.Path, model_dir: pathlib.Path, **bindings: Any) -> subprocess.Popen:
-  """A training in a process of its own, whose standard error is in a file beside its directory."""
+  """A training in a process of its own, whose standard error is in a file that has its directory's name."""
   flags = corpus.flags(work / "text", model_dir, TRAIN_STEPS=STEPS, **bindings)
-  with model_dir.with_suffix(".log").open("ab") as log:
+  with (work / f"{model_dir.name}.log").open("ab") as log:
     return subprocess.Popen([sys.executable, "-c", STRAIGHT, *flags], stderr=log, stdout=subprocess.DEVNULL)
 
 
-def kills(work: pathlib.Path, count: int, draw: random.Random) -> str:
+def kills(work: pathlib.Path, count: int, draw: random.Random, store: str | None = None) -> str:
   """Kills trainings so often; returns a line about what was counted."""
   straight, began = work / "straight", time.monotonic()
   assert start(work, straight).wait() == 0, (straight.with_suffix(".log")).read_text()
@@ -64,21 +75,24 @@ def kills(work: pathlib.Path, count: int, draw: random.Random) -> str:
   began = time.monotonic()
   assert start(work, work / "again").wait() == 0
   whole = min(whole, time.monotonic() - began)  # Without what is compiled and tokenized once.
-  expected = outcome(straight)
-  assert outcome(work / "again") == expected, "two undisturbed runs differ"
+  expected = outcome(straight, STEPS)
+  assert outcome(work / "again", STEPS) == expected, "two undisturbed runs differ"
 
   done, statuses, runs = 0, Counter[str](), 0
   while done < count:
-    model_dir, runs, ended = work / f"run{runs}", runs + 1, False
+    folder = storage.path(f"{store}://bucket/runs") if store else work
+    model_dir, runs, ended = folder / f"run{runs}", runs + 1, False
+    log = work / f"{model_dir.name}.log"
     while not ended and done < count:
       process = start(work, model_dir)
-      notice = draw.choice(list(NOTICES))
+      notice = "SIGKILL" if store else draw.choice(list(NOTICES))
       # A run is short beside its start, so most notices wait for some of its lines.
       if draw.random() < 0.75:
         begun = number_of_lines(model_dir)
         wanted = draw.randint(begun + 1, len(expected["metrics"]) + 1)
         while process.poll() is None and number_of_lines(model_dir) < wanted:
-          time.sleep(0.002)
+          time.sleep(0.05 if store else 0.002)
+        time.sleep(draw.uniform(0, 0.5) if store else 0)  # Lines come to a bucket just before a checkpoint.
       else:
         time.sleep(draw.uniform(0, whole))
       for number in NOTICES[notice]:
@@ -88,41 +102,21 @@ def kills(work: pathlib.Path, count: int, draw: random.Random) -> str:
       ended = status == 0
       done += not ended
       statuses[f"{notice}: {status}"] += 1
-      assert ended or status in ALLOWED[notice], (notice, status, model_dir.with_suffix(".log").read_text()[-3000:])
+      assert ended or status in ALLOWED[notice], (notice, status, log.read_text()[-3000:])
     if not ended:
-      assert start(work, model_dir).wait() == 0, model_dir.with_suffix(".log").read_text()[-3000:]
-    found = outcome(model_dir)
+      assert start(work, model_dir).wait() == 0, log.read_text()[-3000:]
+    copy = emulators.copy_of(model_dir, work / "copy") if store else model_dir
+    found = outcome(copy, STEPS)
     for name in expected:
       assert found[name] == expected[name], f"{model_dir}: the {name} differ from those of the undisturbed run"
-    shutil.rmtree(model_dir)
+    shutil.rmtree(copy)
+    print(f"{done} kills over {runs} runs so far", flush=True)
   return f"{done} kills over {runs} runs, all as the undisturbed one: " + ", ".join(
       f"{name} ({times})" for name, times in sorted(statuses.items()))
 
 
 def number_of_lines(model_dir: pathlib.Path) -> int:
-  path = model_dir / "metrics.jsonl"
-  return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def outcome(model_dir: pathlib.Path) -> dict[str, Any]:
-  """What a run has left: its metrics but for speeds, the steps in TensorBoard's events, and its last checkpoint."""
-  import jax
-  import numpy as np
-  import orbax.checkpoint as ocp
-  import tensorflow as tf
-  events = Counter[tuple[str, int]]()
-  for path in model_dir.glob("*tfevents*"):
-    for event in tf.compat.v1.train.summary_iterator(str(path)):
-      events.update((value.tag, event.step) for value in event.summary.value)
-  arrays = []
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    for item in ("params", "state"):
-      tree = checkpointer.restore(model_dir / "checkpoints" / str(STEPS) / item)
-      arrays += [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
-                 for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-  record = json.loads((model_dir / "checkpoints" / str(STEPS) / "checkpoint.json").read_text())["record"]
-  return {"metrics": trail(model_dir), "events": events, "arrays": arrays,
-          "data positions": record["data_state"]}
+  return (storage.read(model_dir / "metrics.jsonl") or b"").count(b"\n")
 
 
 DAMAGES = {

@@ -9,8 +9,8 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from gpt4x import __version__
-from gpt4x.errors import CommandError, nearest
+from gpt4x import __version__, storage
+from gpt4x.errors import CommandError, nearest, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,7 +173,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   vocabulary.add_argument("--task", type=_filled_text, required=True, help="a seqio task, such as stdlib_bytes")
   vocabulary.add_argument("--size", type=_number(int, 1, _MANY), required=True, metavar="V", help="number of pieces")
   vocabulary.add_argument("--output", required=True, type=_path, metavar="NAME_OR_PATH",
-                          help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or the path of a .model file")
+                          help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or a .model file's path or URL")
   cache = command("cache", "list or remove the tokens that are kept of tasks in $GPT4X_DATA_DIR")
   cache.add_argument("--remove", type=_filled_text, metavar="GLOB",
                      help="remove what has such a name; quote it: --remove='my_task-*'")
@@ -236,8 +236,11 @@ def _path(argument: str) -> str:
 
 
 def _directory(argument: str) -> str:
-  if "://" in argument:
-    raise argparse.ArgumentTypeError(f"{argument!r} is not a local directory: mount the bucket, or name a local one")
+  """An argparse type: a local directory, or one in a bucket."""
+  try:
+    storage.check(argument)
+  except UserError as error:
+    raise argparse.ArgumentTypeError(str(error)) from None
   return _path(argument)
 
 

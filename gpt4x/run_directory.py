@@ -1,9 +1,8 @@
-"""The names in a model directory, and how its small files are written."""
+"""The names in a model directory."""
 
-import os
 import pathlib
 
-from gpt4x.errors import UserError
+from gpt4x import storage
 
 CONFIG = "config.gin"  # The configuration of the run, from which every command continues.
 METRICS = "metrics.jsonl"
@@ -21,17 +20,9 @@ SENTENCEPIECE = "sentencepiece.model"
 WORDS = "words.txt"
 TOKENIZER = "tokenizer.json"
 OWN_VOCABULARY = "vocabulary.bin"
+COMMITTED = "commit_success.txt"  # In a checkpoint that is in a bucket.
 
 
-def check_file(path: pathlib.Path) -> None:
-  """Raises UserError where a file would take the place of something else, such as a directory or /dev/null."""
-  if path.exists() and not path.is_file():
-    raise UserError(f"{path} is there already and no regular file: name another")
-
-
-def write(path: pathlib.Path, content: bytes) -> None:
-  """Replaces a file in one step: a process that dies meanwhile leaves the old file whole."""
-  check_file(path)
-  temporary = path.with_name(f"{path.name}.{os.getpid()}")
-  temporary.write_bytes(content)
-  temporary.replace(path)
+def is_finished(checkpoint: pathlib.Path) -> bool:
+  """Whether a checkpoint is all there: Orbax ends with a rename; in a bucket it writes in place, and this file last."""
+  return not storage.is_remote(checkpoint) or (checkpoint / COMMITTED).exists()

@@ -7,6 +7,8 @@ import tempfile
 
 import pytest
 
+from tests.buckets import bucket, gs, stores  # noqa: F401  Fixtures.
+
 _OWN_DATA_DIR = "GPT4X_TEST_OWNS_DATA_DIR"
 
 

@@ -17,6 +17,7 @@ from gpt4x import configuration, run_directory
 from gpt4x.configuration import files as gin_files
 from gpt4x.configuration import reader, trust
 from gpt4x.errors import CommandError, require
+from tests.buckets import put
 
 MODULES = configuration.MODULES + configuration.TRAINING_MODULES
 
@@ -507,3 +508,18 @@ def test_a_saved_file_that_says_nothing(tmp_path, content, words):
   else:
     with pytest.raises(CommandError, match=words):
       read()
+
+
+def test_a_file_in_a_bucket(gs, files):
+  put(f"{gs}/exp/mine.gin", EXPERIMENT + "include 'part.gin'")
+  put(f"{gs}/exp/part.gin", "TRAIN_STEPS = 7")
+  put(f"{gs}/exp/wrong.gin", "\nTRAIN_STPES = 3")
+  configuration.load(("runs/run.gin", f"{gs}/exp/mine.gin"))
+  assert toy_loop()[1].width == 16 and toy_loop()[2] == 7
+  for name, message in (("wrong.gin", f"{gs}/exp/wrong.gin:2: .*did you mean TRAIN_STEPS"),
+                        ("none.gin", f"gin file {gs}/exp/none.gin not found: correct the URL")):
+    with pytest.raises(CommandError, match=message):
+      configuration.load(("runs/run.gin", "mine.gin", f"{gs}/exp/{name}"))
+  put(f"{gs}/exp/mine.gin", "include 'missing.gin'")
+  with pytest.raises(CommandError, match=f"gin file missing.gin not found in .*{gs}/exp"):
+    configuration.load((f"{gs}/exp/mine.gin",))

@@ -30,6 +30,7 @@ FLOORS = """
     launch
     partitioning
     run_directory
+    storage
     errors
 """
 LEVELS = {room: level for level, line in enumerate(FLOORS.split("\n")) for room in line.split()}

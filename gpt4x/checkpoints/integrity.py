@@ -15,6 +15,7 @@ import zlib
 from etils import epath
 import jax
 
+from gpt4x import storage
 from gpt4x.configuration import kinds
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
@@ -32,11 +33,12 @@ class Damaged(Exception):
 def write_record(directory: epath.Path, record: Mapping[str, Any], folders: Sequence[str]) -> None:
   """Writes `record` with the size and CRC-32 of every file in `folders`, and its own CRC-32."""
   # Files at the top are left out: Orbax rewrites its own note there while committing, and nothing is read from it.
-  paths = [root / name for folder in folders for root, _, names in (directory / folder).walk() for name in names]
+  paths = [path for folder in folders for path in storage.files_below(directory / folder)]
   with futures.ThreadPoolExecutor(8) as pool:
     files = {str(path.relative_to(directory)): entry for path, entry in zip(paths, pool.map(_checksum, paths))}
   record = {**record, "files": files}
-  (directory / RECORD).write_text(json.dumps({"crc32": _crc32_of_json(record), "record": record}))
+  with storage.errors(directory):
+    (directory / RECORD).write_text(json.dumps({"crc32": _crc32_of_json(record), "record": record}))
 
 
 def read_record(directory: epath.Path) -> dict[str, Any]:
@@ -76,7 +78,8 @@ def verify(path: epath.Path, files: Mapping[str, list[int]]) -> None:
 def reading(path: epath.Path) -> Iterator[None]:
   """Within it, a missing file raises Damaged; an error such as an unreachable store ends the run with UserError."""
   try:
-    yield
+    with storage.errors(path):
+      yield
   except FileNotFoundError as error:
     raise Damaged(f"{epath.Path(error.filename or path).name} is missing") from error
   except OSError as error:

@@ -6,6 +6,7 @@
                                             and CRC-32 of every file
 
 `checkpoint.json` is written last, before Orbax commits the directory with a rename: a checkpoint without it is damaged.
+In a bucket nothing is renamed: the files are written in place, and Orbax's `commit_success.txt` after the record.
 Leaves under `frozen` are not saved, since they never change and come from elsewhere.
 """
 
@@ -21,6 +22,7 @@ import gin
 import jax
 import orbax.checkpoint as ocp
 
+from gpt4x import storage
 from gpt4x.checkpoints import integrity, layout, quiet
 from gpt4x.checkpoints.aside import set_aside
 from gpt4x.checkpoints.layout import PyTree
@@ -133,11 +135,12 @@ class Checkpoints(Reader):
     name = f".probe-{agreement.exchange(uuid.uuid4().hex)[0]}"  # No cache knows a new name.
     first, own = (self._directory / f"{name}-{index}" for index in (0, jax.process_index()))
     try:
-      self._directory.mkdir(parents=True, exist_ok=True)
-      own.write_text("probe")  # A full disk may still have room for empty files and directories.
-      agreement.exchange("written")
-      blind = [str(index) for index, seen in enumerate(agreement.exchange(str(first.exists()))) if seen == "False"]
-      own.unlink()
+      with storage.errors(self._model_dir):
+        storage.make_directory(self._directory)
+        own.write_text("probe")  # A full disk may still have room for empty files and directories.
+        agreement.exchange("written")
+        blind = [str(index) for index, seen in enumerate(agreement.exchange(str(first.exists()))) if seen == "False"]
+        own.unlink()
       agreement.exchange("removed")  # Whoever raises below may end the other processes.
     except OSError as error:
       raise UserError(f"model directory {self._model_dir} cannot be written ({integrity.reason(error)}): free or unlock"

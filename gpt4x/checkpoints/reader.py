@@ -8,8 +8,8 @@ from typing import Any
 from etils import epath
 import jax
 
-from gpt4x import run_directory
-from gpt4x.checkpoints import compatibility, integrity, layout
+from gpt4x import run_directory, storage
+from gpt4x.checkpoints import buckets, compatibility, integrity, layout
 from gpt4x.checkpoints.integrity import Damaged
 from gpt4x.checkpoints.layout import PyTree
 from gpt4x.errors import UserError
@@ -21,16 +21,17 @@ class Reader:
   _writes = False  # Whether the checkpoints are ours to rename, and no other run can be about to.
 
   def __init__(self, model_dir: str):
-    self._model_dir = epath.Path(model_dir).expanduser().resolve()
+    self._model_dir = epath.Path(model_dir if storage.is_remote(model_dir) else storage.path(model_dir).resolve())
+    if storage.is_remote(model_dir):
+      buckets.prepare(model_dir)
     self._directory = self._model_dir / run_directory.CHECKPOINTS
 
   def steps(self) -> list[int]:
     """The steps with a finished checkpoint, rising."""
-    # Orbax ends with a rename; on object stores it writes in place and ends with this file.
-    committed = lambda path: "://" not in str(path) or (path / "commit_success.txt").exists()
     try:
-      return sorted(int(path.name) for path in self._directory.iterdir()
-                    if re.fullmatch(r"0|[1-9]\d*", path.name) and committed(path))
+      with storage.errors(self._directory):
+        return sorted(int(path.name) for path in self._directory.iterdir()
+                      if re.fullmatch(r"0|[1-9]\d*", path.name) and run_directory.is_finished(path))
     except FileNotFoundError:
       return []
     except OSError as error:

@@ -1,10 +1,9 @@
 """`gpt4x convert`: makes a model directory, for eval, generate and init_from, of a model in another format."""
 
 import argparse
-import pathlib
 import sys
 
-from gpt4x import configuration, run_directory
+from gpt4x import configuration, run_directory, storage
 from gpt4x.errors import UserError
 from gpt4x.interop import model_directories
 from gpt4x.launch import lock
@@ -16,11 +15,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-  model_dir = pathlib.Path(arguments.model_dir)
+  model_dir = storage.path(arguments.model_dir)
   for name in (run_directory.CONFIG, run_directory.CHECKPOINTS):
     if (model_dir / name).exists():
       raise UserError(f"{model_dir} has a run already ({name}): choose another --model_dir")
-  found = model_directories.read(arguments.source, pathlib.Path(arguments.input), model_dir)
+  with storage.local_copy(storage.path(arguments.input)) as directory:
+    found = model_directories.read(arguments.source, directory, model_dir)
   files, text = (["runs/experiment.gin"], found.data) if found.text is None else ([], found.text)
   configuration.load(files, found.bindings, text=text, where=f"{arguments.input}/{run_directory.CONFIG}")
   model_directories.write(model_dir, found, configuration.config_text())

@@ -1,9 +1,8 @@
 """`gpt4x export`: writes a checkpoint as safetensors, with its vocabulary and its run's configuration."""
 
 import argparse
-import pathlib
 
-from gpt4x import configuration, run_directory
+from gpt4x import configuration, run_directory, storage
 from gpt4x.commands import reading
 from gpt4x.data import vocabularies
 from gpt4x.interop import exports
@@ -14,9 +13,9 @@ def run(arguments: argparse.Namespace) -> None:
   experiment = reading.saved_experiment(arguments.model_dir, data=False)
   step, params = experiment.restore_params(arguments.model_dir, Partitioner(data=1, num_devices=1), arguments.step)
   exports.save(arguments.output, experiment.model, params)
-  if (pathlib.Path(arguments.model_dir) / run_directory.VOCABULARY).exists():
+  if (storage.path(arguments.model_dir) / run_directory.VOCABULARY).exists():
     vocabularies.save(vocabularies.load(arguments.model_dir), arguments.output)
   # As the run saved it, with what only data and training need.
-  text = configuration.read(pathlib.Path(arguments.model_dir) / run_directory.CONFIG)
-  run_directory.write(pathlib.Path(arguments.output) / run_directory.CONFIG, text.encode())
+  text = configuration.read(storage.path(arguments.model_dir) / run_directory.CONFIG)
+  storage.write(storage.path(arguments.output) / run_directory.CONFIG, text.encode())
   print(f"wrote {arguments.output}: step {step}, {experiment.model.config.num_params():,} parameters")

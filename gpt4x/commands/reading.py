@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 import dataclasses
-import pathlib
 from typing import TYPE_CHECKING
 
 import gin
 
-from gpt4x import configuration, run_directory
+from gpt4x import configuration, run_directory, storage
 from gpt4x.configuration import trust
 from gpt4x.errors import CommandError, UserError
 from gpt4x.experiment import Experiment
@@ -57,10 +56,12 @@ def _train_config(model_dir: str | None = None) -> "TrainConfig":
 
 def _check_nothing_is_overwritten(model_dir: str) -> None:
   """Raises CommandError if a file of the user's lies where the run's configuration is to be written."""
-  path = pathlib.Path(model_dir) / run_directory.CONFIG
-  if not path.exists():
-    return
-  if any(path.samefile(read) for read in configuration.files_read()):
+  path = storage.path(model_dir) / run_directory.CONFIG
+  with storage.errors(path):
+    if not path.exists():
+      return
+  remote = lambda read: storage.is_remote(read) or storage.is_remote(path)
+  if any(read == path if remote(read) else path.samefile(read) for read in configuration.files_read()):
     raise CommandError(f"--gin_file={path} is the file that the run in {model_dir} writes its configuration to: leave"
                        " --gin_file out to continue that run, or choose another --model_dir for a new one")
   if not path.with_name(run_directory.VOCABULARY).exists():  # Which every run writes first.

@@ -9,7 +9,7 @@ import pathlib
 import shlex
 import sys
 
-from gpt4x import configuration, run_directory
+from gpt4x import configuration, run_directory, storage
 from gpt4x.commands import reading
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
   model_dir = arguments.model_dir
   experiment = reading.saved_experiment(model_dir)
   found = summary.summarize(model_dir, experiment)
-  path = pathlib.Path(model_dir) / run_directory.REPORT
+  path = storage.path(model_dir) / run_directory.REPORT
   _print(found, path)
   plots.plot_losses(model_dir)
   samples, how = [], ""
@@ -35,8 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     except UserError as error:
       how = f"None: {error}"
       print(f"gpt4x: warning: {run_directory.REPORT} has no samples: {error}", file=sys.stderr)
-  gin_text = configuration.read(pathlib.Path(model_dir) / run_directory.CONFIG)
-  run_directory.write(path, page(found, experiment, gin_text, samples, how).encode(errors="replace"))
+  gin_text = configuration.read(storage.path(model_dir) / run_directory.CONFIG)
+  storage.write(path, page(found, experiment, gin_text, samples, how).encode(errors="replace"))
 
 
 def _print(found: summary.Summary, path: pathlib.Path) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from gpt4x import configuration
+from gpt4x import configuration, storage
 from gpt4x.commands import reading
 from gpt4x.errors import CommandError, UserError
 from gpt4x.launch import agreement
@@ -18,6 +18,8 @@ def run(arguments: argparse.Namespace) -> int:
           " install --no-deps each requirement of the extra t5x in setup.py") from error
     if arguments.step is not None:
       raise CommandError(f"--step={arguments.step} goes back with --loop=gpt4x alone: leave either out")
+    if storage.is_remote(arguments.model_dir):
+      raise UserError(f"--loop=t5x writes to local directories here, not to {arguments.model_dir}: use --loop=gpt4x")
     if agreement.connected():
       raise UserError("--loop=t5x runs in one process here: use --loop=gpt4x, or --num_processes=1")
   config = (reading.new_run(arguments.gin_file, arguments.gin, arguments.model_dir) if arguments.gin_file

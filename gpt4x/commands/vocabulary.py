@@ -2,12 +2,12 @@
 
 import argparse
 
-from gpt4x import configuration, run_directory
+from gpt4x import configuration, storage
 from gpt4x.data import vocabularies
 
 
 def run(arguments: argparse.Namespace) -> None:
   configuration.load(("runs/train.gin", *arguments.gin_file), arguments.gin, partial=True)
-  run_directory.check_file(vocabularies.model_path(arguments.output))  # Before the training.
+  storage.check_file(vocabularies.model_path(arguments.output))  # Before the training.
   import gpt4x.tasks  # noqa: F401  Registers the shipped ones.
   print(f"wrote {vocabularies.train_from_task(arguments.task, arguments.size, arguments.output)}")

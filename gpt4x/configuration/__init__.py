@@ -16,13 +16,12 @@ statement, remembers where each binding stands, and checks the whole before anyt
 from collections.abc import Callable, Collection, Iterator, Sequence
 import contextlib
 import importlib
-import os
 import pathlib
 from typing import Any, TypeVar
 
 import gin
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.configuration import checks, names
 from gpt4x.configuration.files import find, read, SHIPPED
 from gpt4x.configuration.reader import Reader
@@ -86,9 +85,10 @@ def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str 
 def load_run(model_dir: str, gin_files: Sequence[str] = (), bindings: Sequence[str] = (),
              needed: Collection[Callable[..., Any] | str] | None = None) -> None:
   """Restores the configuration of a model directory, changed by `gin_files` and `bindings`."""
-  path = pathlib.Path(os.path.expanduser(model_dir)) / run_directory.CONFIG
+  path = storage.path(model_dir) / run_directory.CONFIG
   try:
-    found = path.exists()
+    with storage.errors(path):
+      found = path.exists()
   except OSError as error:
     raise CommandError(f"{path} cannot be read: {error}") from None
   if not found:

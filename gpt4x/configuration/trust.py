@@ -13,7 +13,7 @@ import os
 import pathlib
 import sys
 
-from gpt4x import run_directory
+from gpt4x import storage
 from gpt4x.errors import CommandError
 
 
@@ -43,7 +43,7 @@ def allow(modules: Iterable[str]) -> None:
     if path := _path():
       with contextlib.suppress(OSError):  # The flag is needed again then.
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        run_directory.write(path, (json.dumps(remembered, indent=2) + "\n").encode())
+        storage.write(path, (json.dumps(remembered, indent=2) + "\n").encode())
 
 
 _this_process: dict[str, list[str]] = {}

@@ -3,18 +3,37 @@
 import os
 import pathlib
 import stat
+import urllib.parse
 
+from gpt4x import storage
 from gpt4x.errors import UserError
 
 
+def shared_dir() -> pathlib.Path | None:
+  """Returns `$GPT4X_DATA_DIR` if that is a folder in a bucket."""
+  given = os.environ.get("GPT4X_DATA_DIR", "")
+  return storage.path(given.rstrip("/")) if storage.is_remote(given) else None
+
+
 def data_dir() -> pathlib.Path:
-  """Returns `$GPT4X_DATA_DIR`, or `~/.cache/gpt4x` where that is unset or empty; read afresh at each call."""
+  """Returns `$GPT4X_DATA_DIR`, or `~/.cache/gpt4x` where that is unset or empty; read afresh at each call.
+
+  With a `shared_dir`, it is the folder of this machine's copies of what is there: tokens are read in place.
+  """
   given = os.environ.get("GPT4X_DATA_DIR") or "~/.cache/gpt4x"
+  if storage.is_remote(given):
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    given = os.path.join(cache, "gpt4x", "copies", urllib.parse.quote(given.rstrip("/"), safe=""))
   try:
     return pathlib.Path(given).expanduser().absolute()
   except RuntimeError as error:  # The user has no entry in the system's list, as in many containers, and no HOME.
-    raise UserError(f"cannot tell where {given} is, since user {os.getuid()} has no home directory: set GPT4X_DATA_DIR"
-                    " to a folder that can be written") from error
+    raise UserError(f"cannot tell where {given} is, since user {os.getuid()} has no home directory: set"
+                    f" {variable()} to a folder that can be written") from error
+
+
+def variable() -> str:
+  """The variable of the environment that says where `data_dir()` is."""
+  return "XDG_CACHE_HOME" if shared_dir() else "GPT4X_DATA_DIR"
 
 
 def make_folder(path: pathlib.Path) -> None:

@@ -107,7 +107,7 @@ def _content(task: "seqio.Task", split: str, lengths: Mapping[str, int]) -> dict
   with errors_of(task, split):
     key, unseen = identify(task, split)
     path = prepared.place("content", task.name, split, fingerprint([key, dict(lengths)]))
-    note = prepared.read_json(path)
+    note = prepared.read_note(path)
     if not note:
       note = _read_content(task, split, lengths) | {"name": f"{task.name}/{split}", "files": files_of(task, split)}
       prepared.write_note(path, note)  # Without a place to keep it, each start reads once.

@@ -52,8 +52,8 @@ def identify(task: "seqio.Task", split: str) -> tuple[str, str]:
   return fingerprint([*parts, features, list(task.preprocessors)]), unseen
 
 
-def files_of(task: "seqio.Task", split: str) -> list[tuple[str, int, int]]:
-  """Path, size and modification time of each file that a split is read from, if the source tells them."""
+def files_of(task: "seqio.Task", split: str) -> list[tuple[str, int, int | str]]:
+  """Path, size, and time or hash, of each file that a split is read from, if the source tells them."""
   import seqio
   import tensorflow as tf
 

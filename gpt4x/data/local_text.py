@@ -1,4 +1,4 @@
-"""Any local text as a seqio source: one document a file, or one a record of JSON."""
+"""Any text, in files or in a bucket, as a seqio source: one document a file, or one a record of JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
@@ -16,15 +16,15 @@ import gin
 import seqio
 import tensorflow as tf
 
-from gpt4x.data import file_patterns
+from gpt4x import storage
+from gpt4x.data import file_patterns, objects
+from gpt4x.data.objects import Stat
 from gpt4x.data.text_files import Document, read_documents, refuse, shown
 from gpt4x.errors import UserError
 
 READER = 2  # Raise it whenever other documents are found in the same files.
 HELD_OUT_PERCENT = 5
 MANY_DOCUMENTS = 200  # A corpus of at least so many holds out whole documents; a smaller one, the end of each.
-
-Stat = tuple[str, int, int]  # Path, size, modification time.
 
 
 @gin.configurable
@@ -37,7 +37,7 @@ class LocalText:
   by gzip, bzip2, xz or zstd.
 
   Attributes:
-    files: a glob, or several; `**` stands for folders of any depth.
+    files: a glob, or several, of paths or of URLs (`gs://`, `s3://`); `**` stands for folders of any depth.
     validation_files: globs of the validation split; files that they match are never trained on. Without them, part of
       `files` is held out: 5% of the documents by a hash of their text where there are many, else the end of each.
     words: the file that holds the vocabulary of the task local_text_words, such as words.txt of a model.
@@ -65,9 +65,12 @@ class LocalText:
 
 
 def _match(parameter: str, patterns: str | Sequence[str]) -> dict[str, Stat]:
-  """Returns the files that glob patterns match, by real path: each once, whatever links there are to it."""
+  """Returns the files that glob patterns match, by real path or URL: each once, whatever links there are to it."""
   files = dict[str, Stat]()
   for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    if storage.is_remote(pattern):
+      files.update({stat[0]: stat for stat in objects.matches(f"LocalText.{parameter}", pattern)})
+      continue
     found = file_patterns.matches(pattern)
     if not found:
       raise file_patterns.no_match(f"LocalText.{parameter}", pattern)
@@ -95,8 +98,8 @@ def _survey(files: tuple[Stat, ...], skip: bool) -> _Survey:
     nonlocal bad, first
     bad, first = bad + 1, first or message
 
-  for path, _, _ in files:
-    for _, text in read_documents(path, leave_out if skip else refuse):
+  for path, opened in objects.opened(files):
+    for _, text in read_documents(path, leave_out if skip else refuse, opened):
       where = cut(text)
       for i, counted in enumerate((True, held_out(text), where > 0, where < len(text))):
         counts[i] += counted
@@ -134,7 +137,7 @@ def _batches(documents: Iterator[Document]) -> Iterator[dict[str, list[Any]]]:
 
 
 class LocalTextSource(seqio.DataSource):
-  """Documents {"name", "text"} of local files, with the splits train and validation."""
+  """Documents {"name", "text"} of files, with the splits train and validation."""
 
   def __init__(self, corpus: LocalText | None = None):
     """Takes the files to read; None means gin's `LocalText` at the time of reading."""
@@ -149,7 +152,7 @@ class LocalTextSource(seqio.DataSource):
     return [split]
 
   def fingerprint_parts(self) -> dict[str, Any]:
-    """Returns every file with its size and modification time, and the rules of what is read and held out."""
+    """Returns every file with its size and its time or hash, and the rules of what is read and held out."""
     corpus = self._corpus or LocalText()
     train, validation = corpus.find()
     return {"files": train, "validation_files": validation, "held_out": (HELD_OUT_PERCENT, MANY_DOCUMENTS),
@@ -177,8 +180,8 @@ class LocalTextSource(seqio.DataSource):
         return text if validation or held_out(text) == (split == "validation") else ""
       return text[cut(text):] if split == "validation" else text[:cut(text)]
 
-    documents = ((name, part(text)) for path, _, _ in files
-                 for name, text in read_documents(path, (lambda _: None) if skip else refuse))
+    documents = ((name, part(text)) for path, opened in objects.opened(files)
+                 for name, text in read_documents(path, (lambda _: None) if skip else refuse, opened))
     return ((name, text) for name, text in documents if text)
 
   def get_dataset(self, split: str = "train", shuffle: bool = True, seed: int | None = None,

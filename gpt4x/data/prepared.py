@@ -11,16 +11,17 @@ import pathlib
 import re
 import shutil
 import time
-from typing import Any
+from typing import Any, BinaryIO
 import uuid
 
-from gpt4x import run_directory
-from gpt4x.data import data_dir, make_folder, share
+from gpt4x import storage
+from gpt4x.data import data_dir, make_folder, share, shared
+from gpt4x.errors import UserError
 
 DAY = 24 * 3600.0  # Seconds.
 _ABANDONED = 2 * DAY  # Since the last write to an unfinished folder of whose owner nothing is known.
 _UNFINISHED = ".building"
-TOKENS, OFFSETS, SPEC = "tokens.bin", "offsets.npy", "spec.json"  # The files of a token store.
+TOKENS, OFFSETS, SPEC = "tokens.bin", "offsets.npy", shared.RECORD  # The files of a token store.
 _OWNER = "owner.json"
 
 
@@ -41,6 +42,8 @@ def remedy(path: pathlib.Path) -> str:
 
 def note_use(path: pathlib.Path) -> None:
   """Writes down that a store or a note was used, in the times of its file, which cost no lock."""
+  if (there := shared.place(path)) and path.parent.name == "tokens":
+    shared.note_use(there)
   with contextlib.suppress(OSError):  # Another user's, or read-only.
     if path.is_dir():  # The access time, set by hand since most file systems keep it only roughly.
       os.utime(path / TOKENS, ns=(time.time_ns(), (path / TOKENS).stat().st_mtime_ns))
@@ -72,6 +75,15 @@ def unfinished(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def on_disk(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Opens a file to be written, and puts it on the disk before the rename that makes it count."""
+  with open(path, "wb", buffering=1 << 20) as file:
+    yield file
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def remove_abandoned(folder: pathlib.Path, pattern: str = f"*{_UNFINISHED}") -> None:
@@ -106,10 +118,20 @@ def _is_abandoned(folder: pathlib.Path) -> bool:
 
 def write_note(path: pathlib.Path, note: Mapping[str, Any]) -> None:
   """Keeps a small JSON file in the data directory, if that can be written."""
+  content = json.dumps({**note, "made": time.time()}).encode()
   with contextlib.suppress(OSError):
     make_folder(path.parent)
-    run_directory.write(path, json.dumps({**note, "made": time.time()}).encode())
+    storage.write(path, content)
     share(path)
+  if there := shared.place(path):
+    with contextlib.suppress(UserError):
+      storage.write(there, content)
+
+
+def read_note(path: pathlib.Path) -> dict[str, Any]:
+  """The object in a note; an empty one if there is none."""
+  there = shared.place(path)
+  return shared.read_note(there) if there else read_json(path)
 
 
 # What there is.
@@ -135,14 +157,15 @@ class Prepared:
 
 def find(pattern: str = "*", older_than: float = 0.0) -> list[Prepared]:
   """What is prepared, by name; of that, what has not been used for so many days."""
-  found = []
-  for path in sorted([*(data_dir() / "tokens").glob("*"), *(data_dir() / "content").glob("*")]):
-    if fnmatch.fnmatchcase(path.name, pattern):
-      with contextlib.suppress(OSError):  # Another process removed it.
-        one = _read(path)
-        if time.time() - one.used >= older_than * DAY:
-          found.append(one)
-  return found
+  found = dict[pathlib.Path, Prepared]()
+  for path in [*(data_dir() / "tokens").glob("*"), *(data_dir() / "content").glob("*")]:
+    with contextlib.suppress(OSError):  # Another process removed it.
+      found[path] = _read(path)
+  for one in shared.entries():  # In the place of their copies.
+    path = data_dir() / one.kind / one.name
+    found[path] = Prepared(path, one.what, one.size, one.made, one.used)
+  return [one for path, one in sorted(found.items())
+          if fnmatch.fnmatchcase(path.name, pattern) and time.time() - one.used >= older_than * DAY]
 
 
 def _read(path: pathlib.Path) -> Prepared:
@@ -168,9 +191,16 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def remove(one: Prepared) -> None:
   """Removes it, in one step for all others; processes that have the tokens open keep them."""
-  if not one.path.is_dir():
+  if there := shared.place(one.path):
+    shared.remove(there)
+  if one.path.is_dir():
+    remove_folder(one.path)
+  else:
     one.path.unlink(missing_ok=True)
-    return
-  hidden = one.path.with_name(f"{one.path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
-  one.path.rename(hidden)
+
+
+def remove_folder(path: pathlib.Path) -> None:
+  """Removes a folder of this machine, in one step for all others."""
+  hidden = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+  path.rename(hidden)
   shutil.rmtree(hidden)

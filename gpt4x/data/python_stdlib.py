@@ -20,7 +20,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from gpt4x.data import data_dir, make_folder, prepared, share
+from gpt4x.data import data_dir, make_folder, prepared, share, variable
 from gpt4x.errors import UserError
 
 SUFFIXES = (".py", ".txt", ".rst")
@@ -105,7 +105,7 @@ def prepare(directory: pathlib.Path) -> None:
     if not builder.data_path.exists():
       reason = " ".join(str(error).split())
       raise UserError(
-          f"cannot prepare python_stdlib in {directory} ({reason}); make room there or set GPT4X_DATA_DIR") from error
+          f"cannot prepare python_stdlib in {directory} ({reason}); make room there or set {variable()}") from error
 
 
 class PythonStdlibSource(seqio.TfdsDataSource):

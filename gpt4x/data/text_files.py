@@ -30,13 +30,15 @@ def refuse(message: str) -> None:
   raise UserError(f"{message}, or set LocalText.on_bad_record = 'skip'")
 
 
-def read_documents(path: str, bad: Callable[[str], None] = refuse) -> Iterator[Document]:
+def read_documents(path: str, bad: Callable[[str], None] = refuse, opened: io.BufferedReader | None = None
+                   ) -> Iterator[Document]:
   """Yields (name, text) of each document in a file that is not blank.
 
   `bad` is called with a line that says what is wrong with a record, or with the file; what can be read goes on.
+  `opened` is what the path stands for, where that is no file of this machine.
   """
   try:
-    with open(path, "rb") as file:
+    with opened or open(path, "rb") as file:
       yield from ((name, text) for name, text in _documents(_unpacked(file), path, bad) if text.strip())
   except _READ_ERRORS as error:
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__  # The system's has the path inside.

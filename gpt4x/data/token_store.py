@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from gpt4x.data import prepared
+from gpt4x.data import prepared, shared, variable
 from gpt4x.errors import UserError
 
 _CHUNK = 1 << 20  # Bytes that are checked at a time.
@@ -53,7 +53,7 @@ class TokenStore:
       self.num_tokens, self.longest = int(spec["tokens"]), int(spec["longest"])
     except PermissionError as error:
       raise UserError(f"token store {self.path} cannot be read ({error.strerror}): change its permissions, or set"
-                      " GPT4X_DATA_DIR elsewhere") from error
+                      f" {variable()} elsewhere") from error
     except Exception as error:  # NumPy raises many kinds at a damaged header.  pylint: disable=broad-exception-caught
       raise self.damaged(" ".join(str(error).split()) or type(error).__name__) from error
     self._header = offsets.offset  # Where the numbers begin in the file.
@@ -107,8 +107,10 @@ class TokenStore:
 
   def damaged(self, reason: str) -> UserError:
     """The error for a store that does not hold what was written."""
-    return UserError(f"token store {self.path} is damaged ({reason}): delete it ({prepared.remedy(self.path)}), and the"
-                     " next run makes it again")
+    copy = shared.place(self.path) is not None
+    remedy, does = (f"rm -r '{self.path}'", "copies") if copy else (prepared.remedy(self.path), "makes")
+    return UserError(f"token store {self.path} is damaged ({reason}): delete it ({remedy}), and the next run {does} it"
+                     " again")
 
 
 def _read(file: BinaryIO, start: int) -> Iterator[bytes]:

@@ -1,18 +1,16 @@
 """Token stores of seqio tasks: made once by running the task, found again by its key."""
 
 import array
-from collections.abc import Iterator
-import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import sys
-from typing import BinaryIO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt4x.data import changes, prepared
+from gpt4x import storage
+from gpt4x.data import changes, copies, prepared, shared, variable
 from gpt4x.data.fingerprint import files_of, identify
 from gpt4x.data.task_examples import errors_of, examples, say_once
 from gpt4x.data.token_store import TokenStore
@@ -28,15 +26,20 @@ def open_or_build(task: "seqio.Task", split: str) -> TokenStore:
     key, unseen = identify(task, split)
   path = prepared.place("tokens", task.name, split, key)
   try:
+    copies.fetch(path)
     if path.exists():
       warn_of_old(f"the tokens of {task.name}/{split}", path, prepared.day_of(path.stat().st_mtime), unseen)
     else:
-      print(f"tokenizing {task.name}/{split} into {path}", file=sys.stderr)  # Takes minutes a gigabyte.
+      if there := shared.place(path):
+        storage.check_writable(there)
+      print(f"tokenizing {task.name}/{split} into {there or path}", file=sys.stderr)  # Takes minutes a gigabyte.
       with prepared.unfinished(path) as folder:
         _write(task, split, folder)
         changes.write_files(folder, files_of(task, split))
+        copies.publish(folder, path)
+      copies.fetch(path)  # Another machine may have been first, with other tokens.
   except OSError as error:
-    raise UserError(f"cannot write {path} ({error.strerror}): make room, or set GPT4X_DATA_DIR elsewhere") from error
+    raise UserError(f"cannot write {path} ({error.strerror}): make room, or set {variable()} elsewhere") from error
   prepared.note_use(path)
   store = TokenStore(path, task.output_features["targets"].vocabulary.vocab_size)
   if store.name != f"{task.name}/{split}":  # The order of documents depends on it.
@@ -56,7 +59,7 @@ def _write(task: "seqio.Task", split: str, path: pathlib.Path) -> None:
   vocab_size = task.output_features["targets"].vocabulary.vocab_size
   dtype = np.min_scalar_type(vocab_size - 1)
   offsets, longest, content = array.array("q", [0]), 0, hashlib.sha256()
-  with _on_disk(path / prepared.TOKENS) as file:
+  with prepared.on_disk(path / prepared.TOKENS) as file:
     for example in examples(task, split, shuffle=False, num_epochs=1, try_in_mem_cache=False):
       tokens = example["targets"]
       if not tokens.size:
@@ -72,23 +75,14 @@ def _write(task: "seqio.Task", split: str, path: pathlib.Path) -> None:
       longest = max(longest, tokens.size)
   if len(offsets) == 1:
     raise empty(task, split)
-  with _on_disk(path / prepared.OFFSETS) as file:
+  with prepared.on_disk(path / prepared.OFFSETS) as file:
     np.save(file, np.frombuffer(offsets, np.int64))
   content.update(offsets)
   spec = {"name": f"{task.name}/{split}", "content": content.hexdigest()[:16], "dtype": dtype.name,
           "documents": len(offsets) - 1, "tokens": offsets[-1], "longest": longest}
-  with _on_disk(path / prepared.SPEC) as file:
+  with prepared.on_disk(path / prepared.SPEC) as file:
     file.write(json.dumps(spec, indent=2).encode())
 
 
 def empty(task: "seqio.Task | seqio.Mixture", split: str) -> UserError:
   return UserError(f"task {task.name}, split {split}: the corpus is empty: check the task's source and preprocessors")
-
-
-@contextlib.contextmanager
-def _on_disk(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Opens a file to be written, and puts it on the disk before the rename that makes it count."""
-  with open(path, "wb", buffering=1 << 20) as file:
-    yield file
-    file.flush()
-    os.fsync(file.fileno())

@@ -4,9 +4,8 @@ import contextlib
 import hashlib
 import importlib
 import json
-import pathlib
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.data.dataset import Dataset
 
 _COMPRESSORS = {"gzip -9": ("gzip", {"compresslevel": 9}), "xz -9": ("lzma", {"preset": 9})}
@@ -23,7 +22,7 @@ def of_split(model_dir: str, data: Dataset, split: str) -> dict[str, float]:
   if (known := _read(model_dir)).get("sha256") != digest:
     known = {"sha256": digest, "split": split, "bytes": len(content), "bits_per_byte": _compress(content)}
     with contextlib.suppress(OSError):  # Of a directory that may only be read, the figures are for this time alone.
-      run_directory.write(pathlib.Path(model_dir) / run_directory.COMPRESSORS, (json.dumps(known) + "\n").encode())
+      storage.write(storage.path(model_dir) / run_directory.COMPRESSORS, (json.dumps(known) + "\n").encode())
   return known["bits_per_byte"]
 
 
@@ -44,7 +43,7 @@ def _compress(content: bytes) -> dict[str, float]:
 def _read(model_dir: str) -> dict:
   """The file; empty where there is none, or it is damaged."""
   with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-    found = json.loads((pathlib.Path(model_dir) / run_directory.COMPRESSORS).read_bytes())
+    found = json.loads(storage.read(storage.path(model_dir) / run_directory.COMPRESSORS) or b"")
     if all(isinstance(bits, float) for bits in found["bits_per_byte"].values()):
       return found
   return {}

@@ -11,6 +11,7 @@ from typing import Any
 
 import safetensors.numpy
 
+from gpt4x import storage
 from gpt4x.errors import nearest, one_line, UserError
 from gpt4x.interop import json_files, layerwise, tensor_files
 from gpt4x.models.config import MoEConfig, TransformerConfig
@@ -22,19 +23,18 @@ _CONFIG = "config.json"
 
 def save(directory: str | os.PathLike, language_model: LanguageModel, params: Any) -> None:
   """Writes a model into a directory without one."""
-  directory = pathlib.Path(directory)
+  directory = storage.path(directory)
   for path in (directory / tensor_files.SAFETENSORS, directory / _CONFIG):
     if path.exists():
       raise UserError(f"{path} is there already: choose another directory, or remove it")
-  directory.mkdir(parents=True, exist_ok=True)
-  unfinished = directory / f"{tensor_files.SAFETENSORS}.{os.getpid()}"
-  unfinished.touch()
-  mode = unfinished.stat().st_mode
-  safetensors.numpy.save_file(layerwise.split(params), unfinished)
-  unfinished.chmod(mode)  # The library makes it unreadable to others.
-  unfinished.replace(directory / tensor_files.SAFETENSORS)
+  storage.make_directory(directory)
+  with storage.new_file(directory / tensor_files.SAFETENSORS) as unfinished:
+    unfinished.touch()
+    mode = unfinished.stat().st_mode
+    safetensors.numpy.save_file(layerwise.split(params), unfinished)
+    unfinished.chmod(mode)  # The library makes it unreadable to others.
   content = {"format": _FORMAT, "version": _VERSION, "transformer": dataclasses.asdict(language_model.config)}
-  (directory / _CONFIG).write_text(json.dumps(content, indent=2) + "\n")
+  storage.write(directory / _CONFIG, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def load(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageModel, Any]:

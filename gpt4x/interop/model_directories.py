@@ -11,7 +11,7 @@ from gpt4x.data import tensorflow_quietly  # noqa: F401
 import jax.numpy as jnp
 import seqio
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
@@ -69,7 +69,8 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
   bindings += [f"MoEConfig.{name}={value!r}" for name, value in experts.items()]
   bindings.append(f"TransformerConfig.moe={'@MoEConfig()' if experts else None}")
   if isinstance(vocabulary, vocabularies.WordVocabulary):
-    bindings.append(f"LocalText.words={str((model_dir / run_directory.WORDS).absolute())!r}")
+    file = model_dir / run_directory.WORDS
+    bindings.append(f"LocalText.words={str(file if storage.is_remote(file) else file.absolute())!r}")
   return Foreign(model, params, vocabulary, text, bindings)
 
 
@@ -81,4 +82,4 @@ def write(model_dir: pathlib.Path, found: Foreign, config_text: str) -> None:
   checkpoints.save(0, {"params": found.params, "step": jnp.zeros((), jnp.int32)}, data_state={}, seed=0,
                    config_text=config_text, wait=True)
   checkpoints.close()
-  run_directory.write(model_dir / run_directory.CONFIG, config_text.encode())
+  storage.write(model_dir / run_directory.CONFIG, config_text.encode())

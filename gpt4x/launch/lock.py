@@ -18,7 +18,7 @@ import time
 from typing import Any
 import uuid
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
 
@@ -42,7 +42,7 @@ class Lock:
   """The lock of a model directory, as one process sees it."""
 
   def __init__(self, model_dir: str):
-    self._directory = pathlib.Path(model_dir).expanduser()
+    self._directory = storage.path(model_dir)
     self._path = self._directory / run_directory.LOCK
     self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "place": _place(),
                    "started": _started(os.getpid()), "since": time.time(), "token": uuid.uuid4().hex}
@@ -54,11 +54,13 @@ class Lock:
   def acquire(self) -> str:
     """Takes the lock and keeps it fresh; returns "", or a line about the run that has it."""
     try:
-      self._made_directory = not self._directory.exists()
-      self._directory.mkdir(parents=True, exist_ok=True)
+      self._made_directory = not storage.is_remote(self._directory) and not self._directory.exists()
+      storage.make_directory(self._directory)
       while not self._create():
         if refusal := self._wait():
           return refusal
+    except UserError as error:  # Of a bucket.
+      return str(error)
     except OSError as error:
       return (f"model directory {self._directory} cannot be written ({(error.strerror or str(error)).lower()}): free or"
               " unlock it, or name another")
@@ -76,8 +78,8 @@ class Lock:
     if self._written is not None:
       if self._thread.is_alive():
         self._thread.join()  # Or it might write the lock anew.
-      with contextlib.suppress(OSError):
-        if self._read() == self._written:
+      with contextlib.suppress(OSError, UserError), storage.errors(self._path):
+        if _parse(self._read() or "").get("token") == self._owner["token"]:
           self._path.unlink()
         self._written = None
     if self._made_directory:  # A run that was refused leaves nothing, not even the directory.
@@ -86,12 +88,8 @@ class Lock:
 
   def _create(self) -> bool:
     content = json.dumps(self._owner)
-    try:
-      file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
+    if not storage.create_exclusively(self._path, content.encode()):
       return False
-    with open(file, "w") as opened:
-      opened.write(content)
     self._written = content
     return True
 
@@ -101,15 +99,15 @@ class Lock:
 
   def _beat(self) -> None:
     """Rewrites the lock, unless it has become another's."""
-    with contextlib.suppress(OSError):  # The storage does not answer; it may next time.
+    with contextlib.suppress(OSError, UserError):  # The storage does not answer; it may next time.
       if (found := self._read()) is None:  # Somebody has removed it.
         self._create()
-      elif found != self._written:
+      elif _parse(found).get("token") != self._owner["token"]:
         self._lost = True
-      else:
+      else:  # Ours, if not as it was last written: a bucket may have taken what it did not confirm.
         content = json.dumps({**self._owner, "beat": time.time()})
-        run_directory.write(self._path, content.encode())
-        self._written = content
+        if storage.replace(self._path, found.encode(), content.encode()):
+          self._written = content
 
   def _wait(self) -> str:
     """A line about the run that has the lock; "" as soon as it is free, which it is made if its owner is dead."""
@@ -133,7 +131,13 @@ class Lock:
     return ""
 
   def _remove(self, content: str) -> None:
-    """Removes a dead owner's lock; one that yet another has put there meanwhile goes back."""
+    """Removes a dead owner's lock; one that yet another has put there meanwhile goes back.
+
+    In a bucket it becomes ours in one step, unless another was faster.
+    """
+    if storage.is_remote(self._path):
+      storage.replace(self._path, content.encode(), json.dumps(self._owner).encode())
+      return
     aside = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
       self._path.rename(aside)
@@ -143,10 +147,8 @@ class Lock:
         aside.unlink()
 
   def _read(self) -> str | None:
-    try:
-      return self._path.read_text()
-    except FileNotFoundError:
-      return None
+    content = storage.read(self._path)
+    return None if content is None else content.decode(errors="replace")
 
   def _refusal(self, owner: dict[str, Any]) -> str:
     age = f" for {_age(time.time() - owner['since'])}" if owner else ""

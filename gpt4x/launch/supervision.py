@@ -10,12 +10,11 @@ import contextlib
 import ctypes
 import mmap
 import os
-import pathlib
 import re
 import signal
 import sys
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.errors import UserError
 from gpt4x.launch.clusters import Processes
 
@@ -71,10 +70,19 @@ def supervise(processes: Processes, work: Callable[[Callable[[str], None]], tupl
   elif not message:
     gone = f"process {1 - processes.index}" if processes.count == 2 else "another process"
     message = f"{gone} is gone; its own last line may say why"
-  folders = pathlib.Path(model_dir, run_directory.CHECKPOINTS).glob("*") if model_dir else ()
-  steps = [int(folder.name) for folder in folders if folder.name.isdecimal()]
-  continuing = f", and the run continues from step {max(steps)}" if steps else ""
+  newest = _newest_step(model_dir) if model_dir else None
+  continuing = "" if newest is None else f", and the run continues from step {newest}"
   return 1, f"error: {processes}: {message}: start all of them again{continuing}"
+
+
+def _newest_step(model_dir: str) -> int | None:
+  """The step of the newest finished checkpoint, if it can be told."""
+  with contextlib.suppress(OSError, UserError):
+    checkpoints = storage.path(model_dir) / run_directory.CHECKPOINTS
+    with storage.errors(checkpoints):
+      return max((int(folder.name) for folder in checkpoints.iterdir()
+                  if folder.name.isdecimal() and run_directory.is_finished(folder)), default=None)
+  return None
 
 
 def lost_contact(error: BaseException | None) -> str | None:

@@ -3,25 +3,35 @@
 from collections.abc import Mapping
 import contextlib
 import pathlib
+import tempfile
 from typing import Any
 
 import numpy as np
 
+from gpt4x import storage
 from gpt4x.checkpoints.integrity import reason
 from gpt4x.errors import UserError
 
+_FILES = "events.out.tfevents.*"
+
 
 class Events:
-  """Appends scalars to an event file of a directory, which is made by the first of them."""
+  """Appends scalars to an event file of a directory, which is made by the first of them.
+
+  TensorFlow's own way into a bucket has other credentials than ours, and none into S3: events for a bucket are written
+  to a directory of this machine, from which `flush` uploads them.
+  """
 
   def __init__(self, directory: pathlib.Path):
     self._directory = directory
+    self._temporary = tempfile.TemporaryDirectory() if storage.is_remote(directory) else None
+    self._local = pathlib.Path(self._temporary.name) if self._temporary else directory
     self._writer: Any = None  # Opened late, for TensorFlow takes seconds to import.
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     if self._writer is None:
       from clu import metric_writers
-      self._writer = metric_writers.SummaryWriter(str(self._directory))
+      self._writer = metric_writers.SummaryWriter(str(self._local))
     import tensorflow as tf
     with np.errstate(over="ignore"):  # TensorBoard's numbers are float32: what is too large for them is infinite.
       scalars = {name: np.float32(value) for name, value in values.items()}
@@ -33,9 +43,25 @@ class Events:
       raise UserError(f"TensorBoard's events in {self._directory} cannot be written ({reason(error)}): free or unlock"
                       " the model directory and start again") from error
 
+  def flush(self) -> None:
+    """Returns when all that was written is in the bucket, if it is one."""
+    if self._temporary is not None:
+      for path in self._local.glob(_FILES):
+        storage.upload(path, self._directory / path.name)
+
   def truncate(self, step: int) -> None:
     """Removes what was written after `step`, so that readers of the files find each step once."""
-    for path in sorted(self._directory.glob("events.out.tfevents.*")):
+    if self._temporary is None:
+      self._truncate(self._local, step)
+      return
+    with storage.local_copy(self._directory, _FILES) as copy:
+      for path in self._truncate(copy, step):
+        storage.upload(path, self._directory / path.name)
+
+  def _truncate(self, directory: pathlib.Path, step: int) -> list[pathlib.Path]:
+    """The files that it has changed."""
+    changed = []
+    for path in sorted(directory.glob(_FILES)):
       import tensorflow as tf
       from tensorflow.core.util.event_pb2 import Event
       kept, dropped = [], False
@@ -52,7 +78,11 @@ class Events:
           for record in kept:
             writer.write(record)
         temporary.replace(path)
+        changed.append(path)
+    return changed
 
   def close(self) -> None:
     if self._writer is not None:
       self._writer.close()
+    if self._temporary is not None:
+      self._temporary.cleanup()

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpt4x import __version__, run_directory
+from gpt4x import __version__, run_directory, storage
 
 # Published dense peaks of one JAX device in bfloat16 (V100 and T4: float16), in TFLOP/s. The first key that is found as
 # a word of `device_kind` counts, so longer names stand before shorter ones.
@@ -68,8 +68,8 @@ def write_environment(model_dir: str) -> None:
   versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")}
   found = {"hardware": _hardware(), "processes": jax.process_count(), "python": platform.python_version(),
            "versions": {"gpt4x": __version__} | versions}
-  path = pathlib.Path(model_dir) / run_directory.ENVIRONMENT
-  run_directory.write(path, (json.dumps(found, indent=1) + "\n").encode())
+  path = storage.path(model_dir) / run_directory.ENVIRONMENT
+  storage.write(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def _hardware() -> str:

@@ -3,12 +3,11 @@
 import contextlib
 import json
 import os
-import pathlib
 import sys
 
 import jax
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.data.prefetch import prefetch
@@ -136,12 +135,14 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
         if evaluating:
           evaluated = evaluate()
         if saving:
+          writer.flush()
           directory.save(step, state, data_state, gin_text, config.seed)
         if evaluating:
           rates.restart()
       if unreported:
         report(*unreported)
       if start < step < total_steps:
+        writer.flush()
         directory.save(step, state, data_state, gin_text, config.seed)
   if jax.process_index() == 0:
     plots.plot_losses(model_dir)
@@ -160,7 +161,7 @@ def write_configuration(model_dir: str, experiment: Experiment, gin_text: str) -
   """
   if jax.process_index() == 0:
     vocabularies.save(experiment.data.vocabulary, model_dir)
-    run_directory.write(pathlib.Path(model_dir) / run_directory.CONFIG, gin_text.encode())
+    storage.write(storage.path(model_dir) / run_directory.CONFIG, gin_text.encode())
     hardware.write_environment(model_dir)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.errors import UserError
 from gpt4x.launch import agreement
+from gpt4x.training.growing_file import GrowingFile
 from gpt4x.training.trackers.tracker import Run, Tracker, Trackers
 
 
@@ -20,8 +21,9 @@ class MetricsWriter:
   """Appends to DIR/metrics.jsonl, one JSON object a line, and to what tracks the run."""
 
   def __init__(self, model_dir: str):
-    self._path = pathlib.Path(model_dir) / run_directory.METRICS
+    self._path = storage.path(model_dir) / run_directory.METRICS
     self._active = jax.process_index() == 0
+    self._lines = GrowingFile(self._path)
     self._trackers: Trackers | None = None
 
   def start(self, trackers: Sequence[Tracker], step: int = -1, gin_text: str = "", went_back: bool = False) -> None:
@@ -34,6 +36,8 @@ class MetricsWriter:
   def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
     """Writes a line {"step": ..., "split": ..., name: value, ...}; it is in the file when this returns.
 
+    In a bucket, files are uploaded whole: every few seconds, and by `flush`.
+
     A float has the digits that give back the same float, so equal values make equal text. One that is not finite
     becomes null, for which JSON has no other name.
     """
@@ -43,39 +47,48 @@ class MetricsWriter:
     line = {"step": int(step), "split": split} | {
         name: value if math.isfinite(value) else None for name, value in values.items()}
     try:
-      with self._path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+      self._lines.append(json.dumps(line) + "\n")
     except OSError as error:
       raise _cannot_write(self._path, error) from error
     if self._trackers:
       self._trackers.write(int(step), {f"{split}/{name}": value for name, value in values.items()})
+    if self._lines.is_due:
+      self.flush()
+
+  def flush(self) -> None:
+    """Returns when all lines are in their files, which they have to be before a checkpoint of their step is."""
+    self._lines.flush()
+    if self._trackers:
+      self._trackers.flush()
 
   def truncate(self, step: int) -> list[dict[str, Any]]:
     """Drops the lines after `step`, which it returns, and what is no line of metrics."""
     try:
-      if not self._active or not self._path.exists():
+      if not self._active or (content := storage.read(self._path)) is None:
         return []
-      found = list(_lines(self._path))
-      run_directory.write(self._path, b"".join(text for text, line in found if line["step"] <= step))
+      found = list(_lines(self._path, content))
+      self._lines.replace(b"".join(text for text, line in found if line["step"] <= step))
     except OSError as error:
       raise _cannot_write(self._path, error) from error
     return [line for _, line in found if line["step"] > step]
 
   def has(self, step: int, split: str) -> bool:
     """Whether metrics of a split were written at a step; the same on every process."""
-    found = self._active and self._path.exists() and any(
-        (line["step"], line["split"]) == (step, split) for _, line in _lines(self._path))
+    found = self._active and any(
+        (line["step"], line["split"]) == (step, split) for _, line in _lines(self._path, storage.read(self._path)))
     return agreement.exchange(str(found))[0] == "True"
 
   def close(self) -> None:
+    if self._active:
+      self.flush()
     if self._trackers:
       self._trackers.close()
 
 
 def read_metrics(model_dir: str) -> list[dict[str, Any]]:
   """The lines of DIR/metrics.jsonl, oldest first; empty if there is none."""
-  path = pathlib.Path(model_dir) / run_directory.METRICS
-  return [line for _, line in _lines(path)] if path.exists() else []
+  path = storage.path(model_dir) / run_directory.METRICS
+  return [line for _, line in _lines(path, storage.read(path))]
 
 
 class Progress:
@@ -126,9 +139,9 @@ class Progress:
       self._bar.stop()
 
 
-def _lines(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def _lines(path: pathlib.Path, content: bytes | None) -> Iterator[tuple[bytes, dict[str, Any]]]:
   """Each line of metrics as it is written, and what it says; warns of others, but for a last one without its end."""
-  *texts, _ = path.read_bytes().split(b"\n")
+  *texts, _ = (content or b"").split(b"\n")
   for number, text in enumerate(texts, 1):
     try:
       line = json.loads(text)

@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Mapping
 import io
 import itertools
-import pathlib
 import re
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.errors import printable
 from gpt4x.evaluation import compressors
 from gpt4x.training.metrics import read_metrics
@@ -28,7 +27,9 @@ Points = list[tuple[int, float, bool]]  # (step, value, whether it is of a part 
 def plot_losses(model_dir: str) -> None:
   """Draws DIR/loss.png, unless there is nothing to draw yet; with the compressors, once `report` has run them."""
   if drawn := figure(read_metrics(model_dir), compressors.known_of(model_dir)):
-    drawn.savefig(pathlib.Path(model_dir) / run_directory.LOSSES, dpi=144)
+    picture = io.BytesIO()
+    drawn.savefig(picture, dpi=144)
+    storage.write(storage.path(model_dir) / run_directory.LOSSES, picture.getvalue())
 
 
 def figure(metrics: Iterable[Mapping[str, Any]], baselines: Mapping[str, float] | None = None,

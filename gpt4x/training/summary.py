@@ -4,10 +4,9 @@ from collections.abc import Mapping
 import contextlib
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.errors import UserError
 from gpt4x.evaluation import compressors
 from gpt4x.experiment import Experiment
@@ -63,7 +62,7 @@ def summarize(model_dir: str, experiment: Experiment) -> Summary:
   steps = max(line["step"] for line in metrics)
   environment: dict[str, Any] = {}
   with contextlib.suppress(OSError, ValueError):
-    found = json.loads((pathlib.Path(model_dir) / run_directory.ENVIRONMENT).read_bytes())
+    found = json.loads(storage.read(storage.path(model_dir) / run_directory.ENVIRONMENT) or b"")
     environment = found if isinstance(found, dict) else {}
   return Summary(
       model_dir, metrics, evaluations[0], evaluations[-1], compressors.of_split(model_dir, experiment.data, SPLIT),

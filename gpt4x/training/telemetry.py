@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 import pathlib
+import shutil
+import tempfile
 import time
 from typing import Any
 
 import jax
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.experiment import Experiment
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import hardware
@@ -55,7 +57,8 @@ class Profiler:
   """Writes a trace of steps START to STOP into DIR/profile, for TensorBoard or Perfetto."""
 
   def __init__(self, model_dir: str, steps: tuple[int, int] | None):
-    self._directory = str(pathlib.Path(model_dir) / run_directory.PROFILE)
+    self._directory = storage.path(model_dir) / run_directory.PROFILE
+    self._local = self._directory  # Where the profiler writes, which knows of no buckets.
     self._steps = steps if steps and jax.process_index() == 0 else (-1, -1)
     self._running = False
 
@@ -64,10 +67,15 @@ class Profiler:
     if step == stop:
       self.close()
     if step == start:
-      jax.profiler.start_trace(self._directory)
+      if storage.is_remote(self._directory):
+        self._local = pathlib.Path(tempfile.mkdtemp())
+      jax.profiler.start_trace(str(self._local))
       self._running = True
 
   def close(self) -> None:
     if self._running:
       jax.profiler.stop_trace()
       self._running = False
+      if storage.is_remote(self._directory):
+        storage.upload(self._local, self._directory)
+        shutil.rmtree(self._local)

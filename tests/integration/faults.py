@@ -1,5 +1,7 @@
 """Runs of the command that die or are asked to stop at a chosen moment."""
 
+from collections import Counter
+import json
 import os
 import re
 import subprocess
@@ -44,3 +46,24 @@ def trail(model_dir):
   # As written, not as parsed: floats are compared as text.
   fields = r'"(?:step|split|loss|accuracy|gradient_norm|bits_per_byte)": [^,}]+'
   return [re.findall(fields, line) for line in text.splitlines()]
+
+
+def outcome(model_dir, step):
+  """What a run has left: its metrics but for speeds, the steps in TensorBoard's events, and its last checkpoint."""
+  import jax
+  import numpy as np
+  import orbax.checkpoint as ocp
+  import tensorflow as tf
+  events = Counter[tuple[str, int]]()
+  for path in model_dir.glob("*tfevents*"):
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+      events.update((value.tag, event.step) for value in event.summary.value)
+  arrays = []
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    for item in ("params", "state"):
+      tree = checkpointer.restore(model_dir / "checkpoints" / str(step) / item)
+      arrays += [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
+                 for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+  record = json.loads((model_dir / "checkpoints" / str(step) / "checkpoint.json").read_text())["record"]
+  return {"metrics": trail(model_dir), "events": events, "arrays": arrays,
+          "data positions": record["data_state"]}

@@ -27,11 +27,12 @@ from tests.interop import hugging_face
 
 # By what is in the command: why it cannot run here, and the devices that it is for.
 ELSEWHERE = {
-    "--model_dir=/mnt/bucket/runs/pod": ("a TPU pod; test_hosts.py runs several hosts", 64),
+    "--model_dir=gs://my-bucket/runs/pod": ("a TPU pod; test_hosts.py runs several hosts", 64),
     "--model_dir=/shared/runs/slurm": ("a SLURM cluster; test_clusters.py has its variables", 32),
     "--model_dir=/shared/runs/mpi": ("an MPI cluster; test_clusters.py has its variables", 32),
     "--model_dir=/shared/runs/hosts": ("several hosts; test_hosts.py runs them", 16),
-    "--model_dir=/mnt/bucket/runs/gke": ("a Kubernetes cluster; test_hosts.py runs several hosts", 32),
+    "--model_dir=gs://my-bucket/runs/gke": ("a Kubernetes cluster; test_hosts.py runs several hosts", 32),
+    "gs://BUCKET/corpus": ("a bucket; data/test_objects.py reads emulated ones", 1),
     "@WeightsAndBiases": ("trackers' own packages; test_trackers.py runs them where they are installed", 1),
     "--loop=t5x": ("upstream t5x; test_t5x.py runs it where it is installed", 1),
     "train --gin_file=experiments/dense_70b.gin": ("a TPU pod, 32 chips", 32),

@@ -3,12 +3,13 @@
 import copy
 import functools
 import os
-import pathlib
 from typing import Any, ClassVar, Self
 
 import seqio
 import tensorflow as tf
 
+from gpt4x import storage
+from gpt4x.data import objects
 from gpt4x.errors import UserError
 
 
@@ -33,7 +34,7 @@ class FileVocabulary(seqio.Vocabulary):
 
   @property
   def file(self) -> str:
-    return os.path.expanduser(self._where or "")
+    return os.path.expanduser(self._where or "")  # Which leaves URLs alone.
 
   def to_bytes(self) -> bytes:
     """The content that another machine needs to encode alike."""
@@ -76,6 +77,8 @@ class FileVocabulary(seqio.Vocabulary):
 def read(path: str, remedy: str) -> bytes:
   """A file's content; read again only when the file has changed."""
   try:
+    if storage.is_remote(path):
+      return _read(*objects.stat(path))
     stat = os.stat(path)
     return _read(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
   except OSError as error:
@@ -83,9 +86,10 @@ def read(path: str, remedy: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def _read(path: str, *version: int) -> bytes:
+def _read(path: str, *version: int | str) -> bytes:
   del version
-  return pathlib.Path(path).read_bytes()
+  with storage.errors(path):
+    return storage.path(path).read_bytes()
 
 
 class PythonVocabulary(seqio.Vocabulary):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import seqio
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.data.vocabularies.files import FileVocabulary
 from gpt4x.data.vocabularies.hugging_face import HuggingFaceVocabulary
 from gpt4x.data.vocabularies.sentence_pieces import HeldSentencePieceVocabulary, LosslessSentencePieceVocabulary
@@ -93,22 +93,23 @@ def _describe(known: dict[str, Any], file: str) -> str:
 
 def save(vocabulary: seqio.Vocabulary, directory: str | os.PathLike) -> None:
   """Writes into `directory` all that `load` needs, so that a model's text can be read wherever the model is moved."""
-  directory, (known, file, content) = pathlib.Path(directory).expanduser(), _saved(vocabulary)
-  directory.mkdir(parents=True, exist_ok=True)
+  directory, (known, file, content) = storage.path(directory), _saved(vocabulary)
+  storage.make_directory(directory)
   if file:
-    run_directory.write(directory / file, content)
-  run_directory.write(directory / run_directory.VOCABULARY, (json.dumps(known, indent=2) + "\n").encode())
+    storage.write(directory / file, content)
+  storage.write(directory / run_directory.VOCABULARY, (json.dumps(known, indent=2) + "\n").encode())
 
 
 def saved_in(directory: str | os.PathLike) -> bool:
   """Whether `save` has written here."""
   names = {run_directory.VOCABULARY, run_directory.OWN_VOCABULARY, *(cls.saved_as for cls in _SHIPPED.values())}
-  return any((pathlib.Path(directory).expanduser() / name).exists() for name in names)
+  with storage.errors(directory):
+    return any((storage.path(directory) / name).exists() for name in names)
 
 
 def load(directory: str | os.PathLike) -> seqio.Vocabulary:
   """Returns the vocabulary that `save` wrote; it holds its content, whatever becomes of the directory."""
-  directory = pathlib.Path(directory).expanduser()
+  directory = storage.path(directory)
   known = spec_in(directory)
   name = known.pop("class")
   if name == _BYTES:
@@ -119,7 +120,8 @@ def load(directory: str | os.PathLike) -> seqio.Vocabulary:
                     f" the module that defines it, or correct {run_directory.VOCABULARY}{nearest(name, _OWN)}")
   path = directory / _file_of(cls)
   try:
-    content = path.read_bytes()
+    with storage.errors(path):
+      content = path.read_bytes()
   except OSError as error:
     raise _damaged(directory, f"{path.name}: {error.strerror or error}") from error
   if hashlib.sha256(content).hexdigest() != known.pop("sha256"):
@@ -140,9 +142,10 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def spec_in(directory: str | os.PathLike) -> dict[str, Any]:
   """The spec of the vocabulary that `save` wrote; neither its class nor its file is needed."""
-  directory = pathlib.Path(directory).expanduser()
+  directory = storage.path(directory)
   try:
-    known = json.loads((directory / run_directory.VOCABULARY).read_text(encoding="utf-8"))
+    with storage.errors(directory):
+      known = json.loads((directory / run_directory.VOCABULARY).read_bytes().decode("utf-8"))
   except (OSError, ValueError, RecursionError) as error:
     raise _damaged(directory, f"{run_directory.VOCABULARY}: {getattr(error, 'strerror', None) or error}") from error
   name = known.get("class") if isinstance(known, dict) else None
@@ -171,6 +174,6 @@ def check_alike(vocabulary: seqio.Vocabulary, where: str, directory: str | os.Pa
     return
   mine, theirs = spec(vocabulary), spec_in(directory)
   if mine.get("sha256", mine) != theirs.get("sha256", theirs):
-    file = "" if theirs["class"] == _BYTES else str(pathlib.Path(directory) / _file_of(_SHIPPED.get(theirs["class"])))
+    file = "" if theirs["class"] == _BYTES else str(storage.path(directory) / _file_of(_SHIPPED.get(theirs["class"])))
     raise UserError(f"{where} has the vocabulary {describe(vocabulary)}, but the model in {directory} was trained with"
                     f" {_describe(theirs, file)}: name a task with that one, or start from another model")

@@ -15,8 +15,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from gpt4x import run_directory
-from gpt4x.data import data_dir
+from gpt4x import run_directory, storage
+from gpt4x.data import data_dir, shared_dir
 from gpt4x.data.vocabularies.files import FileVocabulary, Missing
 from gpt4x.errors import UserError
 
@@ -25,8 +25,9 @@ SPACE = "\u2581"  # SentencePiece's sign for a space.
 
 def model_path(name: str | os.PathLike) -> pathlib.Path:
   """Returns the file of a SentencePiece model; a bare name stands for a file in `$GPT4X_DATA_DIR/vocabularies`."""
-  path = pathlib.Path(os.path.expanduser(name))  # Which leaves a ~ of nobody as it is.
-  return data_dir() / "vocabularies" / f"{name}.model" if is_bare(name) else path
+  if is_bare(name):
+    return (shared_dir() or data_dir()) / "vocabularies" / f"{name}.model"
+  return storage.path(name)  # Which leaves a ~ of nobody as it is.
 
 
 def is_bare(name: str | os.PathLike) -> bool:

@@ -10,7 +10,7 @@ import sys
 import sentencepiece
 import seqio
 
-from gpt4x import run_directory
+from gpt4x import storage
 from gpt4x.data import data_dir, make_folder
 from gpt4x.data.task_examples import examples
 from gpt4x.data.vocabularies.sentence_pieces import model_path
@@ -22,7 +22,7 @@ CHUNK = 4096  # Characters in a "sentence" of SentencePiece: longer than a line,
 
 def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike) -> None:
   """Trains a lossless byte-pair model of `size` pieces (0 padding, 1 end, 2 unknown, then 256 bytes) into `path`."""
-  path = pathlib.Path(path)
+  path = storage.path(path)
   _check_output(path)
   chunks, characters = list[str](), 0
   for text in texts:
@@ -43,9 +43,9 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
     reason = " ".join(str(error).rpartition("] ")[2].split())  # Behind the place in the C++ source and the condition.
     raise UserError(f"cannot train a vocabulary of {size} pieces on {characters} characters: {reason}") from error
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    earlier = path.read_bytes() if path.exists() else None
-    run_directory.write(path, model.getvalue())
+    storage.make_directory(path.parent)
+    earlier = storage.read(path)
+    storage.write(path, model.getvalue())
   except OSError as error:
     raise UserError(f"cannot write {path} ({error.strerror}): name another file for the vocabulary") from error
   if earlier is not None and earlier != model.getvalue():
@@ -56,6 +56,9 @@ def train_sentencepiece(texts: Iterable[str], size: int, path: str | os.PathLike
 
 def _check_output(path: pathlib.Path) -> None:
   """Raises UserError, before minutes of training, for a path that no file can be written to."""
+  if storage.is_remote(path):
+    storage.check_writable(path)
+    return
   folder = next((folder for folder in path.parents if folder.exists()), path.parent)
   if path.exists() and not path.is_file():
     raise UserError(f"cannot write a vocabulary to {path}, which is {'a folder' if path.is_dir() else 'no file'}: name"

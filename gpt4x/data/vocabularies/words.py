@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 import functools
 import os
-import pathlib
 from typing import Any
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
 from gpt4x.data.local_text import LocalText
 from gpt4x.data.vocabularies.files import FileVocabulary, PythonVocabulary
 from gpt4x.errors import UserError
@@ -109,8 +108,8 @@ def _word_ids(words: Sequence[str], where: str | os.PathLike) -> dict[str, int]:
 
 def write_words(words: Sequence[str], directory: str | os.PathLike) -> WordVocabulary:
   """Writes the words of a model into its directory; returns the vocabulary."""
-  path = pathlib.Path(directory) / run_directory.WORDS
+  path = storage.path(directory) / run_directory.WORDS
   _word_ids(words, path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  run_directory.write(path, "".join(f"{word}\n" for word in words).encode())
+  storage.make_directory(path.parent)
+  storage.write(path, "".join(f"{word}\n" for word in words).encode())
   return WordVocabulary(path)

@@ -14,6 +14,7 @@ from flax import traverse_util
 import jax
 import orbax.checkpoint as ocp
 
+from gpt4x import storage
 from gpt4x.checkpoints import layout
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.errors import UserError
@@ -28,7 +29,7 @@ _NAMES = {"params": "target", "opt_state": "state/param_states", "step": "state/
 
 def newest_t5x_step(model_dir: str) -> int | None:
   """The newest step that t5x has saved in a model directory; None if there is none."""
-  directory = epath.Path(model_dir).expanduser()
+  directory = storage.path(model_dir)
   names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
   return max((int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint_(\d+)", name))), default=None)
 

@@ -4,11 +4,10 @@ import ast
 from collections.abc import Mapping
 import contextlib
 import json
-import pathlib
 import re
 from typing import Any
 
-from gpt4x import run_directory
+from gpt4x import storage
 from gpt4x.training.trackers.tracker import Run
 
 
@@ -21,10 +20,10 @@ class Link:
   """
 
   def __init__(self, run: Run, file: str):
-    self._path = pathlib.Path(run.model_dir) / file
+    self._path = storage.path(run.model_dir) / file
     saved: dict[str, Any] = {}
     with contextlib.suppress(FileNotFoundError, ValueError):  # Without it, a new run has all.
-      read = json.loads(self._path.read_bytes())
+      read = json.loads(storage.read(self._path) or b"")
       saved = read if isinstance(read, dict) else {}
     self.id: str | None = saved.get("id")
     self.first: str | None = saved.get("first")
@@ -34,7 +33,7 @@ class Link:
   def join(self, identity: str | None) -> None:
     """Notes which run of the service is to be gone on with."""
     self.id, self.first = identity, self.first or identity
-    run_directory.write(self._path, (json.dumps({"id": self.id, "first": self.first}) + "\n").encode())
+    storage.write(self._path, (json.dumps({"id": self.id, "first": self.first}) + "\n").encode())
 
 
 def values_of(line: Mapping[str, Any]) -> dict[str, float]:

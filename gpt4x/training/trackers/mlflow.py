@@ -80,6 +80,9 @@ class _Tracking:
     if new := {name: value for name, value in values.items() if (step, name.split("/")[0]) not in self._has}:
       self._sent.append(self._thread.submit(self.send, [(step, new)]))
 
+  def flush(self) -> None:
+    """What a killed run has not sent is sent as it goes on."""
+
   def close(self) -> None:
     self._raise_failures(wait=True)
     self._thread.shutdown()

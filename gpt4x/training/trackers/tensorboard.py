@@ -1,10 +1,10 @@
 """TensorBoard as a tracker: event files in the model directory."""
 
 import dataclasses
-import pathlib
 
 import gin
 
+from gpt4x import storage
 from gpt4x.errors import UserError
 from gpt4x.training.events import Events
 from gpt4x.training.trackers.tracker import Run
@@ -16,7 +16,7 @@ class TensorBoard:
   """Writes DIR/events.out.tfevents.*"""
 
   def start(self, run: Run) -> Events:
-    events = Events(pathlib.Path(run.model_dir))
+    events = Events(storage.path(run.model_dir))
     try:
       events.truncate(run.step)
     except OSError as error:

@@ -37,6 +37,9 @@ class Tracking(Protocol):
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Takes the values {"split/name": value} of a step. Steps never fall, and one may come in several parts."""
 
+  def flush(self) -> None:
+    """Returns when what was written is not lost with this process; a checkpoint is saved behind it."""
+
   def close(self) -> None: ...
 
 
@@ -67,6 +70,9 @@ class Trackers:
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     self._each(lambda tracking: tracking.write(step, values))
+
+  def flush(self) -> None:
+    self._each(lambda tracking: tracking.flush())
 
   def close(self) -> None:
     self._each(lambda tracking: tracking.close())

@@ -73,5 +73,8 @@ class _Tracking:
     if new and step >= self._next:
       self._service.log(new, step=step)  # Hands it to W&B's own process, so training does not wait.
 
+  def flush(self) -> None:
+    """W&B's own process outlives this one."""
+
   def close(self) -> None:
     self._service.finish()

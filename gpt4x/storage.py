@@ -169,11 +169,16 @@ def replace(path: pathlib.Path, expected: bytes, content: bytes) -> bool:
 
 def read(path: pathlib.Path) -> bytes | None:
   """The content of a file, or None if there is none."""
+  try:
+    return read_bytes(path)
+  except FileNotFoundError:
+    return None
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+  """The content of a file, in one request: an object that is opened may be replaced before it is read."""
   with errors(path):
-    try:
-      return path.read_bytes()
-    except FileNotFoundError:
-      return None
+    return file_system(path).cat_file(str(path)) if is_remote(path) else path.read_bytes()
 
 
 def file_system(path: str | os.PathLike) -> Any:

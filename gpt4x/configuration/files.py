@@ -37,7 +37,7 @@ def find(name: str, beside: pathlib.Path | None = None) -> pathlib.Path:
 
 def read(path: pathlib.Path) -> str:
   try:
-    with storage.errors(path):
-      return io.TextIOWrapper(io.BytesIO(path.read_bytes()), "utf-8-sig").read()  # Editors may put a byte-order mark.
+    content = storage.read_bytes(path)
+    return io.TextIOWrapper(io.BytesIO(content), "utf-8-sig").read()  # Editors may put a byte-order mark.
   except (OSError, UnicodeDecodeError) as error:
     raise CommandError(f"gin file {path} cannot be read: {error}") from None

@@ -28,6 +28,20 @@ def test_a_large_file_is_written_whole(place, tmp_path):
   assert storage.read(place / "file") == content
 
 
+def test_what_is_replaced_while_it_is_read_is_read_whole(place, monkeypatch):
+  kind = type(storage.file_system(place))
+  info = kind._info
+
+  async def info_of_the_one_before(self, path, **options):
+    found = await info(self, path, **options)
+    await self._pipe_file(path, b"another")
+    return found
+
+  storage.write(place / "file", b"one")
+  monkeypatch.setattr(kind, "_info", info_of_the_one_before)
+  assert storage.read(place / "file") in (b"one", b"another")
+
+
 def test_one_of_two_creates(place):
   assert storage.create_exclusively(place / "lock", b"one")
   assert not storage.create_exclusively(place / "lock", b"two")

@@ -120,8 +120,7 @@ def load(directory: str | os.PathLike) -> seqio.Vocabulary:
                     f" the module that defines it, or correct {run_directory.VOCABULARY}{nearest(name, _OWN)}")
   path = directory / _file_of(cls)
   try:
-    with storage.errors(path):
-      content = path.read_bytes()
+    content = storage.read_bytes(path)
   except OSError as error:
     raise _damaged(directory, f"{path.name}: {error.strerror or error}") from error
   if hashlib.sha256(content).hexdigest() != known.pop("sha256"):
@@ -144,8 +143,7 @@ def spec_in(directory: str | os.PathLike) -> dict[str, Any]:
   """The spec of the vocabulary that `save` wrote; neither its class nor its file is needed."""
   directory = storage.path(directory)
   try:
-    with storage.errors(directory):
-      known = json.loads((directory / run_directory.VOCABULARY).read_bytes().decode("utf-8"))
+    known = json.loads(storage.read_bytes(directory / run_directory.VOCABULARY).decode("utf-8"))
   except (OSError, ValueError, RecursionError) as error:
     raise _damaged(directory, f"{run_directory.VOCABULARY}: {getattr(error, 'strerror', None) or error}") from error
   name = known.get("class") if isinstance(known, dict) else None

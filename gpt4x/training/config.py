@@ -48,8 +48,8 @@ class TrainConfig:
   log_period: int = 10  # Steps between reports, each of the last step's loss.
   # Steps between evaluations, the first before any step; the last step is always evaluated. None: no evaluation.
   eval_period: int | None = None
-  eval_batches: int | None = None  # Batches of an evaluation on the way; None: the whole split.
-  final_eval_batches: int | None = None  # Those of the last one, at total_steps.
+  eval_batches: int | None = None  # Batches of an evaluation; None: the whole split.
+  whole_final_eval: bool = False  # Whether the last evaluation, at total_steps, is of the whole split in any case.
   eval_split: str = "validation"
   trackers: tuple[Tracker, ...] = (TensorBoard(),)  # What gets the metrics beside metrics.jsonl.
   init_from: str | None = None  # The directory of a run whose newest parameters a new run starts from (fine-tuning).
@@ -58,7 +58,7 @@ class TrainConfig:
 
   def __post_init__(self):
     require(self, "a whole number from 1 to 2**31 - 1", lambda steps: 1 <= steps < 2**31 and steps == int(steps),
-            "total_steps", "eval_period", "eval_batches", "final_eval_batches", "microbatches",
+            "total_steps", "eval_period", "eval_batches", "microbatches",
             "log_period", "max_skipped")
     # JAX drops higher bits.
     require(self, "a whole number from 0 to 2**32 - 1", lambda seed: 0 <= seed < 2**32 and seed == int(seed), "seed")

@@ -87,7 +87,7 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   def evaluate() -> bool:
     """Whether the evaluation came to its end: a request to stop does not wait for it."""
     assert likelihood and task_metrics
-    max_batches = config.final_eval_batches if step == total_steps else config.eval_batches
+    max_batches = None if config.whole_final_eval and step == total_steps else config.eval_batches
     try:
       metrics = likelihood(state.params, between_batches=preemption.check, max_batches=max_batches)
       metrics |= task_metrics(state.params, preemption.check)

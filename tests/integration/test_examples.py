@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 SMALL = ["TransformerConfig.num_layers=2", "TransformerConfig.embed_dim=32", "TransformerConfig.mlp_dim=64",
-         "BATCH_SIZE=4", "EVAL_STEPS=2", "train.final_eval_batches=2"]
+         "BATCH_SIZE=4", "EVAL_STEPS=2"]
 
 
 def run(repository, folder, name, *arguments):

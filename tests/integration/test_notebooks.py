@@ -27,7 +27,7 @@ def test_train_tiny(repository, tmp_path, monkeypatch, capsys):
                       if "pip" in command else run(command, **options))
   monkeypatch.chdir(tmp_path)
   code = code.replace("steps = 200", "steps = 2")
-  code = code.replace("'EVAL_STEPS=20'", "'EVAL_STEPS=2', 'train.final_eval_batches=2'")
+  code = code.replace("'EVAL_STEPS=20'", "'EVAL_STEPS=2'")
   exec(compile(code, "notebook", "exec"), {})
   assert shown == ["runs/notebook/loss.png"] and (tmp_path / shown[0]).exists()
   printed = capsys.readouterr().out

@@ -194,7 +194,7 @@ LOCKED = {"test": [locks.LOCK]}  # Any other extra may go on to the second lock.
 
 
 @pytest.mark.parametrize("python", locks.PYTHONS)
-@pytest.mark.parametrize("extra", OWN.keys() - locks.UNLOCKED)
+@pytest.mark.parametrize("extra", sorted(OWN.keys() - locks.UNLOCKED))
 def test_an_extra_resolves_against_the_locks(extra, python):
   """Every requirement that it leads to is on a lock, at a version that satisfies it. `make resolve` asks the index."""
   locked = locks.pins(*LOCKED.get(extra, [locks.LOCK, locks.EXTRAS_LOCK]))

@@ -46,7 +46,7 @@ MODEL = {"TransformerConfig.vocab_size": 512, "TransformerConfig.num_layers": 2,
          "MoEConfig.num_experts": 4, "MoEConfig.mlp_dim": 8}
 ONE_DEVICE = {"Partitioner.data": 1, "Partitioner.num_devices": 1}  # Which compiles faster.
 RUN = {"TASK_FEATURE_LENGTHS": {"targets": 16}, "BATCH_SIZE": 16, "TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "EVAL_STEPS": 1,
-       "train.final_eval_batches": 1, "CHECKPOINT_PERIOD": 1, "warmup_linear.warmup_steps": 1,
+       "train.whole_final_eval": False, "CHECKPOINT_PERIOD": 1, "warmup_linear.warmup_steps": 1,
        "warmup_cosine.warmup_steps": 1}
 # Small parts of the standard library, some of each split.
 SOURCES = ("os.py", "ast.py", "abc.py", "asyncio/events.py", "asynchat.py", "contextlib.py")

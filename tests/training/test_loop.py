@@ -18,18 +18,18 @@ def test_the_split_and_the_batches_of_an_evaluation(tmp_path, monkeypatch):
   monkeypatch.setattr(loop, "Evaluator", lambda *args: told.append(args[2:]) or evaluator(*args))
   monkeypatch.setattr(loop, "TaskMetrics", lambda *args: told.append(args[1:]) or task_metrics(*args))
   flags = corpus.flags(corpus.write(tmp_path / "text"), tmp_path / "run", TRAIN_STEPS=1, EVAL_STEPS=2,
-                       train__eval_split="train", train__final_eval_batches=3)
+                       train__eval_split="train")
   assert cli.main(flags) == 0
   assert told == [("train",), ("train",)]
   lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
   assert [(line["step"], line["split"], line["tokens"], line["partial"]) for line in lines if "tokens" in line] == [
-      (step, "train", batches * 8 * 16, 1.0) for step, batches in ((0, 2), (1, 3))]
+      (step, "train", 2 * 8 * 16, 1.0) for step in (0, 1)]
 
 
 def test_the_last_evaluation_is_of_the_whole_split(tmp_path):
   """Those on the way are of some batches, which are the same ones each time: a run that learns nothing says so."""
   flags = corpus.flags(corpus.write(tmp_path / "text"), tmp_path / "run", TRAIN_STEPS=3, EVAL_PERIOD=1, EVAL_STEPS=2,
-                       TransformerConfig__dropout_rate=0.0, adamw__learning_rate=0.0)
+                       train__whole_final_eval=True, TransformerConfig__dropout_rate=0.0, adamw__learning_rate=0.0)
   assert cli.main(flags) == 0
   found = [line for line in read_metrics(str(tmp_path / "run")) if line["split"] == "validation"]
   assert [line.get("partial") for line in found] == [1.0, 1.0, 1.0, None]

@@ -55,7 +55,7 @@ def _train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] |
                     f" {model_dir} was trained with {vocabularies.describe(experiment.data.vocabulary)}: put that one"
                     " in its place, or use --loop=gpt4x")
   unknown = {"--profile_steps": profile_steps, "CheckpointConfig.keep_period": checkpoints.keep_period,
-             "train.final_eval_batches": config.final_eval_batches, "train.trained": config.trained,
+             "train.whole_final_eval": config.whole_final_eval, "train.trained": config.trained,
              "train.after_update": config.after_update,
              "train.on_nonfinite": config.on_nonfinite != "stop"}
   for name in (name for name, value in unknown.items() if value):

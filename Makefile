@@ -32,7 +32,7 @@ quickstart: $(READY)
 	$(BIN)/gpt4x vocabulary --task=stdlib_bytes --size=4096 --output=stdlib_spm
 	$(BIN)/gpt4x train --gin_file=experiments/quickstart.gin --model_dir=$(RUN)
 	$(BIN)/gpt4x eval --model_dir=$(RUN)
-	$(BIN)/gpt4x generate --model_dir=$(RUN) --prompt="def main(" --max_tokens=300 --temperature=0.8
+	$(BIN)/gpt4x generate --model_dir=$(RUN) --prompt="def main(" --max_tokens=200 --temperature=0.9 --top_p=0.95 --seed=1
 	$(BIN)/gpt4x report --model_dir=$(RUN)
 
 test: $(READY)

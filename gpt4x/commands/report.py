@@ -16,7 +16,7 @@ from gpt4x.experiment import Experiment
 from gpt4x.training import plots, summary
 from gpt4x.training.page import page
 
-_TEMPERATURE, _MAX_TOKENS = 0.8, 192
+_TEMPERATURE, _TOP_P, _MAX_TOKENS = 0.9, 0.95, 192
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
   if arguments.num_samples:
     try:
       samples = _draw(model_dir, experiment, arguments.prompt, arguments.num_samples)
-      how = f"Drawn at temperature {_TEMPERATURE}; the prompts" + (
+      how = f"Drawn at temperature {_TEMPERATURE} with top-p {_TOP_P}; the prompts" + (
           " are gray." if arguments.prompt else ", gray, are the beginnings of held-out texts.")
     except UserError as error:
       how = f"None: {error}"
@@ -67,7 +67,7 @@ def _draw(model_dir: str, experiment: Experiment, prompts: Sequence[str] | None,
   from gpt4x.inference.generate import Generator
   from gpt4x.inference.sampling import Sampling
   with configuration.placing():
-    generator = Generator(model_dir, experiment, sampling=Sampling(_TEMPERATURE))
+    generator = Generator(model_dir, experiment, sampling=Sampling(_TEMPERATURE, top_p=_TOP_P))
   return list(generator.complete(prompts or _beginnings(experiment), num_samples=num_samples, max_tokens=_MAX_TOKENS))
 
 

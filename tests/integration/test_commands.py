@@ -103,7 +103,7 @@ def test_report_compares_with_compressors(run, capsys):
   evaluations = [line for line in read_metrics(str(run)) if line["split"] == "validation"]
   numbers = [f"{line['bits_per_byte']:.3f}" for line in (evaluations[0], evaluations[-1])]
   assert all(words in page.text for words in [*numbers, "16 steps", "gzip -9"])
-  assert page.tags["pre"] == 4 and page.tags["svg"] == 1 and "Drawn at temperature 0.8" in page.text
+  assert page.tags["pre"] == 4 and page.tags["svg"] == 1 and "Drawn at temperature 0.9" in page.text
   assert (run / "loss.png").exists() and json.loads((run / "compressors.json").read_text())["bits_per_byte"]
 
 

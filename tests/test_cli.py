@@ -325,7 +325,7 @@ def test_report(calls, capsys, monkeypatch, tmp_path):
   (_, found, *given, _), = [call for call in calls if call[0] == "page"]
   assert found.model_dir == "runs/a" and given[:3] == [EXPERIMENT, "TEXT", COMPLETIONS]
   assert [call[0] for call in calls] == ["load_run", "plot", "generator", "complete", "page"]
-  assert calls[2][3]["sampling"].temperature == 0.8
+  assert calls[2][3]["sampling"].temperature == 0.9
   assert calls[3][1] == ["x", "y"] and calls[3][2]["num_samples"] == 2
   assert (tmp_path / "runs" / "a" / "report.html").read_text() == "a page"
   rows = [" ".join(line.replace("│", " ").split()) for line in capsys.readouterr().out.splitlines()]

@@ -261,11 +261,11 @@ def test_t5x_is_pinned_to_commits():
   assert all(re.match("==", str(r.specifier)) for r in extra if not r.url)
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 # What the `make test` that runs these tests would pass on to another make.
 _OF_MAKE = {"PYTHON", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL"}
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_make_makes_the_environment_again_for_another_python(source, tmp_path):
   shutil.copy(source / "Makefile", tmp_path)
   for name in ("requirements.lock", "setup.py"):

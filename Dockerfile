@@ -14,10 +14,10 @@ RUN pip install --no-cache-dir --disable-pip-version-check --constraint=/tmp/gpt
     --constraint=/tmp/gpt4x/requirements-extras.lock "/tmp/gpt4x${EXTRAS:+[$EXTRAS]}"
 
 # What is trained and what is prepared from data lie in the folder that is mounted.
-RUN useradd --create-home --uid=1000 gpt4x && install --directory --owner=gpt4x /work
+RUN useradd --create-home --uid=1000 gpt4x && install --directory --owner=gpt4x /workspace
 USER 1000
-WORKDIR /work
-ENV GPT4X_DATA_DIR=/work/.data PYTHONUNBUFFERED=1
+WORKDIR /workspace
+ENV GPT4X_DATA_DIR=/workspace/.data PYTHONUNBUFFERED=1
 
 ENTRYPOINT ["gpt4x"]
 CMD ["--help"]

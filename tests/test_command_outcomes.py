@@ -100,7 +100,8 @@ def start(program: str, shell: str = 'exec "$@"', **options) -> subprocess.Popen
 
 def test_an_interrupt_that_a_library_swallows():
   """C++ that calls Python prints a KeyboardInterrupt, or drops it, and goes on."""
-  process = start("def run(_):\n"
+  process = start("signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # Else ignored where these tests are.
+                  "def run(_):\n"
                   "  class Caller:\n"
                   "    def __del__(self): os.kill(os.getpid(), signal.SIGINT)\n"
                   "  Caller()\n"

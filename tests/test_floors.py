@@ -23,8 +23,8 @@ FLOORS = """
     compression
     objectives
     models
-    media
     tasks
+    media
     data
     configuration
     launch

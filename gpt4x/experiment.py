@@ -11,6 +11,7 @@ from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.errors import refuse, UserError
 from gpt4x.models import extension
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.model import Model
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Experiment:
   """A model, the data it is trained on, and the objective."""
 
-  model: LanguageModel
+  model: Model
   dataset: DatasetConfig
   objective: Objective = dataclasses.field(default_factory=lambda: NextToken())  # Looked up late: as gin has it then.
   vocabulary: "seqio.Vocabulary | None" = None  # Of the run that this is the experiment of; None: it is of none yet.
@@ -55,10 +56,18 @@ class Experiment:
     vocabularies.spec(experiment.data.vocabulary)
     if init_from and not goes_on:
       vocabularies.check_alike(experiment.data.vocabulary, self.dataset.mixture_or_task_name, init_from)
-      refuse(self.model.config, vocabularies.extends(experiment.data.vocabulary, init_from) and
-             self.model.config.adaptive_cutoffs, "adaptive_cutoffs",
-             f"makes clusters of ids, to which media cannot be added: start from another model than {init_from}")
+      if vocabularies.extends(experiment.data.vocabulary, init_from):
+        config = self.language_model.config
+        refuse(config, config.adaptive_cutoffs, "adaptive_cutoffs",
+               f"makes clusters of ids, to which media cannot be added: start from another model than {init_from}")
     return experiment
+
+  @property
+  def language_model(self) -> LanguageModel:
+    """The model, where text is asked of it; a UserError if it is none of language."""
+    if not isinstance(self.model, LanguageModel):
+      raise UserError(f"the model is a {type(self.model).__name__}, which has no text: name a run of a language model")
+    return self.model
 
   @property
   def memory_length(self) -> int:
@@ -72,6 +81,9 @@ class Experiment:
   def check_vocabulary(self) -> None:
     """Raises UserError if the data may hold a token that the model has no embedding for."""
     size, room = self.data.vocabulary.vocab_size, self.model.config.vocab_size
+    if size > room and not isinstance(self.model, LanguageModel):
+      raise UserError(f"{self.dataset.mixture_or_task_name} has a vocabulary of {size} ids, but a codec is trained on"
+                      " bytes: name a task of these, such as local_image_bytes")
     if size > room:
       raise UserError(
           f"TransformerConfig.vocab_size = {room} is smaller than the {size} ids of the vocabulary of"

@@ -113,6 +113,11 @@ class MediaVocabulary(vocabularies.PythonVocabulary, vocabularies.FileVocabulary
     return self._parts.codecs
 
   @property
+  def settings(self) -> dict[str, Any]:
+    """How media are made to fit the codecs: MediaTokens.settings."""
+    return self._parts.settings
+
+  @property
   def modality(self) -> np.ndarray:
     """The index into MODALITIES of each id, [V] int32."""
     return self.layout.modality
@@ -195,7 +200,7 @@ class MediaVocabulary(vocabularies.PythonVocabulary, vocabularies.FileVocabulary
     if "audio" in self.codecs:
       sounds = {i: medium.sound for i, medium in enumerate(media) if isinstance(medium, Video) and medium.sound}
       for i, cells in zip(sounds, self._encode_all("audio", list(sounds.values()))):
-        found[i] = dataclasses.replace(found[i], sound=_shared_out(cells, len(found[i].codes)))
+        found[i] = dataclasses.replace(found[i], sound=shared_out(cells, len(found[i].codes)))
     return found
 
   def decode_medium(self, span: Span) -> Medium:
@@ -210,7 +215,7 @@ class MediaVocabulary(vocabularies.PythonVocabulary, vocabularies.FileVocabulary
     if not media:
       return []
     codec = self._codec(medium)
-    return codec.encode_all([fitting.fit(one, codec, self._parts.settings) for one in media])
+    return codec.encode_all([fitting.fit(one, codec, self.settings) for one in media])
 
   def _codec(self, medium: str) -> Codec:
     if medium not in self.codecs:
@@ -218,6 +223,6 @@ class MediaVocabulary(vocabularies.PythonVocabulary, vocabularies.FileVocabulary
     return self.codecs[medium]
 
 
-def _shared_out(cells: np.ndarray, frames: int) -> tuple[np.ndarray, ...]:
+def shared_out(cells: np.ndarray, frames: int) -> tuple[np.ndarray, ...]:
   """The cells of a sound for each of so many frames, as evenly as can be."""
   return tuple(cells[len(cells) * i // frames:len(cells) * (i + 1) // frames] for i in range(frames))

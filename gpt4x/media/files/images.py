@@ -8,6 +8,7 @@ import numpy as np
 from gpt4x import storage
 from gpt4x.data.text_files import shown
 from gpt4x.errors import UserError
+from gpt4x.media.conform import to_channels
 from gpt4x.media.files import content
 from gpt4x.media.medium import Image
 
@@ -37,18 +38,14 @@ def decode(data: bytes, name: str) -> Image:
 
 
 def pixels_of(image) -> np.ndarray:
-  """[H, W, C] of Pillow's image: eight bits a channel; Pillow's own conversion would cut sixteen bits off at 255."""
-  import PIL.Image
-
+  """[H, W, C] of an image of Pillow, whose own conversion would cut sixteen bits off at 255."""
   if image.mode.startswith("I"):
     wide = np.asarray(image).astype(np.uint32)
     return ((wide * 255 + 32767) // 65535).astype(np.uint8)[..., None]
   if "A" in image.mode or "transparency" in image.info:
     grey = image.mode in ("1", "L", "LA")
-    image = image.convert("RGBA")
-    image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if grey else "RGB")
-  elif image.mode not in ("L", "RGB"):
+    return to_channels(np.array(image.convert("LA" if grey else "RGBA")), 1 if grey else 3)
+  if image.mode not in ("L", "RGB"):
     image = image.convert("L" if image.mode == "1" else "RGB")
   found = np.array(image)
   return found[..., None] if found.ndim == 2 else found
@@ -87,13 +84,3 @@ def cover(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
   scaled = resize(pixels, max(height, round(pixels.shape[0] * scale)), max(width, round(pixels.shape[1] * scale)))
   top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
   return scaled[top:top + height, left:left + width]
-
-
-def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-  """Pixels [..., C] as grey (by Rec. 601's weights, as Pillow's) or as RGB."""
-  if pixels.shape[-1] == channels:
-    return pixels
-  if channels == 3:
-    return np.repeat(pixels, 3, axis=-1)
-  red, green, blue = np.moveaxis(pixels.astype(np.uint32), -1, 0)
-  return ((red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16).astype(np.uint8)[..., None]

@@ -12,6 +12,7 @@ import numpy as np
 from gpt4x import storage
 from gpt4x.data.text_files import shown
 from gpt4x.errors import UserError
+from gpt4x.media.conform import to_channels
 from gpt4x.media.files import content, images, sounds
 from gpt4x.media.medium import Audio, Video
 
@@ -143,7 +144,7 @@ def write(video: Video, path: str | os.PathLike) -> None:
 def _gif(video: Video) -> bytes:
   import PIL.Image
 
-  frames = [PIL.Image.fromarray(frame) for frame in images.with_channels(video.frames, 3)]
+  frames = [PIL.Image.fromarray(frame) for frame in to_channels(video.frames, 3)]
   ends = [round(100 * k / video.fps) * 10 for k in range(len(frames) + 1)]  # A GIF's times are hundredths of a second.
   buffer = io.BytesIO()
   frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], loop=0,
@@ -152,7 +153,7 @@ def _gif(video: Video) -> bytes:
 
 
 def _mp4(av, video: Video) -> bytes:
-  buffer, frames = io.BytesIO(), images.with_channels(video.frames, 3)
+  buffer, frames = io.BytesIO(), to_channels(video.frames, 3)
   height, width = frames.shape[1:3]
   with av.open(buffer, "w", format="mp4") as container:
     stream = container.add_stream("libx264", rate=Fraction(video.fps).limit_denominator(10_000))

@@ -108,7 +108,7 @@ def jpeg() -> bytes:
 @pytest.mark.parametrize("content, message", [
     (jpeg()[:2000], "a.png cannot be read as an image (.*): it is cut off, damaged or of an unknown format; copy"),
     (b"", "a.png is empty .0 bytes.: copy it again"),
-    (b"some text", "a.png cannot be read as an image"),
+    (b"some text", "a.png is of no known format of images, whatever its name says: convert it"),
     (b"RIFF\0\0\0\0WAVEfmt ", "a.png is a sound .WAV., whatever its name says, and not an image: name an image"),
     (b"\0\0\0\x18ftypisom", "a.png is a video .MP4., whatever its name says"),
     (None, "cannot read .*a.png .No such file or directory.: correct the path"),

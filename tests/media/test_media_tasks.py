@@ -141,7 +141,8 @@ def test_a_stream_of_media_is_prepared_and_read(tmp_path):
 def test_an_image_larger_than_the_sizes_is_told(tmp_path):
   pngs(tmp_path, 1, (4, 9))
   write([{"image": "0.png", "text": "t"}])
-  with pytest.raises(UserError, match=r"the image has 4 x 9 cells, and MediaTokens.sizes = 8 allows 1 to 8") as error:
+  message = "a.jsonl:1: 0.png: the image has 4 x 9 cells, and MediaTokens.sizes = 8 allows"
+  with pytest.raises(UserError, match=message) as error:
     list(Dataset(DatasetConfig("local_media", {"targets": 16}, 2)).documents("train"))
   assert "\n" not in str(error.value)
   gin.bind_parameter("MediaTokens.max_side", 8)

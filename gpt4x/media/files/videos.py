@@ -119,14 +119,15 @@ def read_sound(path: str | os.PathLike, seconds: float | None = None, stream: in
 
 
 def _sound(av, data: bytes, seconds: float | None, stream: int) -> Audio | None:
+  with av.open(io.BytesIO(data)) as container:  # Streams may begin at different times.
+    first = next(container.decode(container.streams.video[stream]), None)
+    start = float(first.time or 0) if first else 0.0
   with av.open(io.BytesIO(data)) as container:
     if not container.streams.audio:
       return None
-    samples, rate, begins = sounds.decode_stream(av, container, container.streams.audio[0])
-  with av.open(io.BytesIO(data)) as container:  # Streams may begin at different times.
-    first = next(container.decode(container.streams.video[stream]), None)
-  offset = round((begins - float(first.time or 0)) * rate) if first else 0
-  samples = sounds.to_int16(samples)
+    most = None if seconds is None else start + seconds
+    samples, rate, begins = sounds.decode_stream(av, container, container.streams.audio[0], most)
+  offset, samples = round((begins - start) * rate), sounds.to_int16(samples)
   samples = samples[-offset:] if offset < 0 else np.pad(samples, (offset, 0))
   return Audio(samples[:None if seconds is None else round(seconds * rate)], rate)
 

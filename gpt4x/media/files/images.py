@@ -32,9 +32,8 @@ def decode(data: bytes, name: str) -> Image:
   import PIL.Image
   import PIL.ImageOps
 
-  with content.decoding(name, "image"):
-    with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-      return Image(pixels_of(PIL.ImageOps.exif_transpose(opened)))
+  with content.decoding(name, "image"), PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+    return Image(pixels_of(PIL.ImageOps.exif_transpose(opened)))
 
 
 def pixels_of(image) -> np.ndarray:

@@ -36,7 +36,8 @@ def figure(metrics: Iterable[Mapping[str, Any]], baselines: Mapping[str, float] 
            colors: Mapping[str, str] = _COLORS) -> "Figure | None":
   """The curves in lines of metrics.jsonl, a panel for each metric; None if there are none.
 
-  Training loss is smoothed over raw; every other split has its loss and its bits per byte, with `baselines` as lines, or its PSNR.
+  Training loss is smoothed over raw; every other split has its loss and its bits per byte, with `baselines` as lines,
+  or its PSNR.
   """
   curves: dict[str, dict[str, Points]] = {name: {} for name in _PANELS}  # By panel, then by split.
   for line in metrics:

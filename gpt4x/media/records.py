@@ -55,7 +55,7 @@ def read(path: str, lines: BinaryIO, bad: Callable[[str], None]) -> Iterator[Rec
       continue
     place = f"{path}:{number}"
     try:
-      record = json.loads(line.decode("utf-8-sig"))
+      record = json.loads(line.decode("utf-8-sig").strip())
       parts, form = _parts(record)
       parts = tuple(_found(part, folder) for part in parts)
     except (ValueError, RecursionError) as error:

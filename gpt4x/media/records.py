@@ -56,8 +56,8 @@ def read(path: str, lines: BinaryIO, bad: Callable[[str], None]) -> Iterator[Rec
     place = f"{path}:{number}"
     try:
       record = json.loads(line.decode("utf-8-sig").strip())
-      parts, form = _parts(record)
-      parts = tuple(_found(part, folder) for part in parts)
+      given, form = _parts(record)
+      parts = tuple(_found(part, folder) for part in given)
     except (ValueError, RecursionError) as error:
       bad(f"{shown(place)}: {_reason(error)}")
     else:

@@ -52,6 +52,16 @@ def test_what_is_held_out_does_not_depend_on_where_the_folder_lies(few, tmp_path
   assert texts("validation", files="moved/*.jsonl") == before == texts("validation", files=f"{tmp_path}/moved/a.jsonl")
 
 
+def test_no_image_that_one_task_holds_out_trains_a_codec_in_another(few):
+  def images(kind, split):
+    made = LocalMediaSource(kind, LocalMedia("a.jsonl")).examples(split)
+    return {part.path for one in made for example in one for part in example.parts if not isinstance(part, str)}
+
+  for kind in ("document", "to_text", "to_media"):
+    assert images(kind, "validation") == images("image", "validation")
+    assert images(kind, "validation") and not images(kind, "validation") & images("image", "train")
+
+
 def test_validation_files_are_not_trained_on(few, tmp_path):
   json_lines(tmp_path / "v.jsonl", [{"text": "held out"}])
   assert texts("validation", validation_files="v.jsonl") == ["held out"]

@@ -7,6 +7,7 @@ appended to, and nothing is renamed in one step.
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
@@ -259,15 +260,18 @@ def _is_precondition(error: BaseException) -> bool:
       "PreconditionFailed", "ConditionalRequestConflict")
 
 
+@functools.cache
 def _use_fsspec() -> None:
-  """Lets etils.epath, and with it Orbax, read and write buckets by fsspec, whether or not TensorFlow is installed."""
+  """Lets etils.epath, and with it Orbax, read and write buckets by fsspec, whether or not TensorFlow is installed.
+
+  Once in every process: the variables of the environment that it sets go on to processes that are started from here.
+  """
   from etils.epath import gpath
   import fsspec
-  if os.environ.get("EPATH_USE_TF") != "false":
-    os.environ["EPATH_USE_TF"] = "false"
-    gpath._is_tf_installed.cache_clear()  # Which has asked for the variable, perhaps. pylint: disable=protected-access
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # It asks a second service about each bucket.
-    for logger in ("gcsfs", "google.auth"):  # They print what they also raise, the first with a traceback.
-      logging.getLogger(logger).setLevel(logging.CRITICAL)
-    for name in ("gs", "gcs", "s3"):  # Another process may write there: listings are never kept.
-      fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+  os.environ["EPATH_USE_TF"] = "false"
+  gpath._is_tf_installed.cache_clear()  # Which has asked for the variable, perhaps. pylint: disable=protected-access
+  os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # It asks a second service about each bucket.
+  for logger in ("gcsfs", "google.auth"):  # They print what they also raise, the first with a traceback.
+    logging.getLogger(logger).setLevel(logging.CRITICAL)
+  for name in ("gs", "gcs", "s3"):  # Another process may write there: listings are never kept.
+    fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)

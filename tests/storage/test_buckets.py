@@ -42,6 +42,18 @@ def test_what_is_replaced_while_it_is_read_is_read_whole(place, monkeypatch):
   assert storage.read(place / "file") in (b"one", b"another")
 
 
+def test_a_process_sees_what_others_wrote_after_it_had_looked(place):
+  """Even one that inherits what the process that started it has set: this one has."""
+  code = ("import sys; from gpt4x import storage; place = storage.path(sys.argv[1]); storage.files_below(place);"
+          " storage.read(place / 'new'); print('looked', flush=True); input(); print(storage.read(place / 'new'))")
+  storage.write(place / "old", b"one")
+  with subprocess.Popen([sys.executable, "-c", code, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                        text=True) as process:
+    assert process.stdout.readline() == "looked\n"
+    storage.write(place / "new", b"two")
+    assert process.communicate("\n")[0] == "b'two'\n"
+
+
 def test_one_of_two_creates(place):
   assert storage.create_exclusively(place / "lock", b"one")
   assert not storage.create_exclusively(place / "lock", b"two")

@@ -77,7 +77,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
   def generator(*args, **kwargs):
     recorded.append(("generator", *args, kwargs))
     return types.SimpleNamespace(
-        stream=recorder("stream", iter(["b", "c"])), complete=recorder("complete", COMPLETIONS))
+        prompt=lambda text, media: text, stream=recorder("stream", iter(["b", "c"])),
+        complete=recorder("complete", COMPLETIONS))
 
   foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None)
   stand_ins = {
@@ -175,23 +176,26 @@ def test_eval(calls, capsys):
   assert capsys.readouterr().out == "loss 0.123457\ntokens 12345678\n"
 
 
+TEXT = {"output": None, "guidance": 1.0}
+
+
 def test_generate(calls, capsys):
   """Every flag has another value, so that no two can be taken for each other."""
   assert cli.main(["generate", "--model_dir=runs/a", "--prompt=-- a\n", "--top_k=5", "--top_p=1", "--temperature=0.5",
                    "--seed=7", "--max_tokens=9", "--step=3", "--stop=x", "--stop=-y"]) == 0
   assert calls == [
       ("load_run", "runs/a", (), (), {"needed": "the model"}),
-      ("generator", "runs/a", EXPERIMENT, {"step": 3, "sampling": Sampling(temperature=0.5, top_k=5, top_p=1.0)}),
+      ("generator", "runs/a", EXPERIMENT, TEXT | {"step": 3, "sampling": Sampling(0.5, top_k=5, top_p=1.0)}),
       ("stream", "-- a\n", {"max_tokens": 9, "seed": 7, "stop": ["x", "-y"]})]
   assert capsys.readouterr().out == "-- a\nbc\n"
 
 
-DEFAULTS = {"max_tokens": 256, "seed": 0, "stop": []}
+DEFAULTS = {"max_tokens": None, "seed": 0, "stop": []}
 
 
 def test_generate_by_default(calls):
   assert cli.main(["generate", "--model_dir=runs/a", "--prompt="]) == 0
-  assert calls[1:] == [("generator", "runs/a", EXPERIMENT, {"step": None, "sampling": Sampling()}),
+  assert calls[1:] == [("generator", "runs/a", EXPERIMENT, TEXT | {"step": None, "sampling": Sampling()}),
                        ("stream", "", DEFAULTS)]
 
 

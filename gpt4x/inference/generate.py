@@ -108,7 +108,7 @@ class Generator:
     max_tokens = self._max_tokens if max_tokens is None else max_tokens
     ids = [self._encode(prompt) for prompt, _ in rows]
     # With the prompt in its number, a row does not draw what the other prompts' rows draw.
-    names = [prompt if isinstance(prompt, str) else f"{prompt.text} {list(prompt.ids)}" for prompt, _ in rows]
+    names = [prompt if isinstance(prompt, str) else f"{prompt.text} {prompt.ids}" for prompt, _ in rows]
     numbers = [zlib.crc32(f"{sample} {name}".encode()) for name, (_, sample) in zip(names, rows)]
     # Without its prompt a continuation is what it is in training where the condition was dropped.
     nothing = [()] * len(ids) if self._guidance != 1 else None

@@ -75,7 +75,7 @@ def encode(vocabulary: Any, text: str, media: Sequence[Medium] = ()) -> str | Pr
   if not known(vocabulary):  # To which a mark is text as any other.
     return text
   parts = place(text, media)
-  return Prompt(text, vocabulary.encode_parts(parts)) if media else text
+  return Prompt(text, [int(token) for token in vocabulary.encode_parts(parts)]) if media else text
 
 
 def place(text: str, media: Sequence[Medium]) -> list[str | Medium]:
@@ -87,7 +87,7 @@ def place(text: str, media: Sequence[Medium]) -> list[str | Medium]:
   for medium in MEDIA:
     marks, given = pieces[1::2].count(medium), len(waiting[medium])
     if marks != given:
-      raise UserError(f"the prompt has {marks} marks <{medium}>, and {given} files are given as {medium}: give as many"
+      raise UserError(f"the prompt has the mark <{medium}> {marks} times, and {given} {medium} files are given: give as many"
                       " as there are marks, or write no marks, so that all media come before the text")
   parts = [waiting[piece].pop(0) if number % 2 else piece for number, piece in enumerate(pieces)]
   return [part for part in parts if not isinstance(part, str) or part]

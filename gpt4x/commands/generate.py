@@ -70,7 +70,7 @@ def _output(arguments: argparse.Namespace, target: media_files.Target | None,
 
 def _check_guidance(guidance: float, task: str) -> None:
   """Warns if nothing was trained without its condition, so that there is nothing to guide away from."""
-  from gpt4x.media.source import LocalMedia
+  from gpt4x.media.local_media import LocalMedia
   if not task.endswith("text_to_media") or not LocalMedia().drop_condition:  # As the run's configuration has it.
     print(f"gpt4x: warning: --guidance={guidance:g} compares with what the model makes without a prompt, and training on"
           f" {task} dropped none: use 1, or a model of a task that drops some (LocalMedia.drop_condition)",

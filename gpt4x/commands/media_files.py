@@ -21,7 +21,7 @@ def read(given: Sequence[tuple[str, str]]) -> list[Medium]:
   """The media of (medium, path), as much of each as the run's configuration has it in training."""
   if not given:
     return []
-  from gpt4x.media.source import LocalMedia
+  from gpt4x.media.local_media import LocalMedia
   how, found = LocalMedia(), list[Medium]()
   for medium, path in given:
     if medium == "image":

@@ -87,8 +87,8 @@ def place(text: str, media: Sequence[Medium]) -> list[str | Medium]:
   for medium in MEDIA:
     marks, given = pieces[1::2].count(medium), len(waiting[medium])
     if marks != given:
-      raise UserError(f"the prompt has the mark <{medium}> {marks} times, and {given} {medium} files are given: give as many"
-                      " as there are marks, or write no marks, so that all media come before the text")
+      raise UserError(f"the prompt has the mark <{medium}> {marks} times, and {given} {medium} files are given: give as"
+                      " many as there are marks, or write no marks, so that all media come before the text")
   parts = [waiting[piece].pop(0) if number % 2 else piece for number, piece in enumerate(pieces)]
   return [part for part in parts if not isinstance(part, str) or part]
 

@@ -8,8 +8,10 @@ import gin
 
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data.dataset import Dataset, DatasetConfig
-from gpt4x.errors import UserError
+from gpt4x.errors import refuse, UserError
+from gpt4x.models import extension
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.model import Model
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 class Experiment:
   """A model, the data it is trained on, and the objective."""
 
-  model: LanguageModel
+  model: Model
   dataset: DatasetConfig
   objective: Objective = dataclasses.field(default_factory=lambda: NextToken())  # Looked up late: as gin has it then.
   vocabulary: "seqio.Vocabulary | None" = None  # Of the run that this is the experiment of; None: it is of none yet.
@@ -37,6 +39,7 @@ class Experiment:
   def of_run(self, model_dir: str) -> "Experiment":
     """The experiment of the run in a directory, whose data has the vocabulary that the run keeps."""
     from gpt4x.data import vocabularies
+    import gpt4x.media.vocabulary  # noqa: F401  Registers its class.
     if not vocabularies.saved_in(model_dir):  # Some converted models have none.
       return self
     return dataclasses.replace(self, vocabulary=vocabularies.load(model_dir))
@@ -44,7 +47,8 @@ class Experiment:
   def to_train(self, model_dir: str, goes_on: bool, init_from: str | None) -> "Experiment":
     """The experiment as a loop trains it, once its vocabulary is found to fit and to be one that a run can keep.
 
-    A run that goes on has its own; a new one must have that of the run that it starts from. Nothing is tokenized.
+    A run that goes on has its own; a new one must have that of the run that it starts from, or that one and
+    media. Nothing is tokenized.
     """
     from gpt4x.data import vocabularies
     experiment = self.of_run(model_dir) if goes_on else self
@@ -52,7 +56,18 @@ class Experiment:
     vocabularies.spec(experiment.data.vocabulary)
     if init_from and not goes_on:
       vocabularies.check_alike(experiment.data.vocabulary, self.dataset.mixture_or_task_name, init_from)
+      if vocabularies.extends(experiment.data.vocabulary, init_from):
+        config = self.language_model.config
+        refuse(config, config.adaptive_cutoffs, "adaptive_cutoffs",
+               f"makes clusters of ids, to which media cannot be added: start from another model than {init_from}")
     return experiment
+
+  @property
+  def language_model(self) -> LanguageModel:
+    """The model, where text is asked of it; a UserError if it is none of language."""
+    if not isinstance(self.model, LanguageModel):
+      raise UserError(f"the model is a {type(self.model).__name__}, which has no text: name a run of a language model")
+    return self.model
 
   @property
   def memory_length(self) -> int:
@@ -66,6 +81,9 @@ class Experiment:
   def check_vocabulary(self) -> None:
     """Raises UserError if the data may hold a token that the model has no embedding for."""
     size, room = self.data.vocabulary.vocab_size, self.model.config.vocab_size
+    if size > room and not isinstance(self.model, LanguageModel):
+      raise UserError(f"{self.dataset.mixture_or_task_name} has a vocabulary of {size} ids, but a codec is trained on"
+                      " bytes: name a task of these, such as local_image_bytes")
     if size > room:
       raise UserError(
           f"TransformerConfig.vocab_size = {room} is smaller than the {size} ids of the vocabulary of"
@@ -74,3 +92,16 @@ class Experiment:
   def restore_params(self, model_dir: str, partitioner: Partitioner, step: int | None = None) -> tuple[int, Any]:
     """(step, params) of a checkpoint, the newest if step is None, laid out on the partitioner's mesh."""
     return Checkpoints(model_dir).restore_params(partitioner.place(*self.model.declared), step)
+
+  def params_from(self, model_dir: str, partitioner: Partitioner, fresh: Any) -> Any:
+    """The newest parameters of the run that a new one starts from; ids that it does not know have those of `fresh`."""
+    from gpt4x.data import vocabularies
+    known = vocabularies.extends(self.data.vocabulary, model_dir)
+    if known is None:
+      return self.restore_params(model_dir, partitioner)[1]
+    shapes, declarations = self.model.declared
+    directory = Checkpoints(model_dir)
+    narrower = extension.narrower(shapes, declarations, directory.param_shapes())
+    params = directory.restore_params(partitioner.place(*narrower))[1]
+    with partitioner.activate():
+      return extension.extended(params, fresh, declarations, known)

@@ -17,6 +17,7 @@ from gpt4x.experiment import Experiment
 from gpt4x.models.language_model import Batch
 from gpt4x.models.memory import map_memories, Memory
 from gpt4x.models.sums import metrics, Sum, Sums
+from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
 
 
@@ -51,7 +52,9 @@ class Evaluator:
 
   def __call__(self, params: Any, frozen: Any = None, between_batches: Callable[[], None] = lambda: None,
                max_batches: int | None = None) -> dict[str, float]:
-    """Means over all targets, `loss` in nats per token among them; `perplexity`, `bits_per_byte`, `tokens`.
+    """Means over all targets, `loss` among them, and `tokens`; what the objective derives from its sums.
+
+    Where the loss is a likelihood, in nats per token, `perplexity` and `bits_per_byte` besides.
 
     `partial` is 1 if the split has more batches than were asked for, which are the same ones at each call. The bytes
     are those of the text that the targets stand for: the end of a document costs bits and has no bytes.
@@ -72,7 +75,8 @@ class Evaluator:
         previous = sums, num_bytes
     total = _add(total, previous)
     partial = {"partial": 1.0} if max_batches is not None and next(batches, None) is not None else {}
-    return _means(*total, f"split {self._split} of {dataset.mixture_or_task_name}") | partial
+    where = f"split {self._split} of {dataset.mixture_or_task_name}"
+    return _means(*total, where, self._experiment.objective) | partial
 
 
 def _add(total: tuple[dict[str, Sum], float], batch: tuple[Sums, jax.Array] | None) -> tuple[dict[str, Sum], float]:
@@ -82,12 +86,17 @@ def _add(total: tuple[dict[str, Sum], float], batch: tuple[Sums, jax.Array] | No
   return {name: sums[name] + one if name in sums else one for name, one in double.items()}, num_bytes + float(new_bytes)
 
 
-def _means(sums: Mapping[str, Sum], num_bytes: float, where: str) -> dict[str, float]:
+def _means(sums: Mapping[str, Sum], num_bytes: float, where: str,
+           objective: Objective | None = None) -> dict[str, float]:
   if not sums or not sums["loss"].weight:
     raise UserError(f"{where} has no target tokens: choose another split")
   found = {name: float(value) for name, value in metrics(sums).items()}
-  found["perplexity"] = perplexity(found["loss"])
   found["tokens"] = float(sums["loss"].weight)
+  if derived := getattr(objective, "derived", None):
+    found |= derived(sums)
+  if not getattr(objective, "is_likelihood", True):
+    return found
+  found["perplexity"] = perplexity(found["loss"])
   if num_bytes:
     found["bits_per_byte"] = float(sums["loss"].value) / math.log(2) / num_bytes
   return found

@@ -16,6 +16,7 @@ from gpt4x.inference.media import Output, Prompt
 from gpt4x.inference.sampling import Sampling
 from gpt4x.inference.text import Completion, Text
 from gpt4x.media.medium import Medium
+import gpt4x.media.vocabulary  # noqa: F401  Registers its class, which a run may have.
 from gpt4x.partitioning import Partitioner
 
 MAX_TOKENS = 256  # Of text, unless it is said.
@@ -49,8 +50,9 @@ class Generator:
       guidance: how often the difference that a prompt makes to the logits counts (arXiv:2207.12598); 1: once.
     """
     self._model_dir, self._experiment, self._step = model_dir, experiment, step
+    model, dataset = experiment.language_model, experiment.dataset
+    config = model.config
     self._vocabulary: Any = vocabularies.load(model_dir)
-    config, dataset = experiment.model.config, experiment.dataset
     if window is None:
       memory = max(experiment.memory_length, experiment.eval_memory_length)
       window = memory if config.same_length and memory else memory + dataset.segment_length
@@ -60,7 +62,7 @@ class Generator:
     self._ids = range(vocabularies.first_text_id(self._vocabulary), config.vocab_size)
     self._output, self._guidance = output, guidance
     self._max_tokens = media.max_tokens(self._vocabulary, output) if output else MAX_TOKENS
-    self._engine = Engine(experiment.model, window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,
+    self._engine = Engine(model, window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,
                           first_id=self._ids.start, grammar=media.grammar(self._vocabulary, output), guidance=guidance)
 
   def prompt(self, text: str, given: Sequence[Medium] = ()) -> str | Prompt:

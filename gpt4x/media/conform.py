@@ -57,8 +57,8 @@ def check_codes(codes: np.ndarray, num_codes: Sequence[int], num_axes: int) -> n
   """Codes int32 [*cells, K], which must be ones of so many each."""
   codes = np.asarray(codes)
   if codes.ndim != num_axes + 1 or codes.shape[-1] != len(num_codes) or codes.dtype.kind not in "iu":
-    raise UserError(f"codes are {codes.dtype} {list(codes.shape)}: give whole numbers with {num_axes} axes of cells and one"
-                    f" of {len(num_codes)}")
+    raise UserError(f"codes are {codes.dtype} {list(codes.shape)}: give whole numbers, {num_axes} axes of cells, and one of"
+                    f" {len(num_codes)} codes")
   if wrong := (codes[(codes < 0) | (codes >= np.asarray(num_codes))].tolist()):
     raise UserError(f"{wrong[0]} is no code: those of this codec are from 0 to {max(num_codes) - 1}")
   return codes.astype(np.int32)

@@ -71,7 +71,8 @@ def _output(arguments: argparse.Namespace, target: media_files.Target | None,
 def _check_guidance(guidance: float, task: str) -> None:
   """Warns if nothing was trained without its condition, so that there is nothing to guide away from."""
   from gpt4x.media.local_media import LocalMedia
-  if not task.endswith("text_to_media") or not LocalMedia().drop_condition:  # As the run's configuration has it.
+  dropped = LocalMedia().drop_condition if task == "local_text_to_media" else "text_to_" in task  # Of public sets.
+  if not dropped:
     print(f"gpt4x: warning: --guidance={guidance:g} compares with what the model makes without a prompt, and training on"
           f" {task} dropped none: use 1, or a model of a task that drops some (LocalMedia.drop_condition)",
           file=sys.stderr)

@@ -240,6 +240,16 @@ def test_a_file_without_prompts(calls, capsys, tmp_path, content, words):
   assert status == 1 and words in line and f"{tmp_path}/prompts" in line and not calls
 
 
+def test_media_are_in_the_order_of_the_command_line():
+  """Across the three flags; with a medium or an output, a prompt may be left out."""
+  parse = lambda *flags: cli._parse(["generate", "--model_dir=a", *flags])
+  found = parse("--video=1", "--image=2", "--prompt=p", "--audio=3", "--image=4", "--size=2x30", "--guidance=1.5")
+  assert found.media == [("video", "1"), ("image", "2"), ("audio", "3"), ("image", "4")]
+  assert (found.size, found.guidance, found.seconds, found.prompt) == ((2, 30), 1.5, None, ["p"])
+  assert parse("--image=1").prompt is None and parse("--output=x.png").media == []
+  assert parse("--prompt=p").media == [], "nothing is left of what another command line had"
+
+
 def test_a_file_of_prompts_that_may_not_be_read(capsys, monkeypatch):
   """Not "missing": the file is there."""
   def denied(path):

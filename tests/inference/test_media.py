@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from gpt4x.data.dataset import DatasetConfig
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
-from gpt4x.data.dataset import DatasetConfig
 from gpt4x.inference import media
 from gpt4x.inference.generate import Generator
 from gpt4x.inference.media import Output

@@ -42,7 +42,7 @@ class Evaluator:
       # Memory of keys and values gives the same numbers as one of layer inputs, and projects no past again.
       memory = objective.initial_memory(model, dataset.batch_size, experiment.eval_memory_length, projected=True)
       if dataset.carries_memory and isinstance(memory, Memory):
-        memory = model.project_positions(params, memory, dataset.segment_length)
+        memory = experiment.language_model.project_positions(params, memory, dataset.segment_length)
       return memory
 
     self._step = jax.jit(step, donate_argnums=4)

@@ -106,8 +106,8 @@ class CodecModule(nn.Module):
 
   def setup(self):
     c = self.config
-    self.encoder, self.decoder = Tower(c), Tower(c)
-    self.output = _dense(c.units_per_cell)
+    self.input, self.encoder = _dense(c.width), Tower(c)
+    self.decoder, self.output = Tower(c), _dense(c.units_per_cell)
     self.down = [_dense(len(c.levels)) for _ in range(c.codebooks)]
     self.up = [_dense(c.width) for _ in range(c.codebooks)]
 
@@ -124,7 +124,7 @@ class CodecModule(nn.Module):
     return self.output(self.decoder(sum(up(value) for up, value in zip(self.up, values))))
 
   def _quantize(self, cells: jax.Array) -> tuple[jax.Array, jax.Array]:
-    left, embedded, codes = self.encoder(cells), 0.0, []
+    left, embedded, codes = self.encoder(self.input(cells)), 0.0, []
     for down, up in zip(self.down, self.up):
       value, code = fsq.quantize(down(left), self.config.levels)
       part = up(value)
@@ -143,7 +143,6 @@ class Tower(nn.Module):
     c, around = self.config, self.config.kernel // 2
     time = [] if c.medium == "image" else [(c.kernel - 1, 0)]
     padding = time + [(around, around)] * (c.num_axes - len(time))
-    x = _dense(c.width, "input")(x)
     for i in range(c.depth):
       y = nn.RMSNorm(name=f"norm_{i}")(x)
       y = nn.Conv(c.width, (c.kernel,) * c.num_axes, padding=padding, precision=_PRECISION, name=f"window_{i}")(y)

@@ -86,7 +86,7 @@ class Grammar:
 
     A span that the prompt leaves open goes on, with its own size.
     """
-    any_media = Grammar(self.layout, frozenset(self.layout.media))
+    any_media = _of_any_media(self.layout)
     table, classes = any_media._table
     state, medium = any_media.start(), None
     for place in range(self._closed(ids), len(ids)):
@@ -223,6 +223,11 @@ class Grammar:
         mask[slice(ids.start, ids.stop) if isinstance(ids, range) else ids] = True
     table, classes = np.unique(masks, axis=1, return_inverse=True)
     return table, classes.reshape(-1).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=8)
+def _of_any_media(layout: Layout) -> Grammar:
+  return Grammar(layout, frozenset(layout.media))
 
 
 def stack(states: Sequence[GrammarState]) -> GrammarState:

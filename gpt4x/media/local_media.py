@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import dataclasses
 import os
-import sys
 from typing import Literal
 
 import gin
@@ -11,6 +10,7 @@ import gin
 from gpt4x import storage
 from gpt4x.data import file_patterns, objects
 from gpt4x.data.objects import Stat
+from gpt4x.data.task_examples import say_once
 from gpt4x.errors import require, UserError
 
 
@@ -116,5 +116,5 @@ class BadRecords:
 
   def report(self, of: int, what: str) -> None:
     if self.count:
-      print(f"gpt4x: warning: skipped {self.count:,} bad {what} of {of:,}, as LocalMedia.on_bad_record = 'skip' has it;"
-            f" the first: {self.first}", file=sys.stderr)
+      say_once(f"gpt4x: warning: skipped {self.count:,} bad {what} of {of:,}, as LocalMedia.on_bad_record = 'skip' has"
+               f" it; the first: {self.first}")

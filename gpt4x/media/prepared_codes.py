@@ -20,6 +20,7 @@ import zipfile
 
 import numpy as np
 
+from gpt4x import storage
 from gpt4x.data import data_dir, make_folder, prepared, share, variable
 from gpt4x.data.fingerprint import fingerprint
 from gpt4x.data.objects import Stat
@@ -67,7 +68,7 @@ class Recipe:
 def of_files(files: Sequence[Stat], recipe: Recipe) -> list[np.ndarray | UserError]:
   """The codes of each file of a chunk, or what is wrong with it."""
   folder = recipe.folder
-  path = folder / fingerprint([list(one) for one in files])
+  path = folder / fingerprint([[_absolute(file), *version] for file, *version in files])
   found = _load(path, len(files))
   if found is None:
     say_once(f"encoding {recipe.medium} files into {folder}")
@@ -80,6 +81,10 @@ def of_files(files: Sequence[Stat], recipe: Recipe) -> list[np.ndarray | UserErr
         raise UserError(f"cannot write {path} ({error.strerror}): make room, or set {variable()} elsewhere") from error
   prepared.note_use(folder)
   return found
+
+
+def _absolute(path: str) -> str:
+  return path if storage.is_remote(path) else os.path.abspath(path)
 
 
 def _encoded(paths: Sequence[str], recipe: Recipe) -> Iterator[np.ndarray | UserError]:

@@ -34,11 +34,23 @@ def media_codes(dataset: tf.data.Dataset, output_features: Any) -> tf.data.Datas
 
   def encode(chunk: bytes) -> list[np.ndarray]:
     options, examples = parsed(chunk)
-    codes = reading.codes(files_of(examples), options, vocabulary)
+    found = reading.codes(files_of(examples), options, vocabulary)
+    codes = {file: _checked(file, one, vocabulary) for file, one in found.items()}
     return _flat(examples, codes, options)
 
   return records(dataset.map(lambda one: tf.numpy_function(encode, [one["chunk"]], TYPES),
                              num_parallel_calls=2, deterministic=True))
+
+
+def _checked(file: tuple[str, str], codes: Any, vocabulary: Any) -> Any:
+  """The codes of a file, or what is wrong with it: the grammar may have no sizes for a picture."""
+  pictures = codes[0] if isinstance(codes, tuple) else codes
+  if isinstance(pictures, np.ndarray) and max(pictures.shape[-3:-1], default=0) > vocabulary.settings["sizes"]:
+    try:
+      vocabulary.layout.flatten(Span(file[0], pictures))
+    except UserError as error:
+      return UserError(f"{shown(file[1])}: {error}")
+  return codes
 
 
 # Records of several examples, laid out flat: strings and arrays of many lengths make no array.

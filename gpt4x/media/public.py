@@ -52,7 +52,7 @@ class PublicSet:
 
 
 class PublicSource(seqio.TfdsDataSource):
-  """Elements {"array", "texts", "questions", "drop_condition"}; the first three are serialized, as their shapes vary."""
+  """Elements {"array", "texts", "questions", "drop_condition"}; the first three are serialized, of any shape."""
 
   def __init__(self, public: PublicSet):
     super().__init__(public.name, splits=dict(public.splits))

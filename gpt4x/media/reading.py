@@ -1,7 +1,8 @@
 """How files become codes: what is read of them, made to fit and encoded, kept by `prepared_codes`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,20 @@ from gpt4x.errors import UserError
 from gpt4x.media import fitting, prepared_codes
 from gpt4x.media.conform import to_channels
 from gpt4x.media.files import images, sounds, videos
-from gpt4x.media.medium import Audio, Codec, Medium
+from gpt4x.media.medium import Audio, Codec, Image, Medium
 from gpt4x.media.prepared_codes import Recipe
 
 Codes = np.ndarray | tuple[np.ndarray, np.ndarray] | UserError  # Of a video with sound, those of both.
 
 
-def read(medium: str, path: str, options: Mapping[str, Any]) -> Medium:
-  """What a file holds, as far as `options` (of LocalMedia) have it count."""
+def read(medium: str, path: str, options: Mapping[str, Any],
+         change: Callable[[np.ndarray], np.ndarray] = lambda pixels: pixels) -> Medium:
+  """What a file holds, as far as `options` (of LocalMedia) have it count; `change` is for each frame of a video."""
   if medium == "image":
     return images.read(path)
   if medium == "audio":
     return sounds.read(path, options["seconds"])
-  return videos.read(path, options["fps"], options["seconds"], options["stream"], sound=False)
+  return videos.read(path, options["fps"], options["seconds"], options["stream"], change, sound=False)
 
 
 def codes(files: Sequence[tuple[str, Stat]], options: Mapping[str, Any], vocabulary: Any
@@ -37,7 +39,10 @@ def codes(files: Sequence[tuple[str, Stat]], options: Mapping[str, Any], vocabul
                       f" or leave the {medium} out")
     codec, settings = vocabulary.codecs[medium], vocabulary.settings
     known = {name: options[name] for name in _OPTIONS[medium]} | _fitting(settings)
-    recipe = Recipe(medium, codec, known, lambda path: fitting.fit(read(medium, path, options), codec, settings))
+    fit = functools.partial(fitting.fit, codec=codec, settings=settings)
+    # A video need never be whole in memory at its own size.
+    change = lambda pixels: fit(Image(pixels)).pixels
+    recipe = Recipe(medium, codec, known, lambda path: fit(read(medium, path, options, change)))
     found |= {(medium, path): one for (path, *_), one in zip(stats, prepared_codes.of_files(stats, recipe))}
     if medium == "video" and "audio" in vocabulary.codecs:
       found |= _with_sound(stats, found, options, vocabulary)
@@ -120,7 +125,7 @@ def raw(medium: str, stats: Sequence[Stat], options: Mapping[str, Any]) -> list[
     if medium == "image":
       return _Array(picture(images.read(path).pixels))
     if medium == "video":
-      return _Array(videos.read(path, options["fps"], options["seconds"], options["stream"], picture, False).frames)
+      return _Array(getattr(read(medium, path, options, picture), "frames"))  # noqa: B009  Of a Video.
     sound = read("audio", path, options)
     assert isinstance(sound, Audio)
     if sound.rate != options["rate"] and not options["resample"]:

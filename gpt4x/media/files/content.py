@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import importlib
+import re
 from typing import Any
 
 from gpt4x import storage
@@ -36,6 +37,8 @@ def read(path: str, medium: str) -> tuple[bytes, str]:
   if not content:
     raise UserError(f"{shown(path)} is empty (0 bytes): copy it again, or take it out")
   name, found = identify(content)
+  if medium == "image" and not found:
+    raise UserError(f"{shown(path)} is of no known format of images, whatever its name says: convert it to PNG or JPEG")
   if found not in (medium, ""):
     if (name, medium) != ("GIF", "video") and (found, medium) != ("video", "audio"):
       raise UserError(f"{shown(path)} is {_ARTICLE[found]} ({name}), whatever its name says, and not {_ARTICLE[medium]}"
@@ -61,7 +64,8 @@ def decoding(path: str, medium: str) -> Iterator[None]:
   except (UserError, MemoryError):
     raise
   except Exception as error:  # Libraries raise many kinds at a damaged file.  pylint: disable=broad-exception-caught
-    raise UserError(f"{shown(path)} cannot be read as {_ARTICLE[medium]} ({one_line(error, 120)}): it is cut off,"
+    reason = re.sub(r"<[^<>]*BytesIO[^<>]*>", "it", str(error)) or type(error).__name__
+    raise UserError(f"{shown(path)} cannot be read as {_ARTICLE[medium]} ({one_line(reason, 120)}): it is cut off,"
                     " damaged or of an unknown format; copy it again, or convert it") from error
 
 

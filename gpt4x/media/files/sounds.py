@@ -26,7 +26,7 @@ def read(path: str | os.PathLike, seconds: float | None = None) -> Audio:
     elif name in ("FLAC", "Ogg"):
       samples, rate = content.library("soundfile", path, name).read(io.BytesIO(data), dtype="float64", always_2d=True)
     else:
-      samples, rate = _read_by_av(content.library("av", path, name or "this file"), data)
+      samples, rate = _read_by_av(content.library("av", path, name or "this file"), data, seconds)
     if not len(samples):
       raise ValueError("it has no samples")
   return Audio(to_int16(samples[:None if seconds is None else max(1, round(seconds * rate))]), int(rate))
@@ -79,20 +79,22 @@ def _samples(form: bytes, data: bytes) -> tuple[np.ndarray, int]:
   return samples.reshape(-1, channels), rate
 
 
-def _read_by_av(av, data: bytes) -> tuple[np.ndarray, int]:
+def _read_by_av(av, data: bytes, seconds: float | None) -> tuple[np.ndarray, int]:
   with av.open(io.BytesIO(data)) as container:
     if not container.streams.audio:
       raise ValueError("it has no sound")
-    samples, rate, _ = decode_stream(av, container, container.streams.audio[0])
+    samples, rate, _ = decode_stream(av, container, container.streams.audio[0], seconds)
     return samples, rate
 
 
-def decode_stream(av, container, stream) -> tuple[np.ndarray, int, float]:
-  """(samples [T, C] from -1 to 1, rate, the time of the first in seconds) of a stream of a container of av."""
+def decode_stream(av, container, stream, seconds: float | None) -> tuple[np.ndarray, int, float]:
+  """(samples [T, C] from -1 to 1, rate, the time of the first) of a stream of av; at least the first seconds of it."""
   resampler, blocks, start = av.AudioResampler(format="fltp"), [], 0.0
   for frame in container.decode(stream):  # Which flushes the decoder at the end.
     if not blocks:
       start = float(frame.time or 0)
+    elif seconds is not None and float(frame.time or 0) > start + seconds + 0.1:
+      break
     blocks += [one.to_ndarray() for one in resampler.resample(frame)]
   blocks += [one.to_ndarray() for one in resampler.resample(None)] if blocks else []
   samples = np.concatenate(blocks, 1).T if blocks else np.zeros((0, 1))

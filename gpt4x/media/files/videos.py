@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -118,25 +119,29 @@ def read_sound(path: str | os.PathLike, seconds: float | None = None, stream: in
 
 
 def _sound(av, data: bytes, seconds: float | None, stream: int) -> Audio | None:
+  with av.open(io.BytesIO(data)) as container:  # Streams may begin at different times.
+    first = next(container.decode(container.streams.video[stream]), None)
+    start = float(first.time or 0) if first else 0.0
   with av.open(io.BytesIO(data)) as container:
     if not container.streams.audio:
       return None
-    samples, rate, begins = sounds.decode_stream(av, container, container.streams.audio[0])
-  with av.open(io.BytesIO(data)) as container:  # Streams may begin at different times.
-    first = next(container.decode(container.streams.video[stream]), None)
-  offset = round((begins - float(first.time or 0)) * rate) if first else 0
-  samples = sounds.to_int16(samples)
+    most = None if seconds is None else start + seconds
+    samples, rate, begins = sounds.decode_stream(av, container, container.streams.audio[0], most)
+  offset, samples = round((begins - start) * rate), sounds.to_int16(samples)
   samples = samples[-offset:] if offset < 0 else np.pad(samples, (offset, 0))
   return Audio(samples[:None if seconds is None else round(seconds * rate)], rate)
 
 
 def write(video: Video, path: str | os.PathLike) -> None:
-  """Writes a video as MP4 (H.264, and AAC for its sound) or as GIF, which has no sound."""
+  """Writes a video as MP4 (H.264 and AAC), as WebM (VP9 and Opus), or as GIF, which has no sound."""
   target = storage.path(path)
   suffix = target.suffix.lower()
-  if suffix not in (".mp4", ".gif"):
-    raise UserError(f"cannot write a video to {shown(os.fspath(path))}: end the name in .mp4 or .gif")
-  data = _gif(video) if suffix == ".gif" else _mp4(content.library("av", os.fspath(path), "MP4"), video)
+  if suffix not in (".gif", *_CONTAINERS):
+    raise UserError(f"cannot write a video to {shown(os.fspath(path))}: end the name in .gif, .mp4 or .webm")
+  if suffix == ".gif":
+    data = _gif(video)
+  else:
+    data = _encoded(content.library("av", os.fspath(path), _CONTAINERS[suffix].name), video, _CONTAINERS[suffix])
   storage.make_directory(target.parent)
   storage.write(target, data)
 
@@ -152,20 +157,36 @@ def _gif(video: Video) -> bytes:
   return buffer.getvalue()
 
 
-def _mp4(av, video: Video) -> bytes:
+class _Container(NamedTuple):
+  name: str
+  codec: str
+  options: dict[str, str]
+  sound: str
+  rates: tuple[int, ...]  # That the codec of sounds takes.
+
+
+_CONTAINERS = {
+    ".mp4": _Container("MP4", "libx264", {"crf": "18"}, "aac",
+                       (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)),
+    ".webm": _Container("WebM", "libvpx-vp9", {"crf": "20", "b": "0"}, "libopus", (8000, 12000, 16000, 24000, 48000)),
+}
+
+
+def _encoded(av, video: Video, how: _Container) -> bytes:
   buffer, frames = io.BytesIO(), to_channels(video.frames, 3)
   height, width = frames.shape[1:3]
-  with av.open(buffer, "w", format="mp4") as container:
-    stream = container.add_stream("libx264", rate=Fraction(video.fps).limit_denominator(10_000))
+  with av.open(buffer, "w", format=how.name.lower()) as container:
+    stream = container.add_stream(how.codec, rate=Fraction(video.fps).limit_denominator(10_000))
     stream.width, stream.height = width, height
     stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"  # Which halves both sides, and all can play.
-    stream.options = {"crf": "18"}
-    sound = container.add_stream("aac", rate=_aac_rate(video.sound.rate), layout="mono") if video.sound else None
+    stream.options = how.options
+    audio = video.sound if video.sound and len(video.sound.samples) else None
+    sound = container.add_stream(how.sound, rate=_rate(audio.rate, how.rates), layout="mono") if audio else None
     for frame in frames:
       container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
     container.mux(stream.encode(None))
-    if sound is not None and video.sound is not None:
-      audio = sounds.resample(video.sound, sound.rate)
+    if audio and sound:
+      audio = sounds.resample(audio, sound.rate)
       block = av.AudioFrame.from_ndarray(audio.samples[None], format="s16", layout="mono")
       block.rate, block.pts = audio.rate, 0
       container.mux(sound.encode(block))
@@ -173,12 +194,9 @@ def _mp4(av, video: Video) -> bytes:
   return buffer.getvalue()
 
 
-_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-
-
-def _aac_rate(rate: int) -> int:
-  """The lowest of AAC's rates that loses nothing."""
-  return next((known for known in _AAC_RATES if known >= rate), _AAC_RATES[-1])
+def _rate(rate: int, known: tuple[int, ...]) -> int:
+  """The lowest of the known rates that loses nothing."""
+  return next((one for one in known if one >= rate), known[-1])
 
 
 def resize(video: Video, height: int, width: int) -> Video:

@@ -10,7 +10,7 @@ from gpt4x.training import summary
 from gpt4x.training.metrics import MetricsWriter
 
 EXPERIMENT = types.SimpleNamespace(
-    data=None, dataset=types.SimpleNamespace(batch_size=4, segment_length=8),
+    data=types.SimpleNamespace(modalities=None), dataset=types.SimpleNamespace(batch_size=4, segment_length=8),
     model=types.SimpleNamespace(config=types.SimpleNamespace(num_params=lambda: 1234)))
 
 
@@ -47,5 +47,5 @@ def test_without_rates_and_environment(tmp_path, write, environment):
 
 def test_a_run_without_evaluations(tmp_path, write):
   write(1, "train", {"loss": 1.0})
-  with pytest.raises(UserError, match="no validation metrics in bits per byte yet: train with EVAL_PERIOD set"):
+  with pytest.raises(UserError, match="no validation metrics yet: train with EVAL_PERIOD set"):
     summary.summarize(str(tmp_path), EXPERIMENT)

@@ -10,6 +10,7 @@ from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.errors import UserError
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.model import Model
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Experiment:
   """A model, the data it is trained on, and the objective."""
 
-  model: LanguageModel
+  model: Model
   dataset: DatasetConfig
   objective: Objective = dataclasses.field(default_factory=lambda: NextToken())  # Looked up late: as gin has it then.
   vocabulary: "seqio.Vocabulary | None" = None  # Of the run that this is the experiment of; None: it is of none yet.
@@ -55,6 +56,13 @@ class Experiment:
     return experiment
 
   @property
+  def language_model(self) -> LanguageModel:
+    """The model, where text is asked of it; a UserError if it is none of language."""
+    if not isinstance(self.model, LanguageModel):
+      raise UserError(f"the model is a {type(self.model).__name__}, which has no text: name a run of a language model")
+    return self.model
+
+  @property
   def memory_length(self) -> int:
     """The training memory; none for examples, which stand alone."""
     return self.model.config.memory_length if self.dataset.carries_memory else 0
@@ -66,6 +74,9 @@ class Experiment:
   def check_vocabulary(self) -> None:
     """Raises UserError if the data may hold a token that the model has no embedding for."""
     size, room = self.data.vocabulary.vocab_size, self.model.config.vocab_size
+    if size > room and not isinstance(self.model, LanguageModel):
+      raise UserError(f"{self.dataset.mixture_or_task_name} has a vocabulary of {size} ids, but a codec is trained on"
+                      " bytes: name a task of these, such as local_image_bytes")
     if size > room:
       raise UserError(
           f"TransformerConfig.vocab_size = {room} is smaller than the {size} ids of the vocabulary of"

@@ -34,8 +34,9 @@ T = TypeVar("T")
 
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
 MODULES = tuple(f"gpt4x.{module}" for module in (
-    "data.local_text", "data.dataset", "models.config", "models.language_model", "partitioning",
-    "objectives.next_token", "checkpoints.manager", "experiment", "evaluation.likelihood", "inference.generate"))
+    "data.local_text", "data.dataset", "media.codec_module", "models.config", "models.language_model",
+    "models.codec_model", "partitioning", "objectives.next_token", "objectives.reconstruction",
+    "checkpoints.manager", "experiment", "evaluation.likelihood", "inference.generate"))
 TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (
     "config", "optimizers", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))
 
@@ -76,7 +77,6 @@ def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str 
   checks.no_circles(reader)
   if not partial:
     checks.macros_are_set(reader)
-    checks.arguments_are_set(reader)
   checks.scopes_are_entered(reader)
   checks.values_are_of_their_kind(reader)
   _read = reader
@@ -108,6 +108,7 @@ def build(configurable: Callable[..., T]) -> T:
     missing = [f"{names.shortest(registered.selector)}.{name}" for name in missing]
     raise CommandError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: give a --gin_file that"
                        f" does so, or --gin.{missing[0]}=VALUE")
+  checks.arguments_are_set(_read, registered.selector)
   try:
     with placing():
       return configurable()

@@ -46,8 +46,12 @@ def macros_are_set(reader: Reader) -> None:
         f" or --gin.{name}=VALUE")
 
 
-def arguments_are_set(reader: Reader) -> None:
-  for value, where in reader.bindings.values():
+def arguments_are_set(reader: Reader, root: str) -> None:
+  """Of what a call of `root` asks for: another model may have taken the place of one that lacks some."""
+  asked = names.needed({key: value for key, (value, _) in reader.bindings.items()}, {root})
+  for (scope, selector, _), (value, where) in reader.bindings.items():
+    if names.owner(scope, selector) not in asked:
+      continue
     for reference in names.references(value):
       configurable = reference.configurable
       if configurable.selector == MACRO or not reference.evaluate or configurable.is_method:

@@ -21,6 +21,7 @@ from gpt4x.models.language_model import Batch
 from gpt4x.models.memory import map_memories, Memory
 from gpt4x.models.sums import metrics, Sum, Sums
 from gpt4x.objectives.modalities import without_absent
+from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
 
 
@@ -62,7 +63,9 @@ class Evaluator:
 
   def __call__(self, params: Any, frozen: Any = None, between_batches: Callable[[], None] = lambda: None,
                max_batches: int | None = None) -> dict[str, float]:
-    """Means over all targets, `loss` in nats per token among them; `perplexity`, `bits_per_byte`, `tokens`.
+    """Means over all targets, `loss` among them, and `tokens`; what the objective derives from its sums.
+
+    Where the loss is a likelihood, in nats per token, `perplexity` and `bits_per_byte` besides.
 
     `partial` is 1 if the split has more batches than were asked for, which are the same ones at each call. The bytes
     are those of the text that the targets stand for: the end of a document costs bits and has no bytes. With media in
@@ -85,7 +88,8 @@ class Evaluator:
         previous = sums, num_bytes
     total = _add(total, previous)
     partial = {"partial": 1.0} if max_batches is not None and next(batches, None) is not None else {}
-    return _means(*total, f"split {self._split} of {dataset.mixture_or_task_name}", self._units) | partial
+    where = f"split {self._split} of {dataset.mixture_or_task_name}"
+    return _means(*total, where, self._experiment.objective, self._units) | partial
 
 
 def _add(total: tuple[dict[str, Sum], float], batch: tuple[Sums, jax.Array] | None) -> tuple[dict[str, Sum], float]:
@@ -96,14 +100,18 @@ def _add(total: tuple[dict[str, Sum], float], batch: tuple[Sums, jax.Array] | No
 
 
 def _means(sums: Mapping[str, Sum], num_bytes: float, where: str,
-           units: Mapping[str, float] | None = None) -> dict[str, float]:
+           objective: Objective | None = None, units: Mapping[str, float] | None = None) -> dict[str, float]:
   if not sums or not sums["loss"].weight:
     raise UserError(f"{where} has no target tokens: choose another split")
   found = {name: float(value) for name, value in metrics(sums).items()}
-  found["perplexity"] = perplexity(found["loss"])
   by_modality = "loss_text" in sums  # Which is not weighted, as the loss may be.
   counts = [sums[f"loss_{name}"] for name in MODALITIES] if by_modality else [sums["loss"]]
   found["tokens"] = sum(float(one.weight) for one in counts)
+  if derived := getattr(objective, "derived", None):
+    found |= derived(sums)
+  if not getattr(objective, "is_likelihood", True):
+    return found
+  found["perplexity"] = perplexity(found["loss"])
   if num_bytes:
     found["bits_per_byte"] = float(sums["loss_text" if by_modality else "loss"].value) / math.log(2) / num_bytes
   found = without_absent(found)

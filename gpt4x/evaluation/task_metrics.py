@@ -41,7 +41,7 @@ class TaskMetrics:
       self._evaluator = seqio.Evaluator(
           name, seqio.PrefixLMFeatureConverter(pack=False), split,
           sequence_length=dict(dataset.task_feature_lengths), async_compute_metrics=False)
-    model, vocabulary = experiment.model, experiment.data.vocabulary
+    model, vocabulary = experiment.language_model, experiment.data.vocabulary
     layout = getattr(vocabulary, "layout", None)  # With media, what is written is a stream that can be read.
     self._engine = Engine(
         model, window=dataset.segment_length, eos_id=vocabulary.eos_id, num_ids=vocabulary.vocab_size,

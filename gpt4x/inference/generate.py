@@ -41,8 +41,9 @@ class Generator:
       window: latest positions that each token attends to; None: a segment and the longer of the two memories.
     """
     self._model_dir, self._experiment, self._step = model_dir, experiment, step
+    model, dataset = experiment.language_model, experiment.dataset
+    config = model.config
     self._vocabulary = vocabularies.load(model_dir)
-    config, dataset = experiment.model.config, experiment.dataset
     if window is None:
       memory = max(experiment.memory_length, experiment.eval_memory_length)
       window = memory if config.same_length and memory else memory + dataset.segment_length
@@ -50,7 +51,7 @@ class Generator:
       raise UserError(f"generate.window = {window} must be at least 1")
     self._bidirectional = dataset.feature_converter == "prefix_lm"
     self._ids = range(vocabularies.first_text_id(self._vocabulary), config.vocab_size)
-    self._engine = Engine(experiment.model, window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,
+    self._engine = Engine(model, window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,
                           first_id=self._ids.start)
 
   def stream(self, prompt: str, *, max_tokens: int = 256, seed: int = 0, stop: Sequence[str] = ()) -> Iterator[str]:

@@ -4,22 +4,27 @@ from typing import Any, Protocol
 
 import jax
 
-from gpt4x.models.language_model import Batch, LanguageModel, Params
+from gpt4x.models.language_model import Batch, Params
 from gpt4x.models.sums import Sums
 
 
 class Objective(Protocol):
-  """Maps a batch to named sums; their means are taken once, over the whole batch, and weighted by coefficients."""
+  """Maps a batch to named sums; their means are taken once, over the whole batch, and weighted by coefficients.
 
-  def initial_memory(self, model: LanguageModel, batch_size: int, length: int, projected: bool = False) -> Any:
+  One of them is `loss`. It is a negative log-likelihood in nats, with a perplexity and bits per byte, unless the
+  objective has an attribute `is_likelihood` that is False. It may have a method `derived(sums) -> dict[str, float]`:
+  what else an evaluation is to report of the sums of a whole split.
+  """
+
+  def initial_memory(self, model: Any, batch_size: int, length: int, projected: bool = False) -> Any:
     """An empty Memory of `length` positions, or a tree of several; of keys and values when `projected`."""
 
-  def __call__(self, model: LanguageModel, params: Params, frozen: Any, batch: Batch, memory: Any,
+  def __call__(self, model: Any, params: Params, frozen: Any, batch: Batch, memory: Any,
                rng: jax.Array | None) -> tuple[Sums, Any]:
     """The sums of a batch [B, L] and the memory L positions on.
 
     Args:
-      model: the language model.
+      model: of the kind that the objective is for: a language model, or a codec.
       params: what is trained.
       frozen: parameters that are never differentiated, by name: of a teacher, a reference. Empty without any.
       batch: `decoder_*` features, and what else the objective asked for.
@@ -27,5 +32,5 @@ class Objective(Protocol):
       rng: of dropout; None: there is none.
     """
 
-  def coefficients(self, model: LanguageModel) -> dict[str, float]:
+  def coefficients(self, model: Any) -> dict[str, float]:
     """What the mean of each sum counts for; the weights of these sums may depend on the batch alone."""

@@ -40,7 +40,7 @@ class Step:
     config.partitioner.check_batch(experiment.dataset.batch_size, config.microbatches)
     step = cls(config.step, experiment.dataset.batch_size, experiment.dataset.segment_length,
                experiment.memory_length, config.microbatches)
-    return step.replace_config(dtype="bfloat16") if step.config.dtype == "auto" else step
+    return step.replace_config(dtype="bfloat16") if experiment.language_model.config.dtype == "auto" else step
 
   @property
   def config(self) -> TransformerConfig:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gpt4x.models.language_model import Batch, LanguageModel, Params
+from gpt4x.models.language_model import Batch, Params
+from gpt4x.models.model import Model
 from gpt4x.models.parameters import Declaration
 from gpt4x.models.sums import metrics, Sums
 from gpt4x.objectives.objective import Objective
@@ -26,7 +27,7 @@ AfterUpdate = Callable[[Params, Sums], Params]
 class TrainStep:
   """One optimizer step on a batch of `decoder_*` features [B, L]; the memory moves on by L."""
 
-  model: LanguageModel
+  model: Model
   objective: Objective
   optimizer: Optimizer  # See optimizers.py.
   clip_norm: float | None = None  # Global norm that gradients are scaled down to; None: they are not.

@@ -57,7 +57,7 @@ class Summary:
 
 def summarize(model_dir: str, experiment: Experiment) -> Summary:
   """Reads a run, and compresses the text that it is judged by, where that has not been done yet."""
-  metrics, dataset = read_metrics(model_dir), experiment.dataset
+  model, metrics, dataset = experiment.language_model, read_metrics(model_dir), experiment.dataset
   evaluations = [line for line in metrics if line["split"] == SPLIT and "tokens" in line
                  and MEASURES.keys() & line.keys()]
   if not evaluations:
@@ -81,5 +81,5 @@ def summarize(model_dir: str, experiment: Experiment) -> Summary:
     environment = found if isinstance(found, dict) else {}
   return Summary(
       model_dir, metrics, evaluations[0], evaluations[-1], baselines,
-      experiment.model.config.num_params(), steps, steps * dataset.batch_size * dataset.segment_length,
+      model.config.num_params(), steps, steps * dataset.batch_size * dataset.segment_length,
       seconds or None, tokens_per_second, mfu, environment, measure)

@@ -11,7 +11,7 @@ from gpt4x.training.metrics import MetricsWriter
 
 EXPERIMENT = types.SimpleNamespace(
     data=types.SimpleNamespace(modalities=None), dataset=types.SimpleNamespace(batch_size=4, segment_length=8),
-    model=types.SimpleNamespace(config=types.SimpleNamespace(num_params=lambda: 1234)))
+    language_model=types.SimpleNamespace(config=types.SimpleNamespace(num_params=lambda: 1234)))
 
 
 @pytest.fixture(name="write")

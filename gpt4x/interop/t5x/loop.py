@@ -70,7 +70,7 @@ def _train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] |
   t5x_partitioner = MeshPartitioner(num_partitions=tensor, num_devices=partitioner.mesh.size,
                                     parameter_partitioning_dims=2 if partitioner.mesh.shape["fsdp"] > 1 else 1)
   model = TransformerXLModel(
-      experiment, OptaxOptimizer(config.optimizer, experiment.model, config.clip_norm),
+      experiment, OptaxOptimizer(config.optimizer, experiment.language_model, config.clip_norm),
       split_memory=experiment.memory_length % tensor == 0,
       decode_fn=functools.partial(decoding.temperature_sample, temperature=0.0))
   data_config = lambda split, pack=dataset.pack: utils.DatasetConfig(

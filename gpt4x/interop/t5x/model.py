@@ -43,16 +43,17 @@ class TransformerXLModel(models.DecoderOnlyModel):
   def __init__(self, experiment: Experiment, optimizer_def: optimizers.OptimizerDefType | None = None,
                carry_memory: bool = True, split_memory: bool = False,
                decode_fn: models.DecodeFnCallable = models.decoding.temperature_sample):
-    if experiment.model.config.moe and experiment.model.config.moe.bias_rate:
+    model = experiment.language_model
+    if model.config.moe and model.config.moe.bias_rate:
       raise UserError("MoEConfig.bias_rate > 0 moves biases after each step, which t5x has no place for: set it to 0"
                       " and MoEConfig.balance_loss above 0, or use --loop=gpt4x")
-    self.language_model, self.objective, self.dataset = experiment.model, experiment.objective, experiment.dataset
+    self.language_model, self.objective, self.dataset = model, experiment.objective, experiment.dataset
     self.coefficients = self.objective.coefficients(self.language_model)
     self.memory_length = experiment.memory_length if carry_memory else 0
     self.split_memory = split_memory
     self.eval_memory_length = experiment.eval_memory_length
     self._token_bytes = vocabularies.token_bytes(experiment.data.vocabulary)
-    super().__init__(_Module(experiment.model.config), experiment.data.vocabulary, optimizer_def,
+    super().__init__(_Module(model.config), experiment.data.vocabulary, optimizer_def,
                      decode_fn, inputs_bidirectional_attention=experiment.dataset.feature_converter == "prefix_lm")
 
   def get_initial_variables(self, rng: jax.Array, input_shapes: Mapping[str, tuple[int, ...]],

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
+from gpt4x.media import spectra
 from gpt4x.media.medium import Audio
 
-FLOOR = -80.0  # Decibels below full scale, under which nothing is told apart.
+BANDS, FLOOR = 40, -70.0  # Of pitch; decibels that silence has, when 0 is as loud as can be.
+_PIECE = 4096  # Samples: sounds are filled up with silence, so that few lengths are compiled.
 
 
 def hog(pixels: np.ndarray, cell: int = 4, bins: int = 9) -> np.ndarray:
@@ -37,46 +40,30 @@ def hog(pixels: np.ndarray, cell: int = 4, bins: int = 9) -> np.ndarray:
   return blocks.reshape(len(pixels), -1)
 
 
-def log_mel(sound: Audio, bands: int = 40, window: float = 0.032, hop: float = 0.01) -> np.ndarray:
-  """The loudness of a sound by time and frequency, float64 [frames, bands], in decibels below full scale.
+def log_mel(sound: Audio) -> np.ndarray:
+  """The loudness of a sound by time and pitch, float32 [frames, BANDS], in decibels; see `spectra.log_mel`.
 
-  Args:
-    sound: which is zero behind its end.
-    bands: triangles that overlap by half, of equal width in mel, 2595 log10(1 + Hz / 700), up to half the rate.
-    window: seconds of a frame, under a Hann window.
-    hop: seconds from one frame to the next.
+  A frame is 32 ms, half of which is in the next.
   """
-  length, step = round(window * sound.rate), round(hop * sound.rate)
-  frames = 1 + max(0, -(-(len(sound.samples) - length) // step))
-  samples = np.zeros(length + (frames - 1) * step)
+  window = int(0.032 * sound.rate) // 2 * 2
+  length = max(1, len(sound.samples))
+  samples = np.zeros(-(-length // _PIECE) * _PIECE, np.float32)
   samples[:len(sound.samples)] = sound.samples / 32768
-  taper = np.hanning(length + 1)[:-1]
-  pieces = np.lib.stride_tricks.sliding_window_view(samples, length)[::step] * taper
-  size = 2 << (length - 1).bit_length()  # Twice the next power of two, so that no low band is without a frequency.
-  # A sine as loud as can be has 0 decibels.
-  power = np.abs(np.fft.rfft(pieces, size))**2 / (taper.sum() / 2)**2
-  return 10 * np.log10(np.maximum(power @ _triangles(sound.rate, size, bands), 10**(FLOOR / 10)))
+  return np.asarray(_spectrum(samples, sound.rate, window, BANDS))[:-(-length // (window // 2))]
 
 
-def _triangles(rate: int, size: int, bands: int) -> np.ndarray:
-  """The share of each frequency of a transform in each band, [size / 2 + 1, bands]."""
-  highest = 2595 * np.log10(1 + rate / 2 / 700)
-  corners = 700 * (10**(np.linspace(0, highest, bands + 2) / 2595) - 1)
-  low, middle, high = corners[:-2], corners[1:-1], corners[2:]
-  frequencies = np.fft.rfftfreq(size, 1 / rate)[:, None]
-  rising, falling = (frequencies - low) / (middle - low), (high - frequencies) / (high - middle)
-  return np.clip(np.minimum(rising, falling), 0, None)
+_spectrum = jax.jit(spectra.log_mel, static_argnums=(1, 2, 3))
 
 
-def timbre(sounds: Sequence[Audio], steps: int = 12, bands: int = 40) -> np.ndarray:
-  """The log-mel loudness of sounds of any length in `steps` equal parts of each, float32 [n, steps * bands]."""
+def timbre(sounds: Sequence[Audio], steps: int = 12) -> np.ndarray:
+  """The log-mel loudness of sounds of any length in `steps` equal parts of each, float32 [n, steps * BANDS]."""
   found = []
   for sound in sounds:
-    loudness = log_mel(sound, bands)
+    loudness = log_mel(sound)
     # The integral over time, at the ends of the parts.
-    total = np.concatenate([np.zeros((1, bands)), np.cumsum(loudness, 0)])
+    total = np.concatenate([np.zeros((1, BANDS)), np.cumsum(loudness, 0)])
     ends = np.linspace(0, len(loudness), steps + 1)
     whole = np.minimum(ends.astype(int), len(loudness) - 1)
     at_ends = total[whole] + (ends - whole)[:, None] * loudness[whole]
     found.append(np.diff(at_ends, axis=0).ravel() * steps / len(loudness))
-  return np.array(found, np.float32).reshape(len(found), steps * bands)
+  return np.array(found, np.float32).reshape(len(found), steps * BANDS)

@@ -36,22 +36,22 @@ class Gallery:
             for medium in cell.media[-1:] if isinstance(medium, Audio)}
 
   def write(self, directory: pathlib.Path) -> None:
-    """Writes the sheet, and the first sounds and videos by their numbers; nothing of none.
+    """Writes the sheet, and the first sounds and videos by their numbers, originals too; nothing of none.
 
     Without the package for MP4, a video is a GIF, and its sound lies beside it.
     """
     if self.sheet is None:
       return
     images.write(self.sheet, directory / run_directory.SHEET)
-    for name, sound in self.sounds.items():
-      sounds.write(sound, directory / f"{name}.wav")
-    has_mp4 = importlib.util.find_spec("av") is not None
+    moving = ".mp4" if importlib.util.find_spec("av") else ".gif"
     for number, cell in enumerate(self.cells[:_FILES]):
-      video = cell.media[-1]
-      if isinstance(video, Video):
-        videos.write(video, directory / f"{number:03}.{'mp4' if has_mp4 else 'gif'}")
-        if video.sound is not None and not has_mp4:
-          sounds.write(video.sound, directory / f"{number:03}.wav")
+      for medium, what in zip(reversed(cell.media), ("", "_original")):
+        path = directory / f"{number:03}{what}"
+        if isinstance(medium, Video):
+          videos.write(medium, path.with_suffix(moving))
+        sound = medium if isinstance(medium, Audio) else medium.sound if isinstance(medium, Video) else None
+        if sound is not None and (medium is sound or moving == ".gif"):
+          sounds.write(sound, path.with_suffix(".wav"))
 
 
 def _moves(cell: Cell) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.evaluation import gallery, shuffled_media
-from gpt4x.evaluation.samples import MediaSampler
+from gpt4x.evaluation.samples import shower
 from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
 from gpt4x.media.layout import MODALITIES
@@ -37,6 +37,8 @@ class Evaluator:
     experiment.check_vocabulary()
     experiment.data.check_split(split)
     partitioner.check_batch(experiment.dataset.batch_size)
+    if shuffle_media:
+      shuffled_media.check(experiment.data)
     self._experiment, self._partitioner, self._split = experiment, partitioner, split
     self._shuffle_media = shuffle_media
     self._units = _units_per_token(experiment.data.vocabulary)
@@ -151,18 +153,20 @@ def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | 
   """
   if max_batches is not None and max_batches < 1:
     raise UserError(f"evaluate.max_batches = {max_batches} must be at least 1, or None for the whole split")
+  if samples < 0:
+    raise UserError(f"evaluate.samples = {samples} must be at least 0")
   if partitioner is None:
     devices = math.gcd(jax.device_count(), experiment.dataset.batch_size)
     # Every process has to take part.
     partitioner = Partitioner() if jax.process_count() > 1 else Partitioner(data=devices, num_devices=devices)
   experiment = experiment.of_run(model_dir)
   evaluator = Evaluator(experiment, partitioner, split, shuffle_media)
-  sampler = MediaSampler(experiment, split) if samples else None
+  show = shower(experiment, split) if samples else None
   step, params = experiment.restore_params(model_dir, partitioner, step)
   found = {"step": step} | evaluator(params, max_batches=max_batches)
   found |= TaskMetrics(experiment, split, shuffle_media)(params)
-  if sampler:
-    measures, shown = sampler(params, samples)
+  if show:
+    measures, shown = show(params, samples)
     shown.write(gallery.place(model_dir, step))
     found |= measures
   return found

@@ -5,6 +5,7 @@ import numpy as np
 from gpt4x.errors import UserError
 from gpt4x.evaluation.classification import squared_distances
 from gpt4x.evaluation.features import log_mel
+from gpt4x.media import spectra
 from gpt4x.media.medium import Audio, Image, Video
 
 
@@ -24,15 +25,15 @@ def psnr(one: Image | Video, other: Image | Video) -> float:
 def spectral_distance(one: Audio, other: Audio) -> float:
   """How far two sounds of one rate are apart in log-mel loudness, in decibels.
 
-  It is the root mean square over the bands of each frame (see `features.log_mel`), and the mean of that over the
-  frames. The shorter sound ends in silence.
+  It is the root mean square over the bands of each frame, and the mean of that over the frames: see `features.log_mel`.
+  The shorter sound ends in silence.
   """
   if one.rate != other.rate:
     raise UserError(f"sounds of {one.rate} and {other.rate} samples a second cannot be compared: resample one of them")
   length = max(len(one.samples), len(other.samples))
   padded = lambda sound: Audio(np.pad(sound.samples, (0, length - len(sound.samples))), sound.rate)
-  apart = log_mel(padded(one)) - log_mel(padded(other))
-  return float(np.mean(np.sqrt(np.mean(apart**2, -1))))
+  ours, theirs = log_mel(padded(one)), log_mel(padded(other))
+  return float(np.mean(spectra.log_spectral_distance(ours, theirs)))
 
 
 def nearest_distances(pixels: np.ndarray, training: np.ndarray) -> np.ndarray:

@@ -17,12 +17,14 @@ from gpt4x.errors import UserError
 from gpt4x.evaluation import classification, features, media
 from gpt4x.evaluation.contact_sheet import Cell
 from gpt4x.evaluation.gallery import Gallery
+from gpt4x.evaluation.reconstructions import Reconstructions
 from gpt4x.experiment import Experiment
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
 from gpt4x.media.grammar import Grammar
 from gpt4x.media.layout import Span
 from gpt4x.media.medium import Audio, Image, Medium
+from gpt4x.models.codec_model import CodecModel
 
 _MOST_READ = 10_000  # Examples of a split, to choose conditions from and to compare samples with.
 _MOST_VALUES = 2**26  # Of all training pictures that samples are compared with: half a gigabyte.
@@ -68,7 +70,7 @@ class MediaSampler:
                       " has text alone: ask for none")
     self._guidance, self._seed, self._batch_size = guidance, seed, batch_size
     self._bidirectional = experiment.dataset.feature_converter == "prefix_lm"
-    sampling, model = Sampling(temperature, top_k, top_p), experiment.model
+    sampling, model = Sampling(temperature, top_k, top_p), experiment.language_model
     memory = max(experiment.memory_length, experiment.eval_memory_length)
     window = memory if model.config.same_length and memory else memory + experiment.dataset.segment_length
     vocabulary: Any = self._vocabulary
@@ -175,6 +177,11 @@ class MediaSampler:
         if len(found) * found[0].size > _MOST_VALUES:
           break
     return np.stack(found) if found else None
+
+
+def shower(experiment: Experiment, split: str) -> "MediaSampler | Reconstructions":
+  """What makes media of a split to be looked at: of a model their samples, of a codec their reconstructions."""
+  return (Reconstructions if isinstance(experiment.model, CodecModel) else MediaSampler)(experiment, split)
 
 
 def examples_of(data: Dataset, split: str) -> Iterator[Example]:

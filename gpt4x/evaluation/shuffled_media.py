@@ -27,17 +27,22 @@ def batches(data: Dataset, split: str, rows: Sequence[int] | None = None) -> Ite
     yield {name: np.stack([example[name] for example in group]) for name in group[0]}
 
 
+def check(data: Dataset) -> None:
+  """Raises UserError if the examples have no inputs of their own, or no media."""
+  if data.config.feature_converter != "prefix_lm" or data.config.pack or not data.modalities:
+    raise UserError("evaluate.shuffle_media = True, but that takes examples with media in their inputs, one a row: use"
+                    " such a task, DatasetConfig.feature_converter = 'prefix_lm' and DatasetConfig.pack = False")
+
+
 def shuffled(examples: Sequence[Mapping[str, np.ndarray]], data: Dataset) -> tuple[list[Batch], int]:
   """Examples of `prefix_lm`, [L] each feature, whose inputs have the media of another, and never equal ones.
 
   Examples exchange media of the same kinds in the same order. Those whose media more than half of the examples have
   cannot all get others. Returns the examples, and how many have got others.
   """
+  check(data)
   config, modalities = data.config, data.modalities
-  if config.feature_converter != "prefix_lm" or config.pack:
-    raise UserError("evaluate.shuffle_media = True, but that takes examples with inputs, one a row: use a task with"
-                    " inputs, DatasetConfig.feature_converter = 'prefix_lm' and DatasetConfig.pack = False")
-  media = [_media(_inputs(example), modalities) if modalities else [] for example in examples]
+  media = [_media(_inputs(example), modalities) for example in examples]
   groups: dict[tuple, list[int]] = {}
   for number, (example, spans) in enumerate(zip(examples, media)):
     if spans:

@@ -12,7 +12,7 @@ from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.data.prefetch import prefetch
 from gpt4x.evaluation.likelihood import Evaluator
-from gpt4x.evaluation.samples import MediaSampler
+from gpt4x.evaluation.samples import shower
 from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
 from gpt4x.launch import agreement, lock
@@ -51,6 +51,7 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   experiment = config.experiment.to_train(model_dir, goes_on, config.init_from)
   if config.eval_period:
     experiment.data.check_split(config.eval_split)  # Before anything is tokenized.
+  show = shower(experiment, config.eval_split) if config.eval_period and config.eval_samples else None
   directory = Checkpoints(model_dir, config.checkpoints)
 
   # The state and the data, from the same step.
@@ -74,7 +75,6 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   # What reports.
   likelihood = Evaluator(experiment, partitioner, config.eval_split) if config.eval_period else None
   task_metrics = TaskMetrics(experiment, config.eval_split) if config.eval_period else None
-  sampler = MediaSampler(experiment, config.eval_split) if config.eval_period and config.eval_samples else None
   write_configuration(model_dir, experiment, gin_text)
   writer = MetricsWriter(model_dir)
   writer.start(config.trackers, step if restored else -1, gin_text, went_back=from_step is not None)
@@ -95,8 +95,8 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
     try:
       metrics = likelihood(state.params, between_batches=preemption.check, max_batches=max_batches)
       metrics |= task_metrics(state.params, preemption.check)
-      if sampler:
-        measures, gallery = sampler(state.params, config.eval_samples, preemption.check)
+      if show:
+        measures, gallery = show(state.params, config.eval_samples, preemption.check)
         metrics |= measures
     except Stopped:
       return False

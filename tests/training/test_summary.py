@@ -49,3 +49,18 @@ def test_a_run_without_evaluations(tmp_path, write):
   write(1, "train", {"loss": 1.0})
   with pytest.raises(UserError, match="no validation metrics yet: train with EVAL_PERIOD set"):
     summary.summarize(str(tmp_path), EXPERIMENT)
+
+
+def test_a_run_with_media_is_judged_by_what_it_has(tmp_path, write):
+  """By bits per byte before bits per dimension before its loss; compressors are of text alone."""
+  media = types.SimpleNamespace(**vars(EXPERIMENT) | {"data": types.SimpleNamespace(modalities=True)})
+  write(0, "validation", {"loss": 5.0, "tokens": 20.0})
+  write(1, "validation", {"loss": 4.0, "tokens": 20.0})
+  found = summary.summarize(str(tmp_path), EXPERIMENT)
+  assert (found.measure, found.first["loss"], found.baselines) == ("loss", 5.0, {})
+  write(2, "validation", {"loss": 3.0, "bits_per_dim": 4.5, "tokens": 20.0})
+  found = summary.summarize(str(tmp_path), media)
+  assert (found.measure, found.unit) == ("bits_per_dim", "bits per dimension") and found.first is found.last
+  write(3, "validation", {"loss": 3.0, "bits_per_dim": 4.5, "bits_per_byte": 2.0, "tokens": 20.0})
+  found = summary.summarize(str(tmp_path), media)
+  assert (found.measure, found.baselines) == ("bits_per_byte", {})

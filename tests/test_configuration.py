@@ -380,6 +380,15 @@ def test_the_value_of_a_macro_is_told_where_the_macro_stands(files):
   assert refusal().startswith("mine.gin:5: Typed.steps = '7' must be a whole number")
 
 
+def test_what_another_has_taken_the_place_of_may_lack_arguments(files):
+  """A model that nothing refers to any more, until it is built."""
+  files("here/mine.gin", EXPERIMENT + "ToyModel.extra = @Picky()")
+  assert refusal().startswith("mine.gin:5: Picky needs a value for width")
+  load("MODEL=@toy_open()")
+  with pytest.raises(CommandError, match="^mine.gin:5: Picky needs a value for width"):
+    configuration.build(ToyModel)
+
+
 def test_a_range_that_the_constructor_refuses_is_told_with_its_place(files):
   files("here/mine.gin", "WIDTH = 0\nPicky.width = %WIDTH\n")
   configuration.load(("mine.gin",))

@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 
-MODULES = ["launch.agreement", "models.language_model", "objectives.next_token", "partitioning", "inference.engine",
+MODULES = ["launch.agreement", "models.language_model", "models.codec_model", "objectives.next_token",
+           "objectives.reconstruction", "media.codec_files", "media.exact", "partitioning", "inference.engine",
            "data.dataset", "data.stream", "training.step", "training.state", "training.optimizers",
            "checkpoints.manager", "training.metrics", "training.hardware", "training.plots", "interop.transfo_xl",
            "interop.exports"]

@@ -1,4 +1,4 @@
-"""`gpt4x export`: writes a checkpoint as safetensors, with its vocabulary and configuration; or a codec as its two files."""
+"""`gpt4x export`: writes a checkpoint as safetensors, with vocabulary and configuration; or a codec as its two files."""
 
 import argparse
 

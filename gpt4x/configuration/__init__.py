@@ -77,6 +77,7 @@ def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str 
   checks.no_circles(reader)
   if not partial:
     checks.macros_are_set(reader)
+    checks.arguments_are_set(reader)
   checks.scopes_are_entered(reader)
   checks.values_are_of_their_kind(reader)
   _read = reader

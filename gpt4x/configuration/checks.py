@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection
 import difflib
+import inspect
 from typing import Any
 
 from gpt4x.configuration import kinds, names
@@ -46,9 +47,14 @@ def macros_are_set(reader: Reader) -> None:
         f" or --gin.{name}=VALUE")
 
 
-def arguments_are_set(reader: Reader, root: str) -> None:
-  """Of what a call of `root` asks for: another model may have taken the place of one that lacks some."""
-  asked = names.needed({key: value for key, (value, _) in reader.bindings.items()}, {root})
+def arguments_are_set(reader: Reader, root: str | None = None) -> None:
+  """Of what a call of `root` asks for; without one, of what macros and functions do.
+
+  A class that nothing refers to, such as a model that another has taken the place of, is checked when it is built.
+  """
+  roots = {root} if root else {names.owner(scope, selector) for scope, selector, _ in reader.bindings
+                               if selector == MACRO or not inspect.isclass(names.REGISTRY[selector].wrapped)}
+  asked = names.needed({key: value for key, (value, _) in reader.bindings.items()}, roots)
   for (scope, selector, _), (value, where) in reader.bindings.items():
     if names.owner(scope, selector) not in asked:
       continue

@@ -18,7 +18,7 @@ from gpt4x.media.medium import Audio, Image, Medium, Video
 
 _ROWS = 16  # Media at a time, always as many, so that none is coded otherwise alone than among others.
 _MOST_UNITS = 1 << 22  # Of larger media fewer at a time.
-_TIME_STEP = 32  # Cells of time are filled up to a multiple: what comes later changes nothing, and few programs do.
+_TIME_STEP = 8  # Several cells of time are filled up to a multiple: what comes later changes nothing.
 
 
 class LearnedCodec:
@@ -50,7 +50,7 @@ class LearnedCodec:
   def encode_all(self, media: Sequence[Medium]) -> list[np.ndarray]:
     c = self.config
     if (self.medium, c.medium) == ("video", "image"):
-      videos: Any = [conform.to_medium(video, "video") for video in media]
+      videos = [conform.of_kind(video, Video) for video in media]
       codes = self.of("image").encode_all([Image(frame) for video in videos for frame in video.frames])
       ends = np.cumsum([len(video.frames) for video in videos])
       return [np.stack(codes[end - len(video.frames):end]) for video, end in zip(videos, ends)]
@@ -75,8 +75,8 @@ class LearnedCodec:
       arrays = [one[None] for one in arrays]
 
     def fill_up(array: np.ndarray) -> np.ndarray:
-      rest = -len(array) % _TIME_STEP if c.medium != "image" else 0
-      return np.pad(array, [(0, rest)] + [(0, 0)] * (array.ndim - 1))
+      count = _time_steps(len(array)) if c.medium != "image" else len(array)
+      return np.pad(array, [(0, count - len(array))] + [(0, 0)] * (array.ndim - 1))
 
     found = iter(self._run(_programs(c)[1], [one for one in arrays if one.size], fill_up))
     return [self._medium(next(found) if one.size else self._nothing(one), len(one)) for one in arrays]
@@ -100,11 +100,12 @@ class LearnedCodec:
 
   def _array(self, given: Medium) -> np.ndarray:
     """The medium as the network takes it."""
-    c, medium = self.config, conform.to_medium(given, self.medium)
-    if isinstance(medium, Audio):
-      return conform.check_rate(medium, c.rate).samples.astype(np.int16)
-    pixels = medium.pixels if isinstance(medium, Image) else medium.frames
-    if not len(pixels):
+    c = self.config
+    if self.medium == "audio":
+      return conform.check_rate(conform.of_kind(given, Audio), c.rate).samples.astype(np.int16)
+    is_image = self.medium == "image"
+    pixels = conform.of_kind(given, Image).pixels if is_image else conform.of_kind(given, Video).frames
+    if not is_image and not len(pixels):
       raise UserError("a video has no frames: leave it out")
     pixels = conform.check_multiple(conform.to_channels(pixels, c.channels), c.patch)
     return pixels[None] if (self.medium, c.medium) == ("image", "video") else pixels
@@ -118,7 +119,7 @@ class LearnedCodec:
     c = self.config
     if c.medium == "image":
       return array
-    cells = -(-self._time_cells(len(array)) // _TIME_STEP) * _TIME_STEP
+    cells = _time_steps(self._time_cells(len(array)))
     length = (cells - 1) * c.hop if c.medium == "audio" else 1 + (cells - 1) * c.time_patch
     return np.pad(array, [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1),
                   mode="constant" if c.medium == "audio" else "edge")
@@ -138,6 +139,11 @@ class LearnedCodec:
       return np.zeros(0, np.int16)
     *time, height, width, _ = codes.shape
     return np.zeros((*time, height * c.patch, width * c.patch, c.channels), np.uint8)
+
+
+def _time_steps(cells: int) -> int:
+  """The cells of time of the program for so many; a single one, as images have, has its own."""
+  return cells if cells <= 1 else -(-cells // _TIME_STEP) * _TIME_STEP
 
 
 @functools.cache

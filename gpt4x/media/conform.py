@@ -1,17 +1,20 @@
 """What a codec takes and gives back: a medium is made to fit where that loses nothing that matters, else refused."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from gpt4x.errors import UserError
-from gpt4x.media.medium import Audio, Medium
+from gpt4x.media.medium import Audio, Image, Medium, Video
+
+Kind = TypeVar("Kind", Image, Audio, Video)
 
 
-def to_medium(given: Medium, medium: str) -> Medium:
+def of_kind(given: Medium, kind: type[Kind]) -> Kind:
   """The medium, which must be of this kind."""
-  if given.medium != medium:
-    raise UserError(f"this codec is of {medium}, and {given.medium} was given: name a codec of {given.medium}")
+  if not isinstance(given, kind):
+    raise UserError(f"this codec is of {kind.medium}, and {given.medium} was given: name a codec of {given.medium}")
   return given
 
 
@@ -40,7 +43,7 @@ def check_rate(audio: Audio, rate: int) -> Audio:
   """The sound, which must have so many samples a second."""
   if audio.rate != rate:
     raise UserError(f"a sound has {audio.rate} samples a second, and the codec takes {rate}: convert it, or set"
-                    f" MediaTokens.resample")
+                    " MediaTokens.resample")
   return audio
 
 
@@ -57,8 +60,8 @@ def check_codes(codes: np.ndarray, num_codes: Sequence[int], num_axes: int) -> n
   """Codes int32 [*cells, K], which must be ones of so many each."""
   codes = np.asarray(codes)
   if codes.ndim != num_axes + 1 or codes.shape[-1] != len(num_codes) or codes.dtype.kind not in "iu":
-    raise UserError(f"codes are {codes.dtype} {list(codes.shape)}: give whole numbers with {num_axes} axes of cells and one"
-                    f" of {len(num_codes)}")
+    raise UserError(f"codes are {codes.dtype} {list(codes.shape)}: give whole numbers, {num_axes} axes of cells and one"
+                    f" of {len(num_codes)} codes")
   if wrong := (codes[(codes < 0) | (codes >= np.asarray(num_codes))].tolist()):
     raise UserError(f"{wrong[0]} is no code: those of this codec are from 0 to {max(num_codes) - 1}")
   return codes.astype(np.int32)

@@ -24,8 +24,8 @@ class Pixels:
     return _fingerprint(f"pixels {self.channels}")
 
   def encode(self, medium: Medium) -> np.ndarray:
-    pixels = getattr(conform.to_medium(medium, self.medium), "pixels")  # noqa: B009  Of an Image.
-    return conform.check_multiple(conform.to_channels(pixels, self.channels), 1).astype(np.int32)
+    pixels = conform.to_channels(conform.of_kind(medium, Image).pixels, self.channels)
+    return conform.check_multiple(pixels, 1).astype(np.int32)
 
   def encode_all(self, media: Sequence[Medium]) -> list[np.ndarray]:
     return [self.encode(medium) for medium in media]
@@ -60,9 +60,7 @@ class Pcm:
     return _fingerprint(f"pcm {self.rate}")
 
   def encode(self, medium: Medium) -> np.ndarray:
-    sound = conform.to_medium(medium, self.medium)
-    assert isinstance(sound, Audio)
-    raised = conform.check_rate(sound, self.rate).samples.astype(np.int32) + 32768
+    raised = conform.check_rate(conform.of_kind(medium, Audio), self.rate).samples.astype(np.int32) + 32768
     return np.stack([raised >> 8, raised & 255], -1)
 
   def encode_all(self, media: Sequence[Medium]) -> list[np.ndarray]:

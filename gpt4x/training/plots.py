@@ -18,7 +18,7 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 _PANELS = {"loss": "loss (nats per token)", "bits_per_byte": "bits per byte", "bits_per_dim": "bits per dimension",
-           "bits_per_sample": "bits per sample"}
+           "bits_per_sample": "bits per sample", "psnr": "PSNR (dB)"}
 _COLORS = {"ink": "#1f2328", "faint": "#8b929a", "paper": "#ffffff", "train": "#3566c8", "other": "#d4572a"}
 _INTERESTING = 0.05  # The share of a run after whose first steps all of its curves are in view.
 
@@ -37,7 +37,8 @@ def figure(metrics: Iterable[Mapping[str, Any]], baselines: Mapping[str, float] 
            colors: Mapping[str, str] = _COLORS) -> "Figure | None":
   """The curves in lines of metrics.jsonl, a panel for each metric; None if there are none.
 
-  Training loss is smoothed over raw; every other split has its loss and its bits per byte, with `baselines` as lines.
+  Training loss is smoothed over raw; every other split has its loss and its bits per byte, with `baselines` as lines,
+  or its PSNR.
   """
   curves: dict[str, dict[str, Points]] = {name: {} for name in _PANELS}  # By panel, then by split.
   for line in metrics:
@@ -45,6 +46,7 @@ def figure(metrics: Iterable[Mapping[str, Any]], baselines: Mapping[str, float] 
       if line.get(name) is not None:
         splits.setdefault(printable(line["split"]), []).append((line["step"], line[name], bool(line.get("partial"))))
   curves = {name: splits for name, splits in curves.items() if splits}
+  labels = _PANELS | ({"loss": "loss"} if "psnr" in curves else {})  # That of a codec is no likelihood.
   if not curves:
     return None
 
@@ -72,7 +74,7 @@ def figure(metrics: Iterable[Mapping[str, Any]], baselines: Mapping[str, float] 
         axes.annotate(f"{printable(label)}: {level:.3f}", (0, level), (4, 3), xycoords=("axes fraction", "data"),
                       textcoords="offset points", fontsize=9, color=colors["ink"])
       _set_view(axes, in_view, list(levels.values()), colors["ink"])
-      axes.set(xlabel="step", ylabel=_PANELS[name])
+      axes.set(xlabel="step", ylabel=labels[name])
       axes.grid(axis="y")
       axes.legend()
   return drawn

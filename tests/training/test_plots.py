@@ -44,6 +44,13 @@ def test_each_panel_shows_its_metric():
   assert bits_of_validation.get_color() == validation.get_color() != smoothed.get_color()
 
 
+def test_a_codec_has_a_psnr_and_a_loss_that_is_no_likelihood():
+  losses, psnr = plots.figure([{"step": step, "split": "validation", "loss": 1 / step, "psnr": 20.0 + step}
+                               for step in (1, 2)]).axes
+  assert losses.get_ylabel() == "loss" and psnr.get_ylabel() == "PSNR (dB)"
+  np.testing.assert_allclose(psnr.lines[0].get_xydata(), [(1, 21.0), (2, 22.0)])
+
+
 def legend(panel):
   return [text.get_text() for text in panel.get_legend().get_texts()]
 

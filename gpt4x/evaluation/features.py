@@ -27,6 +27,7 @@ def hog(pixels: np.ndarray, cell: int = 4, bins: int = 9) -> np.ndarray:
   place = np.arctan2(down, right) / np.pi * bins - 0.5  # Bins are known by their middle.
   below = np.floor(place).astype(np.int32)
   strength, share = np.hypot(down, right), place - below
+  cell = min(cell, *pixels.shape[1:3])
   rows, columns = pixels.shape[1] // cell, pixels.shape[2] // cell
   cells = np.zeros((len(pixels), rows, columns, bins), np.float32)
   for number in range(bins):

@@ -64,7 +64,9 @@ class MediaSampler:
       seed: of the draws.
       batch_size: how many are decoded together.
     """
-    self._data, self._split, self._vocabulary = experiment.data, split, experiment.data.vocabulary
+    self._data, self._split = experiment.data, split
+    vocabulary: Any = experiment.data.vocabulary
+    self._vocabulary = vocabulary
     if not self._data.modalities:
       raise UserError(f"samples of media were asked for, and the vocabulary of {self._data.config.mixture_or_task_name}"
                       " has text alone: ask for none")
@@ -73,7 +75,6 @@ class MediaSampler:
     sampling, model = Sampling(temperature, top_k, top_p), experiment.language_model
     memory = max(experiment.memory_length, experiment.eval_memory_length)
     window = memory if model.config.same_length and memory else memory + experiment.dataset.segment_length
-    vocabulary: Any = self._vocabulary
     self._engine = functools.cache(lambda medium: Engine(
         model, window, vocabulary.eos_id, vocabulary.vocab_size, sampling, guidance=guidance,
         grammar=Grammar(vocabulary.layout, frozenset([medium]), medium)))
@@ -105,7 +106,7 @@ class MediaSampler:
 
     Each has as much room as the longest of the examples' own.
     """
-    numbered, found = list(enumerate(examples)), dict[int, tuple[Medium | None, bool]]()
+    numbered, found = list(enumerate(examples)), dict[int, Span | None]()
     for medium in dict.fromkeys(example.medium for example in examples):
       group = [(number, example) for number, example in numbered if example.medium == medium]
       room = 1 + max(len(example.span) for _, example in group)
@@ -118,17 +119,26 @@ class MediaSampler:
             params, prompts, room, self._seed, self._bidirectional, numbers,
             **({} if self._guidance == 1 else {"null_prompts": [()] * len(prompts)}))
         rows = np.concatenate([piece.tokens for piece in pieces], 1)
-        found |= {number: self._decoded(row) for (number, _), row in zip(batch, rows)}
-    return [found[number] for number in range(len(examples))]
+        found |= {number: self._span(row) for (number, _), row in zip(batch, rows)}
+    spans = [found[number] for number in range(len(examples))]
+    return [(medium, span is not None and span.complete) for span, medium in zip(spans, self._media(spans))]
 
-  def _decoded(self, ids: np.ndarray) -> tuple[Medium | None, bool]:
-    """The first medium in a stream, and whether it is whole."""
-    layout = self._vocabulary.layout  # type: ignore[attr-defined]  # Of vocabularies with media.
-    span = next((part for part in layout.parse(ids) if isinstance(part, Span)), None)
-    if span is None or not span.codes.size:
-      return None, False
-    medium, *_ = self._vocabulary.decode_parts(layout.flatten(span))  # type: ignore[attr-defined]
-    return medium, span.complete
+  def _span(self, ids: np.ndarray) -> Span | None:
+    """The first medium in a stream, if anything of it came."""
+    spans = (part for part in self._vocabulary.layout.parse(ids) if isinstance(part, Span))
+    return next((span for span in spans if span.codes.size), None)
+
+  def _media(self, spans: Sequence[Span | None]) -> list[Medium | None]:
+    """The media of spans; codecs that are learned decode many at a time."""
+    found: list[Medium | None] = [None] * len(spans)
+    for name, codec in self._vocabulary.codecs.items():
+      mine = {i: span for i, span in enumerate(spans) if span is not None and span.medium == name}
+      decode_all = getattr(codec, "decode_all", None) if not any(span.sound for span in mine.values()) else None
+      made = (decode_all([span.codes for span in mine.values()]) if decode_all else
+              map(self._vocabulary.decode_medium, mine.values()))
+      for i, medium in zip(mine, made):
+        found[i] = medium
+    return found
 
   @functools.cached_property
   def _known(self) -> list[Example]:
@@ -163,19 +173,22 @@ class MediaSampler:
   @functools.cached_property
   def _real(self) -> list[tuple[str, Medium]]:
     """(text, medium) of the split's own media, as the codec has them."""
-    return [(self._vocabulary.decode(list(example.prompt)), medium) for example in self._known
-            if (medium := self._decoded(example.span)[0]) is not None]
+    found = self._media([self._span(example.span) for example in self._known])
+    return [(self._vocabulary.decode(list(example.prompt)), medium)
+            for example, medium in zip(self._known, found) if medium is not None]
 
   @functools.cached_property
   def _training_pictures(self) -> np.ndarray | None:
     """uint8 [n, H, W, C], those of the size of the first; None if there are none."""
+    if "train" not in self._data.provider.splits:
+      return None
+    examples = (one for one in itertools.islice(examples_of(self._data, "train"), _MOST_READ) if one.medium == "image")
     found: list[np.ndarray] = []
-    for example in itertools.islice(examples_of(self._data, "train"), _MOST_READ):
-      medium = self._decoded(example.span)[0] if example.medium == "image" else None
-      if isinstance(medium, Image) and (not found or medium.pixels.shape == found[0].shape):
-        found.append(medium.pixels)
-        if len(found) * found[0].size > _MOST_VALUES:
-          break
+    while group := list(itertools.islice(examples, 256)):
+      pictures: Any = self._media([self._span(example.span) for example in group])
+      found += [one.pixels for one in pictures if one.pixels.shape == (found or [pictures[0].pixels])[0].shape]
+      if len(found) * found[0].size > _MOST_VALUES:
+        break
     return np.stack(found) if found else None
 
 
@@ -186,7 +199,8 @@ def shower(experiment: Experiment, split: str) -> "MediaSampler | Reconstruction
 
 def examples_of(data: Dataset, split: str) -> Iterator[Example]:
   """The examples of a split that have a medium in their targets, up to the first."""
-  layout: Any = data.vocabulary.layout  # type: ignore[attr-defined]
+  vocabulary: Any = data.vocabulary
+  layout = vocabulary.layout
   for ids, num_inputs in _sequences(data, split):
     begins = np.flatnonzero(np.isin(ids[num_inputs:], list(layout.begins)))
     if not begins.size:

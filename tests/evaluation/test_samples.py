@@ -145,12 +145,13 @@ def test_conditions_are_of_all_parts_of_the_split(monkeypatch):
 def test_nothing_whole_is_not_shown(monkeypatch):
   with sampler(to_image(2)) as draw:
     layout = VOCABULARY.layout
-    assert draw._decoded(np.array([layout.special("IMAGE"), layout.ranges["size"].start])) == (None, False)
+    assert draw._span(np.array([layout.special("IMAGE"), layout.ranges["size"].start])) is None
     whole = VOCABULARY.encode_parts([image("right", 0)])
-    cut, complete = draw._decoded(whole[:3 + 2 * 5 + 2])
-    assert not complete and np.array_equal(cut.pixels, image("right", 0).pixels[:2])
-    again, complete = draw._decoded(np.append(whole, [1, 1]))
-    assert complete and np.array_equal(again.pixels, image("right", 0).pixels)
+    cut, again = (draw._span(ids) for ids in (whole[:3 + 2 * 5 + 2], np.append(whole, [1, 1])))
+    assert not cut.complete and again.complete
+    for medium, rows in zip(draw._media([cut, None, again])[::2], (2, 4)):
+      np.testing.assert_array_equal(medium.pixels, image("right", 0).pixels[:rows])
+    assert draw._media([None]) == [None]
     monkeypatch.setattr(draw, "draw", lambda *_: [(None, False)] * 2)
     measures, shown = draw(None, 2)
     assert measures == {"samples/complete": 0.0} and shown.sheet is None

@@ -125,6 +125,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   evaluate = command("eval", "evaluate a checkpoint of the run in DIR", gin="changes to DIR's own configuration")
   evaluate.add_argument("--split", type=_filled_text, default="validation",
                         help="the split to evaluate (default: %(default)s)")
+  evaluate.add_argument("--samples", type=_number(int, 1), metavar="N", help=(
+      "media to draw for the split's conditions, to measure, and to show in DIR/samples"))
 
   for sub in (train, evaluate):
     group = sub.add_argument_group("several processes", (

@@ -1,0 +1,95 @@
+"""Many media on one sheet, each with its caption: what a person looks at."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from gpt4x.evaluation.features import FLOOR, log_mel
+from gpt4x.media.medium import Audio, Image, Medium, Video
+
+_SIDE, _LARGEST = 96, 256  # Pixels to a side: smaller pictures are enlarged, larger ones made smaller.
+_FRAMES = 8  # Of a video.
+_WIDTH = 1200  # Of a sheet, roughly.
+_GAP, _FONT, _LINES = 8, 12, 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+  """A place on the sheet."""
+
+  caption: str
+  media: Sequence[Medium]  # One above the other: an original, and what became of it.
+
+
+def contact_sheet(cells: Sequence[Cell]) -> Image:
+  """The media of cells in rows: pictures, up to eight frames of a video in a strip, the loudness of a sound by pitch.
+
+  Small pictures are enlarged by a whole factor, so that each pixel is seen.
+  """
+  from PIL import Image as pillow
+  from PIL import ImageDraw, ImageFont
+
+  font = ImageFont.load_default(_FONT)
+  pictures = [[_fitted(picture(medium)) for medium in cell.media] for cell in cells]
+  width = max([_SIDE, *(one.shape[1] for stack in pictures for one in stack)])
+  height = max(sum(one.shape[0] + 2 for one in stack) for stack in pictures) + _LINES * (_FONT + 2)
+  columns = max(1, min(len(cells), _WIDTH // (width + _GAP)))
+  rows = -(-len(cells) // columns)
+  sheet = pillow.new("RGB", (_GAP + columns * (width + _GAP), _GAP + rows * (height + _GAP)), "white")
+  pen = ImageDraw.Draw(sheet)
+  for number, (cell, stack) in enumerate(zip(cells, pictures)):
+    left, top = _GAP + number % columns * (width + _GAP), _GAP + number // columns * (height + _GAP)
+    for one in stack:
+      sheet.paste(pillow.fromarray(one), (left, top))
+      top += one.shape[0] + 2
+    for line in _wrapped(cell.caption, width, font):
+      pen.text((left, top), line, "black", font)
+      top += _FONT + 2
+  return Image(np.asarray(sheet))
+
+
+def picture(medium: Medium) -> np.ndarray:
+  """A medium as RGB pixels, uint8 [H, W, 3]."""
+  if isinstance(medium, Audio):
+    loudness = log_mel(medium).T[::-1]  # Low pitches below.
+    grey = np.round(255 * np.clip(1 - loudness / FLOOR, 0, 1)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, -1)
+  if isinstance(medium, Image):
+    return np.broadcast_to(medium.pixels, (*medium.pixels.shape[:2], 3))
+  count = min(_FRAMES, len(medium.frames))
+  frames = medium.frames[np.linspace(0, len(medium.frames) - 1, count).round().astype(int)]
+  frames = np.broadcast_to(frames, (*frames.shape[:3], 3))
+  return np.concatenate([np.pad(one, ((0, 0), (0, 1), (0, 0)), constant_values=255) for one in frames], 1)[:, :-1]
+
+
+def _fitted(pixels: np.ndarray) -> np.ndarray:
+  """Pixels enlarged to about _SIDE, or made smaller to at most _LARGEST; a strip may be as wide as a sheet."""
+  from PIL import Image as pillow
+
+  height, width = pixels.shape[:2]
+  if (factor := min(_SIDE // height, (_WIDTH - 2 * _GAP) // width)) > 1:
+    return pixels.repeat(factor, 0).repeat(factor, 1)
+  shrink = min(1.0, _LARGEST / height, (_WIDTH - 2 * _GAP) / width)
+  if shrink == 1:
+    return np.ascontiguousarray(pixels)
+  size = max(1, round(width * shrink)), max(1, round(height * shrink))
+  return np.asarray(pillow.fromarray(np.ascontiguousarray(pixels)).resize(size, pillow.Resampling.BICUBIC))
+
+
+def _wrapped(caption: str, width: int, font: Any) -> list[str]:
+  """Lines of a caption, the last of which may be cut short."""
+  fits = lambda text: font.getlength(text) <= width
+  text = "".join(one if one.isprintable() else " " for one in caption).strip()
+  lines: list[str] = []
+  while text and len(lines) < _LINES:
+    length = next((length for length in range(len(text), 1, -1) if fits(text[:length])), 1)
+    if length < len(text) and len(lines) == _LINES - 1:
+      lines.append(text[:max(1, length - 1)] + "…")
+      break
+    if length < len(text) and (blank := text.rfind(" ", 0, length + 1)) > 0:
+      length = blank
+    lines.append(text[:length])
+    text = text[length:].strip()
+  return lines

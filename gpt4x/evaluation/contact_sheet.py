@@ -1,5 +1,6 @@
 """Many media on one sheet, each with its caption: what a person looks at."""
 
+import bisect
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt4x.evaluation.features import FLOOR, log_mel
-from gpt4x.media.medium import Audio, Image, Medium, Video
+from gpt4x.media.medium import Audio, Image, Medium
 
 _SIDE, _LARGEST = 96, 256  # Pixels to a side: smaller pictures are enlarged, larger ones made smaller.
 _FRAMES = 8  # Of a video.
@@ -44,8 +45,8 @@ def contact_sheet(cells: Sequence[Cell]) -> Image:
     for one in stack:
       sheet.paste(pillow.fromarray(one), (left, top))
       top += one.shape[0] + 2
-    for line in _wrapped(cell.caption, width, font):
-      pen.text((left, top), line, "black", font)
+    for line in _wrapped(cell.caption, width - 2, font):
+      pen.text((left + 1, top), line, "black", font)
       top += _FONT + 2
   return Image(np.asarray(sheet))
 
@@ -80,16 +81,23 @@ def _fitted(pixels: np.ndarray) -> np.ndarray:
 
 def _wrapped(caption: str, width: int, font: Any) -> list[str]:
   """Lines of a caption, the last of which may be cut short."""
-  fits = lambda text: font.getlength(text) <= width
-  text = "".join(one if one.isprintable() else " " for one in caption).strip()
+  text = "".join(one if one.isprintable() else " " for one in caption[:_LINES * width]).strip()  # A pixel a letter.
   lines: list[str] = []
   while text and len(lines) < _LINES:
-    length = next((length for length in range(len(text), 1, -1) if fits(text[:length])), 1)
-    if length < len(text) and len(lines) == _LINES - 1:
-      lines.append(text[:max(1, length - 1)] + "…")
+    length = _fitting(text, width, font)
+    if length == len(text):
+      lines.append(text)
       break
-    if length < len(text) and (blank := text.rfind(" ", 0, length + 1)) > 0:
+    if len(lines) == _LINES - 1:
+      lines.append(text[:_fitting(text, width - font.getlength("…"), font)] + "…")
+      break
+    if (blank := text.rfind(" ", 0, length + 1)) > 0:
       length = blank
     lines.append(text[:length])
     text = text[length:].strip()
   return lines
+
+
+def _fitting(text: str, width: float, font: Any) -> int:
+  """How many letters of a text, one at least, are at most so wide."""
+  return max(1, bisect.bisect_right(range(len(text) + 1), width, key=lambda length: font.getlength(text[:length])) - 1)

@@ -24,7 +24,6 @@ from gpt4x.objectives.modalities import without_absent
 from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
 
-
 # What the likelihood of an exact codec's codes is one of.
 _BITS = {"image": "bits_per_dim", "audio": "bits_per_sample"}
 

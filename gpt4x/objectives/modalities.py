@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 

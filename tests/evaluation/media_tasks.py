@@ -14,6 +14,15 @@ from gpt4x.media.vocabulary import MediaTokens, MediaVocabulary
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
+
+class _Text(seqio.ByteVocabulary):
+  """Bytes, for parts; media are question marks."""
+
+  def encode_parts(self, parts):
+    return np.array(self.encode("".join(part if isinstance(part, str) else "?" for part in parts)), np.int32)
+
+
+TEXT = _Text()
 VOCABULARY = MediaVocabulary(MediaTokens(
     text="bytes", image="grey", audio="pcm:8000", sizes=4, loss_weights={"image": 0.5, "structure": 0.25}))
 SIDE, IMAGE_TOKENS = 4, 24  # Begin, two sizes, rows of 4 codes and an end, end.

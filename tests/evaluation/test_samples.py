@@ -6,7 +6,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-import seqio
 
 from gpt4x.data.dataset import Dataset
 from gpt4x.errors import UserError
@@ -15,7 +14,7 @@ from gpt4x.evaluation.classification import classification_accuracy_score
 from gpt4x.evaluation.samples import examples_of, MediaSampler
 from gpt4x.media.medium import Audio, Image
 from tests.evaluation import media_tasks
-from tests.evaluation.media_tasks import experiment, image, label_of, registered, sound, to_image, VOCABULARY
+from tests.evaluation.media_tasks import experiment, image, label_of, registered, sound, TEXT, to_image, VOCABULARY
 
 text_of = lambda example: VOCABULARY.decode(list(example.prompt))
 PARAMS = functools.cache(lambda: media_tasks.MODEL.init(jax.random.key(1)))
@@ -99,7 +98,8 @@ def test_copies_of_training_pictures_are_found_out(monkeypatch):
   with sampler(to_image(12), train) as draw:
     measures, _ = draw(None, 12)
   assert measures["samples/nearest"] == 0 and measures["samples/cas"] == 1.0
-  real, training = (np.stack([wanted[0].pixels for _, wanted in pairs]).astype(float) for pairs in (to_image(12), train))
+  real, training = (np.stack([wanted[0].pixels for _, wanted in pairs]).astype(float)
+                    for pairs in (to_image(12), train))
   expected = np.mean([min(np.sqrt(np.mean((one - other)**2)) for other in training) for one in real])
   np.testing.assert_allclose(measures["samples/nearest_real"], expected, rtol=1e-6)
 
@@ -115,7 +115,8 @@ def test_sounds_are_judged_too(monkeypatch):
   def tone(text, number):
     time = np.arange(1200 + 100 * (number % 3)) / 8000
     noise = np.random.default_rng(number).normal(size=len(time))
-    return Audio((6000 * np.sin(2 * np.pi * (300 if text == "low" else 2000) * time) + 50 * noise).astype(np.int16), 8000)
+    wave = 6000 * np.sin(2 * np.pi * (300 if text == "low" else 2000) * time)
+    return Audio((wave + 50 * noise).astype(np.int16), 8000)
 
   drawn_from(monkeypatch, lambda text, number: tone(text, 100 + number))
   pairs = [([text], [tone(text, number)]) for number, text in enumerate(["low", "high"] * 3)]
@@ -127,7 +128,8 @@ def test_sounds_are_judged_too(monkeypatch):
 
 
 @pytest.mark.parametrize("pairs", [
-    [([f"a shoe, number {i}"], [image("right", i)]) for i in range(6)], [(["shoe"], [image("right", i)]) for i in range(6)]],
+    [([f"a shoe, number {i}"], [image("right", i)]) for i in range(6)],
+    [(["shoe"], [image("right", i)]) for i in range(6)]],
     ids=["captions", "one label"])
 def test_captions_are_no_labels(monkeypatch, pairs):
   drawn_from(monkeypatch, lambda text, number: image("right", number))
@@ -158,16 +160,17 @@ def test_nothing_whole_is_not_shown(monkeypatch):
 
 
 def test_errors_say_what_to_do():
-  with registered("samples_for_test", [(["a"], ["b"])], vocabulary=seqio.ByteVocabulary()) as name:
-    with pytest.raises(UserError, match="the vocabulary of samples_for_test has text alone: ask for none"):
-      MediaSampler(experiment(name), "validation")
-  with sampler([([image("right", 0)], ["b"])]) as draw:
-    with pytest.raises(UserError, match="no example of samples_for_test, split validation, has one in its targets"):
-      draw(None, 2)
+  with (registered("samples_for_test", [(["a"], ["b"])], vocabulary=TEXT) as name,
+        pytest.raises(UserError, match="the vocabulary of samples_for_test has text alone: ask for none")):
+    MediaSampler(experiment(name), "validation")
+  with (sampler([([image("right", 0)], ["b"])]) as draw,
+        pytest.raises(UserError, match="no example of samples_for_test, split validation, has one in its targets")):
+    draw(None, 2)
 
 
 def test_the_score_by_hand():
   """What `samples/cas` is, from the functions that it is made of."""
   made, real = ([image(label_of(i), first + i).pixels for i in range(8)] for first in (50, 0))
   labels = [label_of(i) for i in range(8)]
-  assert classification_accuracy_score(features.hog(np.stack(made)), labels, features.hog(np.stack(real)), labels) == 1.0
+  made, real = features.hog(np.stack(made)), features.hog(np.stack(real))
+  assert classification_accuracy_score(made, labels, real, labels) == 1.0

@@ -120,21 +120,17 @@ def test_errors_say_what_to_do():
     read([(["a"], ["b"]), (["c"], ["d"])])
   with pytest.raises(UserError, match="have no media that differ: unset it, or choose another"):
     read([([image("right", 0)], ["b"])] * 3)
-  for options in ({"pack": True}, {"vocabulary": seqio.ByteVocabulary()}):
-    with registered("shuffled_for_test", questions(3), vocabulary=options.pop("vocabulary", VOCABULARY)) as name:
-      with pytest.raises(UserError, match="examples with media in their inputs, one a row: use such a task"):
-        Evaluator(experiment(name, **options), Partitioner(data=1, num_devices=1), "validation", shuffle_media=True)
-  with registered("shuffled_for_test", questions(3), inputs=False) as name:
-    with pytest.raises(UserError, match="DatasetConfig.feature_converter = 'prefix_lm'"):
-      Evaluator(experiment(name, "stream"), Partitioner(data=1, num_devices=1), "validation", shuffle_media=True)
+  for options in ({"pack": True}, {"vocabulary": media_tasks.TEXT}):
+    with (registered("shuffled_for_test", questions(3), vocabulary=options.pop("vocabulary", VOCABULARY)) as name,
+          pytest.raises(UserError, match="examples with media in their inputs, one a row: use such a task")):
+      Evaluator(experiment(name, **options), Partitioner(data=1, num_devices=1), "validation", shuffle_media=True)
+  with (registered("shuffled_for_test", questions(3), inputs=False) as name,
+        pytest.raises(UserError, match="DatasetConfig.feature_converter = 'prefix_lm'")):
+    Evaluator(experiment(name, "stream"), Partitioner(data=1, num_devices=1), "validation", shuffle_media=True)
 
 
 def mean_score(targets, scores):
   return {"mean_score": float(np.mean(scores))}
-
-
-def exact(targets, predictions):
-  return {"exact": float(np.mean([one == other for one, other in zip(targets, predictions)]))}
 
 
 def with_medium(pairs, medium):
@@ -148,7 +144,7 @@ def test_a_model_that_sees_media_notices():
   mesh = Partitioner(data=1, num_devices=1)
 
   def losses(pairs, shuffle):
-    with registered("noticed_for_test", pairs, metric_fns=[mean_score, exact]) as name:
+    with registered("noticed_for_test", pairs, metric_fns=[mean_score]) as name:
       trial = experiment(name)
       return (Evaluator(trial, mesh, "validation", shuffle)(params),
               TaskMetrics(trial, "validation", shuffle)(params)["noticed_for_test/mean_score"])
@@ -159,5 +155,3 @@ def test_a_model_that_sees_media_notices():
   for metrics, found in ((shuffled, other_score), (zeroed, zeroed_score)):
     assert abs(metrics["loss"] - whole["loss"]) > 1e-3 and abs(found - score) > 1e-3
     assert metrics["tokens"] == whole["tokens"]
-  again, again_score = losses(pairs, True)
-  assert again == shuffled and again_score == other_score, "the same shuffle each time"

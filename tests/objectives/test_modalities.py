@@ -21,7 +21,7 @@ B, L, D, V = 3, 7, 5, 11
 
 
 def arguments(seed=0):
-  """(hidden, kernel, bias), (targets, weights), modality; of video there is no target, of structure none that counts."""
+  """(hidden, kernel, bias), (targets, weights), modality; of video there is no target, no structure counts."""
   rng = np.random.default_rng(seed)
   targets = rng.integers(0, V, (B, L))
   modality = np.array([0, 0, 0, 1, 1, 1, 2, 2, 4, 4, 4])[targets]

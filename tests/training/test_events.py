@@ -110,7 +110,8 @@ def shown_in(folder):
       for value in event.summary.value:
         kind = value.metadata.plugin_data.plugin_name or found[value.tag][0]
         if kind in ("images", "audio"):
-          found.setdefault(value.tag, (kind, []))[1].append((event.step, tf.make_ndarray(value.tensor).ravel().tolist()))
+          content = tf.make_ndarray(value.tensor).ravel().tolist()
+          found.setdefault(value.tag, (kind, []))[1].append((event.step, content))
   return found
 
 

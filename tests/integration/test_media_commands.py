@@ -80,7 +80,7 @@ def test_several_questions_about_one_image(capsys):
   assert "--- prompt 1, sample 1\nwhat?" in out and "--- prompt 2, sample 1\nhow <image> many?" in out
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.WEBP", "a.gif", "new/folder/a.png"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.WEBP", "new/folder/a.gif"])
 def test_an_image_is_made(capsys, name):
   assert run(capsys, "--prompt=x", f"--output=out/{name}", "--size=4x6").out == f"wrote out/{name}\n"
   assert images.read(f"out/{name}").pixels.shape[:2] == (4, 6)

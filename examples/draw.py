@@ -1,6 +1,6 @@
 """Trains a small model to draw squares, discs and crosses when it is told their names, and lets it draw.
 
-    python examples/draw.py                     # 300 steps, about three minutes on two CPU cores
+    python examples/draw.py                     # 200 steps, about two minutes on two CPU cores
     gpt4x generate --model_dir=runs/draw --prompt=disc --output=disc.png --guidance=2
 
 It makes 600 pictures of 12 x 12 pixels with their names, in runs/draw_data, as the folder of anybody's own pictures
@@ -53,7 +53,7 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--model_dir", default="runs/draw")
   parser.add_argument("--pictures", type=int, default=600)
-  parser.add_argument("--steps", type=int, default=300)
+  parser.add_argument("--steps", type=int, default=200)
   parser.add_argument("--gin", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
   arguments = parser.parse_args()
 

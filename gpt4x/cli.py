@@ -166,8 +166,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   generate.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S", help=(
       "the same prompt with the same seed gives the same text, alone or among others (default: %(default)s)"))
   group = generate.add_argument_group("images, audio and video", (
-      "The first three may be repeated. Marks <image>, <audio> and <video> in the prompt say where they belong; without\n"
-      "marks they come before it, in the order of the command line."))
+      "The first three may be repeated. Marks <image>, <audio> and <video> in the prompt say where they belong;\n"
+      "without marks they come before it, in the order of the command line."))
   for medium in ("image", "audio", "video"):
     group.add_argument(f"--{medium}", action=_Medium, type=_path, metavar="FILE", help=f"{medium} for the prompt")
   group.add_argument("--output", type=_path, metavar="FILE_OR_DIR", help=(

@@ -42,7 +42,7 @@ seqio.TaskRegistry.add(
 for _medium in MEDIA:
   seqio.TaskRegistry.add(
       f"local_{_medium}_bytes",
-      source=LocalMediaSource(_medium),
+      source=LocalMediaSource(_medium),  # type: ignore[arg-type]
       preprocessors=[functools.partial(media_bytes, medium=_medium)],
       output_features={"targets": seqio.Feature(seqio.ByteVocabulary(), add_eos=False)},
   )

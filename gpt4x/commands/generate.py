@@ -73,8 +73,8 @@ def _check_guidance(guidance: float, task: str) -> None:
   from gpt4x.media.local_media import LocalMedia
   dropped = LocalMedia().drop_condition if task == "local_text_to_media" else "text_to_" in task  # Of public sets.
   if not dropped:
-    print(f"gpt4x: warning: --guidance={guidance:g} compares with what the model makes without a prompt, and training on"
-          f" {task} dropped none: use 1, or a model of a task that drops some (LocalMedia.drop_condition)",
+    print(f"gpt4x: warning: --guidance={guidance:g} compares with what the model makes without a prompt, and training"
+          f" on {task} dropped none: use 1, or a model of a task that drops some (LocalMedia.drop_condition)",
           file=sys.stderr)
 
 

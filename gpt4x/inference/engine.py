@@ -217,7 +217,7 @@ class Engine:
 
   def _legal(self, slots: Slots) -> jax.Array | None:
     """What the grammar allows each row to draw, [B, V]."""
-    if self._grammar is None:
+    if self._grammar is None or slots.grammar is None:
       return None
     legal = jax.vmap(self._grammar.allowed)(slots.grammar)
     return jnp.pad(legal, ((0, 0), (0, len(self._allowed) - legal.shape[1])))

@@ -138,9 +138,9 @@ def max_tokens(vocabulary: Any, output: Output) -> int:
     return MIXED_TOKENS
   codec, most = codec_of(vocabulary, output.medium), vocabulary.layout.num_sizes
   codes, seconds = len(codec.num_codes), output.seconds or LONGEST
-  ends = 5  # The medium's begin and end, its two sizes, and the end of the document.
   if output.medium == "audio":
-    return codes * _cells_of_seconds(codec, seconds) + ends
+    return codes * _cells_of_seconds(codec, seconds) + 3  # Its begin and end, and the end of the document.
+  ends = 5  # And two sizes.
   height, width = _cells_of_size(codec, output.size, most) if output.size else (most, most)
   picture = height * (width * codes + 1)
   if output.medium == "image":

@@ -16,6 +16,7 @@ from gpt4x.media import reading
 from gpt4x.media.local_media import BadRecords
 from gpt4x.media.source import files_of, parsed
 
+
 def media_bytes(dataset: tf.data.Dataset, medium: str) -> tf.data.Dataset:
   """Chunks of a LocalMediaSource as {"targets"}: pixels, or the two bytes of each sample, as a ByteVocabulary has them.
 

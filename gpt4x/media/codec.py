@@ -90,7 +90,7 @@ class LearnedCodec:
       groups[array.shape].append(i)
     found: list[Any] = [None] * len(arrays)
     for shape, members in groups.items():
-      rows = max(1, min(_ROWS, _MOST_UNITS // math.prod(shape)))
+      rows = max(1, min(_ROWS, _MOST_UNITS // max(math.prod(shape), 1)))
       for start in range(0, len(members), rows):
         some = members[start:start + rows]
         batch = np.stack([filled[i] for i in some] + [np.zeros_like(filled[some[0]])] * (rows - len(some)))

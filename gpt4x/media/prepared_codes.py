@@ -71,7 +71,8 @@ def of_files(files: Sequence[Stat], recipe: Recipe) -> list[np.ndarray | UserErr
   path = folder / fingerprint([[_absolute(file), *version] for file, *version in files])
   found = _load(path, len(files))
   if found is None:
-    say_once(f"encoding {recipe.medium} files into {folder}")
+    with _ENCODING:  # Two threads would say it twice.
+      say_once(f"encoding {recipe.medium} files into {folder}")
     found = list(_encoded([file for file, *_ in files], recipe))
     if not any(isinstance(one, Unavailable) for one in found):
       try:

@@ -20,10 +20,10 @@ from gpt4x.data.text_files import shown
 from gpt4x.errors import UserError
 from gpt4x.media import reading
 from gpt4x.media.layout import Span
+from gpt4x.media.local_media import BadRecords
 from gpt4x.media.medium import MEDIA
 from gpt4x.media.source import files_of, parsed
 from gpt4x.media.vocabulary import shared_out
-from gpt4x.media.local_media import BadRecords
 
 SOUND = len(MEDIA) + 1  # Beside a video.
 

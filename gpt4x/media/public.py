@@ -68,7 +68,7 @@ class PublicSource(seqio.TfdsDataSource):
       raise UserError(f"tensorflow-datasets cannot prepare {public.name} ({one_line(error, 300)}): see"
                       f" https://www.tensorflow.org/datasets/catalog/{public.name.partition(':')[0].partition('/')[0]},"
                       " and run where the network is") from error
-    names = getattr(self.tfds_dataset.info.features.get(public.texts), "names", None)
+    names = getattr(dict(self.tfds_dataset.info.features.items()).get(public.texts), "names", None)
 
     def texts(example: Any, path: str) -> tf.Tensor:
       for name in path.split("/"):

@@ -39,7 +39,7 @@ def codes(files: Sequence[tuple[str, Stat]], options: Mapping[str, Any], vocabul
                       f" or leave the {medium} out")
     codec, settings = vocabulary.codecs[medium], vocabulary.settings
     known = {name: options[name] for name in _OPTIONS[medium]} | _fitting(settings)
-    fit = functools.partial(fitting.fit, codec=codec, settings=settings)
+    fit: Callable[[Any], Any] = functools.partial(fitting.fit, codec=codec, settings=settings)
     # A video need never be whole in memory at its own size.
     change = lambda pixels: fit(Image(pixels)).pixels
     recipe = Recipe(medium, codec, known, lambda path: fit(read(medium, path, options, change)))
@@ -71,9 +71,11 @@ def _with_sound(stats: Sequence[Stat], found: Mapping[Any, Any], options: Mappin
   both = dict[tuple[str, str], Codes]()
   for (path, *_), sound in zip(stats, prepared_codes.of_files(stats, recipe)):
     pictures = found["video", path]
-    if isinstance(sound, UserError) and not isinstance(pictures, UserError):
+    if isinstance(pictures, UserError):
+      continue
+    if isinstance(sound, UserError):
       both["video", path] = sound
-    elif not isinstance(pictures, UserError) and len(sound):
+    elif len(sound):
       both["video", path] = pictures, sound
   return both
 

@@ -55,9 +55,9 @@ def read(path: str, lines: BinaryIO, bad: Callable[[str], None]) -> Iterator[Rec
       continue
     place = f"{path}:{number}"
     try:
-      record = json.loads(line.decode("utf-8-sig"))
-      parts, form = _parts(record)
-      parts = tuple(_found(part, folder) for part in parts)
+      record = json.loads(line.decode("utf-8-sig").strip())
+      given, form = _parts(record)
+      parts = tuple(_found(part, folder) for part in given)
     except (ValueError, RecursionError) as error:
       bad(f"{shown(place)}: {_reason(error)}")
     else:

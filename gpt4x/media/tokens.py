@@ -55,5 +55,6 @@ class MediaTokens:
   @property
   def settings(self) -> dict[str, Any]:
     """As JSON, all but the codecs and the text that decides the ids of a medium."""
-    return {"sizes": self.sizes, "image_size": self.image_size and list(self.image_size), "max_side": self.max_side,
+    size = self.image_size
+    return {"sizes": self.sizes, "image_size": list(size) if isinstance(size, Sequence) else None, "max_side": self.max_side,
             "resample": self.resample}

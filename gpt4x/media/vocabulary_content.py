@@ -94,7 +94,8 @@ def _exact(medium: str, name: str) -> Codec:
   rate = name.removeprefix("pcm:")
   if not re.fullmatch(r"[1-9]\d{0,6}", rate):
     raise UserError(f"MediaTokens.audio = {name!r} has no sample rate: write it as in pcm:8000")
-  return exact.Pcm(int(rate))
+  codec: Any = exact.Pcm(int(rate))
+  return codec
 
 
 def _codec(medium: str, directory: str) -> Any:

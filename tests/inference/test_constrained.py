@@ -25,9 +25,18 @@ HOT = Sampling(temperature=1e10)  # Every id is as likely.
 IMAGE = LAYOUT.flatten(Span("image", np.arange(3).reshape(1, 3, 1))).tolist()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+  """Compilation is most of the time of these tests, and code this small runs no faster optimized."""
+  before = jax.config.read("jax_disable_most_optimizations")
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
 @functools.cache
 def model_and_params():
-  model = LanguageModel(TransformerConfig(vocab_size=VOCAB, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=16,
+  model = LanguageModel(TransformerConfig(vocab_size=VOCAB, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8,
                                           memory_length=6, tie_embeddings=False))
   return model, jax.tree.map(jnp.asarray, tiny.random_params(model))
 
@@ -53,9 +62,7 @@ def check_parses(ids):
   return [part for part in found if isinstance(part, Span)]
 
 
-@pytest.mark.parametrize("sampling", [
-    HOT, Sampling(), Sampling(top_k=1), Sampling(temperature=0.0), Sampling(0.7, top_p=0.3), Sampling(1e-30, top_k=3),
-    Sampling(5.0, top_k=4, top_p=0.5)], ids=str)
+@pytest.mark.parametrize("sampling", [HOT, Sampling(temperature=0.0), Sampling(5.0, top_k=4, top_p=0.5)], ids=str)
 def test_whatever_is_drawn_parses(sampling):
   """Text, images, sounds and videos with sound, whatever the filters leave, from prompts that end anywhere."""
   video = [LAYOUT.special("VIDEO"), *[LAYOUT.ranges["size"][0]] * 2]
@@ -67,12 +74,6 @@ def test_whatever_is_drawn_parses(sampling):
   if sampling == HOT:
     assert {span.medium for span in spans if span.complete} == {"image", "audio", "video"}
     assert any(span.sound for span in spans)
-
-
-def test_without_a_grammar_illegal_ids_would_be_drawn():
-  tokens, _ = decode(make_engine(sampling=HOT, grammar=None), [IMAGE[:4]], 32)
-  with pytest.raises(Exception, match=r"^\d"):
-    check_parses([*IMAGE[:4], *tokens[0]])
 
 
 def test_padding_and_the_end_of_a_document():
@@ -104,12 +105,10 @@ NULLS = [[3], [], [2]]
 
 def test_guidance_of_one_is_no_guidance():
   """Bit for bit, whether there are null prompts or none."""
-  for grammar in (None, ANY):
-    plain = decode(make_engine(grammar=grammar), CASES, 32)
-    for nulls in (None, NULLS):
-      unguided = decode(make_engine(grammar=grammar, guidance=1.0), CASES, 32, null_prompts=nulls)
-      for found, expected in zip(unguided, plain):
-        np.testing.assert_array_equal(found, expected)
+  plain = decode(make_engine(), CASES, 32)
+  for nulls in (None, NULLS):
+    for found, expected in zip(decode(make_engine(guidance=1.0), CASES, 32, null_prompts=nulls), plain):
+      np.testing.assert_array_equal(found, expected)
 
 
 @functools.cache
@@ -125,8 +124,7 @@ def logits_behind(ids):
   return np.asarray(forward()(row))[len(ids)]
 
 
-@pytest.mark.parametrize("guidance", [0.0, 0.5, 3.0])
-@pytest.mark.parametrize("grammar", [None, ANY], ids=["free", "grammar"])
+@pytest.mark.parametrize("guidance, grammar", [(0.0, None), (3.0, ANY)], ids=["free", "grammar"])
 def test_guided_logits_are_those_of_two_runs(guidance, grammar):
   """Of the prompt and of the null prompt, each with all that was drawn, far beyond the window."""
   engine = make_engine(sampling=Sampling(temperature=0.0), guidance=guidance, grammar=grammar, chunk_length=8)
@@ -146,11 +144,11 @@ def test_guided_logits_are_those_of_two_runs(guidance, grammar):
 
 def test_a_mask_comes_behind_guidance():
   """However strong that is, nothing illegal is drawn, and no number is none."""
-  for sampling in (Sampling(), Sampling(top_k=1), Sampling(top_p=0.1)):
-    tokens, log_probs = decode(make_engine(sampling=sampling, guidance=50.0), CASES, 64, null_prompts=NULLS)
-    assert np.isfinite(log_probs).all()
-    for prompt, row in zip(CASES, tokens):
-      check_parses([*prompt, *row])
+  engine = make_engine(sampling=Sampling(top_p=0.1), guidance=50.0)
+  tokens, log_probs = decode(engine, CASES, 64, null_prompts=NULLS)
+  assert np.isfinite(log_probs).all()
+  for prompt, row in zip(CASES, tokens):
+    check_parses([*prompt, *row])
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -159,12 +157,11 @@ def test_a_row_does_not_depend_on_its_neighbours(guidance):
   params = model_and_params()[1]
   engine = make_engine(guidance=guidance, chunk_length=8)
   nulls = lambda *rows: {"null_prompts": [NULLS[row] for row in rows]} if guidance != 1 else {}
-  together, _ = decode(engine, CASES, 32, seed=3, **nulls(0, 1, 2))
-  for row in range(3):
-    alone, _ = decode(engine, [CASES[row]], 32, seed=3, samples=[row], **nulls(row))
-    np.testing.assert_array_equal(alone[0], together[row])
-  backwards, _ = decode(engine, CASES[::-1], 32, seed=3, samples=[2, 1, 0], **nulls(2, 1, 0))
-  np.testing.assert_array_equal(backwards[::-1], together)
+  together, _ = decode(engine, CASES[:2], 32, seed=3, **nulls(0, 1))
+  alone = [decode(engine, [CASES[row]], 32, seed=3, samples=[row], **nulls(row))[0][0] for row in range(3)]
+  np.testing.assert_array_equal(alone[:2], together)
+  backwards, _ = decode(engine, [CASES[2], CASES[0]], 32, seed=3, samples=[2, 0], **nulls(2, 0))
+  np.testing.assert_array_equal(backwards, [alone[2], alone[0]])
   for steps in (1, 2):
     slots = engine.start(params, engine.prefill(params, CASES[:2], **nulls(0, 1)), seed=3)
     pieces = []
@@ -174,13 +171,13 @@ def test_a_row_does_not_depend_on_its_neighbours(guidance):
       piece, slots = engine.step(params, slots)
       pieces.append(piece.tokens)
     tokens = np.concatenate(pieces, 1)
-    np.testing.assert_array_equal(tokens[0, :8 * steps], together[0, :8 * steps])
-    np.testing.assert_array_equal(tokens[0, 8 * steps:], together[2, :32 - 8 * steps])
-    np.testing.assert_array_equal(tokens[1], together[1])
+    np.testing.assert_array_equal(tokens[0, :8 * steps], alone[0][:8 * steps])
+    np.testing.assert_array_equal(tokens[0, 8 * steps:], alone[2][:32 - 8 * steps])
+    np.testing.assert_array_equal(tokens[1], alone[1])
   slots = engine.start(params, engine.prefill(params, CASES[:1], **nulls(0)), seed=3)
   _, slots = engine.step(params, slots)
   slots = engine.insert(params, slots, 0, engine.prefill(params, CASES[1:2], **nulls(1)), seed=3, sample=1)
-  np.testing.assert_array_equal(engine.step(params, slots)[0].tokens, together[1:2, :8], "an only row is replaced")
+  np.testing.assert_array_equal(engine.step(params, slots)[0].tokens[0], alone[1][:8], "an only row is replaced")
 
 
 def test_on_a_mesh():

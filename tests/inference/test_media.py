@@ -26,6 +26,14 @@ SOUND = Audio(RNG.integers(-9, 9, 5, np.int16), 8000)
 A, B, S = PICTURE, OTHER, SOUND
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quickly():
+  """Compilation is most of the time, and what is this small runs no faster optimized."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(name="made", scope="module")
 def _made(tmp_path_factory):
   """A model of text, images as pixels, sounds as samples, and videos by a codec of random parameters."""
@@ -102,7 +110,7 @@ def test_without_an_output_there_is_text_alone(made):
     assert all(isinstance(part, str) for part in hot.parts(one))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 3), (64, 1)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (64, 1)])
 def test_an_image_of_any_size(made, size):
   """Far larger ones than an example of training are whole, and each takes exactly the tokens that are allowed it."""
   drawn = generator(made, Output("image", size=size))
@@ -112,7 +120,7 @@ def test_an_image_of_any_size(made, size):
     assert len(one.tokens) == media.max_tokens(made.vocabulary, Output("image", size=size))
 
 
-@pytest.mark.parametrize("seconds", [1 / 8000, 0.00312, 0.02])
+@pytest.mark.parametrize("seconds", [1 / 8000, 0.0119])
 def test_a_sound_of_any_length(made, seconds):
   drawn = generator(made, Output("audio", seconds=seconds))
   one, = drawn.complete(["a"])
@@ -121,7 +129,7 @@ def test_a_sound_of_any_length(made, seconds):
   assert len(one.tokens) == media.max_tokens(made.vocabulary, Output("audio", seconds=seconds))
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 6])
+@pytest.mark.parametrize("frames", [1, 2, 5])
 def test_a_video_of_any_length(made, frames):
   """Also of one that ends within a latent frame of two frames."""
   fps = made.vocabulary.codecs["video"].decode(np.zeros((1, 1, 1, 1), np.int32)).fps
@@ -168,8 +176,8 @@ def test_as_many_tokens_as_an_output_may_take(made):
   assert media.max_tokens(made.vocabulary, Output("image")) == longest(Span("image", zeros(64, 64, 1)))
   for seconds in (0.001, 0.5):
     cells = round(seconds * 8000)
-    assert longest(Span("audio", zeros(cells, 2))) <= media.max_tokens(
-        made.vocabulary, Output("audio", seconds=seconds)) <= longest(Span("audio", zeros(cells, 2))) + 2
+    assert longest(Span("audio", zeros(cells, 2))) == media.max_tokens(
+        made.vocabulary, Output("audio", seconds=seconds))
   sound = [zeros(round(8000 / 10), 2)] * 3  # Of three latent frames.
   assert longest(Span("video", zeros(3, 2, 1, 1), tuple(sound))) <= media.max_tokens(
       made.vocabulary, Output("video", size=(4, 2), seconds=0.3))

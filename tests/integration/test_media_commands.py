@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,14 @@ from gpt4x.media.files import images, sounds, videos
 from gpt4x.media.medium import Audio, Image
 from gpt4x.media.vocabulary import MediaTokens
 from tests.inference import media_model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quickly():
+  """Compilation is most of the time."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(name="folder", scope="module")
@@ -71,7 +80,7 @@ def test_several_questions_about_one_image(capsys):
   assert "--- prompt 1, sample 1\nwhat?" in out and "--- prompt 2, sample 1\nhow <image> many?" in out
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.WEBP", "a.gif", "new/folder/a.png"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.WEBP", "new/folder/a.gif"])
 def test_an_image_is_made(capsys, name):
   assert run(capsys, "--prompt=x", f"--output=out/{name}", "--size=4x6").out == f"wrote out/{name}\n"
   assert images.read(f"out/{name}").pixels.shape[:2] == (4, 6)

@@ -175,7 +175,8 @@ def test_a_grammar_that_the_vocabulary_has_not():
   with pytest.raises(UserError, match="the prompt ends inside of audio, and video is to be made"):
     Grammar(layout, only="video").of_prompt([layout.special("AUDIO")])
   # Where no id ends a document, one medium is followed by text.
-  assert allowed_ids(grammar := Grammar(layout, only="audio"), grammar.of_prompt([])) == {layout.special("AUDIO")}
+  grammar = Grammar(layout, only="audio")
+  assert allowed_ids(grammar, grammar.of_prompt([])) == {layout.special("AUDIO")}
   after = compiled(grammar)[1](compiled(grammar)[1](grammar.start(), layout.special("AUDIO")),
                                layout.special("AUDIO_END"))
   assert allowed_ids(grammar, after) == set(range(TEXT))

@@ -13,11 +13,11 @@ from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.data.fingerprint import task_key
 from gpt4x.errors import UserError
 from gpt4x.media import exact
+from gpt4x.media.files import videos
 from gpt4x.media.layout import Layout, Span, Tokens
+from gpt4x.media.local_media import LocalMedia
 from gpt4x.media.medium import Video
 from gpt4x.media.preprocessors import inputs_and_targets, media_codes
-from gpt4x.media.files import videos
-from gpt4x.media.local_media import LocalMedia
 from gpt4x.media.source import LocalMediaSource
 from gpt4x.media.vocabulary import MediaVocabulary
 import gpt4x.tasks  # noqa: F401  Registers them.

@@ -43,7 +43,7 @@ def fake(features, size):
       inner = feature.feature
       return {key: np.stack([np.asarray(made(one, f"{key} {i}")) for i in range(2)])
               for key, one in inner.items()} if hasattr(inner, "items") else np.zeros((0, *inner.shape), inner.np_dtype)
-    if isinstance(feature, tfds.features.Text) or feature.np_dtype == object:
+    if isinstance(feature, tfds.features.Text) or np.dtype(feature.np_dtype).kind == "O":
       return np.array(name, object)
     shape = [length or size for length in feature.shape]
     return np.full(shape, 1, feature.np_dtype)

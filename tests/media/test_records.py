@@ -39,7 +39,7 @@ def test_every_form(tmp_path):
     ({"image": "a.png", "text": 5}, 'its "text" is of type int: give it as text'),
     ({"image": "a.png", "question": "q"}, 'its "answer" is missing: give it as text'),
     ({"parts": []}, '"parts" is no list of texts and media'), ({"parts": [["a"]]}, r'\["a"\] is no medium'),
-    ({"parts": [{"image": "a.png", "audio": "b.wav"}]}, "is no medium"), ({"parts": "text"}, '"parts" is no list'),
+    ({"parts": [{"image": "a.png", "audio": "b.wav"}]}, r".* is no medium"), ({"parts": "text"}, '"parts" is no list'),
     ('{"text": "\\ud800"}', "half a surrogate pair, which is no text: correct it"),
 ])
 def test_a_bad_record_is_one_line_with_its_place(tmp_path, line, message):

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import gin
+import jax
 import numpy as np
 import pytest
 import seqio
@@ -32,7 +33,8 @@ def _folder(tmp_path_factory):
   for name in ("image", "audio", "video"):
     codec_files.save(folder / name, codecs.codec(name))
   config = dataclasses.replace(codecs.CONFIGS["image"], levels=(3, 4))
-  codec_files.save(folder / "other", codec_files.make(config, codecs.params_of(config)))
+  params = jax.tree.map(np.negative, codecs.params_of(config))
+  codec_files.save(folder / "other", codec_files.make(config, params))
   return folder
 
 
@@ -111,7 +113,7 @@ def test_codes_of_learned_codecs(folder):
   assert found[0].pixels.shape == (4, 6, 1) and found[1].rate == 800 and found[2].frames.shape[1:] == (4, 6, 1)
 
 
-@pytest.mark.parametrize("samples", [0, 5, 80, 333])
+@pytest.mark.parametrize("samples", [5, 80, 333])
 def test_a_video_with_sound(folder, samples):
   """All cells of the sound, in their order, shared out to the latent frames."""
   vocabulary = MediaVocabulary(learned(folder))
@@ -331,7 +333,7 @@ def test_a_codec_that_changes_between_two_uses(folder, tmp_path):
   codec_files.save(tmp_path / "codec", codecs.codec("image"))
   bind(image=str(tmp_path / "codec"))
   vocabulary = MediaVocabulary()
-  held, image = vocabulary.held(), codecs.image(4, 4)
+  held, image = vocabulary.held(), codecs.image(8, 8)
   before = vocabulary.encode_parts([image])
   for path in (tmp_path / "codec").iterdir():
     path.write_bytes((folder / "other" / path.name).read_bytes())

@@ -10,6 +10,7 @@ from gpt4x import storage
 from gpt4x.data.text_files import shown
 from gpt4x.errors import one_line, UserError
 
+
 class Unavailable(UserError):
   """A file cannot be read here and now, whatever it holds."""
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from gpt4x.media.medium import Image
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 # How a name's suffix is written. What is lossless stays so.
-_WRITTEN = {".png": ("PNG", {}), ".jpg": ("JPEG", {"quality": 95}), ".jpeg": ("JPEG", {"quality": 95}),
-            ".webp": ("WEBP", {"lossless": True}), ".gif": ("GIF", {})}
+_WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}), ".jpg": ("JPEG", {"quality": 95}), ".jpeg": ("JPEG", {"quality": 95}),
+    ".webp": ("WEBP", {"lossless": True}), ".gif": ("GIF", {})}
 
 
 def read(path: str | os.PathLike) -> Image:
@@ -32,9 +34,8 @@ def decode(data: bytes, name: str) -> Image:
   import PIL.Image
   import PIL.ImageOps
 
-  with content.decoding(name, "image"):
-    with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-      return Image(pixels_of(PIL.ImageOps.exif_transpose(opened)))
+  with content.decoding(name, "image"), PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+    return Image(pixels_of(PIL.ImageOps.exif_transpose(opened)))
 
 
 def pixels_of(image) -> np.ndarray:

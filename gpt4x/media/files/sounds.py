@@ -89,7 +89,7 @@ def _read_by_av(av, data: bytes, seconds: float | None) -> tuple[np.ndarray, int
 
 def decode_stream(av, container, stream, seconds: float | None) -> tuple[np.ndarray, int, float]:
   """(samples [T, C] from -1 to 1, rate, the time of the first) of a stream of av; at least the first seconds of it."""
-  resampler, blocks, start = av.AudioResampler(format="fltp"), [], 0.0
+  resampler, blocks, start = av.AudioResampler(format="fltp"), list[np.ndarray](), 0.0
   for frame in container.decode(stream):  # Which flushes the decoder at the end.
     if not blocks:
       start = float(frame.time or 0)

@@ -55,7 +55,8 @@ def read(path: str | os.PathLike, fps: float | None = None, seconds: float | Non
 def _chosen(timed: Iterable[_Timed], fps: float | None, seconds: float | None,
             change: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, float]:
   """(frames, how many a second)."""
-  frames, last, end = list[np.ndarray](), None, 0.0
+  frames, end = list[np.ndarray](), 0.0
+  last: np.ndarray | None = None
 
   def repeat_until(time: float) -> None:
     """Shows the last frame until another comes. Times are rounded, in a GIF to hundredths of a second."""

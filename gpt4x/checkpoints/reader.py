@@ -56,6 +56,11 @@ class Reader:
     return self._found(self._read_newest(lambda step, record: (
         step, self._read_arrays(step, {"params": abstract_params}, record, ["params"])["params"]), step))
 
+  def param_shapes(self) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter of the newest checkpoint, by name."""
+    leaves = self._found(self._read_newest(lambda _, record: record["leaves"], None))
+    return {name.removeprefix("params/"): tuple(shape) for name, (_, shape) in layout.of_item(leaves, "params").items()}
+
   def config_text(self, step: int | None = None) -> str:
     """The operative gin text saved with a checkpoint."""
     return self._found(self._read_newest(lambda _, record: record["config"], step))

@@ -89,7 +89,7 @@ def once(config: Layout, tasks: Sequence["seqio.Task"], split: str, rows: Sequen
   """Batches that hold each example of the tasks once; padding fills up the last."""
   cuts = {task: Cuts(config.task_feature_lengths) for task in tasks}
   found = itertools.chain.from_iterable(
-      _converted(config, task, split, cuts=cuts[task], shuffle=False, num_epochs=1) for task in tasks)
+      _converted(config, task, split, cuts=cuts[task], shuffle=False, num_epochs=1, seed=0) for task in tasks)
   group = list(itertools.islice(found, config.batch_size))
   if not group:
     raise empty(tasks[0], split)

@@ -83,6 +83,8 @@ def _describe(value: Any, seen: dict[Any, tuple[int, Any]]) -> Any:
     value = [value.co_code.hex(), value.co_names, value.co_consts]
   elif hasattr(type(value), "vocab_size"):
     content = getattr(value, "sp_model", None) or "\n".join(getattr(value, "words", ()))
+    told = getattr(value, "fingerprint", None)  # Of a content that may be large.
+    content = content or (told if isinstance(told, str) else None)
     content = content or (value.to_bytes() if hasattr(value, "to_bytes") else vars(value))
     value = [type(value), value.vocab_size, value.extra_ids, value.eos_id, value.unk_id, content]
   elif callable(value) or text != repr(value) and not isinstance(value, (list, tuple)):

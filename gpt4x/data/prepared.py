@@ -22,6 +22,7 @@ DAY = 24 * 3600.0  # Seconds.
 _ABANDONED = 2 * DAY  # Since the last write to an unfinished folder of whose owner nothing is known.
 _UNFINISHED = ".building"
 TOKENS, OFFSETS, SPEC = "tokens.bin", "offsets.npy", shared.RECORD  # The files of a token store.
+_USED = "used"  # An empty file beside the codes of media.
 _OWNER = "owner.json"
 
 
@@ -45,7 +46,9 @@ def note_use(path: pathlib.Path) -> None:
   if (there := shared.place(path)) and path.parent.name == "tokens":
     shared.note_use(there)
   with contextlib.suppress(OSError):  # Another user's, or read-only.
-    if path.is_dir():  # The access time, set by hand since most file systems keep it only roughly.
+    if path.parent.name == "media":
+      (path / _USED).touch()
+    elif path.is_dir():  # The access time, set by hand since most file systems keep it only roughly.
       os.utime(path / TOKENS, ns=(time.time_ns(), (path / TOKENS).stat().st_mtime_ns))
     else:
       os.utime(path)
@@ -139,7 +142,7 @@ def read_note(path: pathlib.Path) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """A token store, a hash of a task's content, or what is left of one that was not finished.
+  """A token store, a hash of a task's content, codes of media, or what is left of one that was not finished.
 
   Attributes:
     path: the folder or file, whose name `--remove` takes.
@@ -158,7 +161,7 @@ class Prepared:
 def find(pattern: str = "*", older_than: float = 0.0) -> list[Prepared]:
   """What is prepared, by name; of that, what has not been used for so many days."""
   found = dict[pathlib.Path, Prepared]()
-  for path in [*(data_dir() / "tokens").glob("*"), *(data_dir() / "content").glob("*")]:
+  for path in [path for kind in ("tokens", "content", "media") for path in (data_dir() / kind).glob("*")]:
     with contextlib.suppress(OSError):  # Another process removed it.
       found[path] = _read(path)
   for one in shared.entries():  # In the place of their copies.
@@ -174,10 +177,10 @@ def _read(path: pathlib.Path) -> Prepared:
     note = read_json(path)
     made = note.get("made", stat.st_mtime)
     return Prepared(path, str(note.get("name", "unknown")), stat.st_size, made, stat.st_mtime)
-  files = {file.name: file.stat() for file in path.iterdir()}
+  files = {str(file.relative_to(path)): file.stat() for file in path.rglob("*") if file.is_file()}
   what = read_json(path / SPEC).get("name", "unfinished" if path.name.endswith(_UNFINISHED) else "unknown")
-  made = max([file.st_mtime for file in files.values()] or [stat.st_mtime])
-  used = max(made, files[TOKENS].st_atime if TOKENS in files else 0)
+  made = max([file.st_mtime for name, file in files.items() if name != _USED] or [stat.st_mtime])
+  used = max(made, files[TOKENS].st_atime if TOKENS in files else 0, files[_USED].st_mtime if _USED in files else 0)
   return Prepared(path, str(what), sum(file.st_size for file in files.values()), made, used)
 
 

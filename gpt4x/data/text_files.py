@@ -22,7 +22,7 @@ _JSON_SUFFIXES = {".jsonl", ".ndjson", ".jsonlines", ".json"}
 _HEAD = 1 << 16  # Bytes that tell what a file holds.
 _FIRST_LINES = 10  # If one of these is a record in a file that begins with a brace, the file is JSON lines.
 _BOM = b"\xef\xbb\xbf"
-_READ_ERRORS = OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError
+READ_ERRORS = OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError
 
 
 def refuse(message: str) -> None:
@@ -39,8 +39,8 @@ def read_documents(path: str, bad: Callable[[str], None] = refuse, opened: io.Bu
   """
   try:
     with opened or open(path, "rb") as file:
-      yield from ((name, text) for name, text in _documents(_unpacked(file), path, bad) if text.strip())
-  except _READ_ERRORS as error:
+      yield from ((name, text) for name, text in _documents(unpacked(file), path, bad) if text.strip())
+  except READ_ERRORS as error:
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__  # The system's has the path inside.
     bad(f"cannot read {shown(path)} ({reason}): mend it")
 
@@ -51,7 +51,7 @@ def shown(path: str) -> str:
   return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _unpacked(file: io.BufferedReader) -> BinaryIO:
+def unpacked(file: io.BufferedReader) -> BinaryIO:
   head = file.peek(32)
   if head.startswith(b"\x1f\x8b\x08"):
     return io.BufferedReader(gzip.GzipFile(fileobj=file), _HEAD)

@@ -60,7 +60,7 @@ def _write(task: "seqio.Task", split: str, path: pathlib.Path) -> None:
   dtype = np.min_scalar_type(vocab_size - 1)
   offsets, longest, content = array.array("q", [0]), 0, hashlib.sha256()
   with prepared.on_disk(path / prepared.TOKENS) as file:
-    for example in examples(task, split, shuffle=False, num_epochs=1, try_in_mem_cache=False):
+    for example in examples(task, split, shuffle=False, num_epochs=1, seed=0, try_in_mem_cache=False):
       tokens = example["targets"]
       if not tokens.size:
         continue

@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gpt4x.errors import UserError
 from gpt4x.inference.sampling import Sampling
+from gpt4x.media import grammar as grammars
+from gpt4x.media.grammar import Grammar, GrammarState
 from gpt4x.models.language_model import LanguageModel, Params
 from gpt4x.models.memory import Cache, Memory
 from gpt4x.partitioning import Partitioner
@@ -26,15 +29,21 @@ class Piece(NamedTuple):
 
 @flax.struct.dataclass
 class Prefilled:
-  """What prompts leave: the logits [B, V] of the first new token, and the memory of the window, projected."""
+  """What prompts leave: the logits [B, V] of the first new token, and the memory of the window, projected.
+
+  With guidance the B null prompts' rows follow, in both.
+  """
 
   logits: jax.Array
   memory: Memory
+  grammar: GrammarState | None = None  # Where each row is in its stream; None: there is no grammar.
 
 
 @flax.struct.dataclass
 class Slots:
   """Rows that are decoded together, each for itself: the logits [B, V] of the next token, and the ring cache.
+
+  With guidance both have 2 B rows: each row's null row has a memory of its own, and draws what the row draws.
 
   A row's n-th draw follows from its own key and n: neither its neighbours nor when it came have a part in it.
   """
@@ -43,6 +52,7 @@ class Slots:
   cache: Cache
   keys: jax.Array  # [B]
   drawn: jax.Array  # [B], how many tokens each row has drawn.
+  grammar: GrammarState | None = None  # [B]
 
 
 class Engine:
@@ -54,7 +64,8 @@ class Engine:
 
   def __init__(self, model: LanguageModel, window: int, eos_id: int | None, num_ids: int | None = None,
                sampling: Sampling = Sampling(), segment_length: int = 128, chunk_length: int = 32,
-               first_id: int = BOS + 1, partitioner: Partitioner | None = None):
+               first_id: int = BOS + 1, partitioner: Partitioner | None = None, grammar: Grammar | None = None,
+               guidance: float = 1.0):
     """Prepares to decode.
 
     Args:
@@ -67,12 +78,21 @@ class Engine:
       chunk_length: tokens that are decoded between two looks at whether all rows have ended.
       first_id: ids below are never drawn; 0 where BOS is also a word of the vocabulary.
       partitioner: the mesh that the parameters lie on; None: one device.
+      grammar: what may be drawn where; None: anything anywhere.
+      guidance: how far a row's logits go from those of its null prompt (0) to its own (1), or beyond
+        (arXiv:2207.12598).
     """
     self._model, self._window, self._eos_id = model, window, -1 if eos_id is None else eos_id
     self._segment_length, self._chunk_length = segment_length, chunk_length
     ids = np.arange(model.config.vocab_size)
     self._allowed = (ids >= first_id) & (ids < (num_ids or len(ids)))
     self._sampling, self._partitioner = sampling, partitioner
+    self._grammar, self._guidance, self._copies = grammar, guidance, 1 if guidance == 1 else 2
+    if not 0 <= guidance < np.inf:
+      raise UserError(f"guidance = {guidance} must be a number of at least 0")
+    if grammar is not None and grammar.layout.size > len(ids):
+      raise UserError(f"the vocabulary has {grammar.layout.size:,} ids, and the model {len(ids):,}: set"
+                      " TransformerConfig.vocab_size to that of the vocabulary, or more")
     self._project_positions = jax.jit(model.project_positions, donate_argnums=1, static_argnums=2)
     self._prefill = jax.jit(model.prefill, donate_argnums=3)
     self._start = jax.jit(model.start_decoding, static_argnums=2)
@@ -80,7 +100,8 @@ class Engine:
     self._decode = jax.jit(self._decode_chunk, donate_argnums=1)
 
   def __call__(self, params: Params, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
-               bidirectional: bool = False, samples: Sequence[int] | None = None) -> Iterator[Piece]:
+               bidirectional: bool = False, samples: Sequence[int] | None = None,
+               null_prompts: Sequence[Sequence[int]] | None = None) -> Iterator[Piece]:
     """Yields continuations in pieces, n tokens at a time; a row that has ended goes on with EOS.
 
     Args:
@@ -91,8 +112,9 @@ class Engine:
       bidirectional: the prompt's tokens see each other in both directions (prefix LM).
       samples: a number below 2^32 for each row, whose draws depend on its prompt, the seed and this number alone.
         None: 0 to B - 1.
+      null_prompts: for guidance, each row's prompt without its condition.
     """
-    slots = self.start(params, self.prefill(params, prompts, bidirectional), seed, samples)
+    slots = self.start(params, self.prefill(params, prompts, bidirectional, null_prompts), seed, samples)
     ended = np.zeros(len(prompts), bool)
     for start in range(0, max_tokens, self._chunk_length):
       piece, slots = self.step(params, slots)
@@ -104,8 +126,16 @@ class Engine:
       if ended.all():
         return
 
-  def prefill(self, params: Params, prompts: Sequence[Sequence[int]], bidirectional: bool = False) -> Prefilled:
-    """Runs prompts."""
+  def prefill(self, params: Params, prompts: Sequence[Sequence[int]], bidirectional: bool = False,
+              null_prompts: Sequence[Sequence[int]] | None = None) -> Prefilled:
+    """Runs prompts; a UserError for one that breaks the grammar."""
+    states = None
+    if self._grammar is not None:
+      states = grammars.stack([self._grammar.of_prompt(prompt) for prompt in prompts])
+    if self._copies > 1:
+      if null_prompts is None or len(null_prompts) != len(prompts):
+        raise ValueError("guidance needs a null prompt for each prompt")
+      prompts = [*prompts, *null_prompts]
     longest = 1 + max(map(len, prompts))
     sixteens = lambda length: -(-length // 16) * 16  # To compile for few lengths.
     limit = sixteens(longest) if bidirectional else self._segment_length  # What sees both directions is seen whole.
@@ -125,16 +155,16 @@ class Engine:
         piece = slice(start, start + step)
         logits, memory = self._prefill(params, tokens[:, piece], segment_ids[:, piece], memory,
                                        segment_ids[:, piece] if bidirectional else None)
-    return Prefilled(logits, memory.replace(position_keys=None))
+    return Prefilled(logits, memory.replace(position_keys=None), states)
 
   def start(self, params: Params, prefilled: Prefilled, seed: int = 0,
             samples: Sequence[int] | None = None) -> Slots:
     """Slots with a row of prefilled prompts each; `seed` and `samples` as when the engine is called."""
-    rows = len(prefilled.logits)
+    rows = len(prefilled.logits) // self._copies
     keys = _keys(seed, range(rows) if samples is None else samples)
     with self._mesh():
       cache = self._start(params, prefilled.memory, 0)
-    return Slots(prefilled.logits, cache, keys, jnp.zeros(rows, jnp.int32))
+    return Slots(prefilled.logits, cache, keys, jnp.zeros(rows, jnp.int32), prefilled.grammar)
 
   def insert(self, params: Params, slots: Slots, row: int, prefilled: Prefilled, seed: int = 0,
              sample: int = 0) -> Slots:
@@ -152,21 +182,45 @@ class Engine:
     return Piece(np.asarray(tokens), np.asarray(log_probs)), slots
 
   def _put_row(self, params: Params, slots: Slots, row: jax.Array, prefilled: Prefilled, key: jax.Array) -> Slots:
-    one = self._model.start_decoding(params, prefilled.memory, slots.cache.index)
-    return Slots(slots.logits.at[row].set(prefilled.logits[0]), slots.cache.insert(row, one),
-                 slots.keys.at[row].set(key[0]), slots.drawn.at[row].set(0))
+    logits, cache, memory = slots.logits, slots.cache, prefilled.memory
+    memories = [memory]
+    if self._copies > 1:  # The row's own, and that of its null row.
+      halves = memory.split(2)
+      memories = [jax.tree.map(lambda leaf, i=i: leaf[i], halves) for i in range(2)]
+    for i, one in enumerate(memories):
+      place = row + i * len(slots.keys)
+      logits = logits.at[place].set(prefilled.logits[i])
+      cache = cache.insert(place, self._model.start_decoding(params, one, slots.cache.index))
+    grammar = jax.tree.map(lambda rows, one: rows.at[row].set(one[0]), slots.grammar, prefilled.grammar)
+    return Slots(logits, cache, slots.keys.at[row].set(key[0]), slots.drawn.at[row].set(0), grammar)
 
   def _decode_chunk(self, params: Params, slots: Slots):
     """`chunk_length` tokens [B, n] in turn, their log-probabilities, and the slots after them."""
     def one(slots, _):
       keys = jax.vmap(jax.random.fold_in)(slots.keys, slots.drawn)
-      tokens = self._sampling(jnp.where(self._allowed, slots.logits, -jnp.inf), keys)
-      log_probs = jnp.take_along_axis(jax.nn.log_softmax(slots.logits), tokens[:, None], 1)[:, 0]
-      logits, cache = self._model.decode_step(params, tokens, slots.cache)
-      return Slots(logits, cache, slots.keys, slots.drawn + 1), (tokens, log_probs)
+      tokens = self._sampling(jnp.where(self._allowed, self._guided(slots.logits), -jnp.inf), keys, self._legal(slots))
+      own = slots.logits[:len(tokens)]
+      log_probs = jnp.take_along_axis(jax.nn.log_softmax(own), tokens[:, None], 1)[:, 0]
+      grammar = None if self._grammar is None else jax.vmap(self._grammar.after)(slots.grammar, tokens)
+      logits, cache = self._model.decode_step(params, jnp.tile(tokens, self._copies), slots.cache)
+      return Slots(logits, cache, slots.keys, slots.drawn + 1, grammar), (tokens, log_probs)
 
     slots, (tokens, log_probs) = jax.lax.scan(one, slots, length=self._chunk_length)
     return tokens.T, log_probs.T, slots
+
+  def _guided(self, logits: jax.Array) -> jax.Array:
+    """The logits [B, V] that tokens are drawn by."""
+    if self._copies == 1:
+      return logits
+    own, null = jnp.split(logits, 2)
+    return null + self._guidance * (own - null)
+
+  def _legal(self, slots: Slots) -> jax.Array | None:
+    """What the grammar allows each row to draw, [B, V]."""
+    if self._grammar is None or slots.grammar is None:
+      return None
+    legal = jax.vmap(self._grammar.allowed)(slots.grammar)
+    return jnp.pad(legal, ((0, 0), (0, len(self._allowed) - legal.shape[1])))
 
   def _empty_memory(self, rows: int) -> Memory:
     memory = self._model.initial_memory(rows, self._window, projected=True)

@@ -13,6 +13,7 @@ from gpt4x.experiment import Experiment
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
 from gpt4x.inference.text import Completion, Text
+import gpt4x.media.vocabulary  # noqa: F401  Registers its class, which a run may have.
 from gpt4x.partitioning import Partitioner
 
 

@@ -28,13 +28,25 @@ class Sampling:
     if self.top_p is not None and not 0 <= self.top_p <= 1:
       raise UserError(f"top_p = {self.top_p} must be from 0 to 1")
 
-  def __call__(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
-    """Draws tokens [B] from float32 logits [B, V] and a key for each row, which alone decides the row's draw."""
+  def __call__(self, logits: jax.Array, keys: jax.Array, legal: jax.Array | None = None) -> jax.Array:
+    """Draws tokens [B] from float32 logits [B, V] and a key for each row, which alone decides the row's draw.
+
+    Only `legal` ones [B, V] are drawn, of those that the filters keep; where they keep none, of the legal ones that
+    they keep among these alone.
+    """
+    possible = logits if legal is None else jnp.where(legal, logits, -jnp.inf)
     if self.temperature < _COLDEST:
-      return jnp.argmax(logits, -1).astype(jnp.int32)
+      return jnp.argmax(possible, -1).astype(jnp.int32)
+    kept = self._kept(logits)
+    if legal is not None:
+      kept = jnp.where(legal, kept, -jnp.inf)
+      kept = jnp.where(jnp.max(kept, -1, keepdims=True) == -jnp.inf, self._kept(possible), kept)
+    return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
+
+  def _kept(self, logits: jax.Array) -> jax.Array:
+    """Tempered logits, -inf where the filters keep none."""
     logits -= jnp.max(logits, -1, keepdims=True)  # The largest stays 0, however small the temperature.
-    tempered = self.filter(logits / min(self.temperature, _HOTTEST))
-    return jax.vmap(jax.random.categorical)(keys, tempered).astype(jnp.int32)
+    return self.filter(logits / min(self.temperature, _HOTTEST))
 
   def filter(self, logits: jax.Array) -> jax.Array:
     """Sets the logits of tokens that may not be drawn to -inf."""

@@ -54,6 +54,7 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
   else:
     model, params = exports.load(directory)
     if (directory / run_directory.VOCABULARY).exists():
+      import gpt4x.media.vocabulary  # noqa: F401  Registers its class.
       vocabulary = vocabularies.load(directory)
     if (config := directory / run_directory.CONFIG).exists():
       try:

@@ -67,7 +67,7 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
     agreement.check_alike("training data", json.dumps(data_state))
     state = init_state(config.step, shapes, partitioner)
     if config.init_from:
-      state = state.replace(params=experiment.restore_params(config.init_from, partitioner)[1])
+      state = state.replace(params=experiment.params_from(config.init_from, partitioner, state.params))
 
   # What reports.
   likelihood = Evaluator(experiment, partitioner, config.eval_split) if config.eval_period else None

@@ -63,3 +63,38 @@ def test_frequencies_follow_the_tempered_distribution():
   expected = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
   frequencies = np.bincount(np.asarray(draws[:, 0]), minlength=4) / 4000
   np.testing.assert_allclose(frequencies, expected / expected.sum(), atol=0.03)
+
+
+LEGAL = jnp.array([[False, True, False, True], [True, False, False, True]])
+
+
+@pytest.mark.parametrize("sampling", [
+    Sampling(), Sampling(0.0), Sampling(1e-30), Sampling(1e30), Sampling(top_k=1), Sampling(top_p=0.1),
+    Sampling(0.5, top_k=2, top_p=0.9)], ids=str)
+def test_only_what_is_legal_is_drawn(sampling):
+  keys = jax.random.split(jax.random.key(3), 200)
+  draws = np.asarray(jax.vmap(lambda key: sampling(LOGITS, jax.random.split(key), LEGAL))(keys))
+  assert set(draws[:, 0]) <= {1, 3} and set(draws[:, 1]) <= {0, 3}
+
+
+def test_a_mask_comes_behind_the_filters():
+  """What they keep and is legal has the odds of before; where that is nothing, they choose among what is legal."""
+  def frequencies(legal, **filters):
+    draw = jax.vmap(lambda key: Sampling(0.5, **filters)(LOGITS[:1], key[None], jnp.array([legal]))[0])
+    return np.bincount(np.asarray(draw(jax.random.split(jax.random.key(4), 4000))), minlength=4) / 4000
+
+  odds = lambda *kept: np.array([p**2 if i in kept else 0.0 for i, p in enumerate([0.5, 0.3, 0.15, 0.05])])
+  for legal, filters, kept in (
+      ([True, True, True, True], {"top_k": 3}, (0, 1, 2)),
+      ([False, True, True, True], {"top_k": 3}, (1, 2)),  # Not 3, the third likeliest of what is legal.
+      ([False, True, True, True], {"top_p": 0.6}, (1,)),
+      ([False, False, True, True], {"top_k": 2}, (2, 3)),  # Nothing is left: the two likeliest.
+      ([False, False, True, True], {"top_p": 0.6}, (2,)),
+      ([False, False, True, True], {}, (2, 3))):
+    np.testing.assert_allclose(frequencies(legal, **filters), odds(*kept) / odds(*kept).sum(), atol=0.03)
+
+
+def test_a_mask_of_everything_changes_no_draw():
+  for sampling in (Sampling(), Sampling(0.7, top_k=3), Sampling(top_p=0.6), Sampling(0.0)):
+    keys = jax.random.split(jax.random.key(5), 2)
+    np.testing.assert_array_equal(sampling(LOGITS, keys, jnp.ones((2, 4), bool)), sampling(LOGITS, keys))

@@ -53,8 +53,10 @@ class FileVocabulary(seqio.Vocabulary):
     """Keyword arguments of `from_bytes`, as JSON: what a vocabulary is beside its file."""
     return {}
 
-  def held(self) -> Self:
-    """A copy that holds the content of now."""
+  def held(self, own: Self | None = None) -> Self:
+    """A copy that holds the content of now; or `own`, that of a run, for what is known by no more than a name."""
+    if own is not None and self.by_name:
+      return own
     if self._held is not None:
       return self
     made = copy.copy(self)

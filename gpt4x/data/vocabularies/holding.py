@@ -16,7 +16,7 @@ def held(vocabulary: seqio.Vocabulary, own: seqio.Vocabulary | None = None) -> s
   fits = own is not None and saving.class_name(own) == saving.class_name(vocabulary)
   try:
     if isinstance(vocabulary, FileVocabulary):
-      return own if fits and vocabulary.by_name else vocabulary.held()
+      return vocabulary.held(own if fits else None)
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
       sentence_pieces.check(vocabulary)  # This object keeps what it has loaded.
   except Missing:

@@ -91,13 +91,18 @@ def _describe(known: dict[str, Any], file: str) -> str:
   return f"{known['class']}{f' {file}' if file else ''} ({', '.join(parts)})"
 
 
+def saved_files(vocabulary: seqio.Vocabulary) -> dict[str, bytes]:
+  """What `save` writes, by the names of the files; `vocabulary.json` is last."""
+  known, file, content = _saved(vocabulary)
+  return ({file: content} if file else {}) | {run_directory.VOCABULARY: (json.dumps(known, indent=2) + "\n").encode()}
+
+
 def save(vocabulary: seqio.Vocabulary, directory: str | os.PathLike) -> None:
   """Writes into `directory` all that `load` needs, so that a model's text can be read wherever the model is moved."""
-  directory, (known, file, content) = storage.path(directory), _saved(vocabulary)
+  directory, content = storage.path(directory), saved_files(vocabulary)
   storage.make_directory(directory)
-  if file:
-    storage.write(directory / file, content)
-  storage.write(directory / run_directory.VOCABULARY, (json.dumps(known, indent=2) + "\n").encode())
+  for name in content:
+    storage.write(directory / name, content[name])
 
 
 def saved_in(directory: str | os.PathLike) -> bool:
@@ -164,14 +169,29 @@ def _damaged(directory: pathlib.Path, reason: str) -> UserError:
 
 
 def check_alike(vocabulary: seqio.Vocabulary, where: str, directory: str | os.PathLike) -> None:
-  """Raises UserError if the model of a directory does not have this vocabulary, which is that of `where`.
+  """Raises UserError if the model of a directory has neither this vocabulary, that of `where`, nor its text alone.
 
   The pieces have to be the same ones; nothing is known of a model without a vocabulary.
   """
-  if not saved_in(directory):
+  if not saved_in(directory) or extends(vocabulary, directory):
     return
-  mine, theirs = spec(vocabulary), spec_in(directory)
-  if mine.get("sha256", mine) != theirs.get("sha256", theirs):
+  theirs = spec_in(directory)
+  if not _same_pieces(spec(vocabulary), theirs):
     file = "" if theirs["class"] == _BYTES else str(storage.path(directory) / _file_of(_SHIPPED.get(theirs["class"])))
     raise UserError(f"{where} has the vocabulary {describe(vocabulary)}, but the model in {directory} was trained with"
                     f" {_describe(theirs, file)}: name a task with that one, or start from another model")
+
+
+def extends(vocabulary: seqio.Vocabulary, directory: str | os.PathLike) -> int | None:
+  """How many ids the model of a directory knows of a vocabulary whose first ids, its `text`, are that model's; or None.
+
+  Without a vocabulary there, nothing is known.
+  """
+  text = getattr(vocabulary, "text", None)
+  if not isinstance(text, seqio.Vocabulary) or not saved_in(directory):
+    return None
+  return text.vocab_size if _same_pieces(spec(text), spec_in(directory)) else None
+
+
+def _same_pieces(one: dict[str, Any], other: dict[str, Any]) -> bool:
+  return one.get("sha256", one) == other.get("sha256", other)

@@ -58,8 +58,9 @@ class Crossing:
       step, state, data_state = self._directory.restore(self._shapes)
       self._directory.check_seed(step, config.seed)
     elif theirs is None and config.init_from:
-      _, params = config.experiment.restore_params(config.init_from, config.partitioner)
-      state = dataclasses.replace(init_state(config.step, self._shapes, config.partitioner), params=params)
+      state = init_state(config.step, self._shapes, config.partitioner)
+      state = dataclasses.replace(state, params=config.experiment.params_from(
+          config.init_from, config.partitioner, state.params))
       step, data_state = 0, config.experiment.data.train().get_state()
     else:
       return None

@@ -1,0 +1,166 @@
+"""Media and text of JSON-lines on this machine or in a bucket, as a seqio source: chunks of examples."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import random
+import sys
+from typing import Any
+
+from gpt4x.data import tensorflow_quietly  # noqa: F401
+
+# isort: split
+import seqio
+import tensorflow as tf
+
+from gpt4x.data import objects
+from gpt4x.data.objects import Stat
+from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
+from gpt4x.errors import UserError
+from gpt4x.media import records
+from gpt4x.media.local_media import BadRecords, LocalMedia, stat_of
+from gpt4x.media.records import Example, File, Kind, Record
+
+READER = 1  # Raise it whenever other examples are found in the same files.
+HELD_OUT_PERCENT = 5
+MANY = 200  # Groups of records from which on the hash of each decides; of fewer, those with the lowest are held out.
+CHUNK, CHUNK_OF_VIDEOS = 256, 16  # Examples that are made ready together.
+
+
+@functools.lru_cache(maxsize=16)
+def _read(files: tuple[Stat, ...], policy: str, max_records: int | None) -> tuple[tuple[Record, ...], ...]:
+  """The records of each file."""
+  bad, found = BadRecords(policy), list[tuple[Record, ...]]()
+  for path, opened in objects.opened(files):
+    try:
+      with opened or open(path, "rb") as file:
+        read = records.read(path, unpacked(file), bad)
+        found.append(tuple(one for one, _ in zip(read, range(max_records or sys.maxsize))))
+    except READ_ERRORS as error:
+      raise UserError(f"cannot read {shown(path)} ({error}): mend it, or take it out of LocalMedia.files") from error
+  count = sum(map(len, found))
+  bad.report(count + bad.count, "records")
+  if not count:
+    raise UserError(f"there are no records in {len(files)} file(s), {shown(files[0][0])} the first: write lines such as"
+                    f" {records.EXAMPLE}")
+  return tuple(found)
+
+
+def _hash(text: str) -> int:
+  return int(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16], 16)
+
+
+def held_out(groups: set[str]) -> set[str]:
+  """The groups of records that are for validation, by their hashes: about 5%, and at least one."""
+  if len(groups) < MANY:
+    return set(sorted(groups, key=_hash)[:math.ceil(len(groups) * HELD_OUT_PERCENT / 100)])
+  return {one for one in groups if _hash(one) % 100 < HELD_OUT_PERCENT}
+
+
+class LocalMediaSource(seqio.DataSource):
+  """Examples of one kind of task, with the splits train and validation.
+
+  An element {"chunk"} is JSON for `media_codes` or `media_bytes`, which read the media of up to 256
+  examples together: their paths, sizes and times, texts, and what `LocalMedia` says of reading.
+  """
+
+  def __init__(self, kind: Kind = "document", local: LocalMedia | None = None):
+    """Takes the files to read; None means gin's `LocalMedia` at the time of reading."""
+    super().__init__(splits=("train", "validation"))
+    self._kind, self._local = kind, local
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return False
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    return [split]
+
+  def fingerprint_parts(self) -> dict[str, Any]:
+    """Every file, those of media included, with its size and its time or hash; and what is read how."""
+    local = self._local or LocalMedia()
+    train, validation = local.find()
+    settings = {name: value for name, value in dataclasses.asdict(local).items()
+                if name not in ("files", "validation_files")}
+    return {"files": [*train, *self._media(train, local)],
+            "validation_files": [*validation, *self._media(validation, local)],
+            "held_out": (HELD_OUT_PERCENT, MANY), "reader": (READER, self._kind), "settings": settings}
+
+  def _media(self, files: tuple[Stat, ...], local: LocalMedia) -> list[Stat]:
+    paths = {part.path for found in (_read(files, local.on_bad_record, local.max_records) if files else ())
+             for record in found for part in record.parts if isinstance(part, File)}
+    return [stat_of(path) for path in sorted(paths)]
+
+  def examples(self, split: str) -> list[list[Example]]:
+    """The examples of a split, of each file."""
+    local = self._local or LocalMedia()
+    train, validation = local.find()
+    files = validation if validation and split == "validation" else train
+    found = _read(files, local.on_bad_record, local.max_records)
+    if not validation:
+      out = held_out({records.group(record) for one in found for record in one})
+      found = tuple(tuple(record for record in one if (records.group(record) in out) == (split == "validation"))
+                    for one in found)
+    bad = BadRecords(local.on_bad_record)
+    made = [[example for record in one for example in self._examples(record, local, bad)] for one in found]
+    bad.report(sum(map(len, found)), f"records of {split}")
+    if not any(made):
+      raise UserError(f"LocalMedia.files = {local.files!r} leaves nothing for the split {split}: set"
+                      " LocalMedia.validation_files, or name more records")
+    return made
+
+  def _examples(self, record: Record, local: LocalMedia, bad: BadRecords) -> list[Example]:
+    text_first = local.order == "text_first" or local.order == "both" and _hash(record.place.rpartition("/")[2]) % 2 > 0
+    try:
+      return records.examples(record, self._kind, text_first)
+    except ValueError as error:
+      bad(f"{shown(record.place)}: {error}")
+      return []
+
+  def chunks(self, split: str, seed: int | None = None) -> Iterator[str]:
+    """The chunks of a split; a seed shuffles them."""
+    local = self._local or LocalMedia()
+    options = {name: getattr(local, name) for name in (
+        "on_bad_record", "fps", "seconds", "stream", "size", "channels", "frames", "samples", "rate", "resample",
+        "crop")}
+    options |= {"train": True, "shift": local.shift, "flip": local.flip, "drop_condition": local.drop_condition} if (
+        split == "train") else {"train": False, "shift": 0, "flip": False, "drop_condition": 0.0}
+    size = CHUNK_OF_VIDEOS if self._kind == "video" else CHUNK
+    groups = [one[start:start + size] for one in self.examples(split) for start in range(0, len(one), size)]
+    if seed is not None:
+      random.Random(seed).shuffle(groups)
+    for group in groups:
+      yield json.dumps({"options": options, "examples": [
+          (example.place, example.num_inputs,
+           [part if isinstance(part, str) else (part.medium, *stat_of(part.path)) for part in example.parts])
+          for example in group]})
+
+  def get_dataset(self, split: str = "train", shuffle: bool = True, seed: int | None = None,
+                  shard_info: seqio.ShardInfo | None = None, *, sequence_length: Mapping[str, int] | None = None,
+                  use_cached: bool = False, num_epochs: int | None = 1) -> tf.data.Dataset:
+    """See seqio.DataSource; seqio shards by dealing out examples."""
+    local = self._local or LocalMedia()
+    needed = {"image": ("size",), "audio": ("samples",), "video": ("size", "frames")}.get(self._kind, ())
+    for name in needed:
+      if getattr(local, name) is None:
+        raise UserError(f"LocalMedia.{name} is not set, and local_{self._kind}_bytes needs it: its examples have one"
+                        " length")
+    self.examples(split)  # Raises UserErrors here, in the caller's thread.
+    return tf.data.Dataset.from_generator(
+        lambda: ({"chunk": chunk} for chunk in self.chunks(split, seed if shuffle else None)),
+        output_signature={"chunk": tf.TensorSpec([], tf.string)})
+
+
+def parsed(chunk: bytes) -> tuple[dict[str, Any], list[Any]]:
+  """(options, examples) of a chunk: what LocalMedia says of reading, and (place, num_inputs, parts) of each."""
+  found = json.loads(chunk)
+  return found["options"], found["examples"]
+
+
+def files_of(examples: Sequence[Any]) -> list[tuple[str, Stat]]:
+  """(medium, stat) of each file of a chunk's examples, once."""
+  return list(dict.fromkeys((medium, (path, size, time)) for *_, parts in examples for part in parts
+                            if not isinstance(part, str) for medium, path, size, time in [part]))

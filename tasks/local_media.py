@@ -1,0 +1,48 @@
+"""Media on this machine: gin's `LocalMedia.files` says which, and `MediaTokens` what codes them."""
+
+import functools
+
+import seqio
+
+from gpt4x.media.byte_examples import media_bytes
+from gpt4x.media.medium import MEDIA
+from gpt4x.media.preprocessors import append_eos, drop_condition, inputs_and_targets, media_codes, targets
+from gpt4x.media.source import LocalMediaSource
+from gpt4x.media.text_metrics import accuracy, word_error_rate
+from gpt4x.media.vocabulary import MediaVocabulary
+
+# Documents, for pre-training: parts in their order, a caption before or behind its medium.
+seqio.TaskRegistry.add(
+    "local_media",
+    source=LocalMediaSource("document"),
+    preprocessors=[media_codes, targets, append_eos],
+    output_features={"targets": seqio.Feature(MediaVocabulary(), add_eos=True)},
+)
+
+# Understanding: media, and a question if there is one, are the inputs.
+seqio.TaskRegistry.add(
+    "local_media_to_text",
+    source=LocalMediaSource("to_text"),
+    preprocessors=[media_codes, inputs_and_targets, append_eos],
+    output_features={"inputs": seqio.Feature(MediaVocabulary(), add_eos=False),
+                     "targets": seqio.Feature(MediaVocabulary(), add_eos=True)},
+    metric_fns=[accuracy, word_error_rate],
+)
+
+# Generation: some of the texts are dropped in training, for guidance.
+seqio.TaskRegistry.add(
+    "local_text_to_media",
+    source=LocalMediaSource("to_media"),
+    preprocessors=[media_codes, inputs_and_targets, drop_condition, append_eos],
+    output_features={"inputs": seqio.Feature(MediaVocabulary(), add_eos=False),
+                     "targets": seqio.Feature(MediaVocabulary(), add_eos=True)},
+)
+
+# Pixels or samples of one length, for the training of codecs: local_image_bytes, local_audio_bytes, local_video_bytes.
+for _medium in MEDIA:
+  seqio.TaskRegistry.add(
+      f"local_{_medium}_bytes",
+      source=LocalMediaSource(_medium),  # type: ignore[arg-type]
+      preprocessors=[functools.partial(media_bytes, medium=_medium)],
+      output_features={"targets": seqio.Feature(seqio.ByteVocabulary(), add_eos=False)},
+  )

@@ -13,7 +13,7 @@ from gpt4x.errors import refuse, require
 from gpt4x.media import fsq, transforms
 
 _PRECISION = jax.lax.Precision.HIGHEST  # Codes are to be the same on every accelerator.
-_LOUDNESS = 64.0  # With it the roots of a voice's coefficients are about one; without roots, loud ones drown all others.
+_LOUDNESS = 64.0  # The roots of a voice's coefficients are about one; without roots, loud ones would drown all others.
 
 
 @gin.configurable

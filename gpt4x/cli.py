@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import contextlib
 import math
 import os
+import re
 import signal
 import sys
 from typing import Any, NoReturn
@@ -85,7 +86,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     gin = [_text(flag.removeprefix("--gin.")) for flag in gin_flags]
   except argparse.ArgumentTypeError as error:
     raise CommandError(str(error)) from None
-  return parser.parse_args(argv, argparse.Namespace(gin=gin))
+  arguments = parser.parse_args(argv, argparse.Namespace(gin=gin))
+  if argv[0] == "generate" and not (arguments.prompt or arguments.prompt_file or arguments.media or arguments.output):
+    command.error("one of the arguments --prompt --prompt_file is required")
+  return arguments
 
 
 def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
@@ -121,6 +125,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   evaluate = command("eval", "evaluate a checkpoint of the run in DIR", gin="changes to DIR's own configuration")
   evaluate.add_argument("--split", type=_filled_text, default="validation",
                         help="the split to evaluate (default: %(default)s)")
+  evaluate.add_argument("--samples", type=_number(int, 1), metavar="N", help=(
+      "media to draw for the split's conditions, to measure, and to show in DIR/samples"))
 
   for sub in (train, evaluate):
     group = sub.add_argument_group("several processes", (
@@ -136,7 +142,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                        help="seconds of silence before another counts as dead (default: %(default)s)")
 
   generate = command("generate", "continue prompts with the model in DIR")
-  prompts = generate.add_mutually_exclusive_group(required=True)
+  prompts = generate.add_mutually_exclusive_group()
   prompts.add_argument("--prompt", action="append", type=_text, metavar="TEXT",
                        help="the text to continue; may be repeated")
   prompts.add_argument("--prompt_file", type=_path, metavar="FILE",
@@ -150,8 +156,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   generate.add_argument("--json", action="store_true", help=(
       "print an object on a line for each continuation: prompt, sample, text, finish_reason (eos, stop or length),"
       " tokens, log_probs"))
-  generate.add_argument("--max_tokens", type=_number(int, 1), default=256, metavar="N",
-                        help="tokens to add at most (default: %(default)s)")
+  generate.add_argument("--max_tokens", type=_number(int, 1), metavar="N",
+                        help="tokens to add at most (default: 256; with --output, what its length and size need)")
   generate.add_argument("--temperature", type=_number(float, 0), default=1.0, metavar="T",
                         help="0 always takes the likeliest token (default: %(default)s)")
   generate.add_argument("--top_k", type=_number(int, 1), metavar="K", help="sample among the K likeliest tokens")
@@ -159,6 +165,21 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                         help="sample among the likeliest tokens that hold a probability of P together")
   generate.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S", help=(
       "the same prompt with the same seed gives the same text, alone or among others (default: %(default)s)"))
+  group = generate.add_argument_group("images, audio and video", (
+      "The first three may be repeated. Marks <image>, <audio> and <video> in the prompt say where they belong;\n"
+      "without marks they come before it, in the order of the command line."))
+  for medium in ("image", "audio", "video"):
+    group.add_argument(f"--{medium}", action=_Medium, type=_path, metavar="FILE", help=f"{medium} for the prompt")
+  group.add_argument("--output", type=_path, metavar="FILE_OR_DIR", help=(
+      "make one medium, by the ending: .png, .jpg, .webp, .gif, .wav, .flac, .mp4 or .webm; or a directory: text, which"
+      " is printed, and whichever media come in it"))
+  group.add_argument("--size", type=_size, metavar="HxW",
+                     help="pixels of the image or video (default: the model decides)")
+  group.add_argument("--seconds", type=_number(float, 0.001, 86400), metavar="S",
+                     help="length of the audio or video (default: the model decides, up to 30)")
+  group.add_argument("--guidance", type=_number(float, 0, 1000), default=1.0, metavar="G", help=(
+      "how much more the prompt is to count; 1 is the model as it is, 2 to 5 are usual (default: %(default)s)"))
+  generate.set_defaults(media=[])
 
   convert = command("convert", "make a model directory of a model in another format")
   convert.add_argument("--from", dest="source", required=True, choices=["transfo_xl", "safetensors"], help=(
@@ -191,6 +212,14 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   report.add_argument("--num_samples", type=_number(int, 0), default=1, metavar="N",
                       help="continuations of each prompt; 0: no samples (default: %(default)s)")
   return parser, commands.choices
+
+
+class _Medium(argparse.Action):
+  """Puts (flag's name, value) into one list, `media`, so that the order on the command line is kept across flags."""
+
+  def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+               option_string: str | None = None) -> None:
+    namespace.media = [*namespace.media, (self.dest, values)]
 
 
 _YEAR, _MANY = 365 * 86400, 2**31 - 1  # What the libraries behind can still take, and more than anyone needs.
@@ -242,6 +271,12 @@ def _directory(argument: str) -> str:
   except UserError as error:
     raise argparse.ArgumentTypeError(str(error)) from None
   return _path(argument)
+
+
+def _size(text: str) -> tuple[int, int]:
+  if not (found := re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)):
+    raise argparse.ArgumentTypeError(f"{text!r} is not HxW, height and width in pixels, such as 28x28")
+  return int(found[1]), int(found[2])
 
 
 def _steps(text: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ CHECKPOINTS = "checkpoints"
 LOSSES = "loss.png"
 PROFILE = "profile"
 REPORT = "report.html"
+SAMPLES, SHEET = "samples", "contact_sheet.png"  # A folder step_STEP each, with a sheet in it.
 COMPRESSORS = "compressors.json"  # What gzip and xz make of the held-out text.
 ENVIRONMENT = "environment.json"  # On what the run was last trained, and with which versions.
 WANDB, MLFLOW = "wandb.json", "mlflow.json"  # The runs there that show this one.

@@ -77,7 +77,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
   def generator(*args, **kwargs):
     recorded.append(("generator", *args, kwargs))
     return types.SimpleNamespace(
-        stream=recorder("stream", iter(["b", "c"])), complete=recorder("complete", COMPLETIONS))
+        prompt=lambda text, media: text, stream=recorder("stream", iter(["b", "c"])),
+        complete=recorder("complete", COMPLETIONS))
 
   foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None)
   stand_ins = {
@@ -175,23 +176,26 @@ def test_eval(calls, capsys):
   assert capsys.readouterr().out == "loss 0.123457\ntokens 12345678\n"
 
 
+TEXT = {"output": None, "guidance": 1.0}
+
+
 def test_generate(calls, capsys):
   """Every flag has another value, so that no two can be taken for each other."""
   assert cli.main(["generate", "--model_dir=runs/a", "--prompt=-- a\n", "--top_k=5", "--top_p=1", "--temperature=0.5",
                    "--seed=7", "--max_tokens=9", "--step=3", "--stop=x", "--stop=-y"]) == 0
   assert calls == [
       ("load_run", "runs/a", (), (), {"needed": "the model"}),
-      ("generator", "runs/a", EXPERIMENT, {"step": 3, "sampling": Sampling(temperature=0.5, top_k=5, top_p=1.0)}),
+      ("generator", "runs/a", EXPERIMENT, TEXT | {"step": 3, "sampling": Sampling(0.5, top_k=5, top_p=1.0)}),
       ("stream", "-- a\n", {"max_tokens": 9, "seed": 7, "stop": ["x", "-y"]})]
   assert capsys.readouterr().out == "-- a\nbc\n"
 
 
-DEFAULTS = {"max_tokens": 256, "seed": 0, "stop": []}
+DEFAULTS = {"max_tokens": None, "seed": 0, "stop": []}
 
 
 def test_generate_by_default(calls):
   assert cli.main(["generate", "--model_dir=runs/a", "--prompt="]) == 0
-  assert calls[1:] == [("generator", "runs/a", EXPERIMENT, {"step": None, "sampling": Sampling()}),
+  assert calls[1:] == [("generator", "runs/a", EXPERIMENT, TEXT | {"step": None, "sampling": Sampling()}),
                        ("stream", "", DEFAULTS)]
 
 
@@ -234,6 +238,16 @@ def test_a_file_without_prompts(calls, capsys, tmp_path, content, words):
     (tmp_path / "prompts").write_bytes(content)
   status, line = failure(capsys, "generate", "--model_dir=runs/a", f"--prompt_file={tmp_path}/prompts")
   assert status == 1 and words in line and f"{tmp_path}/prompts" in line and not calls
+
+
+def test_media_are_in_the_order_of_the_command_line():
+  """Across the three flags; with a medium or an output, a prompt may be left out."""
+  parse = lambda *flags: cli._parse(["generate", "--model_dir=a", *flags])
+  found = parse("--video=1", "--image=2", "--prompt=p", "--audio=3", "--image=4", "--size=2x30", "--guidance=1.5")
+  assert found.media == [("video", "1"), ("image", "2"), ("audio", "3"), ("image", "4")]
+  assert (found.size, found.guidance, found.seconds, found.prompt) == ((2, 30), 1.5, None, ["p"])
+  assert parse("--image=1").prompt is None and parse("--output=x.png").media == []
+  assert parse("--prompt=p").media == [], "nothing is left of what another command line had"
 
 
 def test_a_file_of_prompts_that_may_not_be_read(capsys, monkeypatch):

@@ -15,8 +15,10 @@ name = lambda path: path.relative_to(ROOT).as_posix()
 
 # What Python's commands begin with, and where they are run: in a test, or else the reason why in none.
 _EXAMPLES = "tests/integration/test_examples.py::test_train_then_fine_tune_and_sample"
+_DRAW = "tests/integration/test_examples.py::test_draw"
 _T5X = "tests/interop/test_t5x.py::test_t5x_s_own_command_trains_evaluates_and_infers"
 PYTHON = {
+    "python examples/draw.py": _DRAW,
     "python examples/train.py": _EXAMPLES,
     "python examples/fine_tune.py": _EXAMPLES,
     "python examples/sample.py": _EXAMPLES,
@@ -66,7 +68,7 @@ def test_commands_are_commands(path):
 def test_commands_are_found():
   """In every page that shows any, and not by chance none."""
   count = {page.name: len([one for one in shown.commands(page) if one.program == "gpt4x"]) for page in PAGES}
-  assert count["README.md"] == 4 and count["pods-and-schedulers.md"] == 6 and count["weights.md"] == 6
+  assert count["README.md"] == 7 and count["pods-and-schedulers.md"] == 6 and count["weights.md"] == 6
 
 
 def test_make_knows_its_targets():

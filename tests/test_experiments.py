@@ -7,16 +7,19 @@ import re
 import pytest
 
 from gpt4x import configuration
+from gpt4x.media.layout import Layout, Tokens
 from gpt4x.models.config import TransformerConfig
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 EXPERIMENTS = sorted((configuration.SHIPPED / "experiments").glob("*.gin"))
+MEDIA = re.compile("media|image|audio|video|multimodal")  # Experiments on these.
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiment_means_what_it_meant(path):
   """The whole configuration, against a file; a wanted change is made by writing the new text there."""
-  configuration.load(["runs/train.gin", f"experiments/{path.name}"], ["LocalText.files='corpus/*.txt'"])
+  data = "LocalMedia.files='media/*.jsonl'" if MEDIA.search(path.name) else "LocalText.files='corpus/*.txt'"
+  configuration.load(["runs/train.gin", f"experiments/{path.name}"], [data])
   text = configuration.config_text()
   golden = GOLDEN / path.name
   expected = golden.read_text() if golden.exists() else ""
@@ -31,7 +34,8 @@ def test_model_has_its_published_size(name, millions):
   assert TransformerConfig().num_params() / 1e6 == pytest.approx(millions, rel=0.01)
 
 
-FAMILY = sorted(path for kind in ("dense", "mixture") for path in (configuration.SHIPPED / "models").glob(f"{kind}_*"))
+KINDS = ("dense", "mixture", "multimodal")
+FAMILY = sorted(path for kind in KINDS for path in (configuration.SHIPPED / "models").glob(f"{kind}_*"))
 
 
 @pytest.mark.parametrize("path", FAMILY, ids=lambda path: path.stem)
@@ -44,6 +48,18 @@ def test_a_header_tells_the_model(path):
   length = int(re.search(r"being ([\d,]+)\.", header)[1].replace(",", ""))
   params = [config.num_params()] + ([config.num_active_params()] if config.moe else [])
   assert told == pytest.approx([*params, config.flops_per_token(length, length, training=True)], rel=1e-3)
+
+
+@pytest.mark.parametrize("name, layout", [
+    ("media_tiny", Layout(259, 1, image=Tokens((1000,)), audio=Tokens((1000, 1000)), video=Tokens((1000,)))),
+    ("multimodal_8x7b", Layout(32768, 1, image=Tokens((64000,)), video=Tokens((64000,)), video_is_image=True,
+                               audio=Tokens((1920,) * 8)))])
+def test_a_model_of_media_has_room_for_its_vocabulary(name, layout):
+  """And no more than what fills it up to a multiple of 128."""
+  path = configuration.SHIPPED / "models" / f"{name}.gin"
+  configuration.load([f"models/{name}.gin"], partial=True)
+  assert TransformerConfig().vocab_size == -(-layout.size // 128) * 128
+  assert f"{layout.size:,} ids" in path.read_text(), "its header"
 
 
 def test_the_tiny_mixture_costs_what_the_tiny_model_does():

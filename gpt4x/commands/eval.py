@@ -11,7 +11,8 @@ from gpt4x.launch import agreement
 def run(arguments: argparse.Namespace) -> None:
   experiment = reading.saved_experiment(arguments.model_dir, arguments.gin_file, arguments.gin)
   agreement.check(configuration.config_text())
+  options = {"samples": arguments.samples} if arguments.samples else {}  # Else what gin says.
   with configuration.placing():
-    metrics = evaluate(arguments.model_dir, experiment, step=arguments.step, split=arguments.split)
+    metrics = evaluate(arguments.model_dir, experiment, step=arguments.step, split=arguments.split, **options)
   for name, value in metrics.items():
     print(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}")

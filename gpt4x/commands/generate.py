@@ -1,4 +1,7 @@
-"""`gpt4x generate`: prints a prompt and its continuation as it is drawn, or many of them, one after the other."""
+"""`gpt4x generate`: prints a prompt and its continuation as it is drawn, or many of them, one after the other.
+
+Media come from files and go into files (`media_files.py`); printed text has a mark, such as <image>, for each.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -9,34 +12,84 @@ import pathlib
 import sys
 
 from gpt4x import configuration
-from gpt4x.commands import reading
+from gpt4x.commands import media_files, reading
 from gpt4x.errors import UserError
+from gpt4x.experiment import Experiment
+from gpt4x.inference import media
 from gpt4x.inference.generate import Generator
 from gpt4x.inference.sampling import Sampling
+from gpt4x.inference.text import Completion
 
 
 def run(arguments: argparse.Namespace) -> None:
-  prompts = arguments.prompt or _read_prompts(arguments.prompt_file)
+  target = media_files.target(arguments.output) if arguments.output else None  # What is wrong with files comes first.
+  texts = _read_prompts(arguments.prompt_file) if arguments.prompt_file else arguments.prompt or [""]
   experiment = reading.saved_experiment(arguments.model_dir, data=False)
+  output = _output(arguments, target, experiment)
+  given = media_files.read(arguments.media)
+  if arguments.guidance != 1:
+    _check_guidance(arguments.guidance, experiment.dataset.mixture_or_task_name)
   with configuration.placing():
-    generator = Generator(arguments.model_dir, experiment, step=arguments.step,
-                          sampling=Sampling(arguments.temperature, arguments.top_k, arguments.top_p))
+    generator = Generator(arguments.model_dir, experiment, step=arguments.step, output=output,
+                          sampling=Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
+                          guidance=arguments.guidance)
+  prompts = [generator.prompt(text, given) for text in texts]
   options = {"max_tokens": arguments.max_tokens, "seed": arguments.seed, "stop": arguments.stop}
-  many = len(prompts) * arguments.num_samples > 1
-  if not many and not arguments.json:
+  count = len(prompts) * arguments.num_samples
+  if count == 1 and not arguments.json and not target:
     pieces = generator.stream(prompts[0], **options)
     first = next(pieces, "")  # Errors come before the prompt is repeated.
-    for piece in itertools.chain((prompts[0], first), pieces, "\n"):
+    for piece in itertools.chain((texts[0], first), pieces, "\n"):
       print(piece, end="", flush=True)
     return
   found = generator.complete(prompts, num_samples=arguments.num_samples, batch_size=arguments.batch_size, **options)
   for number, one in enumerate(found):
+    files = _write(target, number, count, one, generator) if target else []
     if arguments.json:
       log_probs = [round(log_prob, 6) for log_prob in one.log_probs]
-      print(json.dumps(dataclasses.asdict(one) | {"log_probs": log_probs}), flush=True)
-    else:
-      prompt = number // arguments.num_samples + 1
-      print(f"--- prompt {prompt}, sample {one.sample + 1}\n{one.prompt}{one.text}", flush=True)
+      made = dataclasses.asdict(one) | {"log_probs": log_probs} | ({"files": files} if target else {})
+      print(json.dumps(made), flush=True)
+      continue
+    if not (output and output.medium):
+      header = f"--- prompt {number // arguments.num_samples + 1}, sample {one.sample + 1}\n" if count > 1 else ""
+      print(f"{header}{one.prompt}{one.text}", flush=True)
+    for file in files:
+      print(f"wrote {file}", flush=True)
+
+
+def _output(arguments: argparse.Namespace, target: media_files.Target | None,
+            experiment: Experiment) -> media.Output | None:
+  """What the flags ask for."""
+  if target is None:
+    for flag in ("size", "seconds"):
+      if getattr(arguments, flag):
+        raise UserError(f"--{flag} is of an image, a sound or a video that is made: name its file with --output")
+    return None
+  return media.Output(target.medium(media.known(experiment.vocabulary)), arguments.size, arguments.seconds)
+
+
+def _check_guidance(guidance: float, task: str) -> None:
+  """Warns if nothing was trained without its condition, so that there is nothing to guide away from."""
+  from gpt4x.media.local_media import LocalMedia
+  dropped = LocalMedia().drop_condition if task == "local_text_to_media" else "text_to_" in task  # Of public sets.
+  if not dropped:
+    print(f"gpt4x: warning: --guidance={guidance:g} compares with what the model makes without a prompt, and training"
+          f" on {task} dropped none: use 1, or a model of a task that drops some (LocalMedia.drop_condition)",
+          file=sys.stderr)
+
+
+def _write(target: media_files.Target, number: int, count: int, one: Completion, generator: Generator) -> list[str]:
+  """Writes the media of one of `count` continuations; returns their files."""
+  made = [part for part in generator.parts(one) if not isinstance(part, str)]
+  files = target.files(number, count, [medium.medium for medium in made])
+  cut = f"{len(one.tokens):,} tokens ended before the medium did: raise --max_tokens"
+  if target.media and not files:
+    raise UserError(f"there is nothing to write into {target.path}, for {cut}")
+  for medium, file in zip(made, files):
+    media_files.write(medium, file)
+  if target.media and one.finish_reason == "length":
+    print(f"gpt4x: warning: {files[0]} has only a part, for {cut}", file=sys.stderr)
+  return files
 
 
 def _read_prompts(name: str) -> Sequence[str]:

@@ -12,6 +12,7 @@ import sys
 from gpt4x import configuration, run_directory, storage
 from gpt4x.commands import reading
 from gpt4x.errors import UserError
+from gpt4x.evaluation.gallery import newest_sheet
 from gpt4x.experiment import Experiment
 from gpt4x.training import plots, summary
 from gpt4x.training.page import page
@@ -27,7 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
   _print(found, path)
   plots.plot_losses(model_dir)
   samples, how = [], ""
-  if arguments.num_samples:
+  # Text drawn behind what stands before media in the held-out data would show little.
+  if arguments.num_samples and (arguments.prompt or not experiment.data.modalities):
     try:
       samples = _draw(model_dir, experiment, arguments.prompt, arguments.num_samples)
       how = f"Drawn at temperature {_TEMPERATURE} with top-p {_TOP_P}; the prompts" + (
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
       how = f"None: {error}"
       print(f"gpt4x: warning: {run_directory.REPORT} has no samples: {error}", file=sys.stderr)
   gin_text = configuration.read(storage.path(model_dir) / run_directory.CONFIG)
-  storage.write(path, page(found, experiment, gin_text, samples, how).encode(errors="replace"))
+  storage.write(path, page(found, experiment, gin_text, samples, how, newest_sheet(model_dir)).encode(errors="replace"))
 
 
 def _print(found: summary.Summary, path: pathlib.Path) -> None:
@@ -47,9 +49,9 @@ def _print(found: summary.Summary, path: pathlib.Path) -> None:
                 title_justify="left", show_header=False)
   for line in (first, last):
     part = f" ({line['tokens']:,.0f} tokens)" if line.get("partial") else ""
-    table.add_row(f"bits per byte, step {line['step']}{part}", _bits(line["bits_per_byte"]))
+    table.add_row(f"{found.unit}, step {line['step']}{part}", _bits(line[found.measure]))
   for name, bits in found.baselines.items():
-    table.add_row(f"bits per byte, {name}", _bits(bits))
+    table.add_row(f"{found.unit}, {name}", _bits(bits))
   if found.tokens_per_second is not None and found.mfu is not None:
     table.add_row("tokens/s, median", f"{found.tokens_per_second:,.0f}")
     table.add_row("MFU, median", f"{found.mfu:.1%} of this machine's peak")

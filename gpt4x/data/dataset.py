@@ -3,7 +3,8 @@
   * `stream`: pre-training. Endless rows of segments for a model with memory (`stream.py`), from token stores.
   * `lm`, `prefix_lm`: fine-tuning. One example a row, or several packed, through seqio's feature converters.
 
-Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_causal_attention`.
+Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_causal_attention`, and a vocabulary with
+media `decoder_target_modality` (`modalities.py`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import gin
 import numpy as np
 
 from gpt4x.data import example_rows, tokenization
+from gpt4x.data.modalities import Modalities
 from gpt4x.data.settled import settle
 from gpt4x.data.stream import EvaluationSegments, SegmentStream
 from gpt4x.errors import nearest, UserError
@@ -93,12 +95,14 @@ class Dataset:
   Attributes:
     config: what to read, and how to lay it out.
     vocabulary: what the targets' tokens stand for.
+    modalities: of the vocabulary; false without media.
   """
 
   def __init__(self, config: DatasetConfig, vocabulary: "seqio.Vocabulary | None" = None):
     """Takes the vocabulary of the run that the data is for; None: that of the task, as it is now."""
     self.config, self._provider = config, _find(config, vocabulary)
     self.vocabulary: seqio.Vocabulary = self._provider.output_features["targets"].vocabulary
+    self.modalities = Modalities(self.vocabulary, config.mixture_or_task_name)
     self._store = functools.cache(tokenization.open_or_build)  # All evaluations of a run read the same tokens.
 
   def train(self, split: str = "train", rows: Sequence[int] | None = None) -> DatasetIterator:
@@ -108,10 +112,10 @@ class Dataset:
     if not rates:
       raise UserError(f"mixture {provider.name}, split {split}: every rate is 0: give a task a rate")
     if not config.carries_memory:
-      return example_rows.Examples(config, provider, split, rates, rows)
-    return SegmentStream(
+      return self.modalities.training(example_rows.Examples(config, provider, split, rates, rows))
+    return self.modalities.training(SegmentStream(
         [self._store(task, split) for task in rates], rates=list(rates.values()),
-        batch_size=config.batch_size, segment_length=config.segment_length, rows=rows, seed=config.seed)
+        batch_size=config.batch_size, segment_length=config.segment_length, rows=rows, seed=config.seed))
 
   def evaluation(self, split: str, rows: Sequence[int] | None = None,
                  max_batches: int | None = None) -> Iterator[Batch]:
@@ -121,10 +125,11 @@ class Dataset:
     """
     config, tasks = self.config, self._tasks(split)
     if not config.carries_memory:
-      return example_rows.once(config, tasks, split, rows)
+      return self.modalities.evaluation(example_rows.once(config, tasks, split, rows))
     stores = [self._store(task, split) for task in tasks]
-    return EvaluationSegments(stores, batch_size=config.batch_size, segment_length=config.segment_length, rows=rows,
-                              max_batches=max_batches)
+    return self.modalities.evaluation(EvaluationSegments(
+        stores, batch_size=config.batch_size, segment_length=config.segment_length, rows=rows,
+        max_batches=max_batches))
 
   def documents(self, split: str) -> Iterator[np.ndarray]:
     """The tokens of each document of a split, in the order of the corpus."""

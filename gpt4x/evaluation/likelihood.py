@@ -12,23 +12,35 @@ import numpy as np
 
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
+from gpt4x.evaluation import gallery, shuffled_media
+from gpt4x.evaluation.samples import shower
 from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
+from gpt4x.media.layout import MODALITIES
 from gpt4x.models.language_model import Batch
 from gpt4x.models.memory import map_memories, Memory
 from gpt4x.models.sums import metrics, Sum, Sums
+from gpt4x.objectives.modalities import without_absent
 from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
 
+# What the likelihood of an exact codec's codes is one of.
+_BITS = {"image": "bits_per_dim", "audio": "bits_per_sample"}
+
 
 class Evaluator:
-  """The means of an objective's sums on a split of an experiment's data, with perplexity and bits per byte."""
+  """The means of an objective's sums on a split of an experiment's data, with what follows from them in bits."""
 
-  def __init__(self, experiment: Experiment, partitioner: Partitioner, split: str):
+  def __init__(self, experiment: Experiment, partitioner: Partitioner, split: str, shuffle_media: bool = False):
+    """With `shuffle_media`, the inputs of the examples have each other's media."""
     experiment.check_vocabulary()
     experiment.data.check_split(split)
     partitioner.check_batch(experiment.dataset.batch_size)
+    if shuffle_media:
+      shuffled_media.check(experiment.data)
     self._experiment, self._partitioner, self._split = experiment, partitioner, split
+    self._shuffle_media = shuffle_media
+    self._units = _units_per_token(experiment.data.vocabulary)
     model, objective, dataset = experiment.model, experiment.objective, experiment.dataset
     token_bytes = vocabularies.token_bytes(experiment.data.vocabulary).astype(np.float32)
     self._token_bytes = jax.device_put(
@@ -57,14 +69,16 @@ class Evaluator:
     Where the loss is a likelihood, in nats per token, `perplexity` and `bits_per_byte` besides.
 
     `partial` is 1 if the split has more batches than were asked for, which are the same ones at each call. The bytes
-    are those of the text that the targets stand for: the end of a document costs bits and has no bytes.
+    are those of the text that the targets stand for: the end of a document costs bits and has no bytes. With media in
+    the vocabulary, bits per byte are of the text alone, and those of media whose codec loses nothing have their own.
     """
     dataset, partitioner = self._experiment.dataset, self._partitioner
     total: tuple[dict[str, Sum], float] = {}, 0.0
     rows, previous = partitioner.host_rows(dataset.batch_size), None
     with partitioner.activate():
       memory = self._empty_memory(params)
-      batches = self._experiment.data.evaluation(self._split, rows, max_batches)
+      batches = (shuffled_media.batches(self._experiment.data, self._split, rows) if self._shuffle_media else
+                 self._experiment.data.evaluation(self._split, rows, max_batches))
       for batch in itertools.islice(batches, max_batches):
         between_batches()
         placed = {name: partitioner.global_array(value, dataset.batch_size) for name, value in batch.items()}
@@ -76,7 +90,7 @@ class Evaluator:
     total = _add(total, previous)
     partial = {"partial": 1.0} if max_batches is not None and next(batches, None) is not None else {}
     where = f"split {self._split} of {dataset.mixture_or_task_name}"
-    return _means(*total, where, self._experiment.objective) | partial
+    return _means(*total, where, self._experiment.objective, self._units) | partial
 
 
 def _add(total: tuple[dict[str, Sum], float], batch: tuple[Sums, jax.Array] | None) -> tuple[dict[str, Sum], float]:
@@ -87,19 +101,30 @@ def _add(total: tuple[dict[str, Sum], float], batch: tuple[Sums, jax.Array] | No
 
 
 def _means(sums: Mapping[str, Sum], num_bytes: float, where: str,
-           objective: Objective | None = None) -> dict[str, float]:
+           objective: Objective | None = None, units: Mapping[str, float] | None = None) -> dict[str, float]:
   if not sums or not sums["loss"].weight:
     raise UserError(f"{where} has no target tokens: choose another split")
   found = {name: float(value) for name, value in metrics(sums).items()}
-  found["tokens"] = float(sums["loss"].weight)
+  by_modality = "loss_text" in sums  # Which is not weighted, as the loss may be.
+  counts = [sums[f"loss_{name}"] for name in MODALITIES] if by_modality else [sums["loss"]]
+  found["tokens"] = sum(float(one.weight) for one in counts)
   if derived := getattr(objective, "derived", None):
     found |= derived(sums)
   if not getattr(objective, "is_likelihood", True):
     return found
   found["perplexity"] = perplexity(found["loss"])
   if num_bytes:
-    found["bits_per_byte"] = float(sums["loss"].value) / math.log(2) / num_bytes
-  return found
+    found["bits_per_byte"] = float(sums["loss_text" if by_modality else "loss"].value) / math.log(2) / num_bytes
+  found = without_absent(found)
+  return found | {_BITS[medium]: found[f"loss_{medium}"] / math.log(2) / each
+                  for medium, each in (units or {}).items() if f"loss_{medium}" in found}
+
+
+def _units_per_token(vocabulary: Any) -> dict[str, float]:
+  """Dimensions of an image, or samples of a sound, that a token stands for on average; where a codec loses nothing."""
+  codecs = getattr(vocabulary, "codecs", {})
+  return {medium: codecs[medium].units_per_cell / len(codecs[medium].num_codes) for medium in _BITS
+          if codecs.get(medium) and codecs[medium].exact}
 
 
 def perplexity(loss: float) -> float:
@@ -108,24 +133,39 @@ def perplexity(loss: float) -> float:
 
 def target_bytes(token_bytes: jax.Array, batch: Batch) -> jax.Array:
   """The bytes of text that a batch's weighted targets stand for, given the bytes of each token [V]."""
-  return jnp.sum(batch["decoder_loss_weights"] * token_bytes[batch["decoder_target_tokens"]])
+  weights = batch["decoder_loss_weights"]
+  if "decoder_target_modality" in batch:  # Where weights say what a modality counts for.
+    weights = (weights > 0).astype(weights.dtype)
+  return jnp.sum(weights * token_bytes[batch["decoder_target_tokens"]])
 
 
-@gin.configurable(allowlist=["partitioner", "max_batches"])
+@gin.configurable(allowlist=["partitioner", "max_batches", "shuffle_media", "samples"])
 def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | None = None, step: int | None = None,
-             split: str = "validation", max_batches: int | None = None) -> dict[str, float]:
+             split: str = "validation", max_batches: int | None = None, shuffle_media: bool = False,
+             samples: int = 0) -> dict[str, float]:
   """Evaluates a checkpoint; returns the metrics of `Evaluator`, those of seqio's infer-evaluation, and `step`.
 
   The vocabulary is the one that the run keeps. The mesh may differ from the run's. Without `partitioner`, as many
-  devices split the batch as divide its rows.
+  devices split the batch as divide its rows. With `shuffle_media`, examples have each other's media in their inputs:
+  what a model loses by that is what it takes from media. So many `samples` of media are drawn and measured, and
+  DIR/samples/step_STEP shows them.
   """
   if max_batches is not None and max_batches < 1:
     raise UserError(f"evaluate.max_batches = {max_batches} must be at least 1, or None for the whole split")
+  if samples < 0:
+    raise UserError(f"evaluate.samples = {samples} must be at least 0")
   if partitioner is None:
     devices = math.gcd(jax.device_count(), experiment.dataset.batch_size)
     # Every process has to take part.
     partitioner = Partitioner() if jax.process_count() > 1 else Partitioner(data=devices, num_devices=devices)
   experiment = experiment.of_run(model_dir)
-  evaluator = Evaluator(experiment, partitioner, split)
+  evaluator = Evaluator(experiment, partitioner, split, shuffle_media)
+  show = shower(experiment, split) if samples else None
   step, params = experiment.restore_params(model_dir, partitioner, step)
-  return {"step": step} | evaluator(params, max_batches=max_batches) | TaskMetrics(experiment, split)(params)
+  found = {"step": step} | evaluator(params, max_batches=max_batches)
+  found |= TaskMetrics(experiment, split, shuffle_media)(params)
+  if show:
+    measures, shown = show(params, samples)
+    shown.write(gallery.place(model_dir, step))
+    found |= measures
+  return found

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt4x.data.task_examples import errors_of
+from gpt4x.evaluation import shuffled_media
 from gpt4x.experiment import Experiment
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
+from gpt4x.media.grammar import Grammar
 from gpt4x.models.language_model import Batch, LanguageModel
 
 
@@ -26,8 +28,10 @@ class TaskMetrics:
   have to fit on its first device.
   """
 
-  def __init__(self, experiment: Experiment, split: str):
+  def __init__(self, experiment: Experiment, split: str, shuffle_media: bool = False):
+    """With `shuffle_media`, the inputs of the examples have each other's media."""
     self._evaluator, self._dataset = None, experiment.dataset
+    self._arranged = lambda rows: shuffled_media.shuffled(rows, experiment.data)[0] if shuffle_media else rows
     dataset = self._dataset
     if dataset.feature_converter != "prefix_lm" or not experiment.data.has_metrics:
       return
@@ -38,9 +42,11 @@ class TaskMetrics:
           name, seqio.PrefixLMFeatureConverter(pack=False), split,
           sequence_length=dict(dataset.task_feature_lengths), async_compute_metrics=False)
     model, vocabulary = experiment.language_model, experiment.data.vocabulary
+    layout = getattr(vocabulary, "layout", None)  # With media, what is written is a stream that can be read.
     self._engine = Engine(
         model, window=dataset.segment_length, eos_id=vocabulary.eos_id, num_ids=vocabulary.vocab_size,
-        sampling=Sampling(temperature=0.0), segment_length=16)
+        sampling=Sampling(temperature=0.0), segment_length=16,
+        grammar=Grammar(layout, frozenset(layout.media)) if layout else None)
     self._eos_id = vocabulary.eos_id
     self._score = jax.jit(lambda params, batch: _scores(model, params, batch))
 
@@ -84,9 +90,10 @@ class TaskMetrics:
 
   def _batches(self, dataset: Any) -> Iterator[tuple[list[int], Any]]:
     """(ids, batch) of an enumerated dataset; the last batch is filled up with its last row, which gets no id."""
-    size, rows = self._dataset.batch_size, list(dataset.as_numpy_iterator())
+    found, size = list(dataset.as_numpy_iterator()), self._dataset.batch_size
+    numbers, rows = [number for number, _ in found], self._arranged([row for _, row in found])
     for start in range(0, len(rows), size):
-      ids, group = zip(*rows[start:start + size])
+      ids, group = numbers[start:start + size], rows[start:start + size]
       group += group[-1:] * (size - len(group))
       yield list(map(int, ids)), {name: np.stack([row[name] for row in group]).astype(np.int32) for name in group[0]}
 

@@ -1,4 +1,4 @@
-"""Text by the model of a run."""
+"""Text by the model of a run, and media by one that knows them."""
 
 from collections.abc import Iterator, Sequence
 import functools
@@ -10,14 +10,19 @@ import gin
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
+from gpt4x.inference import media
 from gpt4x.inference.engine import Engine
+from gpt4x.inference.media import Output, Prompt
 from gpt4x.inference.sampling import Sampling
 from gpt4x.inference.text import Completion, Text
+from gpt4x.media.medium import Medium
 import gpt4x.media.vocabulary  # noqa: F401  Registers its class, which a run may have.
 from gpt4x.partitioning import Partitioner
 
+MAX_TOKENS = 256  # Of text, unless it is said.
 
-def generate(model_dir: str, experiment: Experiment, prompt: str, *, max_tokens: int = 256, seed: int = 0,
+
+def generate(model_dir: str, experiment: Experiment, prompt: str, *, max_tokens: int = MAX_TOKENS, seed: int = 0,
              stop: Sequence[str] = (), **options: Any) -> Iterator[str]:
   """Yields the continuation of one prompt, piece by piece; the arguments are those of `Generator` and its calls."""
   return Generator(model_dir, experiment, **options).stream(prompt, max_tokens=max_tokens, seed=seed, stop=stop)
@@ -27,11 +32,12 @@ def generate(model_dir: str, experiment: Experiment, prompt: str, *, max_tokens:
 class Generator:
   """The model of a run, as it continues text. A text ends with its document, before a stop, or after max_tokens.
 
-  The same prompt, seed and sample number give the same text, whatever is generated beside it.
+  The same prompt, seed and sample number give the same text, whatever is generated beside it. A model that knows media
+  takes them in a `prompt`, and its continuation may be any `output`; `parts` gives the media in it.
   """
 
   def __init__(self, model_dir: str, experiment: Experiment, *, sampling: Sampling = Sampling(),
-               step: int | None = None, window: int | None = None):
+               step: int | None = None, window: int | None = None, output: Output | None = None, guidance: float = 1.0):
     """Prepares to generate.
 
     Args:
@@ -40,11 +46,13 @@ class Generator:
       sampling: how tokens are drawn.
       step: the checkpoint; None: the newest.
       window: latest positions that each token attends to; None: a segment and the longer of the two memories.
+      output: what a continuation is to be; None: text alone.
+      guidance: how often the difference that a prompt makes to the logits counts (arXiv:2207.12598); 1: once.
     """
     self._model_dir, self._experiment, self._step = model_dir, experiment, step
     model, dataset = experiment.language_model, experiment.dataset
     config = model.config
-    self._vocabulary = vocabularies.load(model_dir)
+    self._vocabulary: Any = vocabularies.load(model_dir)
     if window is None:
       memory = max(experiment.memory_length, experiment.eval_memory_length)
       window = memory if config.same_length and memory else memory + dataset.segment_length
@@ -52,10 +60,17 @@ class Generator:
       raise UserError(f"generate.window = {window} must be at least 1")
     self._bidirectional = dataset.feature_converter == "prefix_lm"
     self._ids = range(vocabularies.first_text_id(self._vocabulary), config.vocab_size)
+    self._output, self._guidance = output, guidance
+    self._max_tokens = media.max_tokens(self._vocabulary, output) if output else MAX_TOKENS
     self._engine = Engine(model, window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,
-                          first_id=self._ids.start)
+                          first_id=self._ids.start, grammar=media.grammar(self._vocabulary, output), guidance=guidance)
 
-  def stream(self, prompt: str, *, max_tokens: int = 256, seed: int = 0, stop: Sequence[str] = ()) -> Iterator[str]:
+  def prompt(self, text: str, given: Sequence[Medium] = ()) -> str | Prompt:
+    """A prompt whose media stand at the marks <image>, <audio> and <video> of its text, or before it without any."""
+    return media.encode(self._vocabulary, text, given)
+
+  def stream(self, prompt: str | Prompt, *, max_tokens: int | None = None, seed: int = 0,
+             stop: Sequence[str] = ()) -> Iterator[str]:
     """Yields the continuation of one prompt, piece by piece."""
     (row,), pieces = self._start([(prompt, 0)], max_tokens, seed, stop)
     for tokens, log_probs in pieces:
@@ -63,8 +78,8 @@ class Generator:
       if row.finish_reason:
         return
 
-  def complete(self, prompts: Sequence[str], *, num_samples: int = 1, max_tokens: int = 256, seed: int = 0,
-               stop: Sequence[str] = (), batch_size: int = 16) -> Iterator[Completion]:
+  def complete(self, prompts: Sequence[str | Prompt], *, num_samples: int = 1, max_tokens: int | None = None,
+               seed: int = 0, stop: Sequence[str] = (), batch_size: int = 16) -> Iterator[Completion]:
     """Yields `num_samples` continuations of each prompt in turn; `batch_size` of them are decoded together."""
     rows = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
     for prompt in dict.fromkeys(prompts):
@@ -81,16 +96,25 @@ class Generator:
           break
       for (prompt, sample), text in zip(batch, texts):
         assert text.finish_reason
-        yield Completion(prompt, sample, text.text, text.finish_reason, text.tokens, text.log_probs)
+        shown = prompt if isinstance(prompt, str) else prompt.text
+        yield Completion(shown, sample, text.text, text.finish_reason, text.tokens, text.log_probs)
 
-  def _start(self, rows: Sequence[tuple[str, int]], max_tokens: int, seed: int, stop: Sequence[str]):
+  def parts(self, completion: Completion) -> list[str | Medium]:
+    """What a continuation holds, one after the other: text, and the media that its text has marks for."""
+    return media.decode(self._vocabulary, completion.tokens, self._output)
+
+  def _start(self, rows: Sequence[tuple[str | Prompt, int]], max_tokens: int | None, seed: int, stop: Sequence[str]):
     """The texts of (prompt, sample) rows, and the engine's pieces that will fill them."""
     if "" in stop:
       raise UserError("a stop text is empty: every text would end before it began")
+    max_tokens = self._max_tokens if max_tokens is None else max_tokens
     ids = [self._encode(prompt) for prompt, _ in rows]
     # With the prompt in its number, a row does not draw what the other prompts' rows draw.
-    numbers = [zlib.crc32(f"{sample} {prompt}".encode()) for prompt, sample in rows]
-    pieces = self._engine(self._params, ids, max_tokens, seed, self._bidirectional, numbers)
+    names = [prompt if isinstance(prompt, str) else f"{prompt.text} {prompt.ids}" for prompt, _ in rows]
+    numbers = [zlib.crc32(f"{sample} {name}".encode()) for name, (_, sample) in zip(names, rows)]
+    # Without its prompt a continuation is what it is in training where the condition was dropped.
+    nothing = [()] * len(ids) if self._guidance != 1 else None
+    pieces = self._engine(self._params, ids, max_tokens, seed, self._bidirectional, numbers, null_prompts=nothing)
     return [Text(self._vocabulary, row, max_tokens, stop) for row in ids], pieces
 
   @functools.cached_property
@@ -98,8 +122,8 @@ class Generator:
     """Read when they are needed, so that a wrong prompt is told of at once."""
     return self._experiment.restore_params(self._model_dir, Partitioner(data=1, num_devices=1), self._step)[1]
 
-  def _encode(self, prompt: str) -> Sequence[int]:
-    ids = self._vocabulary.encode(prompt)
+  def _encode(self, prompt: str | Prompt) -> Sequence[int]:
+    ids = prompt.ids if isinstance(prompt, Prompt) else self._vocabulary.encode(prompt)
     for token in ids:
       if token not in self._ids:
         raise UserError(

@@ -9,29 +9,32 @@ from jaxtyping import Float, Int
 
 from gpt4x.models.shapes import Array, in_chunks
 from gpt4x.models.sums import Sum
+from gpt4x.objectives import modalities
 
 
-def cross_entropy(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"],
-                  weights: Float[Array, "*batch"]) -> dict[str, Sum]:
+def cross_entropy(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"], weights: Float[Array, "*batch"],
+                  modality: Int[Array, "*batch"] | None = None) -> dict[str, Sum]:
   """Sums over the weighted target tokens.
 
   Returns:
     `loss`, the next token's negative log-likelihood in nats; `z_loss`, log(Z)^2; `accuracy`, whether the target was
-    the likeliest token.
+    the likeliest token. Where the targets' modality is known, loss and accuracy of each: see `sums_of_modalities`.
   """
   log_z = jax.nn.logsumexp(logits, -1)
   target_logits = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+  nats, correct = log_z - target_logits, target_logits == jnp.max(logits, -1)
   weight = jnp.sum(weights)
-  return {
-      "loss": Sum(jnp.sum(weights * (log_z - target_logits)), weight),
+  sums = {
+      "loss": Sum(jnp.sum(weights * nats), weight),
       "z_loss": Sum(jnp.sum(weights * log_z**2), weight),
-      "accuracy": Sum(jnp.sum(weights * (target_logits == jnp.max(logits, -1))), weight),
+      "accuracy": Sum(jnp.sum(weights * correct), weight),
   }
+  return sums if modality is None else sums | modalities.sums_of_modalities(nats, correct, weights, modality)
 
 
 def linear_cross_entropy(hidden: Float[Array, "B L D"], kernel: Float[Array, "V D"], bias: Float[Array, " V"] | float,
                          targets: Int[Array, "B L"], weights: Float[Array, "B L"], z_loss: float = 0.0,
-                         chunk: int = 128) -> dict[str, Sum]:
+                         chunk: int = 128, modality: Int[Array, "B L"] | None = None) -> dict[str, Sum]:
   """`cross_entropy` of the logits hidden kernel^T + bias, of which those of a chunk exist at a time.
 
   Nothing is made twice for that: a chunk's gradients are taken as soon as it has a loss, so that between the passes
@@ -44,8 +47,10 @@ def linear_cross_entropy(hidden: Float[Array, "B L D"], kernel: Float[Array, "V 
     targets, weights: of the tokens.
     z_loss: what the objective multiplies `z_loss` by.
     chunk: positions of every row that are taken together.
+    modality: of the targets, if it is known.
   """
-  objective, sums = _linear_objective(z_loss, chunk, hidden, kernel, jnp.asarray(bias), targets, weights)
+  tokens = (targets, weights) if modality is None else (targets, weights, modality)
+  objective, sums = _linear_objective(z_loss, chunk, hidden, kernel, jnp.asarray(bias), tokens)
   sums = jax.lax.stop_gradient(sums)
   return sums | {"loss": Sum(objective - z_loss * sums["z_loss"].value, sums["loss"].weight)}
 
@@ -54,9 +59,10 @@ def _objective(sums: dict[str, Sum], z_loss: float) -> jax.Array:
   return sums["loss"].value + z_loss * sums["z_loss"].value
 
 
-def _no_sums() -> dict[str, Sum]:
+def _no_sums(tokens: tuple[jax.Array, ...]) -> dict[str, Sum]:
   zero = jnp.zeros((), jnp.float32)
-  return {name: Sum(zero, zero) for name in ("loss", "z_loss", "accuracy")}
+  names = "loss", "z_loss", "accuracy", *(modalities.NAMES if len(tokens) == 3 else ())
+  return {name: Sum(zero, zero) for name in names}
 
 
 def _logits(hidden: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -64,23 +70,23 @@ def _logits(hidden: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _linear_objective(z_loss, chunk, hidden, kernel, bias, targets, weights):
+def _linear_objective(z_loss, chunk, hidden, kernel, bias, tokens):
   def add(total, inputs):
     rows, *rest = inputs
     sums = cross_entropy(_logits(rows, kernel, bias), *rest)
     return jax.tree.map(jnp.add, total, (_objective(sums, z_loss), sums)), None
 
   zero = jnp.zeros((), jnp.float32)
-  return jax.lax.scan(add, (zero, _no_sums()), in_chunks(chunk, hidden, targets, weights))[0]
+  return jax.lax.scan(add, (zero, _no_sums(tokens)), in_chunks(chunk, hidden, *tokens))[0]
 
 
-def _linear_forward(z_loss, chunk, hidden, kernel, bias, targets, weights):
+def _linear_forward(z_loss, chunk, hidden, kernel, bias, tokens):
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
   def add(total, inputs):
-    rows, targets, weights = inputs
+    rows, targets, weights, *modality = inputs
     logits = _logits(rows, kernel, bias)
-    sums = cross_entropy(logits, targets, weights)
+    sums = cross_entropy(logits, targets, weights, *modality)
     log_z = jax.nn.logsumexp(logits, -1, keepdims=True)
     hit = targets[..., None] == jnp.arange(len(kernel))
     # Gradient by the logits, unweighted; weights multiply the smaller operands.
@@ -93,15 +99,14 @@ def _linear_forward(z_loss, chunk, hidden, kernel, bias, targets, weights):
     return jax.tree.map(jnp.add, total, new), by_rows.astype(rows.dtype)
 
   zeros: list[Any] = [jnp.zeros(shape, jnp.float32) for shape in (kernel.shape[::-1], bias.shape)]
-  start: tuple[Any, ...] = (jnp.zeros((), jnp.float32), _no_sums(), *zeros)
-  (objective, sums, by_kernel, by_bias), by_rows = jax.lax.scan(
-      add, start, in_chunks(chunk, hidden, targets, weights))
+  start: tuple[Any, ...] = (jnp.zeros((), jnp.float32), _no_sums(tokens), *zeros)
+  (objective, sums, by_kernel, by_bias), by_rows = jax.lax.scan(add, start, in_chunks(chunk, hidden, *tokens))
   by_hidden = jnp.moveaxis(by_rows, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[-1])[:, :hidden.shape[1]]
   return (objective, sums), (by_hidden, by_kernel.T.astype(kernel.dtype), by_bias.astype(bias.dtype))
 
 
 def _linear_backward(z_loss, chunk, gradients, cotangents):
-  return *(gradient * cotangents[0].astype(gradient.dtype) for gradient in gradients), None, None
+  return *(gradient * cotangents[0].astype(gradient.dtype) for gradient in gradients), None
 
 
 _linear_objective.defvjp(_linear_forward, _linear_backward)

@@ -32,11 +32,13 @@ class NextToken:
     output = model.forward(params, batch["decoder_input_tokens"], memory, batch["decoder_segment_ids"],
                            batch.get("decoder_causal_attention"), dropout_rng=rng)
     targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+    modality = batch.get("decoder_target_modality")  # Of a vocabulary with media.
     if model.logits_chunk:
       hidden, kernel, bias = model.unembedding(params, output.hidden)
-      sums = linear_cross_entropy(hidden, kernel.dense(), bias, targets, weights, self.z_loss, model.logits_chunk)
+      sums = linear_cross_entropy(hidden, kernel.dense(), bias, targets, weights, self.z_loss, model.logits_chunk,
+                                  modality)
     else:
-      sums = cross_entropy(model.unembed(params, output.hidden), targets, weights)
+      sums = cross_entropy(model.unembed(params, output.hidden), targets, weights, modality)
     return {**sums, **output.sums}, output.memory
 
   def coefficients(self, model: LanguageModel) -> dict[str, float]:

@@ -51,6 +51,7 @@ class TrainConfig:
   eval_batches: int | None = None  # Batches of an evaluation; None: the whole split.
   whole_final_eval: bool = False  # Whether the last evaluation, at total_steps, is of the whole split in any case.
   eval_split: str = "validation"
+  eval_samples: int = 0  # Media that each evaluation draws for the conditions of its split; see `sample_media`.
   trackers: tuple[Tracker, ...] = (TensorBoard(),)  # What gets the metrics beside metrics.jsonl.
   init_from: str | None = None  # The directory of a run whose newest parameters a new run starts from (fine-tuning).
   # The gin text that this was read from; lost as soon as anything is replaced.
@@ -60,6 +61,7 @@ class TrainConfig:
     require(self, "a whole number from 1 to 2**31 - 1", lambda steps: 1 <= steps < 2**31 and steps == int(steps),
             "total_steps", "eval_period", "eval_batches", "microbatches",
             "log_period", "max_skipped")
+    require(self, "a whole number from 0", lambda number: number >= 0 and number == int(number), "eval_samples")
     # JAX drops higher bits.
     require(self, "a whole number from 0 to 2**32 - 1", lambda seed: 0 <= seed < 2**32 and seed == int(seed), "seed")
     require(self, "'stop' or 'skip'", lambda what: what in ("stop", "skip"), "on_nonfinite")

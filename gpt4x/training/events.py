@@ -1,6 +1,6 @@
 """TensorBoard's event files: what was written of steps that a resumed run takes again is removed from them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import pathlib
 import tempfile
@@ -11,12 +11,13 @@ import numpy as np
 from gpt4x import storage
 from gpt4x.checkpoints.integrity import reason
 from gpt4x.errors import UserError
+from gpt4x.media.medium import Audio
 
 _FILES = "events.out.tfevents.*"
 
 
 class Events:
-  """Appends scalars to an event file of a directory, which is made by the first of them.
+  """Appends scalars, pictures and sounds to an event file of a directory, which is made by the first of them.
 
   TensorFlow's own way into a bucket has other credentials than ours, and none into S3: events for a bucket are written
   to a directory of this machine, from which `flush` uploads them.
@@ -29,14 +30,27 @@ class Events:
     self._writer: Any = None  # Opened late, for TensorFlow takes seconds to import.
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
+    with np.errstate(over="ignore"):  # TensorBoard's numbers are float32: what is too large for them is infinite.
+      scalars = {name: np.float32(value) for name, value in values.items()}
+    with self._opened() as writer:
+      writer.write_scalars(step, scalars)
+
+  def show(self, step: int, name: str, picture: np.ndarray, sounds: Mapping[str, Audio]) -> None:
+    with self._opened() as writer:
+      writer.write_images(step, {name: picture[None]})
+      for number, sound in sounds.items():
+        samples = sound.samples[None, :, None].astype(np.float32) / 32768
+        writer.write_audios(step, {f"{name}/{number}": samples}, sample_rate=sound.rate)
+
+  @contextlib.contextmanager
+  def _opened(self) -> Iterator[Any]:
+    """A writer, whose writings are in the file at the end."""
     if self._writer is None:
       from clu import metric_writers
       self._writer = metric_writers.SummaryWriter(str(self._local))
     import tensorflow as tf
-    with np.errstate(over="ignore"):  # TensorBoard's numbers are float32: what is too large for them is infinite.
-      scalars = {name: np.float32(value) for name, value in values.items()}
     try:
-      self._writer.write_scalars(step, scalars)
+      yield self._writer
       self._writer.flush()  # A killed run has written all that is in metrics.jsonl.
     except tf.errors.OpError as error:
       self._writer = None  # It would fail again as it closes.

@@ -12,9 +12,11 @@ from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.data.prefetch import prefetch
 from gpt4x.evaluation.likelihood import Evaluator
+from gpt4x.evaluation.samples import shower
 from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
 from gpt4x.launch import agreement, lock
+from gpt4x.objectives.modalities import without_absent
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import finiteness, hardware, plots
 from gpt4x.training.config import TrainConfig
@@ -49,6 +51,7 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   experiment = config.experiment.to_train(model_dir, goes_on, config.init_from)
   if config.eval_period:
     experiment.data.check_split(config.eval_split)  # Before anything is tokenized.
+  show = shower(experiment, config.eval_split) if config.eval_period and config.eval_samples else None
   directory = Checkpoints(model_dir, config.checkpoints)
 
   # The state and the data, from the same step.
@@ -88,12 +91,18 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
     """Whether the evaluation came to its end: a request to stop does not wait for it."""
     assert likelihood and task_metrics
     max_batches = None if config.whole_final_eval and step == total_steps else config.eval_batches
+    gallery = None
     try:
       metrics = likelihood(state.params, between_batches=preemption.check, max_batches=max_batches)
       metrics |= task_metrics(state.params, preemption.check)
+      if show:
+        measures, gallery = show(state.params, config.eval_samples, preemption.check)
+        metrics |= measures
     except Stopped:
       return False
     writer.write(step, config.eval_split, metrics)
+    if gallery:
+      writer.show(step, config.eval_split, gallery)
     found = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     progress.print(f"step {step}: {config.eval_split} {found}")
     return True
@@ -103,7 +112,7 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
     owner.check()
     rates.count_step()
     if at % config.log_period == 0 or at == total_steps or metrics.get("skipped"):
-      writer.write(at, "train", metrics | rates.since_last())
+      writer.write(at, "train", without_absent(metrics) | rates.since_last())
     progress.update(at, metrics["loss"], rates.tokens_per_second)
 
   compiled, unreported, evaluated = None, None, True

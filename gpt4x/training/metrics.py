@@ -12,6 +12,7 @@ import jax
 
 from gpt4x import run_directory, storage
 from gpt4x.errors import UserError
+from gpt4x.evaluation.gallery import Gallery, place
 from gpt4x.launch import agreement
 from gpt4x.training.growing_file import GrowingFile
 from gpt4x.training.trackers.tracker import Run, Tracker, Trackers
@@ -54,6 +55,13 @@ class MetricsWriter:
       self._trackers.write(int(step), {f"{split}/{name}": value for name, value in values.items()})
     if self._lines.is_due:
       self.flush()
+
+  def show(self, step: int, split: str, gallery: Gallery) -> None:
+    """Writes what an evaluation has to show into DIR/samples, and shows it to the trackers."""
+    if self._active and gallery.sheet is not None:
+      gallery.write(place(str(self._path.parent), step))
+      if self._trackers:
+        self._trackers.show(step, f"{split}/samples", gallery.sheet.pixels, gallery.sounds)
 
   def flush(self) -> None:
     """Returns when all lines are in their files, which they have to be before a checkpoint of their step is."""

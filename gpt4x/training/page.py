@@ -1,5 +1,6 @@
 """A run as one HTML page that needs nothing else: no network, no script, no other file."""
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
 import html
 import pathlib
@@ -36,6 +37,7 @@ p { margin: 0 0 1rem; } .lead { font-size: 1.1rem; color: var(--soft); max-width
 .tile strong { display: block; font-size: 1.6rem; line-height: 1.3; letter-spacing: -0.02em; font-weight: 620; }
 .tile.first strong { color: var(--other); }
 figure { margin: 2.2rem 0 0; } figure svg { display: block; width: 100%; height: auto; }
+figure img { max-width: 100%; }
 figcaption, .note { color: var(--soft); font-size: 0.88rem; margin-top: 0.6rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 0.5rem 1rem 0.5rem 0; border-bottom: 1px solid var(--line); font-weight: 400;
@@ -55,12 +57,16 @@ details pre { margin-top: 0.8rem; }
 
 
 def page(summary: Summary, experiment: Experiment, gin_text: str, samples: Sequence[Completion] = (),
-         how: str = "") -> str:
-  """The page of a run; `how` says of the samples how they were drawn, or why there are none."""
+         how: str = "", sheet: tuple[int, bytes] | None = None) -> str:
+  """The page of a run.
+
+  `how` says of the samples how they were drawn, or why there are none; `sheet` is a step and the PNG of its media.
+  """
   name = pathlib.PurePath(summary.model_dir).name or summary.model_dir
   parts = [
       f"<h1>{_text(name)}</h1>", _lead(summary, experiment), _tiles(summary), _figure(summary),
-      "<h2>Beside compressors</h2>", _comparison(summary), *_samples(samples, how),
+      f"<h2>{'Beside compressors' if summary.baselines else 'Held out'}</h2>", _comparison(summary), *_media(sheet),
+      *_samples(samples, how),
       "<h2>The run</h2>", _table(_facts(summary, experiment)),
       f"<details><summary>Configuration (gin)</summary><pre>{_text(gin_text.strip())}</pre></details>"]
   return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -78,8 +84,8 @@ def _lead(summary: Summary, experiment: Experiment) -> str:
 
 
 def _tiles(summary: Summary) -> str:
-  tiles = [("bits per byte", _bits(summary.last["bits_per_byte"]))]
-  tiles += [(f"bits per byte of {name}", _bits(bits)) for name, bits in list(summary.baselines.items())[:1]]
+  tiles = [(summary.unit, _bits(summary.last[summary.measure]))]
+  tiles += [(f"{summary.unit} of {name}", _bits(bits)) for name, bits in list(summary.baselines.items())[:1]]
   tiles += [("steps", f"{summary.steps:,}")]
   if summary.tokens_per_second is not None:
     tiles += [("tokens a second", f"{summary.tokens_per_second:,.0f}")]
@@ -101,20 +107,29 @@ def _figure(summary: Summary) -> str:
 
 
 def _comparison(summary: Summary) -> str:
-  """Bars of bits per byte. The first evaluation goes beyond them, so it sets no scale."""
+  """Bars of what the run is judged by. The first evaluation goes beyond them, so it sets no scale."""
   rows: list[tuple[str, str, float | None]] = [
-      (" class='model'", f"this model, step {summary.last['step']:,}", summary.last["bits_per_byte"])]
+      (" class='model'", f"this model, step {summary.last['step']:,}", summary.last[summary.measure])]
   rows += [("", name, bits) for name, bits in summary.baselines.items()]
   if summary.first is not summary.last:
-    rows.append((" class='beyond'", f"this model, step {summary.first['step']:,}", summary.first["bits_per_byte"]))
+    rows.append((" class='beyond'", f"this model, step {summary.first['step']:,}", summary.first[summary.measure]))
   scale = 1.15 * max([bits for kind, _, bits in rows if bits is not None and "beyond" not in kind], default=1.0)
   width = lambda bits: f"{min(100.0, 100 * (bits or 0) / scale):.1f}%"
   cells = "".join(
       f"<tr{kind}><th scope='row'>{_text(label)}</th><td class='number'>{_bits(bits)}</td><td class='bar'>"
       f"<div style='width: {width(bits)}'></div></td></tr>" for kind, label, bits in rows)
   part = "a part of the" if summary.last.get("partial") else "the"
-  return (f"<table class='bars'>{cells}</table><p class='note'>Bits per byte on {part} held-out text:"
+  what = "text" if summary.measure == "bits_per_byte" else "data"
+  return (f"<table class='bars'>{cells}</table><p class='note'>{summary.unit.capitalize()} on {part} held-out {what}:"
           f" {summary.last['tokens']:,.0f} tokens. Less is better.</p>")
+
+
+def _media(sheet: tuple[int, bytes] | None) -> Iterator[str]:
+  if sheet is not None:
+    step, png = sheet
+    yield (f"<h2>Media</h2><figure><img alt='The contact sheet of step {step}'"
+           f" src='data:image/png;base64,{base64.b64encode(png).decode()}'><figcaption>Made at step {step:,}. A"
+           " number is that of a file beside the sheet.</figcaption></figure>")
 
 
 def _samples(samples: Sequence[Completion], how: str) -> Iterator[str]:

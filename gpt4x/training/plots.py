@@ -17,7 +17,8 @@ if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
-_PANELS = {"loss": "loss (nats per token)", "bits_per_byte": "bits per byte", "psnr": "PSNR (dB)"}
+_PANELS = {"loss": "loss (nats per token)", "bits_per_byte": "bits per byte", "bits_per_dim": "bits per dimension",
+           "bits_per_sample": "bits per sample", "psnr": "PSNR (dB)"}
 _COLORS = {"ink": "#1f2328", "faint": "#8b929a", "paper": "#ffffff", "train": "#3566c8", "other": "#d4572a"}
 _INTERESTING = 0.05  # The share of a run after whose first steps all of its curves are in view.
 

@@ -13,6 +13,9 @@ from gpt4x.experiment import Experiment
 from gpt4x.training.metrics import read_metrics
 
 SPLIT = "validation"
+# What a run is judged by: the first of them that it has, and its name.
+MEASURES = {"bits_per_byte": "bits per byte", "bits_per_dim": "bits per dimension",
+            "bits_per_sample": "bits per sample", "loss": "nats per token"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Summary:
     seconds: of training, without compilation and evaluation; None where no line has a rate.
     tokens_per_second, mfu: their medians; None where no line has them.
     environment: what environment.json says; empty for a run of another loop or version.
+    measure: one of MEASURES.
   """
 
   model_dir: str
@@ -44,14 +48,25 @@ class Summary:
   tokens_per_second: float | None
   mfu: float | None
   environment: Mapping[str, Any]
+  measure: str = "bits_per_byte"
+
+  @property
+  def unit(self) -> str:
+    return MEASURES[self.measure]
 
 
 def summarize(model_dir: str, experiment: Experiment) -> Summary:
   """Reads a run, and compresses the text that it is judged by, where that has not been done yet."""
   model, metrics, dataset = experiment.language_model, read_metrics(model_dir), experiment.dataset
-  evaluations = [line for line in metrics if line["split"] == SPLIT and {"bits_per_byte", "tokens"} <= line.keys()]
+  evaluations = [line for line in metrics if line["split"] == SPLIT and "tokens" in line
+                 and MEASURES.keys() & line.keys()]
   if not evaluations:
-    raise UserError(f"{model_dir} has no validation metrics in bits per byte yet: train with EVAL_PERIOD set")
+    raise UserError(f"{model_dir} has no validation metrics yet: train with EVAL_PERIOD set")
+  measure = next(name for name in MEASURES if name in evaluations[-1])
+  evaluations = [line for line in evaluations if measure in line]
+  baselines = {}  # Compressors are of text alone.
+  if measure == "bits_per_byte" and not experiment.data.modalities:
+    baselines = compressors.of_split(model_dir, experiment.data, SPLIT)
   speeds = sorted((line["tokens_per_second"], line["mfu"]) for line in metrics
                   if line.get("tokens_per_second") is not None and line.get("mfu") is not None)
   tokens_per_second, mfu = speeds[len(speeds) // 2] if speeds else (None, None)
@@ -65,6 +80,6 @@ def summarize(model_dir: str, experiment: Experiment) -> Summary:
     found = json.loads(storage.read(storage.path(model_dir) / run_directory.ENVIRONMENT) or b"")
     environment = found if isinstance(found, dict) else {}
   return Summary(
-      model_dir, metrics, evaluations[0], evaluations[-1], compressors.of_split(model_dir, experiment.data, SPLIT),
+      model_dir, metrics, evaluations[0], evaluations[-1], baselines,
       model.config.num_params(), steps, steps * dataset.batch_size * dataset.segment_length,
-      seconds or None, tokens_per_second, mfu, environment)
+      seconds or None, tokens_per_second, mfu, environment, measure)

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from gpt4x.media.files import images
+
 SMALL = ["TransformerConfig.num_layers=2", "TransformerConfig.embed_dim=32", "TransformerConfig.mlp_dim=64",
          "BATCH_SIZE=4", "EVAL_STEPS=2"]
 
@@ -31,7 +33,14 @@ def test_train_then_fine_tune_and_sample(repository, tmp_path):
   assert sum("nats a token" in line for line in sampled) == 3
 
 
+def test_draw(repository, tmp_path):
+  small = [f"--gin={binding}" for binding in SMALL]
+  *losses, last = run(repository, tmp_path, "draw.py", "--steps=2", "--pictures=60", *small)
+  assert [line.split(":")[0] for line in losses] == ["step 0", "step 2"] and last == "wrote drawings.png"
+  assert images.read(tmp_path / "drawings.png").pixels.shape == (3 * 12 * 8, 4 * 12 * 8, 1)
+
+
 def test_each_is_short_and_run(repository):
   examples = sorted((repository / "examples").glob("*"))
-  assert [path.name for path in examples if path.suffix] == ["fine_tune.py", "sample.py", "train.py"]
+  assert [path.name for path in examples if path.suffix] == ["draw.py", "fine_tune.py", "sample.py", "train.py"]
   assert all(len(path.read_text().splitlines()) <= 120 for path in examples if path.suffix)

@@ -9,15 +9,17 @@ import types
 
 import pytest
 
+from gpt4x.media.files import images
 
-def cells_of(root: pathlib.Path) -> list[str]:
-  cells = json.loads((root / "notebooks" / "train_tiny.ipynb").read_text())["cells"]
+
+def cells_of(root: pathlib.Path, name: str = "train_tiny") -> list[str]:
+  cells = json.loads((root / "notebooks" / f"{name}.ipynb").read_text())["cells"]
   return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
-def test_train_tiny(repository, tmp_path, monkeypatch, capsys):
-  code = "\n\n".join(cells_of(repository))
-  assert "steps = 200" in code
+@pytest.fixture(name="shown")
+def _shown(tmp_path, monkeypatch):
+  """What a notebook displays, by IPython; pip is not needed."""
   shown = []
   display = types.SimpleNamespace(Image=lambda path: path, display=shown.append)
   monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(version_info=(9, 0)))  # Matplotlib asks for it.
@@ -26,12 +28,32 @@ def test_train_tiny(repository, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(subprocess, "run", lambda command, **options: pytest.fail("gpt4x is here already")
                       if "pip" in command else run(command, **options))
   monkeypatch.chdir(tmp_path)
+  return shown
+
+
+def test_train_tiny(repository, tmp_path, shown, capsys):
+  code = "\n\n".join(cells_of(repository))
+  assert "steps = 200" in code
   code = code.replace("steps = 200", "steps = 2")
   code = code.replace("'EVAL_STEPS=20'", "'EVAL_STEPS=2'")
   exec(compile(code, "notebook", "exec"), {})
   assert shown == ["runs/notebook/loss.png"] and (tmp_path / shown[0]).exists()
   printed = capsys.readouterr().out
   assert "def main(" in printed and "(2, 64, 384) 2,066,496 parameters" in printed
+
+
+def test_draw_tiny(repository, tmp_path, shown):
+  first, *cells = cells_of(repository, "draw_tiny")
+  assert first == cells_of(repository)[0], "which the next test runs"
+  code = "\n\n".join([first, *cells])
+  for whole, small in (("steps = 200", "steps = 2"), ("side = 12", "side = 8"), ("range(600)", "range(40)"),
+                       ("num_layers=4", "num_layers=1"), ("'BATCH_SIZE=16'", "'BATCH_SIZE=2', 'EVAL_STEPS=1'"),
+                       ("draw.integers(2, 5)", "2")):
+    assert code.count(whole) == 1, whole
+    code = code.replace(whole, small)
+  exec(compile(code, "notebook", "exec"), {})
+  assert shown == [f"{name}-{sample}.png" for name in ("square", "disc", "cross") for sample in (0, 1)]
+  assert all(images.read(tmp_path / path).pixels.shape == (64, 64, 1) for path in shown)
 
 
 # In the place of pip: notes what it is to install, and brings another version of `later`.

@@ -22,7 +22,7 @@ from gpt4x.data import prepared, python_stdlib, vocabularies
 from gpt4x.partitioning import planning_for
 from gpt4x.planning import compiler
 from tests import shown
-from tests.integration import corpus
+from tests.integration import corpus, media_folder
 from tests.interop import hugging_face
 
 # By what is in the command: why it cannot run here, and the devices that it is for.
@@ -35,11 +35,9 @@ ELSEWHERE = {
     "gs://BUCKET/corpus": ("a bucket; data/test_objects.py reads emulated ones", 1),
     "@WeightsAndBiases": ("trackers' own packages; test_trackers.py runs them where they are installed", 1),
     "--loop=t5x": ("upstream t5x; test_t5x.py runs it where it is installed", 1),
-    "experiments/image_codec.gin": ("pictures of one's own; media/test_codec_training.py trains codecs", 1),
-    "experiments/audio_codec.gin": ("sounds of one's own; media/test_codec_training.py trains codecs", 1),
-    "experiments/video_codec.gin": ("videos of one's own; media/test_codec_training.py trains codecs", 1),
     "train --gin_file=experiments/dense_70b.gin": ("a TPU pod, 32 chips", 32),
     "train --gin_file=experiments/mixture_8x7b.gin": ("a TPU pod, 16 chips", 16),
+    "train --gin_file=experiments/multimodal_8x7b.gin": ("a TPU pod, 16 chips", 16),
     "train --gin_file=experiments/mixture_1t.gin": ("a TPU pod, 256 chips", 256),
     "train --gin_file=experiments/mixture_1.8t.gin": ("a TPU pod, 512 chips", 512),
 }
@@ -47,10 +45,16 @@ MODEL = {"TransformerConfig.vocab_size": 512, "TransformerConfig.num_layers": 2,
          "TransformerConfig.num_heads": 2, "TransformerConfig.num_kv_heads": 2, "TransformerConfig.mlp_dim": 16,
          "TransformerConfig.memory_length": 8, "TransformerConfig.eval_memory_length": 8,
          "MoEConfig.num_experts": 4, "MoEConfig.mlp_dim": 8}
+MEDIA_MODEL = MODEL | {"TransformerConfig.vocab_size": 4352}
+# What an earlier command of the pages has made, by its name there.
+EARLIER = {"runs/wt103": "converted", "runs/codec": "image_run", "CODEC": "image_run",
+           **dict.fromkeys(("runs/draw", "runs/see", "runs/any"), "media_run")}
+CODEC = {"CodecConfig.width": 4, "CodecConfig.depth": 1}
 ONE_DEVICE = {"Partitioner.data": 1, "Partitioner.num_devices": 1}  # Which compiles faster.
 RUN = {"TASK_FEATURE_LENGTHS": {"targets": 16}, "BATCH_SIZE": 16, "TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "EVAL_STEPS": 1,
        "train.whole_final_eval": False, "CHECKPOINT_PERIOD": 1, "warmup_linear.warmup_steps": 1,
        "warmup_cosine.warmup_steps": 1}
+FROM_PREFIX = {"TASK_FEATURE_LENGTHS": {"inputs": 96, "targets": 96}}  # A prompt, and what is predicted.
 # Small parts of the standard library, some of each split.
 SOURCES = ("os.py", "ast.py", "abc.py", "asyncio/events.py", "asynchat.py", "contextlib.py")
 
@@ -64,6 +68,15 @@ reason = lambda text: next((key for key in ELSEWHERE if key in text), None)
 
 def gin(bindings: dict) -> list[str]:
   return [f"--gin.{name}={value!r}" for name, value in bindings.items()]
+
+
+def sizes_of(text: str) -> dict:
+  """What makes a new run of a command small."""
+  if "_codec.gin" in text:  # Whose rows have the length of a medium.
+    return {name: value for name, value in RUN.items() if name != "TASK_FEATURE_LENGTHS"} | CODEC
+  if "MediaTokens" in text:
+    return MEDIA_MODEL | RUN | ({} if "media_tiny.gin" in text else FROM_PREFIX)
+  return MODEL | RUN
 
 
 def run(*arguments) -> None:
@@ -112,21 +125,32 @@ def _made(library, tmp_path_factory):
     run("train", "--gin_file=experiments/stdlib_tiny.gin", "--model_dir=run", *gin(MODEL | RUN | ONE_DEVICE))
     run("convert", "--from=transfo_xl", "--input=transfo-xl-wt103", "--model_dir=converted")
     run("export", "--model_dir=run", "--output=exported")
+    media_folder.write(folder)
+    for name, files in (("image", "images"), ("audio", "sounds")):
+      flags = [f"--gin_file=experiments/{name}_codec.gin", f"--gin.LocalMedia.files='{files}/*.jsonl'"]
+      run("train", *flags, f"--model_dir={name}_run", *gin(sizes_of(flags[0]) | ONE_DEVICE))
+      run("export", f"--model_dir={name}_run", f"--output=codecs/{name}")
+    flags = ["--gin_file=experiments/image_generate_tiny.gin", "--gin.LocalMedia.files='images/*.jsonl'",
+             "--gin.MediaTokens.image='codecs/image'"]
+    run("train", *flags, "--model_dir=media_run", *gin(sizes_of(flags[-1]) | ONE_DEVICE))
   return folder
 
 
 @pytest.mark.parametrize("text", [text for text in COMMANDS if not reason(text)])
 def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   monkeypatch.chdir(tmp_path)
-  for name in ("corpus", "transfo-xl-wt103", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens"):
+  for name in ("corpus", "transfo-xl-wt103", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens", "images",
+               "sounds", "videos", "media", "pictures", *(["codecs"] if "export" not in text else [])):
     os.symlink(made / name, name)
+  for name in ("boots.png", "a.png", "b.png"):
+    os.symlink(made / "images" / "0.png", name)
   arguments = shown.Command(text).arguments
   parsed = cli._parse(arguments)
   command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
   tuned = "init_from" in text
   needed = {}  # What an earlier command has made.
   if command in ("eval", "generate", "export", "report") or (command == "train" and not new):
-    needed[parsed.model_dir] = "converted" if parsed.model_dir == "runs/wt103" else "run"
+    needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
   if command == "train" and tuned:
     needed["runs/wt103"] = "converted"
   if command == "convert" and parsed.source == "safetensors":
@@ -142,9 +166,12 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
       os.utime(path, (0, 0))
   if getattr(parsed, "trust", ()):
     pathlib.Path("my_tasks.py").touch()
-  sizes = RUN | ({} if tuned else MODEL if new else {"TRAIN_STEPS": 3}) | ({} if "Partitioner" in text else ONE_DEVICE)
+  sizes = sizes_of(text) if new and not tuned else RUN | ({} if new else {"TRAIN_STEPS": 3})
+  sizes |= {} if "Partitioner" in text else ONE_DEVICE
   back = ["--step=1"] if getattr(parsed, "step", None) and command == "train" else []  # Of the steps that there are.
-  tiny = {"train": [*gin(sizes), *back], "vocabulary": ["--size=360"], "generate": ["--max_tokens=3"]}
+  ending = pathlib.Path(getattr(parsed, "output", None) or "").suffix
+  drawn = {".png": ["--size=8x8"], ".wav": ["--seconds=0.01"]}.get(ending)
+  tiny = {"train": [*gin(sizes), *back], "vocabulary": ["--size=360"], "generate": drawn or ["--max_tokens=3"]}
   assert cli.main([*arguments, *tiny.get(command, [])]) == 0, capfd.readouterr().err
   out, err = capfd.readouterr()
   assert "Traceback" not in err
@@ -152,7 +179,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
     *_, last = pathlib.Path(parsed.model_dir, "metrics.jsonl").read_text().splitlines()
     assert json.loads(last)["step"] == (2 if new else 3)
   elif command == "generate" and not parsed.json:
-    assert out.startswith(parsed.prompt[0])
+    assert out.startswith("wrote " if drawn else (parsed.prompt or [""])[0])
   else:
     assert out
 

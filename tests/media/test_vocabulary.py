@@ -100,6 +100,7 @@ def test_no_id_of_a_medium_is_taken_for_unknown_or_for_an_end(folder):
   assert vocabulary.decode(ids) == "<image>a"
   found = vocabulary.decode_parts(ids)
   assert [one if isinstance(one, str) else one.medium for one in found] == ["image", "a", "image", "b"]
+  assert vocabulary.decode_parts([*vocabulary.encode("a"), EOS, *vocabulary.encode("b")]) == ["ab"]
 
 
 def test_codes_of_learned_codecs(folder):

@@ -120,6 +120,17 @@ def test_the_search_ranks_what_fits(monkeypatch, capsys):
   assert {found["remat"] for found in plans} == {"none", "dots_no_batch", "full"}
 
 
+def test_a_plan_needs_neither_data_nor_codecs(monkeypatch, capsys, tmp_path):
+  """Of an experiment whose vocabulary is made of codecs and of text that are not here."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path / "data"))
+  monkeypatch.setattr(compiler, "topology_devices", _no_libtpu)
+  assert cli.main(["plan", "--gin_file=experiments/multimodal_8x7b.gin", "--topology=v5p:2x2x4", "--json"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found["params"] > 47e9 and sum(found["memory"].values()) < 0.9 * found["hbm"]
+  assert list(tmp_path.iterdir()) == []
+
+
 def _no_libtpu(topology):
   raise ImportError("libtpu")
 
@@ -150,13 +161,14 @@ def test_the_compiler_agrees_with_the_formulas():
 
 
 @needs_compiler
-@pytest.mark.parametrize("experiment, topology", [("mixture_1t", "v5p:4x8x8"), ("mixture_1.8t", "v5p:8x8x8")])
-def test_a_trillion_parameters_fit(experiment, topology):
+@pytest.mark.parametrize("experiment, topology, params", [
+    ("mixture_1t", "v5p:4x8x8", 1e12), ("mixture_1.8t", "v5p:8x8x8", 1e12), ("multimodal_8x7b", "v5p:2x2x4", 47e9)])
+def test_what_is_planned_fits(experiment, topology, params):
   """The whole training step, with a tenth of every chip's memory to spare."""
   topology = parse_topology(topology)
   with planning_for(compiler.topology_devices(topology)):
     config = reading.new_run([f"experiments/{experiment}.gin"])
     step, partitioner = compiler.Step.of(config), config.partitioner
     compiled = compiler.compile_step(step, partitioner)
-  assert step.config.num_params() > 1e12 and partitioner.mesh.size == topology.num_devices
+  assert step.config.num_params() > params and partitioner.mesh.size == topology.num_devices
   assert sum(compiler.memory(compiled).values()) < 0.9 * topology.chip.hbm

@@ -7,6 +7,9 @@ import pytest
 import tensorflow as tf
 
 from gpt4x.errors import UserError
+from gpt4x.evaluation.contact_sheet import Cell
+from gpt4x.evaluation.gallery import Gallery
+from gpt4x.media.medium import Audio, Image
 from gpt4x.training.metrics import MetricsWriter
 from gpt4x.training.trackers.tensorboard import TensorBoard
 
@@ -97,3 +100,49 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     writer.write(2, "train", {"loss": 1.0})
   assert "\n" not in str(error.value)
   writer.close()  # Does not fail again.
+
+
+def shown_in(folder):
+  """{tag: [(step, first bytes)]} of pictures and sounds."""
+  found = {}
+  for path in sorted(folder.glob("*tfevents*")):
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+      for value in event.summary.value:
+        kind = value.metadata.plugin_data.plugin_name or found[value.tag][0]
+        if kind in ("images", "audio"):
+          content = tf.make_ndarray(value.tensor).ravel().tolist()
+          found.setdefault(value.tag, (kind, []))[1].append((event.step, content))
+  return found
+
+
+def test_pictures_and_sounds_of_steps_that_are_taken_again(tmp_path):
+  """Each is there once, and is what was shown."""
+  def show(steps, start_at):
+    writer = start(tmp_path, start_at)
+    for step in steps:
+      writer.write(step, "validation", {"loss": 1.0})
+      writer.show(step, "validation", gallery(step))
+    writer.close()
+
+  def gallery(step):
+    sound = Audio(np.full(400, 30 * step, np.int16), 8000)
+    return Gallery([Cell(f"step {step}", [Image(np.full((8, 8, 1), step, np.uint8))]), Cell("beep", [sound])])
+
+  show((1, 2, 3), -1)
+  show((3, 4), 2)  # Killed before step 3 was saved.
+  found = shown_in(tmp_path)
+  assert {tag: (kind, [step for step, _ in entries]) for tag, (kind, entries) in found.items()} == {
+      "validation/samples": ("images", [1, 2, 3, 4]), "validation/samples/001": ("audio", [1, 2, 3, 4])}
+  for step, (*_, png) in found["validation/samples"][1]:
+    np.testing.assert_array_equal(tf.io.decode_png(png).numpy(), gallery(step).sheet.pixels)
+  for step, (wav, *_) in found["validation/samples/001"][1]:
+    samples, rate = tf.audio.decode_wav(wav)
+    assert rate == 8000 and np.round(samples.numpy() * 32768).ravel().tolist() == [30 * step] * 400
+  assert sorted(path.name for path in (tmp_path / "samples" / "step_4").iterdir()) == ["001.wav", "contact_sheet.png"]
+
+
+def test_nothing_to_show_is_not_shown(tmp_path):
+  writer = start(tmp_path, -1)
+  writer.show(1, "validation", Gallery([]))
+  writer.close()
+  assert [path.name for path in tmp_path.iterdir()] in ([], ["metrics.jsonl"])

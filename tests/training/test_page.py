@@ -1,5 +1,6 @@
 """The page of a run shows its figures, and whatever text a run has stays text."""
 
+import base64
 import dataclasses
 import types
 
@@ -40,6 +41,27 @@ def test_its_figures():
                 "Python 3.12.1", "jax 0.10.2", "Hollow points"):
     assert words in found.text, words
   assert found.tags["svg"] == found.tags["details"] == 1 and found.tags["pre"] == 2 and found.tags["title"] == 1
+
+
+def test_its_media():
+  png = bytes(range(256)) * 40  # Any bytes, such as those whose base64 has "//" in it.
+  found = html_pages.check(page(SUMMARY, experiment(), "", sheet=(1200, png)))
+  [source] = [value for tag, name, value in found.attributes if (tag, name) == ("img", "src")]
+  assert base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True) == png
+  assert "step 1,200" in found.text
+  assert not html_pages.check(page(SUMMARY, experiment(), "")).tags["img"]
+
+
+@pytest.mark.parametrize("measure, unit", [
+    ("bits_per_dim", "bits per dimension"), ("bits_per_sample", "bits per sample"), ("loss", "nats per token")])
+def test_a_run_without_text(measure, unit):
+  lines = [{"step": step, "split": "validation", "loss": 2.5, measure: value, "tokens": 512.0}
+           for step, value in ((0, 8.125), (9, 3.625))]
+  told = dataclasses.replace(SUMMARY, metrics=lines, first=lines[0], last=lines[-1], baselines={}, measure=measure)
+  found = html_pages.check(page(told, experiment(), ""))
+  for words in (unit, "3.625", "8.125", f"{unit.capitalize()} on the held-out data"):
+    assert words in found.text, words
+  assert "compressors" not in found.text and "bits per byte" not in found.text
 
 
 def test_text_stays_text():

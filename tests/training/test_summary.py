@@ -10,8 +10,8 @@ from gpt4x.training import summary
 from gpt4x.training.metrics import MetricsWriter
 
 EXPERIMENT = types.SimpleNamespace(
-    data=None, dataset=types.SimpleNamespace(batch_size=4, segment_length=8),
-    model=types.SimpleNamespace(config=types.SimpleNamespace(num_params=lambda: 1234)))
+    data=types.SimpleNamespace(modalities=None), dataset=types.SimpleNamespace(batch_size=4, segment_length=8),
+    language_model=types.SimpleNamespace(config=types.SimpleNamespace(num_params=lambda: 1234)))
 
 
 @pytest.fixture(name="write")
@@ -47,5 +47,20 @@ def test_without_rates_and_environment(tmp_path, write, environment):
 
 def test_a_run_without_evaluations(tmp_path, write):
   write(1, "train", {"loss": 1.0})
-  with pytest.raises(UserError, match="no validation metrics in bits per byte yet: train with EVAL_PERIOD set"):
+  with pytest.raises(UserError, match="no validation metrics yet: train with EVAL_PERIOD set"):
     summary.summarize(str(tmp_path), EXPERIMENT)
+
+
+def test_a_run_with_media_is_judged_by_what_it_has(tmp_path, write):
+  """By bits per byte before bits per dimension before its loss; compressors are of text alone."""
+  media = types.SimpleNamespace(**vars(EXPERIMENT) | {"data": types.SimpleNamespace(modalities=True)})
+  write(0, "validation", {"loss": 5.0, "tokens": 20.0})
+  write(1, "validation", {"loss": 4.0, "tokens": 20.0})
+  found = summary.summarize(str(tmp_path), EXPERIMENT)
+  assert (found.measure, found.first["loss"], found.baselines) == ("loss", 5.0, {})
+  write(2, "validation", {"loss": 3.0, "bits_per_dim": 4.5, "tokens": 20.0})
+  found = summary.summarize(str(tmp_path), media)
+  assert (found.measure, found.unit) == ("bits_per_dim", "bits per dimension") and found.first is found.last
+  write(3, "validation", {"loss": 3.0, "bits_per_dim": 4.5, "bits_per_byte": 2.0, "tokens": 20.0})
+  found = summary.summarize(str(tmp_path), media)
+  assert (found.measure, found.baselines) == ("bits_per_byte", {})

@@ -7,10 +7,14 @@ import pathlib
 import struct
 
 import jax
+import numpy as np
 import pytest
 
 from gpt4x import cli
 from gpt4x.errors import UserError
+from gpt4x.evaluation.contact_sheet import Cell
+from gpt4x.evaluation.gallery import Gallery
+from gpt4x.media.medium import Image
 from gpt4x.training.metrics import MetricsWriter
 from gpt4x.training.trackers import link, tracker
 from gpt4x.training.trackers.mlflow import MLflow
@@ -78,6 +82,28 @@ def test_a_tracker_gets_what_metrics_jsonl_gets(tmp_path):
   assert [line["step"] for line in again.run.kept] == [1, 2, 3] and again.run.went_back and again.closed
   assert [(line["step"], line["split"]) for line in again.run.retaken] == [
       (4, "train"), (4, "validation"), (5, "train")]
+
+
+class Watcher(Recorder):
+  """One that shows pictures."""
+
+  def show(self, step, name, picture, sounds):
+    self.found.append((step, name, picture.shape, sounds))
+
+
+def show(writer, steps):
+  for step in steps:
+    writer.write(step, "validation", {"loss": 1.0})
+    writer.show(step, "validation", Gallery([Cell("", [Image(np.full((8, 8, 1), step, np.uint8))])]))
+
+
+def test_a_tracker_may_show_pictures(tmp_path):
+  """One that has no way to is not asked."""
+  recorder, watcher = Recorder(), Watcher()
+  show(start(tmp_path, [recorder, watcher]), (3,))
+  [shown] = [entry for entry in watcher.found if len(entry) == 4]
+  assert shown[:2] == (3, "validation/samples") and shown[2][2] == 3 and shown[3] == {}
+  assert recorder.found == [(3, {"validation/loss": 1.0})]
 
 
 @pytest.mark.parametrize("fails", [ConnectionError("no route"), RuntimeError("a\nb"), SystemError()])
@@ -206,6 +232,18 @@ def test_weights_and_biases(tmp_path, monkeypatch):
 
 
 @installed("wandb")
+def test_weights_and_biases_shows_pictures_once(tmp_path):
+  import wandb
+  trackers = [WeightsAndBiases(project="p", mode="offline")]
+  for steps, at in (((1, 2, 3), -1), ((3, 4), 2)):
+    writer = start(tmp_path, trackers, step=at)
+    show(writer, steps)
+    writer.close()
+  wandb.teardown()
+  assert len(list((tmp_path / "wandb").glob("offline-run-*/files/media/images/validation/samples_*.png"))) == 4
+
+
+@installed("wandb")
 def test_weights_and_biases_that_refuse(tmp_path, monkeypatch):
   """Without a key and a terminal; and without a network, which is no mistake."""
   import wandb
@@ -258,6 +296,18 @@ def test_mlflow(tmp_path, store):
   [_, (other, curves, told)] = read_mlflow(store)
   assert other != run == told["mlflow.parentRunId"] and told["gpt4x.went_back_to"] == "5"
   assert curves["train/loss"] == shown(range(1, 6))["train/loss"] + shown((6, 7), 3.0)["train/loss"]
+
+
+@installed("mlflow")
+def test_mlflow_shows_pictures_once(tmp_path, store):
+  from mlflow.tracking import MlflowClient
+  for steps, at in (((1, 2, 3), -1), ((3, 4), 2)):
+    writer = start(tmp_path, [MLflow("e", store)], step=at)
+    show(writer, steps)
+    writer.close()
+  [(run, _, _)] = read_mlflow(store)
+  assert [one.path for one in MlflowClient(store).list_artifacts(run, "validation")] == [
+      f"validation/samples_{step}.png" for step in (1, 2, 3, 4)]
 
 
 @installed("mlflow")

@@ -98,7 +98,8 @@ class TransformerXLModel(models.DecoderOnlyModel):
     average = lambda total, count: clu.metrics.Average(total=total, count=count)
     loss, num_bytes = sums["loss"], target_bytes(jnp.asarray(self._token_bytes, jnp.float32), batch)
     return {name: average(one.value, one.weight) for name, one in sums.items() if not one.value.ndim} | {
-        "bits_per_byte": average(loss.value / jnp.log(2.0), num_bytes), "tokens": t5x_metrics.Sum(total=loss.weight),
+        "bits_per_byte": average(sums.get("loss_text", loss).value / jnp.log(2.0), num_bytes),
+        "tokens": t5x_metrics.Sum(total=loss.weight),
         "tokens_per_second": t5x_metrics.TimeRate.from_model_output(numerator=loss.weight),
         "steps_per_second": t5x_metrics.StepsPerTime.from_model_output()}
 

@@ -9,8 +9,10 @@ import time
 from typing import Any, ClassVar
 
 import gin
+import numpy as np
 
 from gpt4x import run_directory
+from gpt4x.media.medium import Audio
 from gpt4x.training.trackers.link import Link, settings, values_of
 from gpt4x.training.trackers.tracker import Run
 
@@ -79,6 +81,10 @@ class _Tracking:
     self._raise_failures(wait=False)
     if new := {name: value for name, value in values.items() if (step, name.split("/")[0]) not in self._has}:
       self._sent.append(self._thread.submit(self.send, [(step, new)]))
+
+  def show(self, step: int, name: str, picture: np.ndarray, sounds: Mapping[str, Audio]) -> None:
+    """The picture alone, an artifact that a step taken again writes again."""
+    self._sent.append(self._thread.submit(self._client.log_image, self._identity, picture, f"{name}_{step}.png"))
 
   def flush(self) -> None:
     """What a killed run has not sent is sent as it goes on."""

@@ -7,7 +7,10 @@ import importlib.util
 import sys
 from typing import Any, Protocol
 
+import numpy as np
+
 from gpt4x.errors import one_line, UserError
+from gpt4x.media.medium import Audio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,11 @@ class Run:
 
 
 class Tracking(Protocol):
-  """A tracker at work. An error ends it, not the run; only a UserError ends both."""
+  """A tracker at work. An error ends it, not the run; only a UserError ends both.
+
+  It may have one more method, `show(step, name, picture, sounds)`: the picture of an evaluation of that step, uint8
+  [H, W, 3], with sounds by name. It comes after the step's values, whose split is the first part of its name.
+  """
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Takes the values {"split/name": value} of a step. Steps never fall, and one may come in several parts."""
@@ -70,6 +77,9 @@ class Trackers:
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     self._each(lambda tracking: tracking.write(step, values))
+
+  def show(self, step: int, name: str, picture: np.ndarray, sounds: Mapping[str, Audio]) -> None:
+    self._each(lambda tracking: getattr(tracking, "show", lambda *_: None)(step, name, picture, sounds))
 
   def flush(self) -> None:
     self._each(lambda tracking: tracking.flush())

@@ -7,9 +7,11 @@ from typing import Any, ClassVar, Literal
 import uuid
 
 import gin
+import numpy as np
 
 from gpt4x import run_directory
 from gpt4x.errors import one_line, UserError
+from gpt4x.media.medium import Audio
 from gpt4x.training.trackers.link import Link, settings, values_of
 from gpt4x.training.trackers.tracker import Run
 
@@ -72,6 +74,12 @@ class _Tracking:
     new = {name: value for name, value in values.items() if (step, name.split("/")[0]) not in self._has}
     if new and step >= self._next:
       self._service.log(new, step=step)  # Hands it to W&B's own process, so training does not wait.
+
+  def show(self, step: int, name: str, picture: np.ndarray, sounds: Mapping[str, Audio]) -> None:
+    """The picture alone: W&B takes no sounds but by a package that may be missing."""
+    import wandb
+    if (step, name.split("/")[0]) not in self._has and step >= self._next:
+      self._service.log({name: wandb.Image(picture)}, step=step)
 
   def flush(self) -> None:
     """W&B's own process outlives this one."""

@@ -15,8 +15,8 @@ from gpt4x.commands import reading
 from gpt4x.data.dataset import DatasetConfig
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
-from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.codec_model import CodecModel
+from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner

@@ -56,5 +56,5 @@ class MediaTokens:
   def settings(self) -> dict[str, Any]:
     """As JSON, all but the codecs and the text that decides the ids of a medium."""
     size = self.image_size
-    return {"sizes": self.sizes, "image_size": list(size) if isinstance(size, Sequence) else None, "max_side": self.max_side,
-            "resample": self.resample}
+    return {"sizes": self.sizes, "image_size": list(size) if isinstance(size, Sequence) else None,
+            "max_side": self.max_side, "resample": self.resample}

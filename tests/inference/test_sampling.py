@@ -80,10 +80,10 @@ def test_only_what_is_legal_is_drawn(sampling):
 def test_a_mask_comes_behind_the_filters():
   """What they keep and is legal has the odds of before; where that is nothing, they choose among what is legal."""
   def frequencies(legal, **filters):
-    draw = jax.vmap(lambda key: Sampling(0.5, **filters)(LOGITS[:1], key[None], jnp.array([legal]))[0])
+    draw = jax.vmap(lambda key: Sampling(2.0, **filters)(LOGITS[:1], key[None], jnp.array([legal]))[0])
     return np.bincount(np.asarray(draw(jax.random.split(jax.random.key(4), 4000))), minlength=4) / 4000
 
-  odds = lambda *kept: np.array([p**2 if i in kept else 0.0 for i, p in enumerate([0.5, 0.3, 0.15, 0.05])])
+  odds = lambda *kept: np.array([p**0.5 if i in kept else 0.0 for i, p in enumerate([0.5, 0.3, 0.15, 0.05])])
   for legal, filters, kept in (
       ([True, True, True, True], {"top_k": 3}, (0, 1, 2)),
       ([False, True, True, True], {"top_k": 3}, (1, 2)),  # Not 3, the third likeliest of what is legal.

@@ -152,3 +152,16 @@ def test_what_cannot_be_laid_out():
     Tokens((3, 4), shared_range=True)
   with pytest.raises(UserError, match="MediaTokens.sizes = 0"):
     Layout(10, 1, num_sizes=0)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_all_frames_of_a_video_have_sound_or_none(first):
+  layout = LAYOUTS["all"]
+  sounds = (np.zeros((2, 2), int), np.zeros((0, 2), int))
+  frames = [layout.flatten(Span("video", np.zeros((1, 1, 2, 2), int), sound)) for sound in (sounds[:1], None)]
+  one, other = frames if first else frames[::-1]
+  found = layout.parse(np.concatenate([one[:-1], other[3:]]))  # Without the end of the one, and the begin of the other.
+  assert_same(found, [Span("video", np.zeros((1, 1, 2, 2), int), sounds[:1] if first else None)])
+  assert not found[0].complete
+  with pytest.raises(streams.Illegal):
+    Parser(layout, np.concatenate([one[:-1], other[3:]])).run()

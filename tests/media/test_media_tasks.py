@@ -87,13 +87,13 @@ def test_inputs_and_targets(tmp_path):
 
 def test_conditions_are_dropped_by_the_seed_and_in_training_alone(tmp_path):
   names = pngs(tmp_path, 4, (1, 1))
-  records = [{"image": names[i % 4], "text": f"{i}"} for i in range(300)]
-  write(records, records[:50])
+  records = [{"image": names[i % 4], "text": f"{i}"} for i in range(150)]
+  write(records, records[:30])
   gin.bind_parameter("LocalMedia.drop_condition", 0.3)
   dropped = lambda **options: [not one["inputs"] for one in read("local_text_to_media", **options)]
   first = dropped(seed=1)
   assert first == dropped(seed=1) != dropped(seed=2)
-  assert np.mean(first) == pytest.approx(0.3, abs=0.1)
+  assert np.mean(first) == pytest.approx(0.3, abs=0.12)
   assert not any(dropped(split="validation"))
   assert all(len(one["targets"]) == 7 for one in read("local_text_to_media"))  # With or without, the medium is there.
 

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from gpt4x.errors import UserError
 from gpt4x.media.layout import Layout, Span, Tokens
 from gpt4x.media.medium import Audio, Image, Video
-from gpt4x.media.preprocessors import drop_condition, inputs_and_targets
+from gpt4x.media.preprocessors import inputs_and_targets
 from gpt4x.media.public import array_codes, PublicSet, PublicSource
 import gpt4x.tasks  # noqa: F401  Finds the next.
 from gpt4x.tasks.public_media import SETS
@@ -112,7 +112,7 @@ def test_evaluation_drops_nothing(tfds_made_up):
   features = {"targets": seqio.Feature(Vocabulary())}
   public = SETS["spoken_digit"]
   coded = array_codes(PublicSource(public).get_dataset("validation", shuffle=False), features, public, True)
-  assert all(len(one["inputs"]) for one in drop_condition(inputs_and_targets(coded, features)).as_numpy_iterator())
+  assert [one["drop_condition"] for one in coded.as_numpy_iterator()] == [0, 0]
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -100,6 +100,7 @@ def test_no_id_of_a_medium_is_taken_for_unknown_or_for_an_end(folder):
   assert vocabulary.decode(ids) == "<image>a"
   found = vocabulary.decode_parts(ids)
   assert [one if isinstance(one, str) else one.medium for one in found] == ["image", "a", "image", "b"]
+  assert vocabulary.decode_parts([*vocabulary.encode("a"), EOS, *vocabulary.encode("b")]) == ["ab"]
 
 
 def test_codes_of_learned_codecs(folder):
@@ -113,7 +114,7 @@ def test_codes_of_learned_codecs(folder):
   assert found[0].pixels.shape == (4, 6, 1) and found[1].rate == 800 and found[2].frames.shape[1:] == (4, 6, 1)
 
 
-@pytest.mark.parametrize("samples", [5, 80, 333])
+@pytest.mark.parametrize("samples", [0, 5, 80, 333])
 def test_a_video_with_sound(folder, samples):
   """All cells of the sound, in their order, shared out to the latent frames."""
   vocabulary = MediaVocabulary(learned(folder))
@@ -181,7 +182,6 @@ def test_the_size_that_a_picture_is_given(size, patch, wanted, most, expected):
 
 
 def test_media_that_do_not_fit_are_made_to_or_refused(folder):
-  pytest.importorskip("gpt4x.media.files.sounds")
   tokens = learned(folder, image_size=8)
   span, = MediaVocabulary(tokens).encode_media([codecs.image(30, 21)])
   assert span.codes.shape == (4, 4, 1)

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 
@@ -51,10 +52,31 @@ def test_what_is_held_out_does_not_depend_on_where_the_folder_lies(few, tmp_path
   assert texts("validation", files="moved/*.jsonl") == before == texts("validation", files=f"{tmp_path}/moved/a.jsonl")
 
 
+def test_no_image_that_one_task_holds_out_trains_a_codec_in_another(few):
+  def images(kind, split):
+    made = LocalMediaSource(kind, LocalMedia("a.jsonl")).examples(split)
+    return {part.path for one in made for example in one for part in example.parts if not isinstance(part, str)}
+
+  for kind in ("document", "to_text", "to_media"):
+    assert images(kind, "validation") == images("image", "validation")
+    assert images(kind, "validation") and not images(kind, "validation") & images("image", "train")
+
+
 def test_validation_files_are_not_trained_on(few, tmp_path):
   json_lines(tmp_path / "v.jsonl", [{"text": "held out"}])
   assert texts("validation", validation_files="v.jsonl") == ["held out"]
   assert len(texts("train", validation_files="v.jsonl")) == 20
+
+
+def test_json_lines_may_be_packed_and_have_a_byte_order_mark(tmp_path):
+  with gzip.open("a.jsonl.gz", "wb") as file:
+    file.write(b'\xef\xbb\xbf{"text": "a"}\n\n{"text": "b"}\n')
+  json_lines(tmp_path / "v.jsonl", [{"text": "v"}])
+  assert texts("train", files="a.jsonl.gz", validation_files="v.jsonl") == ["a", "b"]
+  with open("a.jsonl.gz", "r+b") as file:
+    file.truncate(30)
+  with pytest.raises(UserError, match="cannot read a.jsonl.gz .*: mend it, or take it out of LocalMedia.files"):
+    texts("train", files="a.jsonl.gz", validation_files="v.jsonl")
 
 
 def test_gin_names_the_files(few):

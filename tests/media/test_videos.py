@@ -1,3 +1,4 @@
+import struct
 import sys
 
 import numpy as np
@@ -121,6 +122,19 @@ def test_webm(tmp_path):
   found = videos.read(tmp_path / "a.webm", fps=25)
   near(greys(found), grey_frames(6))
   assert frequency(found.sound.samples, found.sound.rate) == pytest.approx(440, abs=10)
+
+
+def test_a_video_is_upright_as_a_phone_held_it(tmp_path):
+  """The matrix in the header of the track says that it is shown turned to the right."""
+  frames = grey_frames(3, 48)[:, :32]
+  frames[:, :, :24] = 250  # The left half, which is the upper one when shown.
+  mp4(tmp_path / "a.mp4", [frames])
+  content = bytearray((tmp_path / "a.mp4").read_bytes())
+  place = content.index(b"tkhd") + 44
+  content[place:place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+  (tmp_path / "a.mp4").write_bytes(content)
+  found = videos.read(tmp_path / "a.mp4").frames
+  assert found.shape == (3, 48, 32, 3) and found[:, :20].min() > 230 and found[:, 28:].max() < 230
 
 
 def truncated(path):

@@ -13,6 +13,7 @@ from gpt4x.errors import refuse, require
 from gpt4x.media import fsq, transforms
 
 _PRECISION = jax.lax.Precision.HIGHEST  # Codes are to be the same on every accelerator.
+_LOUDNESS = 64.0  # The roots of a voice's coefficients are about one; without roots, loud ones would drown all others.
 
 
 @gin.configurable
@@ -161,7 +162,7 @@ def to_cells(config: CodecConfig, media: jax.Array) -> jax.Array:
   if config.medium == "video":
     return transforms.video_patches(media, config.patch, config.time_patch)
   coefficients = transforms.mdct(media, config.hop, config.window)
-  return jnp.sign(coefficients) * jnp.sqrt(jnp.abs(coefficients))  # Loud ones would drown all others.
+  return jnp.sign(coefficients) * jnp.sqrt(_LOUDNESS * jnp.abs(coefficients))
 
 
 def from_cells(config: CodecConfig, cells: jax.Array) -> jax.Array:
@@ -170,7 +171,7 @@ def from_cells(config: CodecConfig, cells: jax.Array) -> jax.Array:
     return transforms.images_of_patches(cells, config.patch)
   if config.medium == "video":
     return transforms.videos_of_patches(cells, config.patch, config.time_patch)
-  return transforms.inverse_mdct(cells * jnp.abs(cells), config.window)
+  return transforms.inverse_mdct(cells * jnp.abs(cells) / _LOUDNESS, config.window)
 
 
 def scaled(media: jax.Array) -> jax.Array:

@@ -59,10 +59,10 @@ def class_gaussians(vectors: np.ndarray, labels: Sequence, number: int, rank: in
   Returns:
     The draws [classes * number, F] and their labels.
   """
-  rng, found, labels = np.random.default_rng(seed), [], np.asarray(labels)
-  classes = np.unique(labels)
+  rng, found, of = np.random.default_rng(seed), [], np.asarray(labels)
+  classes = np.unique(of)
   for label in classes:
-    members = np.asarray(vectors[labels == label], np.float64)
+    members = np.asarray(vectors[of == label], np.float64)
     mean = members.mean(0)
     _, deviations, components = np.linalg.svd(members - mean, full_matrices=False)
     deviations, components = deviations[:rank] / np.sqrt(max(len(members) - 1, 1)), components[:rank]

@@ -3,6 +3,7 @@
 import bisect
 from collections.abc import Sequence
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,14 @@ def contact_sheet(cells: Sequence[Cell]) -> Image:
   font = ImageFont.load_default(_FONT)
   pictures = [[_fitted(picture(medium)) for medium in cell.media] for cell in cells]
   width = max([_SIDE, *(one.shape[1] for stack in pictures for one in stack)])
-  height = max(sum(one.shape[0] + 2 for one in stack) for stack in pictures) + _LINES * (_FONT + 2)
   columns = max(1, min(len(cells), _WIDTH // (width + _GAP)))
-  rows = -(-len(cells) // columns)
-  sheet = pillow.new("RGB", (_GAP + columns * (width + _GAP), _GAP + rows * (height + _GAP)), "white")
+  heights = [sum(one.shape[0] + 2 for one in stack) + _LINES * (_FONT + 2) + _GAP for stack in pictures]
+  tops = list(itertools.accumulate(
+      (max(heights[start:start + columns]) for start in range(0, len(cells), columns)), initial=_GAP))
+  sheet = pillow.new("RGB", (_GAP + columns * (width + _GAP), tops[-1]), "white")
   pen = ImageDraw.Draw(sheet)
   for number, (cell, stack) in enumerate(zip(cells, pictures)):
-    left, top = _GAP + number % columns * (width + _GAP), _GAP + number // columns * (height + _GAP)
+    left, top = _GAP + number % columns * (width + _GAP), tops[number // columns]
     for one in stack:
       sheet.paste(pillow.fromarray(one), (left, top))
       top += one.shape[0] + 2
@@ -55,7 +57,8 @@ def picture(medium: Medium) -> np.ndarray:
   """A medium as RGB pixels, uint8 [H, W, 3]."""
   if isinstance(medium, Audio):
     loudness = log_mel(medium).T[::-1]  # Low pitches below.
-    grey = np.round(255 * np.clip(1 - loudness / FLOOR, 0, 1)).astype(np.uint8)
+    loudest = max(loudness.max(), FLOOR / 2)  # What is quieter than half of the scale throughout stays dark.
+    grey = np.round(255 * np.clip((loudness - FLOOR) / (loudest - FLOOR), 0, 1)).astype(np.uint8)
     return np.repeat(grey[..., None], 3, -1)
   if isinstance(medium, Image):
     return np.broadcast_to(medium.pixels, (*medium.pixels.shape[:2], 3))

@@ -57,7 +57,10 @@ _spectrum = jax.jit(spectra.log_mel, static_argnums=(1, 2, 3))
 
 
 def timbre(sounds: Sequence[Audio], steps: int = 12) -> np.ndarray:
-  """The log-mel loudness of sounds of any length in `steps` equal parts of each, float32 [n, steps * BANDS]."""
+  """The log-mel loudness of sounds of any length in `steps` equal parts of each, float32 [n, steps * BANDS].
+
+  Each is less its mean, for a recording may be loud or quiet.
+  """
   found = []
   for sound in sounds:
     loudness = log_mel(sound)
@@ -66,5 +69,6 @@ def timbre(sounds: Sequence[Audio], steps: int = 12) -> np.ndarray:
     ends = np.linspace(0, len(loudness), steps + 1)
     whole = np.minimum(ends.astype(int), len(loudness) - 1)
     at_ends = total[whole] + (ends - whole)[:, None] * loudness[whole]
-    found.append(np.diff(at_ends, axis=0).ravel() * steps / len(loudness))
+    parts = np.diff(at_ends, axis=0).ravel() * steps / len(loudness)
+    found.append(parts - parts.mean())
   return np.array(found, np.float32).reshape(len(found), steps * BANDS)

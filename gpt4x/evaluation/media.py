@@ -1,5 +1,6 @@
 """How far media are apart."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from gpt4x.errors import UserError
@@ -32,7 +33,7 @@ def spectral_distance(one: Audio, other: Audio) -> float:
     raise UserError(f"sounds of {one.rate} and {other.rate} samples a second cannot be compared: resample one of them")
   length = max(len(one.samples), len(other.samples))
   padded = lambda sound: Audio(np.pad(sound.samples, (0, length - len(sound.samples))), sound.rate)
-  ours, theirs = log_mel(padded(one)), log_mel(padded(other))
+  ours, theirs = (jnp.asarray(log_mel(padded(sound))) for sound in (one, other))
   return float(np.mean(spectra.log_spectral_distance(ours, theirs)))
 
 

@@ -1,6 +1,6 @@
 """The media of a split, as a codec in training has them: measured, and shown below the originals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 import itertools
 from typing import Any
 
@@ -13,7 +13,7 @@ from gpt4x.evaluation.contact_sheet import Cell
 from gpt4x.evaluation.gallery import Gallery
 from gpt4x.experiment import Experiment
 from gpt4x.media.codec import LearnedCodec
-from gpt4x.media.medium import Audio, Image, Medium, Video
+from gpt4x.media.medium import Audio, Image, Video
 from gpt4x.objectives.reconstruction import media_of_bytes
 
 
@@ -34,13 +34,14 @@ class Reconstructions:
     codec = LearnedCodec(self._config, jax.device_get(params), {})
     originals = self._originals(count)
     made = [_cut(one, original) for one, original in zip(codec.decode_all(codec.encode_all(originals)), originals)]
+    measure: Callable[..., float]
     name, measure = ("spectral_distance", media.spectral_distance) if self._config.medium == "audio" else (
         "psnr", media.psnr)
     found = [measure(*pair) for pair in zip(made, originals)]
     cells = [Cell(f"{value:.1f} dB", pair) for value, *pair in zip(found, originals, made)]
     return {f"samples/{name}": float(np.mean(found))}, Gallery(cells)
 
-  def _originals(self, count: int) -> Sequence[Medium]:
+  def _originals(self, count: int) -> list[Any]:
     rows = (row for batch in self._data.evaluation(self._split)
             for row, weights in zip(batch["decoder_target_tokens"], batch["decoder_loss_weights"]) if weights.any())
     tokens = jnp.asarray(np.stack(list(itertools.islice(rows, count))))

@@ -1,6 +1,5 @@
 """Media that a model makes for the conditions of a split: drawn, measured, and shown."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
@@ -14,10 +13,10 @@ import numpy as np
 
 from gpt4x.data.dataset import Dataset
 from gpt4x.errors import UserError
-from gpt4x.evaluation import classification, features, media
 from gpt4x.evaluation.contact_sheet import Cell
 from gpt4x.evaluation.gallery import Gallery
 from gpt4x.evaluation.reconstructions import Reconstructions
+from gpt4x.evaluation.sample_measures import of_samples
 from gpt4x.experiment import Experiment
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
@@ -83,9 +82,7 @@ class MediaSampler:
                between_batches: Callable[[], None] = lambda: None) -> tuple[dict[str, float], Gallery]:
     """Metrics of so many samples, and what there is to be seen and heard. The first of several processes works alone.
 
-    `samples/complete` is the share of the samples that came to their end. `samples/cas` is there if the texts are
-    labels: if at most half as many are different as there are samples. `samples/nearest` is the mean distance of images
-    from their nearest training image, and `samples/nearest_real` that of the split's own: see `media` for both.
+    `samples/complete` is the share of the samples that came to their end; see `sample_measures` for others.
     """
     if jax.process_count() > 1:
       params = multihost_utils.process_allgather(params, tiled=True)
@@ -98,7 +95,10 @@ class MediaSampler:
     drawn = self.draw(params, chosen, between_batches)
     found = {"samples/complete": float(np.mean([complete for _, complete in drawn]))}
     made = [(caption, medium) for caption, (medium, _) in zip(captions, drawn) if medium is not None]
-    return found | self._measures(made, count), Gallery([Cell(caption, [medium]) for caption, medium in made])
+    kinds = {type(medium) for _, medium in made}
+    if kinds in ({Image}, {Audio}):  # Of several none is judged, nor are videos.
+      found |= of_samples(made, self._real, self._training_pictures if kinds == {Image} else None, count)
+    return found, Gallery([Cell(caption, [medium]) for caption, medium in made])
 
   def draw(self, params: Any, examples: Sequence[Example],
            between_batches: Callable[[], None] = lambda: None) -> list[tuple[Medium | None, bool]]:
@@ -148,27 +148,7 @@ class MediaSampler:
                       f" split {self._split}, has one in its targets: ask for none, or choose another task")
     return found
 
-  # Measures of what was drawn.
-
-  def _measures(self, made: Sequence[tuple[str, Medium]], count: int) -> dict[str, float]:
-    found: dict[str, float] = {}
-    labels = Counter(self._vocabulary.decode(list(example.prompt)) for example in self._known)
-    for kind, vectors in ((Image, _pictures), (Audio, features.timbre)):
-      ours = [(caption, medium) for caption, medium in made if isinstance(medium, kind)]
-      if not ours or len(ours) < len(made):
-        continue  # Of several kinds none is judged.
-      if 2 <= len(labels) <= count / 2:
-        ours = _of_one_size(ours)
-        real = [one for one in self._real if one[1].medium == kind.medium and _size(one[1]) == _size(ours[0][1])]
-        if real:
-          found["samples/cas"] = classification.classification_accuracy_score(
-              vectors([medium for _, medium in ours]), [caption for caption, _ in ours],
-              vectors([medium for _, medium in real]), [caption for caption, _ in real])
-      if kind is Image and self._training_pictures is not None:
-        for name, pictures in (("nearest", ours), ("nearest_real", self._real)):
-          if pixels := [one.pixels for _, one in pictures if _size(one) == self._training_pictures.shape[1:]]:
-            found[f"samples/{name}"] = float(media.nearest_distances(np.stack(pixels), self._training_pictures).mean())
-    return found
+  # What they are measured by.
 
   @functools.cached_property
   def _real(self) -> list[tuple[str, Medium]]:
@@ -224,17 +204,3 @@ def _sequences(data: Dataset, split: str) -> Iterator[tuple[np.ndarray, int]]:
         seen = batch["decoder_causal_attention"][row][inside].sum() if "decoder_causal_attention" in batch else 1
         yield batch["decoder_target_tokens"][row][inside], int(seen) - 1
 
-
-def _pictures(images: Sequence[Any]) -> np.ndarray:
-  return features.hog(np.stack([image.pixels for image in images]))
-
-
-def _size(medium: Any) -> tuple[int, ...]:
-  """The shape of an image's pixels; that of a sound does not count."""
-  return medium.pixels.shape if isinstance(medium, Image) else ()
-
-
-def _of_one_size(media_of: Sequence[tuple[str, Medium]]) -> list[tuple[str, Medium]]:
-  """Those of the size that most have."""
-  (size, _), = Counter(_size(medium) for _, medium in media_of).most_common(1)
-  return [one for one in media_of if _size(one[1]) == size]

@@ -43,7 +43,9 @@ def test_originals_and_what_became_of_them(medium):
       pixels = original.pixels if medium == "image" else original.frames
       np.testing.assert_array_equal(pixels.ravel(), row)
       found.append(media.psnr(original, made))
-      np.testing.assert_allclose(found[-1], media.psnr(original, codec.decode(codec.encode(original))))
+      decoded = codec.decode(codec.encode(original))  # Of a video, the last patch has frames to spare.
+      np.testing.assert_array_equal(made.pixels if medium == "image" else made.frames,
+                                    decoded.pixels if medium == "image" else decoded.frames[:len(pixels)])
     assert cell.caption == f"{found[-1]:.1f} dB"
   name = "spectral_distance" if medium == "audio" else "psnr"
   np.testing.assert_allclose(measures[f"samples/{name}"], np.mean(found), rtol=1e-6)

@@ -37,10 +37,10 @@ class Sampling:
     possible = logits if legal is None else jnp.where(legal, logits, -jnp.inf)
     if self.temperature < _COLDEST:
       return jnp.argmax(possible, -1).astype(jnp.int32)
-    kept = self._kept(logits)
-    if legal is not None:
-      kept = jnp.where(legal, kept, -jnp.inf)
-      kept = jnp.where(jnp.max(kept, -1, keepdims=True) == -jnp.inf, self._kept(possible), kept)
+    kept = self._kept(possible)
+    if legal is not None and (self.top_k or self.top_p is not None):
+      of_all = jnp.where(legal, self._kept(logits), -jnp.inf)
+      kept = jnp.where(jnp.max(of_all, -1, keepdims=True) == -jnp.inf, kept, of_all)
     return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
 
   def _kept(self, logits: jax.Array) -> jax.Array:

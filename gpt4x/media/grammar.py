@@ -1,7 +1,7 @@
 """Which ids may come next in a stream of the one vocabulary, as arrays inside `jax.jit`.
 
-What may come depends on a few integers, the state of a row. Every id belongs to a class, and every kind of place in a
-stream allows some classes, so that a row's mask is one line of a small table.
+What may come depends on a few integers, the state of a row. There are some twenty kinds of places in a stream, and
+a mask of ids for each, made once.
 """
 
 from collections.abc import Sequence
@@ -78,8 +78,7 @@ class Grammar:
 
   def allowed(self, state: GrammarState) -> jax.Array:
     """Which ids may come next, bool [V]."""
-    table, classes = self._table
-    return jnp.asarray(table)[self._kind(jnp, state)][jnp.asarray(classes)]
+    return jnp.asarray(self._masks)[self._kind(jnp, state)]
 
   def of_prompt(self, ids: Sequence[int]) -> GrammarState:
     """The state behind a prompt, in which any medium of the vocabulary may come; UserError if it is no such stream.
@@ -87,11 +86,10 @@ class Grammar:
     A span that the prompt leaves open goes on, with its own size.
     """
     any_media = _of_any_media(self.layout)
-    table, classes = any_media._table
     state, medium = any_media.start(), None
     for place in range(self._closed(ids), len(ids)):
       token, kind = int(ids[place]), any_media._kind(np, state)
-      if not (0 <= token < self.layout.size and table[kind, classes[token]]):
+      if not (0 <= token < self.layout.size and any_media._masks[kind, token]):
         raise UserError(f"token {place} of the prompt is {token}, where the stream goes on with"
                         f" {any_media._kinds[int(kind)]}: correct the prompt")
       medium = self.layout.begins.get(token, medium)
@@ -215,14 +213,13 @@ class Grammar:
     return list(self._rules)
 
   @functools.cached_property
-  def _table(self) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each kind of place allows each class of ids, [kinds, classes], and the class of each id, [V]."""
+  def _masks(self) -> np.ndarray:
+    """The ids that each of `_kinds` allows, bool [kinds, V]."""
     masks = np.zeros((len(self._rules), self.layout.size), bool)
     for mask, allowed in zip(masks, self._rules.values()):
       for ids in allowed:
         mask[slice(ids.start, ids.stop) if isinstance(ids, range) else ids] = True
-    table, classes = np.unique(masks, axis=1, return_inverse=True)
-    return table, classes.reshape(-1).astype(np.int32)
+    return masks
 
 
 @functools.lru_cache(maxsize=8)

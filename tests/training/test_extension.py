@@ -1,5 +1,6 @@
 """A text model that media are added to, by `train.init_from`."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,10 +12,12 @@ import tensorflow as tf
 
 from gpt4x import cli
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
+from gpt4x.commands import reading
 from gpt4x.data import vocabularies
 from gpt4x.data.dataset import DatasetConfig
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
+from gpt4x.interop.t5x import crossing
 from gpt4x.media.medium import Image
 from gpt4x.media.vocabulary import MediaTokens, MediaVocabulary
 from gpt4x.models.config import TransformerConfig
@@ -117,6 +120,17 @@ def test_what_cannot_be_extended(tmp_path, own, options, message):
   with pytest.raises(UserError, match=message) as caught:
     new.to_train(str(tmp_path / "new"), False, str(tmp_path))
   assert "\n" not in str(caught.value)
+
+
+def test_so_does_a_run_of_t5x(tmp_path):
+  config = reading.new_run([str(corpus.GIN_FILE)], [
+      f"MIXTURE_OR_TASK_NAME='{TASK}'", f"TransformerConfig.vocab_size={SIZE}", f"train.init_from='{tmp_path}/text'"])
+  old = LanguageModel(dataclasses.replace(config.experiment.model.config, vocab_size=TEXT))
+  params = write_run(tmp_path / "text", old, seqio.ByteVocabulary())
+  step, leaves, _ = crossing.Crossing(str(tmp_path / "new"), config).state_ahead_of_t5x()
+  table = leaves["target"]["vocabulary"]["table"]
+  assert step == 0 and table.shape[0] == SIZE
+  np.testing.assert_array_equal(table[:TEXT], params["vocabulary"]["table"])
 
 
 def test_a_run_of_media_starts_from_one_of_text_and_goes_on(tmp_path):

@@ -33,7 +33,7 @@ class TrainConfig:
 class Experiment:
   """What the commands know of the real one; all are equal."""
 
-  model = types.SimpleNamespace(config=types.SimpleNamespace(num_params=lambda: 1234))
+  model = language_model = types.SimpleNamespace(config=types.SimpleNamespace(num_params=lambda: 1234))
   def __eq__(self, other):
     return isinstance(other, Experiment)
 

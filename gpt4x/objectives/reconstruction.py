@@ -28,12 +28,12 @@ class Reconstruction:
 
   Attributes:
     size: height and width of images and videos; None: they are square, and a video is one image.
-    spectral: what the error of a sound's log-mel spectra counts for, in bels, beside that of its MDCT.
+    spectral: what the squared error of a sound's log-mel spectra counts for, in bels, beside that of its MDCT.
     windows: samples that these spectra are taken over.
   """
 
   size: tuple[int, int] | None = None
-  spectral: float = 0.1
+  spectral: float = 50.0
   windows: tuple[int, ...] = (128, 256, 512)
 
   is_likelihood: ClassVar[bool] = False
@@ -63,7 +63,7 @@ class Reconstruction:
     coefficients = _mean(jnp.square(cells - to_cells(config, media)))
     pairs = [[spectra.log_mel(one, config.rate, window, min(40, window // 4)) for one in (made, media)]
              for window in self.windows]
-    spectral = sum(_mean(jnp.abs(one - other)) for one, other in pairs) / 10 / len(self.windows)
+    spectral = sum(_mean(jnp.square(one - other)) for one, other in pairs) / 100 / len(self.windows)
     usual = int(0.032 * config.rate) // 2 * 2  # 32 ms.
     ours, theirs = (spectra.log_mel(one, config.rate, usual) for one in (jax.lax.stop_gradient(made), media))
     distance = _mean(spectra.log_spectral_distance(ours, theirs))

@@ -15,6 +15,7 @@ from gpt4x.commands import reading
 from gpt4x.data.dataset import DatasetConfig
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
+from gpt4x.models.codec_model import CodecModel
 from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.objectives.next_token import NextToken
@@ -38,7 +39,7 @@ def parts(config: Any) -> Any:
   if dataclasses.is_dataclass(config):
     fields = [field.name for field in dataclasses.fields(config) if field.name not in ("mesh", "read_from")]
     return {name: parts(getattr(config, name)) for name in fields}
-  if isinstance(config, LanguageModel):
+  if isinstance(config, LanguageModel | CodecModel):
     return parts(config.config)
   return config
 

@@ -43,8 +43,10 @@ def run(arguments: argparse.Namespace) -> None:
       print(piece, end="", flush=True)
     return
   found = generator.complete(prompts, num_samples=arguments.num_samples, batch_size=arguments.batch_size, **options)
+  empty = 0
   for number, one in enumerate(found):
     files = _write(target, number, count, one, generator) if target else []
+    empty += bool(output and output.medium and not files)
     if arguments.json:
       log_probs = [round(log_prob, 6) for log_prob in one.log_probs]
       made = dataclasses.asdict(one) | {"log_probs": log_probs} | ({"files": files} if target else {})
@@ -55,6 +57,9 @@ def run(arguments: argparse.Namespace) -> None:
       print(f"{header}{one.prompt}{one.text}", flush=True)
     for file in files:
       print(f"wrote {file}", flush=True)
+  if empty:
+    raise UserError(f"nothing came for {empty} of {count} files: an empty medium, or one cut off as it began; give"
+                    " --seconds or --size, another --seed, or more --max_tokens")
 
 
 def _output(arguments: argparse.Namespace, target: media_files.Target | None,
@@ -82,13 +87,11 @@ def _write(target: media_files.Target, number: int, count: int, one: Completion,
   """Writes the media of one of `count` continuations; returns their files."""
   made = [part for part in generator.parts(one) if not isinstance(part, str)]
   files = target.files(number, count, [medium.medium for medium in made])
-  cut = f"{len(one.tokens):,} tokens ended before the medium did: raise --max_tokens"
-  if target.media and not files:
-    raise UserError(f"there is nothing to write into {target.path}, for {cut}")
   for medium, file in zip(made, files):
     media_files.write(medium, file)
-  if target.media and one.finish_reason == "length":
-    print(f"gpt4x: warning: {files[0]} has only a part, for {cut}", file=sys.stderr)
+  if target.media and files and one.finish_reason == "length":
+    print(f"gpt4x: warning: {files[0]} has only a part, for {len(one.tokens):,} tokens ended before the medium did:"
+          " raise --max_tokens", file=sys.stderr)
   return files
 
 

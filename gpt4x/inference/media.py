@@ -106,11 +106,15 @@ def finish(medium: Medium, output: Output) -> Medium:
   if output.seconds is None:
     return medium
   if isinstance(medium, Audio):
-    return dataclasses.replace(medium, samples=medium.samples[:_count(output.seconds, medium.rate)])
+    return _beginning(medium, output.seconds)
   if isinstance(medium, Video):
-    sound = medium.sound and finish(medium.sound, dataclasses.replace(output, size=None, medium="audio"))
-    return dataclasses.replace(medium, frames=medium.frames[:_count(output.seconds, medium.fps)], sound=sound)
+    return dataclasses.replace(medium, frames=medium.frames[:_count(output.seconds, medium.fps)],
+                               sound=medium.sound and _beginning(medium.sound, output.seconds))
   return medium
+
+
+def _beginning(sound: Audio, seconds: float) -> Audio:
+  return dataclasses.replace(sound, samples=sound.samples[:_count(seconds, sound.rate)])
 
 
 def grammar(vocabulary: Any, output: Output | None) -> Grammar | None:

@@ -9,10 +9,12 @@ import pytest
 
 from gpt4x import cli
 from gpt4x.experiment import Experiment
+from gpt4x.media import codec_files
 from gpt4x.media.files import images, sounds, videos
 from gpt4x.media.medium import Audio, Image
 from gpt4x.media.vocabulary import MediaTokens
 from tests.inference import media_model
+from tests.media import codecs
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,11 +27,13 @@ def quickly():
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
-  """A folder of files, and of models: one that knows images and sounds, one that knows text alone."""
+  """A folder of files, and of models: one that knows images and sounds, one videos, one text."""
   folder, draw = tmp_path_factory.mktemp("commands"), np.random.default_rng(0)
   media_model.write(folder, MediaTokens(image="grey", audio="pcm:8000"), IMAGE=4.0, AUDIO=4.0, EOS=3.0, AUDIO_END=5.0,
                     SIZE2=9.0, SIZE3=9.0)
   media_model.write(folder / "text", MediaTokens(), "local_text_bytes")
+  codec_files.save(folder / "codec", codecs.codec("video"))
+  media_model.write(folder / "moving", MediaTokens(video=str(folder / "codec")))
   for name in ("a", "b"):
     images.write(Image(draw.integers(0, 256, (2, 3, 1), np.uint8)), folder / f"{name}.png")
   sounds.write(Audio(draw.integers(-99, 99, 9, np.int16), 8000), folder / "c.wav")
@@ -99,6 +103,18 @@ def test_flac(capsys):
   assert len(sounds.read("x.flac").samples) == 80
 
 
+@pytest.mark.parametrize("ending", ["gif", "mp4", "webm"])
+def test_a_video_of_some_seconds_is_made(capsys, ending):
+  """Of a length that is none of whole latent frames; a GIF is a video where the model makes videos."""
+  if ending != "gif":
+    pytest.importorskip("av")
+  fps = codecs.CONFIGS["video"].fps
+  out = run(capsys, f"--output=x.{ending}", "--size=16x8", f"--seconds={4 / fps}", model="moving").out
+  video = videos.read(f"x.{ending}")
+  assert out == f"wrote x.{ending}\n" and video.frames.shape[:3] == (4, 16, 8)
+  assert video.fps == pytest.approx(fps, rel=0.05)
+
+
 def test_several_are_numbered(capsys):
   flags = ["--prompt=x", "--prompt=y", "--num_samples=5", "--batch_size=4", "--output=o/x.png", "--size=2x2"]
   out = run(capsys, *flags).out
@@ -141,7 +157,19 @@ def test_a_stream_that_is_cut(capsys):
   assert captured.err == ("gpt4x: warning: x.png has only a part, for 12 tokens ended before the medium did: raise"
                           " --max_tokens\n")
   status, line = failure(capsys, "--output=y.png", "--size=4x3", "--max_tokens=3")
-  assert status == 1 and "nothing to write into y.png" in line and "--max_tokens" in line
+  assert status == 1 and "nothing came for 1 of 1 files" in line and "--max_tokens" in line
+
+
+def test_an_empty_sound_makes_no_file(capsys):
+  """The others are written, and the last line says how many were not."""
+  status = cli.main(["generate", "--model_dir=.", "--output=s.wav", "--num_samples=8", "--json", "--max_tokens=400"])
+  captured = capsys.readouterr()
+  lines = [json.loads(line) for line in captured.out.splitlines()]
+  empty = [len(line["tokens"]) == 3 for line in lines]  # Its begin, its end and that of the document.
+  assert len(lines) == 8 and 0 < sum(empty) < 8
+  for number, (line, none) in enumerate(zip(lines, empty), 1):
+    assert line["files"] == ([] if none else [f"s-{number}.wav"]) and pathlib.Path(f"s-{number}.wav").exists() != none
+  assert status == 1 and f"nothing came for {sum(empty)} of 8 files" in captured.err.splitlines()[-1]
 
 
 def test_the_same_command_makes_the_same_file(capsys):

@@ -47,7 +47,7 @@ def test_draw_tiny(repository, tmp_path, shown):
   assert first == cells_of(repository)[0], "which the next test runs"
   code = "\n\n".join([first, *cells])
   for whole, small in (("steps = 200", "steps = 2"), ("side = 12", "side = 8"), ("range(600)", "range(40)"),
-                       ("num_layers=4", "num_layers=1"), ("'BATCH_SIZE=16'", "'BATCH_SIZE=2', 'EVAL_STEPS=1'"),
+                       ("num_layers=4", "num_layers=1"), ("'BATCH_SIZE=16'", "'BATCH_SIZE=8', 'EVAL_STEPS=1'"),
                        ("draw.integers(2, 5)", "2")):
     assert code.count(whole) == 1, whole
     code = code.replace(whole, small)

@@ -155,6 +155,7 @@ def _programs(config: CodecConfig) -> tuple[Callable[..., jax.Array], Callable[.
     return module.apply({"params": params}, to_cells(config, scaled(media)), method="encode")
 
   def decode(params, codes):
-    return unscaled(config, from_cells(config, module.apply({"params": params}, codes, method="decode")))
+    cells: Any = module.apply({"params": params}, codes, method="decode")
+    return unscaled(config, from_cells(config, cells))
 
   return jax.jit(encode), jax.jit(decode)

@@ -122,10 +122,12 @@ class CodecModule(nn.Module):
 
   def decode(self, codes: jax.Array) -> jax.Array:
     values = (fsq.values(codes[..., i], self.config.levels) for i in range(self.config.codebooks))
-    return self.output(self.decoder(sum(up(value) for up, value in zip(self.up, values))))
+    parts = [up(value) for up, value in zip(self.up, values)]
+    return self.output(self.decoder(sum(parts[1:], parts[0])))
 
   def _quantize(self, cells: jax.Array) -> tuple[jax.Array, jax.Array]:
-    left, embedded, codes = self.encoder(self.input(cells)), 0.0, []
+    left, codes = self.encoder(self.input(cells)), []
+    embedded = jnp.zeros_like(left)
     for down, up in zip(self.down, self.up):
       value, code = fsq.quantize(down(left), self.config.levels)
       part = up(value)

@@ -41,7 +41,8 @@ class CodecModel:
 
   def reconstruct(self, params: Params, media: Float[Array, "B ..."]) -> tuple[jax.Array, jax.Array, Int[Array, "..."]]:
     """Media (see `codec_module.to_cells`) as decoding has them, their decoded cells, and their codes [B, *cells, K]."""
-    cells, codes = self.module.apply({"params": params}, to_cells(self.config, media))
+    found: Any = self.module.apply({"params": params}, to_cells(self.config, media))
+    cells, codes = found
     return from_cells(self.config, cells), cells, codes
 
 

@@ -63,7 +63,7 @@ class Reconstruction:
     coefficients = _mean(jnp.square(cells - to_cells(config, media)))
     pairs = [[spectra.log_mel(one, config.rate, window, min(40, window // 4)) for one in (made, media)]
              for window in self.windows]
-    spectral = sum(_mean(jnp.square(one - other)) for one, other in pairs) / 100 / len(self.windows)
+    spectral = jnp.mean(jnp.stack([_mean(jnp.square(one - other)) for one, other in pairs]), 0) / 100
     usual = int(0.032 * config.rate) // 2 * 2  # 32 ms.
     ours, theirs = (spectra.log_mel(one, config.rate, usual) for one in (jax.lax.stop_gradient(made), media))
     distance = _mean(spectra.log_spectral_distance(ours, theirs))

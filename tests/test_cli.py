@@ -49,7 +49,7 @@ COMPLETIONS = [Completion(prompt, sample, str(sample + 1), "length", [5], [-0.12
                for prompt in "aü" for sample in (0, 1)]
 REACHED = {"first": {"bits_per_byte": 8.0, "step": 0, "tokens": 9, "partial": 1.0},
            "last": {"bits_per_byte": 2.5, "step": 7, "tokens": 1234}, "baselines": {"gzip -9": 1.5},
-           "tokens_per_second": 10.0, "mfu": 0.5}
+           "tokens_per_second": 10.0, "mfu": 0.5, "measure": "bits_per_byte", "unit": "bits per byte"}
 
 
 @dataclasses.dataclass

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import copy
 import functools
+import inspect
 import itertools
 import re
 import sys
@@ -106,7 +107,9 @@ def _shuffled_here(provider: "seqio.Task | seqio.Mixture") -> Any:
     mixture, get = copy.copy(provider), provider.get_task_dataset
     mixture.get_task_dataset = lambda task, *args, **kwargs: get(_shuffled_here(task), *args, **kwargs)
     return mixture
-  if not isinstance(source := provider.source, seqio.TfdsDataSource):
+  if isinstance(source := provider.source, seqio.FunctionDataSource):
+    return _seeded_here(provider)
+  if not isinstance(source, seqio.TfdsDataSource):
     return provider
 
   def get_dataset(split, shuffle=True, seed=None, **options):
@@ -116,10 +119,26 @@ def _shuffled_here(provider: "seqio.Task | seqio.Mixture") -> Any:
     dataset = source.get_dataset(split=split, shuffle=False, seed=seed, **options)
     return dataset.shuffle(min(source.num_input_examples(split) or SHUFFLE_BUFFER, SHUFFLE_BUFFER), seed=seed)
 
-  task, ordered = copy.copy(provider), copy.copy(source)
-  ordered.get_dataset = get_dataset
-  task._source = ordered  # pylint: disable=protected-access
-  return task
+  return _with_source(provider, get_dataset)
+
+
+def _seeded_here(task: "seqio.Task") -> Any:
+  """The task of a function. Read in order, it gets a seed only if it takes one; preprocessors have it in any case."""
+  source = task.source
+  takes_seed = "seed" in inspect.signature(source._dataset_fn).parameters  # pylint: disable=protected-access
+
+  def get_dataset(split, shuffle=True, seed=None, **options):
+    return source.get_dataset(split=split, shuffle=shuffle, seed=seed if shuffle or takes_seed else None, **options)
+
+  return _with_source(task, get_dataset)
+
+
+def _with_source(task: "seqio.Task", get_dataset: "Callable[..., tf.data.Dataset]") -> Any:
+  """The task with another way to read its source."""
+  copied, source = copy.copy(task), copy.copy(task.source)
+  source.get_dataset = get_dataset
+  copied._source = source  # pylint: disable=protected-access
+  return copied
 
 
 class Cuts:

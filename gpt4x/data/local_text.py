@@ -16,8 +16,7 @@ import gin
 import seqio
 import tensorflow as tf
 
-from gpt4x import storage
-from gpt4x.data import file_patterns, objects
+from gpt4x.data import named_files, objects
 from gpt4x.data.objects import Stat
 from gpt4x.data.text_files import Document, read_documents, refuse, shown
 from gpt4x.errors import UserError
@@ -54,30 +53,7 @@ class LocalText:
 
   def find(self) -> tuple[tuple[Stat, ...], tuple[Stat, ...]]:
     """Returns the files for training and those for validation, in order of their names."""
-    if not self.files:
-      raise UserError("LocalText.files is not set; name your text, for instance"
-                      " --gin.LocalText.files=\"'corpus/**/*.txt'\"")
-    train, validation = _match("files", self.files), _match("validation_files", self.validation_files)
-    train = {path: stat for path, stat in train.items() if path not in validation}
-    if not train:
-      raise UserError(f"LocalText.validation_files = {self.validation_files!r} leaves no file to train on")
-    return tuple(sorted(train.values())), tuple(sorted(validation.values()))
-
-
-def _match(parameter: str, patterns: str | Sequence[str]) -> dict[str, Stat]:
-  """Returns the files that glob patterns match, by real path or URL: each once, whatever links there are to it."""
-  files = dict[str, Stat]()
-  for pattern in [patterns] if isinstance(patterns, str) else patterns:
-    if storage.is_remote(pattern):
-      files.update({stat[0]: stat for stat in objects.matches(f"LocalText.{parameter}", pattern)})
-      continue
-    found = file_patterns.matches(pattern)
-    if not found:
-      raise file_patterns.no_match(f"LocalText.{parameter}", pattern)
-    for path in found:
-      stat = os.stat(path)
-      files.setdefault(os.path.realpath(path), (path, stat.st_size, stat.st_mtime_ns))
-  return files
+    return named_files.find(self, "your text", "corpus/**/*.txt")
 
 
 class _Survey(NamedTuple):

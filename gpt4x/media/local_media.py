@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 import dataclasses
-import os
 from typing import Literal
 
 import gin
 
-from gpt4x import storage
-from gpt4x.data import file_patterns, objects
+from gpt4x.data import named_files
 from gpt4x.data.objects import Stat
 from gpt4x.data.task_examples import say_once
 from gpt4x.errors import require, UserError
@@ -72,35 +70,7 @@ class LocalMedia:
 
   def find(self) -> tuple[tuple[Stat, ...], tuple[Stat, ...]]:
     """The JSON-lines for training and those for validation, in order of their names."""
-    if not self.files:
-      raise UserError("LocalMedia.files is not set; name JSON-lines, for instance"
-                      " --gin.LocalMedia.files=\"'pictures/*.jsonl'\"")
-    train, validation = _match("files", self.files), _match("validation_files", self.validation_files)
-    train = {path: stat for path, stat in train.items() if path not in validation}
-    if not train:
-      raise UserError(f"LocalMedia.validation_files = {self.validation_files!r} leaves no file to train on")
-    return tuple(sorted(train.values())), tuple(sorted(validation.values()))
-
-
-def _match(parameter: str, patterns: str | Sequence[str]) -> dict[str, Stat]:
-  """The files that glob patterns match, by real path or URL."""
-  files = dict[str, Stat]()
-  for pattern in [patterns] if isinstance(patterns, str) else patterns:
-    if storage.is_remote(pattern):
-      files.update({stat[0]: stat for stat in objects.matches(f"LocalMedia.{parameter}", pattern)})
-      continue
-    found = file_patterns.matches(pattern)
-    if not found:
-      raise file_patterns.no_match(f"LocalMedia.{parameter}", pattern)
-    files.update({os.path.realpath(path): stat_of(path) for path in found})
-  return files
-
-
-def stat_of(path: str) -> Stat:
-  if storage.is_remote(path):
-    return objects.stat(path)
-  stat = os.stat(path)
-  return path, stat.st_size, stat.st_mtime_ns
+    return named_files.find(self, "JSON-lines", "pictures/*.jsonl")
 
 
 class BadRecords:

@@ -17,11 +17,12 @@ import seqio
 import tensorflow as tf
 
 from gpt4x.data import objects
+from gpt4x.data.named_files import stat_of
 from gpt4x.data.objects import Stat
 from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
 from gpt4x.errors import UserError
 from gpt4x.media import records
-from gpt4x.media.local_media import BadRecords, LocalMedia, stat_of
+from gpt4x.media.local_media import BadRecords, LocalMedia
 from gpt4x.media.records import Example, File, Kind, Record
 
 READER = 1  # Raise it whenever other examples are found in the same files.

@@ -1,0 +1,116 @@
+"""What the scripts share: commands of gpt4x in processes of their own, seeds side by side, and where rows are kept."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import queue
+import shlex
+import subprocess
+import sys
+import tempfile
+from typing import Any, TypeVar
+
+from benchmarks import harness, run
+from benchmarks.harness import Row
+from benchmarks.quickstart import mean_and_error
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+  """Where a script works.
+
+  Attributes:
+    source: the directory of the public sets; see data.py.
+    seeds: how many models are trained.
+    folder: of this script, empty at first.
+    core: the one that commands run on; None: whichever this process may use.
+  """
+
+  source: str
+  seeds: int
+  folder: pathlib.Path
+  core: int | None = None
+
+  def each_seed(self, measure: Callable[["Bench", int], T]) -> list[T]:
+    """What `measure` gives for each seed; as many at a time as there are cores, each on one of its own."""
+    cores: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
+    for core in usable:
+      cores.put(core)
+
+    def one(seed: int) -> T:
+      core = cores.get()
+      try:
+        return measure(dataclasses.replace(self, core=core), seed)
+      finally:
+        cores.put(core)
+
+    with futures.ThreadPoolExecutor(len(usable)) as pool:
+      return list(pool.map(one, range(self.seeds)))
+
+  def gpt4x(self, *arguments: str, **bindings: Any) -> str:
+    """What a command prints; bindings are gin's, in Python's words: `files="a"` for `--gin.files='a'`."""
+    command = [sys.executable, "-m", "gpt4x.cli", *arguments,
+               *(f"--gin.{name}={value!r}" for name, value in bindings.items())]
+    environment = os.environ | harness.ON_CPU | {"GPT4X_DATA_DIR": str(self.folder / "prepared"),
+                                                 "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
+    pin = None if self.core is None else functools.partial(os.sched_setaffinity, 0, {self.core})
+    finished = subprocess.run(command, env=environment, cwd=run.HERE.parent, capture_output=True, text=True,
+                              preexec_fn=pin)
+    if finished.returncode:
+      raise RuntimeError(f"{shlex.join(command)} failed:\n{finished.stderr}")
+    return finished.stdout
+
+  def train(self, name: str, gin_file: str, **bindings: Any) -> str:
+    """Trains an experiment; returns its directory."""
+    directory = str(self.folder / name)
+    self.gpt4x("train", f"--gin_file={gin_file}", f"--model_dir={directory}", **bindings)
+    return directory
+
+  def codec(self, name: str, gin_file: str, **bindings: Any) -> str:
+    """Trains and exports a codec; returns its directory."""
+    directory, output = self.train(f"{name}_run", gin_file, **bindings), str(self.folder / name)
+    self.gpt4x("export", f"--model_dir={directory}", f"--output={output}")
+    return output
+
+  def evaluate(self, directory: str, *flags: str, **bindings: Any) -> dict[str, float]:
+    """The metrics of `gpt4x eval`."""
+    printed = self.gpt4x("eval", f"--model_dir={directory}", *flags, **bindings)
+    return {name: float(value) for name, _, value in (line.partition(" ") for line in printed.splitlines())}
+
+
+def row(name: str, values: Sequence[float], unit: str, better: str, peer: float) -> Row:
+  """The row of a figure of several seeds, to be `better` ('>=', '<=' or '<') than what a plain method reaches."""
+  value, error = mean_and_error(values)
+  return Row(f"media/{name}", value, unit, peer, value / peer, error=error, goal=f"value {better} {peer}")
+
+
+def last_metrics(directory: str, split: str = "validation") -> dict[str, Any]:
+  """The last line of a run's metrics for a split."""
+  lines = [json.loads(line) for line in pathlib.Path(directory, "metrics.jsonl").read_text().splitlines()]
+  return [line for line in lines if line["split"] == split][-1]
+
+
+def main(rows: Callable[[Bench], Iterator[Row]], words: Sequence[str] | None = None) -> None:
+  """Runs a script: measures its rows, and keeps them in results.json and RESULTS.md."""
+  module = pathlib.Path(sys.argv[0]).stem
+  parser = argparse.ArgumentParser(prog=f"python -m benchmarks.media.{module}")
+  parser.add_argument("--data", required=True, metavar="DIR", help="the directory of the public sets")
+  parser.add_argument("--seeds", type=int, default=3, help="models to train (default: %(default)s)")
+  parser.add_argument("--dry_run", action="store_true", help="keep no rows")
+  arguments = parser.parse_args(words)
+  described = run.described(run.machine(), arguments.seeds) | {
+      "seeds": arguments.seeds, "command": f"python -m benchmarks.media.{module} --data=DIR"}
+  with tempfile.TemporaryDirectory(prefix=f"{module}-") as folder:
+    for found in rows(Bench(os.path.abspath(arguments.data), arguments.seeds, pathlib.Path(folder))):
+      error = "" if found.error is None else f" ± {found.error:.2g}"
+      print(f"{found.name} {found.value:.6g}{error} {found.unit}; {found.goal}: {found.met}", flush=True)
+      if not arguments.dry_run:
+        run.keep([found], described)

@@ -1,45 +1,49 @@
-"""What the scripts on spoken digits share: their files, with recordings that were changed a little beside them."""
+"""What the scripts on spoken digits share: their files, recordings that were changed a little, and sizes of models."""
+
+import json
+import pathlib
+from typing import Any
 
 import numpy as np
 
 from benchmarks.media import data, runs
 
+COPIES = 8  # Of each training recording, changed a little.
+_SMALL = {"DatasetConfig.pack": True, "BATCH_SIZE": 16, "TransformerConfig.vocab_size": 2368,
+          "TransformerConfig.num_layers": 4, "TransformerConfig.embed_dim": 128, "TransformerConfig.mlp_dim": 512,
+          "TransformerConfig.memory_length": 0, "TransformerConfig.eval_memory_length": 0}
+UNDERSTAND = {**_SMALL, "TASK_FEATURE_LENGTHS": {"inputs": 128, "targets": 16}, "TRAIN_STEPS": 600}
+SPEAK = {**_SMALL, "TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 144}, "TRAIN_STEPS": 600}
+SELDOM = {"EVAL_PERIOD": 100_000, "CHECKPOINT_PERIOD": 100_000}
 
-def write(bench: runs.Bench, name: str, left_out: str | None = None, copies: int = 0, seed: int = 0) -> dict[str, str]:
-  """Writes a split (see `data.write_speech`) below the script's folder; the bindings that read it.
 
-  Args:
-    bench: where.
-    name: of the folder.
-    left_out: the one whose recordings are all for testing.
-    copies: of each training recording, that are changed a little; see `changed`.
-    seed: of the changes.
+def write(bench: runs.Bench, name: str, left_out: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Writes a split (see `data.write_speech`) below the script's folder, and COPIES of its training recordings.
+
+  Returns:
+    The bindings that read the recordings alone, and those that read the changed ones as well.
   """
   folder = bench.folder / name
   data.write_speech(bench.source, folder, left_out)
-  files = [str(folder / "train.jsonl")]
-  if copies:
-    write_changed(files[0], folder / "changed", copies, seed)
-    files.append(str(folder / "changed" / "train.jsonl"))
-  return {"LocalMedia.files": files, "LocalMedia.validation_files": str(folder / "test.jsonl")}
+  write_changed(folder / "train.jsonl", folder / "changed")
+  test = {"LocalMedia.validation_files": str(folder / "test.jsonl")}
+  files = [str(folder / "train.jsonl"), str(folder / "changed" / "train.jsonl")]
+  return {"LocalMedia.files": files[0], **test}, {"LocalMedia.files": files, **test}
 
 
-def write_changed(lines: str, folder, copies: int, seed: int) -> None:
-  """Changed copies of the recordings that JSON-lines name, and JSON-lines of them."""
-  import json
-  import pathlib
-
+def write_changed(lines: pathlib.Path, folder: pathlib.Path) -> None:
+  """COPIES of the recordings that JSON-lines name, and JSON-lines of them."""
   from gpt4x.media.files import sounds
-  folder, rng, records = pathlib.Path(folder), np.random.default_rng(seed), []
+  rng, records = np.random.default_rng(0), []
   folder.mkdir(parents=True)
-  for number, line in enumerate(pathlib.Path(lines).read_text().splitlines()):
+  for number, line in enumerate(lines.read_text().splitlines()):
     record = json.loads(line)
     sound = sounds.read(record["audio"])
-    for copy in range(copies):
+    for copy in range(COPIES):
       path = folder / f"{number:05}-{copy}.wav"
       sounds.write(changed(sound, rng), path)
       records.append({**record, "audio": path.name})
-  data.write_records(folder / "train.jsonl", records)
+  data.write_records(folder / "train.jsonl", [records[place] for place in rng.permutation(len(records))])
 
 
 def changed(sound, rng: np.random.Generator):
@@ -53,5 +57,5 @@ def changed(sound, rng: np.random.Generator):
   samples = np.pad(samples, rng.integers(0, 400, 2))
   level = np.sqrt(np.mean(samples**2)) + 1
   samples += rng.normal(size=len(samples)) * level * 10**(rng.uniform(-45, -15) / 20)
-  samples *= min(10**(rng.uniform(-0.5, 0.5)), 30000 / (np.abs(samples).max() + 1))
+  samples *= min(10**rng.uniform(-0.5, 0.5), 30000 / (np.abs(samples).max() + 1))
   return Audio(np.round(samples).astype(np.int16), sound.rate)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 ORDER = 16  # Samples that the next is predicted from.
-_FORGETTING = 0.995  # What a sample counts for beside the next: half of it all is from the last 140.
-_UNSURE = 1e-4  # Of the first weights, beside the inverse variance of samples: as if some hundred quiet ones had been seen.
+_FORGETTING = 0.992  # What a sample counts for beside the next: half of it all is from the last 90.
+_UNSURE = 1e-4  # Of the first weights, before the first sounds: their samples are in the hundreds.
 _MOST_UNSURE = 1e4  # Nothing is forgotten in silence.
 _SURE_OF_ZEROS = 16  # Samples that are not 0 and end in bits of 0: from then on such bits are expected.
 

@@ -14,6 +14,7 @@ regression on log-mel loudness in twelve equal parts (`evaluation.features.timbr
 
 from collections.abc import Iterator
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -24,6 +25,7 @@ from benchmarks.media import data, runs, speech
 SAMPLES = 60  # Of each digit.
 RANK = 60
 GUIDANCE, TEMPERATURE = 1.5, 0.8
+_HEADER = 44  # Bytes of a WAV before its samples.
 
 
 def rows(bench: runs.Bench) -> Iterator[Row]:
@@ -60,14 +62,16 @@ def lost(bench: runs.Bench, directory: str) -> float:
 
 
 def spoken(bench: runs.Bench, run: str, seed: int) -> tuple[list, np.ndarray]:
-  """What `gpt4x generate` makes for the name of each digit, and the digits."""
+  """What `gpt4x generate` makes for the name of each digit, silence where it makes nothing; and the digits."""
   from gpt4x.media.files import sounds
+  from gpt4x.media.medium import Audio
   folder = pathlib.Path(run, "spoken")
   printed = bench.gpt4x("generate", f"--model_dir={run}", *(f"--prompt={name}" for name in data.DIGITS),
                         f"--num_samples={SAMPLES}", "--batch_size=60", "--json", f"--output={folder / 'digit.wav'}",
                         f"--guidance={GUIDANCE}", f"--temperature={TEMPERATURE}", f"--seed={seed}", "--max_tokens=240")
   lines = [json.loads(line) for line in printed.splitlines()]
-  return ([sounds.read(line["files"][0]) for line in lines],
+  heard = lambda path: sounds.read(path) if os.path.getsize(path) > _HEADER else Audio(np.zeros(800, np.int16), 8000)
+  return ([heard(line["files"][0]) for line in lines],
           np.array([data.DIGITS.index(line["prompt"]) for line in lines]))
 
 

@@ -14,8 +14,8 @@ from benchmarks.media import data, runs
 FIXED_PREDICTORS = 10.06
 
 MODEL = {"MediaTokens.audio": "residual:8000", "TASK_FEATURE_LENGTHS": {"targets": 128}, "BATCH_SIZE": 32,
-         "TRAIN_STEPS": 500, "EVAL_PERIOD": 500, "CHECKPOINT_PERIOD": 500, "EVAL_STEPS": 1,
-         "TransformerConfig.vocab_size": 1024, "TransformerConfig.num_layers": 3, "TransformerConfig.embed_dim": 96,
+         "TRAIN_STEPS": 300, "EVAL_PERIOD": 300, "CHECKPOINT_PERIOD": 300, "EVAL_STEPS": 1,
+         "TransformerConfig.vocab_size": 1024, "TransformerConfig.num_layers": 2, "TransformerConfig.embed_dim": 96,
          "TransformerConfig.mlp_dim": 384, "TransformerConfig.memory_length": 128,
          "TransformerConfig.eval_memory_length": 128}
 

@@ -12,8 +12,8 @@ COPIES = 8  # Of each training recording, changed a little.
 _SMALL = {"DatasetConfig.pack": True, "BATCH_SIZE": 16, "TransformerConfig.vocab_size": 2368,
           "TransformerConfig.num_layers": 4, "TransformerConfig.embed_dim": 128, "TransformerConfig.mlp_dim": 512,
           "TransformerConfig.memory_length": 0, "TransformerConfig.eval_memory_length": 0}
-UNDERSTAND = {**_SMALL, "TASK_FEATURE_LENGTHS": {"inputs": 128, "targets": 16}, "TRAIN_STEPS": 600}
-SPEAK = {**_SMALL, "TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 144}, "TRAIN_STEPS": 600}
+UNDERSTAND = {**_SMALL, "TASK_FEATURE_LENGTHS": {"inputs": 128, "targets": 16}, "TRAIN_STEPS": 350}
+SPEAK = {**_SMALL, "TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 144}, "TRAIN_STEPS": 220}
 SELDOM = {"EVAL_PERIOD": 100_000, "CHECKPOINT_PERIOD": 100_000}
 
 

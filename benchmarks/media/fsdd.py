@@ -1,9 +1,8 @@
-"""Spoken digits by one codec of 1 kb/s: what it loses, what a decoder understands, and what one says.
+"""Spoken digits by one codec of 1 kb/s: what a decoder understands of them, and what one says.
 
 FSDD has 1,500 recordings by six speakers at 8 kHz; indices 0 to 4 are test. A digit is recognised by kernel ridge
 regression on log-mel loudness in twelve equal parts (`evaluation.features.timbre`), seen real training ones alone.
 
-- `fsdd_codec`: the points of accuracy that the test recordings lose by being coded and decoded.
 - `fsdd_transcribe`: how many of the test recordings get exactly their digit's name from a decoder that sees the codes.
   Ridge regression on the same features of the originals reaches 95.7.
 - `fsdd_generate`: how many of 600 samples are recognised.
@@ -38,31 +37,17 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
     say = bench.train(f"say{seed}", "experiments/image_generate_tiny.gin", **speech.SPEAK, **rest)
     see = bench.train(f"see{seed}", "experiments/image_classify_tiny.gin", **speech.UNDERSTAND, **rest,
                       **{"train.init_from": say})  # Who can say a digit knows what codes are alike.
-    found = {"fsdd_codec": lost(bench, codec),
-             "fsdd_transcribe": 100 * bench.evaluate(see)["local_media_to_text/accuracy"],
+    found = {"fsdd_transcribe": 100 * bench.evaluate(see)["local_media_to_text/accuracy"],
              **judged(bench, *spoken(bench, say, seed))}
     print(found, file=sys.stderr, flush=True)
     return found
 
   found = bench.each_seed(measure)
   values = {name: [one[name] for one in found] for name in found[0]}
-  yield runs.row("fsdd_codec", values["fsdd_codec"], "points", "<=", 2.0)
   yield runs.row("fsdd_transcribe", values["fsdd_transcribe"], "%", ">=", 95.7)
   yield runs.row("fsdd_generate", values["fsdd_generate"], "%", ">=", 90)
   yield runs.row("fsdd_generate_cas", values["fsdd_generate_cas"], "%", ">=",
                  round(float(np.mean(values["gaussian"])), 1))
-
-
-def lost(bench: runs.Bench, directory: str) -> float:
-  """The points of accuracy that the test recordings lose by a codec."""
-  from gpt4x.media import codec_files
-  from gpt4x.media.medium import Audio
-  sounds, labels = recordings(bench, "test")
-  codec = codec_files.load(directory)
-  decoded = codec.decode_all(codec.encode_all(sounds))
-  decoded = [Audio(made.samples[:len(sound.samples)], sound.rate) for made, sound in zip(decoded, sounds)]
-  recognised = recogniser(bench)
-  return 100 * float(np.mean(recognised(sounds) == labels) - np.mean(recognised(decoded) == labels))
 
 
 def spoken(bench: runs.Bench, run: str, seed: int) -> tuple[list, np.ndarray]:
@@ -83,28 +68,14 @@ def judged(bench: runs.Bench, samples: list, labels: np.ndarray) -> dict[str, fl
   """The samples by a recogniser of real recordings, real recordings by a recogniser of samples, and by Gaussians."""
   from gpt4x.evaluation import classification, features
   score = classification.classification_accuracy_score
-  real, digits = recordings(bench, "test")
-  vectors, (train, seen) = features.timbre(real), recordings(bench, "train")
+  real, digits = speech.recordings(bench, "test")
+  vectors, (train, seen) = features.timbre(real), speech.recordings(bench, "train")
   space = features.timbre(train)
   gaussian = np.mean([score(*classification.class_gaussians(space, seen, SAMPLES, RANK, draw), vectors, digits)
                       for draw in range(10)])
-  return {"fsdd_generate": 100 * float(np.mean(recogniser(bench)(samples) == labels)),
+  return {"fsdd_generate": 100 * float(np.mean(speech.recogniser(bench)(samples) == labels)),
           "fsdd_generate_cas": 100 * score(features.timbre(samples), labels, vectors, digits),
           "gaussian": 100 * float(gaussian)}
-
-
-def recogniser(bench: runs.Bench):
-  """A function from sounds to the digits that they are taken for."""
-  from gpt4x.evaluation import classification, features
-  sounds, labels = recordings(bench, "train")
-  space = features.timbre(sounds)
-  return lambda others: classification.kernel_ridge(space, labels, features.timbre(others))
-
-
-def recordings(bench: runs.Bench, split: str) -> tuple[list, np.ndarray]:
-  from gpt4x.media.files import sounds
-  found = [(path, digit) for path, digit, _, index in data.recordings(bench.source) if (index < 5) == (split == "test")]
-  return [sounds.read(path) for path, _ in found], np.array([digit for _, digit in found])
 
 
 if __name__ == "__main__":

@@ -23,12 +23,16 @@ def write(bench: runs.Bench, name: str, left_out: str | None = None) -> tuple[di
   Returns:
     The bindings that read the recordings alone, and those that read the changed ones as well.
   """
+  plain, folder = originals(bench, name, left_out), bench.folder / name
+  write_changed(folder / "train.jsonl", folder / "changed")
+  return plain, {**plain, "LocalMedia.files": [plain["LocalMedia.files"], str(folder / "changed" / "train.jsonl")]}
+
+
+def originals(bench: runs.Bench, name: str, left_out: str | None = None) -> dict[str, Any]:
+  """Writes a split without changed copies; the bindings that read it."""
   folder = bench.folder / name
   data.write_speech(bench.source, folder, left_out)
-  write_changed(folder / "train.jsonl", folder / "changed")
-  test = {"LocalMedia.validation_files": str(folder / "test.jsonl")}
-  files = [str(folder / "train.jsonl"), str(folder / "changed" / "train.jsonl")]
-  return {"LocalMedia.files": files[0], **test}, {"LocalMedia.files": files, **test}
+  return {"LocalMedia.files": str(folder / "train.jsonl"), "LocalMedia.validation_files": str(folder / "test.jsonl")}
 
 
 def write_changed(lines: pathlib.Path, folder: pathlib.Path) -> None:
@@ -59,3 +63,17 @@ def changed(sound, rng: np.random.Generator):
   samples += rng.normal(size=len(samples)) * level * 10**(rng.uniform(-45, -15) / 20)
   samples *= min(10**rng.uniform(-0.5, 0.5), 30000 / (np.abs(samples).max() + 1))
   return Audio(np.round(samples).astype(np.int16), sound.rate)
+
+
+def recogniser(bench: runs.Bench):
+  """A function from sounds to the digits that they are taken for."""
+  from gpt4x.evaluation import classification, features
+  sounds, labels = recordings(bench, "train")
+  space = features.timbre(sounds)
+  return lambda others: classification.kernel_ridge(space, labels, features.timbre(others))
+
+
+def recordings(bench: runs.Bench, split: str) -> tuple[list, np.ndarray]:
+  from gpt4x.media.files import sounds
+  found = [(path, digit) for path, digit, _, index in data.recordings(bench.source) if (index < 5) == (split == "test")]
+  return [sounds.read(path) for path, _ in found], np.array([digit for _, digit in found])

@@ -69,9 +69,14 @@ def recordings(source: str) -> list[tuple[pathlib.Path, int, str, int]]:
 
 
 def write_speech(source: str, folder: pathlib.Path, left_out: str | None = None) -> None:
-  """train.jsonl and test.jsonl: indices 0 to 4 are test; or the whole of one speaker is, and none of him training."""
+  """train.jsonl and test.jsonl: indices 0 to 4 are test; or the whole of one speaker is, and none of him training.
+
+  The lines are in no order.
+  """
   lines: dict[str, list[dict]] = {"train": [], "test": []}
-  for path, digit, speaker, index in recordings(source):
+  found = recordings(source)
+  for place in np.random.default_rng(0).permutation(len(found)):
+    path, digit, speaker, index = found[place]
     test = index < 5 if left_out is None else speaker == left_out
     lines["test" if test else "train"].append({"audio": str(path), "text": DIGITS[digit], "speaker": speaker})
   for split, records in lines.items():

@@ -18,7 +18,7 @@ class MediaTokens:
   Attributes:
     text: `bytes`, a SentencePiece model by its name or path, or the directory of a run, whose vocabulary is meant.
     image: `grey` or `rgb`, which code each pixel, or the directory of a codec; None: the vocabulary has no images.
-    audio: `pcm:RATE`, which codes each sample, or the directory of a codec.
+    audio: `pcm:RATE` or `residual:RATE`, which code each sample, or the directory of a codec.
     video: the directory of a codec; it may be that of images, which then shares its ids.
     sizes: the most rows of cells of an image or a video, and cells of a row.
     image_size: pixels that every image and video is resized to: a height and a width, or one number for both.

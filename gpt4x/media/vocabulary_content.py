@@ -27,7 +27,7 @@ from gpt4x.media.medium import Codec, MEDIA
 from gpt4x.media.tokens import MediaTokens
 
 _SETTINGS, _TEXT = "settings.json", "text"
-_EXACT = {"image": "grey, rgb", "audio": "pcm:RATE", "video": ""}
+_EXACT = {"image": "grey, rgb", "audio": "pcm:RATE, residual:RATE", "video": ""}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def text_of(name: str) -> seqio.Vocabulary:
 
 
 def is_exact(medium: str, name: str) -> bool:
-  return name in _EXACT[medium].split(", ") or medium == "audio" and name.startswith("pcm:")
+  return name in _EXACT[medium].split(", ") or medium == "audio" and name.startswith(("pcm:", "residual:"))
 
 
 def _exact(medium: str, name: str) -> Codec:
@@ -91,10 +91,10 @@ def _exact(medium: str, name: str) -> Codec:
 
   if medium == "image":
     return {"grey": exact.GreyPixels, "rgb": exact.RgbPixels}[name]()
-  rate = name.removeprefix("pcm:")
+  kind, _, rate = name.partition(":")
   if not re.fullmatch(r"[1-9]\d{0,6}", rate):
-    raise UserError(f"MediaTokens.audio = {name!r} has no sample rate: write it as in pcm:8000")
-  codec: Any = exact.Pcm(int(rate))
+    raise UserError(f"MediaTokens.audio = {name!r} has no sample rate: write it as in {kind}:8000")
+  codec: Any = {"pcm": exact.Pcm, "residual": exact.Residual}[kind](int(rate))
   return codec
 
 

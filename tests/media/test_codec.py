@@ -17,10 +17,12 @@ from gpt4x.media.medium import Audio, Image, Video
 from tests.media import codecs
 from tests.media.codecs import audio, codec, image, video
 
-EXACT = {"grey": exact.GreyPixels, "rgb pixels": exact.RgbPixels, "pcm": lambda: exact.Pcm(800)}
+EXACT = {"grey": exact.GreyPixels, "rgb pixels": exact.RgbPixels, "pcm": lambda: exact.Pcm(800),
+         "residual": lambda: exact.Residual(800)}
 MEDIA = {  # What each takes, in several sizes.
     "grey": [image(3, 5), image(1, 1, seed=1)], "rgb pixels": [image(3, 5, 3), image(2, 2, 3)],
     "pcm": [audio(size, seed=size) for size in (0, 1, 9)],
+    "residual": [audio(size, seed=size) for size in (0, 1, 9, 300)],
     "image": [image(4, 6), image(2, 2), image(4, 6, seed=1), image(8, 2)], "rgb": [image(4, 6, 3), image(6, 2, 3)],
     "audio": [audio(size, seed=size) for size in (0, 1, 7, 8, 9, 100, 300)],
     "video": [video(frames) for frames in (1, 2, 3, 4, 70)] + [video(3, 2, 2)],
@@ -54,7 +56,7 @@ def test_what_a_codec_says_of_itself(name):
 
 
 def test_no_two_codecs_have_one_fingerprint():
-  found = [make(name).fingerprint for name in MEDIA] + [exact.Pcm(801).fingerprint]
+  found = [make(name).fingerprint for name in MEDIA] + [exact.Pcm(801).fingerprint, exact.Residual(801).fingerprint]
   assert len(set(found)) == len(found)
 
 

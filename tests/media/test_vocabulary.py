@@ -305,11 +305,12 @@ def test_names_of_no_codec(folder, tmp_path):
   no_codec = f"= '{missing}': no codec in {missing} "
   for tokens, message in (
       (MediaTokens(image=missing), f"^MediaTokens.image {no_codec}.*or name one of grey, rgb"),
-      (MediaTokens(audio=missing), f"^MediaTokens.audio {no_codec}.*or name one of pcm:RATE"),
+      (MediaTokens(audio=missing), f"^MediaTokens.audio {no_codec}.*or name one of pcm:RATE, residual:RATE"),
       (MediaTokens(video=missing), f"^MediaTokens.video {no_codec}"),
       (MediaTokens(image=str(tmp_path / "run")), "MediaTokens.image = .*directory of a run.*gpt4x export --model_dir="),
       (MediaTokens(image=str(folder / "audio")), "MediaTokens.image = .*a codec of audio is none of image"),
       (MediaTokens(audio="pcm:"), "MediaTokens.audio = 'pcm:' has no sample rate"),
+      (MediaTokens(audio="residual:8k"), "MediaTokens.audio = 'residual:8k' has no sample rate.*residual:8000"),
       (MediaTokens(audio="pcm:0"), "MediaTokens.audio = 'pcm:0' has no sample rate")):
     with pytest.raises(UserError, match=message) as caught:
       _ = MediaVocabulary(tokens).vocab_size

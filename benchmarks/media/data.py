@@ -20,8 +20,19 @@ SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
 
 def fashion(source: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """(images uint8 [n, 28, 28], labels [n]) of the split 'train' or 'test', as far as the files go."""
-  name = {"train": "train", "test": "t10k"}[split]
+  """(images uint8 [n, 28, 28], labels [n]) of the split 'train' or 'test', as far as the files go.
+
+  A training image that is in the test split too is left out.
+  """
+  pixels, labels = _idx(source, {"train": "train", "test": "t10k"}[split])
+  if split == "train":
+    tested = {image.tobytes() for image in fashion(source, "test")[0]}
+    kept = [image.tobytes() not in tested for image in pixels]
+    pixels, labels = pixels[kept], labels[kept]
+  return pixels, labels
+
+
+def _idx(source: str, name: str) -> tuple[np.ndarray, np.ndarray]:
   folder = pathlib.Path(source, "fashion-mnist")
   images, = folder.glob(f"{name}-images-idx3-ubyte*.gz")
   labels, = folder.glob(f"{name}-labels-idx1-ubyte*.gz")
@@ -64,11 +75,19 @@ def recordings(source: str) -> list[tuple[pathlib.Path, int, str, int]]:
 
 
 def write_speech(source: str, folder: pathlib.Path, left_out: str | None = None) -> None:
-  """train.jsonl and test.jsonl: indices 0 to 4 are test; or the whole of one speaker is, and none of him training."""
+  """train.jsonl and test.jsonl: indices 0 to 4 are test; or the whole of one speaker is, and none of him training.
+
+  A training file that is a copy of a test file is left out.
+  """
   lines: dict[str, list[dict]] = {"train": [], "test": []}
-  for path, digit, speaker, index in recordings(source):
-    test = index < 5 if left_out is None else speaker == left_out
-    lines["test" if test else "train"].append({"audio": str(path), "text": DIGITS[digit], "speaker": speaker})
+  is_test = lambda one: one[3] < 5 if left_out is None else one[2] == left_out
+  found = recordings(source)
+  tested = {one[0].read_bytes() for one in found if is_test(one)}
+  for one in found:
+    path, digit, speaker, _ = one
+    if is_test(one) or path.read_bytes() not in tested:
+      lines["test" if is_test(one) else "train"].append(
+          {"audio": str(path), "text": DIGITS[digit], "speaker": speaker})
   for split, records in lines.items():
     write_records(folder / f"{split}.jsonl", records)
 

@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.media import data
 
 TRAIN, TEST = ("dev", "test"), "hidden"
+PLACES = ("left", "middle", "right")
 COLOURS, SHAPES = ("yellow", "black", "blue"), ("circle", "triangle", "square")
 BOX, STRIDE = 100, 150  # Pixels of a side, and from one box to the next.
 
@@ -26,11 +27,17 @@ class Scene(NamedTuple):
 
   boxes: tuple[np.ndarray, ...]  # RGB [100, 100, 3] each.
   record: dict[str, Any]
+  order: tuple[int, ...] = (0, 1, 2)  # Which of the record's boxes stands where.
   mirrored: bool = False
 
   @property
   def pixels(self) -> np.ndarray:
     return np.concatenate(self.boxes, 1)
+
+  @property
+  def is_towers(self) -> bool:
+    """Whether all there is are towers of blocks; if not, objects are scattered."""
+    return all((one["size"], one["x_loc"]) == (20, 40) for box in self.record["structured_rep"] for one in box)
 
 
 def read(source: str, split: str) -> Iterator[Scene]:
@@ -64,29 +71,33 @@ def _content(scene: Scene) -> bytes:
 
 def moved(scene: Scene, rng: np.random.Generator) -> Scene:
   """The boxes in another order, all mirrored or none."""
-  mirrored = bool(rng.integers(2))
-  boxes = [scene.boxes[number] for number in rng.permutation(len(scene.boxes))]
-  return Scene(tuple(box[:, ::-1] if mirrored else box for box in boxes), scene.record, mirrored)
+  mirrored, order = bool(rng.integers(2)), tuple(rng.permutation(len(scene.boxes)).tolist())
+  boxes = [scene.boxes[number] for number in order]
+  return Scene(tuple(box[:, ::-1] if mirrored else box for box in boxes), scene.record, order, mirrored)
 
 
 # Questions.
 
 
-def questions(record: dict[str, Any]) -> list[tuple[str, str]]:
+def questions(scene: Scene) -> list[tuple[str, str]]:
   """(question, answer): how many there are of a kind, whether there is one, and colours, where there is one answer."""
-  objects = [one | {"color": _colour(one["color"]), "type": one["type"].lower()}
-             for box in record["structured_rep"] for one in box]
-  count = lambda **wanted: sum(all(one[key] == value for key, value in wanted.items()) for one in objects)
+  boxes = [[one | {"color": _colour(one["color"]), "type": one["type"].lower()} for one in box]
+           for box in scene.record["structured_rep"]]
+  objects = [one for box in boxes for one in box]
+  count = lambda found, **wanted: sum(all(one[key] == value for key, value in wanted.items()) for one in found)
   found = [("how many objects?", str(len(objects)))]
-  found += [(f"how many {colour} objects?", str(count(color=colour))) for colour in COLOURS]
+  found += [(f"how many {colour} objects?", str(count(objects, color=colour))) for colour in COLOURS]
+  for place, box in zip(PLACES, (boxes[number] for number in scene.order)):
+    found.append((f"how many objects in the {place} box?", str(len(box))))
+    found += [(f"how many {colour} objects in the {place} box?", str(count(box, color=colour))) for colour in COLOURS]
   for shape in SHAPES:
-    found.append((f"how many {shape}s?", str(count(type=shape))))
-    found.append((f"is there a {shape}?", _yes(count(type=shape))))
+    found.append((f"how many {shape}s?", str(count(objects, type=shape))))
+    found.append((f"is there a {shape}?", _yes(count(objects, type=shape))))
   for colour, shape in itertools.product(COLOURS, SHAPES):
-    found.append((f"how many {colour} {shape}s?", str(count(color=colour, type=shape))))
-    found.append((f"is there a {colour} {shape}?", _yes(count(color=colour, type=shape))))
+    found.append((f"how many {colour} {shape}s?", str(count(objects, color=colour, type=shape))))
+    found.append((f"is there a {colour} {shape}?", _yes(count(objects, color=colour, type=shape))))
   largest = {one["color"] for one in objects if one["size"] == max(one["size"] for one in objects)}
-  most, next_most = sorted(((count(color=colour), colour) for colour in COLOURS), reverse=True)[:2]
+  most, next_most = sorted(((count(objects, color=colour), colour) for colour in COLOURS), reverse=True)[:2]
   if len(largest) == 1:
     found.append(("what colour are the largest objects?", largest.pop()))
   if most[0] > next_most[0]:
@@ -102,9 +113,9 @@ def _yes(count: int) -> str:
   return "yes" if count else "no"
 
 
-def drawn(record: dict[str, Any], rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+def drawn(scene: Scene, rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
   """Some of the questions, fewer of those whose answer is that there are none: most kinds are in few scenes."""
-  found = questions(record)
+  found = questions(scene)
   weights = np.array([0.3 if answer in ("0", "no") else 1.0 for _, answer in found])
   return [found[i] for i in rng.choice(len(found), count, replace=False, p=weights / weights.sum())]
 
@@ -115,7 +126,11 @@ def sentence(scene: Scene) -> tuple[str, str] | None:
   return None if scene.mirrored and re.search(r"\b(left|right)", words) else (words, scene.record["label"])
 
 
-def record_of(file: str, asked: Sequence[tuple[str, str]]) -> dict[str, str]:
-  """A line of an image and questions, with all their answers."""
-  return {"image": file, "question": " ".join(question for question, _ in asked),
-          "answer": " ".join(answer for _, answer in asked)}
+def asked(file: str, question: str, answer: str) -> dict[str, str]:
+  """A line of an image and a question."""
+  return {"image": file, "question": question, "answer": answer}
+
+
+def examined(file: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+  """A line of an image and questions, all of which are to be written with their answers: each teaches something."""
+  return asked(file, "questions:", " ".join(f"{question} {answer}" for question, answer in pairs))

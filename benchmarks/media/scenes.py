@@ -4,7 +4,7 @@ An image has its three boxes side by side; the grey bars of the published files 
 are those of the set, whose directories differ. A training scene whose very pixels a test image has is left out too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import hashlib
 import itertools
 import json
@@ -79,25 +79,35 @@ def moved(scene: Scene, rng: np.random.Generator) -> Scene:
 # Questions.
 
 
+class Objects(list[dict[str, Any]]):
+  """Those of a scene or of a box."""
+
+  def count(self, **wanted: str) -> str:
+    return str(sum(all(one[key] == value for key, value in wanted.items()) for one in self))
+
+
+def boxes_of(scene: Scene) -> list[Objects]:
+  """What is in each box, from left to right."""
+  return [Objects(one | {"color": "blue" if one["color"] == "#0099ff" else one["color"].lower(),
+                         "type": one["type"].lower()} for one in scene.record["structured_rep"][number])
+          for number in scene.order]
+
+
 def questions(scene: Scene) -> list[tuple[str, str]]:
   """(question, answer): how many there are of a kind, whether there is one, and colours, where there is one answer."""
-  boxes = [[one | {"color": _colour(one["color"]), "type": one["type"].lower()} for one in box]
-           for box in scene.record["structured_rep"]]
-  objects = [one for box in boxes for one in box]
-  count = lambda found, **wanted: sum(all(one[key] == value for key, value in wanted.items()) for one in found)
-  found = [("how many objects?", str(len(objects)))]
-  found += [(f"how many {colour} objects?", str(count(objects, color=colour))) for colour in COLOURS]
-  for place, box in zip(PLACES, (boxes[number] for number in scene.order)):
-    found.append((f"how many objects in the {place} box?", str(len(box))))
-    found += [(f"how many {colour} objects in the {place} box?", str(count(box, color=colour))) for colour in COLOURS]
-  for shape in SHAPES:
-    found.append((f"how many {shape}s?", str(count(objects, type=shape))))
-    found.append((f"is there a {shape}?", _yes(count(objects, type=shape))))
-  for colour, shape in itertools.product(COLOURS, SHAPES):
-    found.append((f"how many {colour} {shape}s?", str(count(objects, color=colour, type=shape))))
-    found.append((f"is there a {colour} {shape}?", _yes(count(objects, color=colour, type=shape))))
+  boxes = boxes_of(scene)
+  objects = Objects(itertools.chain(*boxes))
+  found = [("how many objects?", objects.count())]
+  found += [(f"how many {colour} objects?", objects.count(color=colour)) for colour in COLOURS]
+  for place, box in zip(PLACES, boxes):
+    found.append((f"how many objects in the {place} box?", box.count()))
+    found += [(f"how many {colour} objects in the {place} box?", box.count(color=colour)) for colour in COLOURS]
+  for wanted in [{"type": shape} for shape in SHAPES] + [
+      {"color": colour, "type": shape} for colour, shape in itertools.product(COLOURS, SHAPES)]:
+    kind, count = " ".join(wanted.values()), objects.count(**wanted)
+    found += [(f"how many {kind}s?", count), (f"is there a {kind}?", "no" if count == "0" else "yes")]
   largest = {one["color"] for one in objects if one["size"] == max(one["size"] for one in objects)}
-  most, next_most = sorted(((count(objects, color=colour), colour) for colour in COLOURS), reverse=True)[:2]
+  most, next_most = sorted(((int(objects.count(color=colour)), colour) for colour in COLOURS), reverse=True)[:2]
   if len(largest) == 1:
     found.append(("what colour are the largest objects?", largest.pop()))
   if most[0] > next_most[0]:
@@ -105,17 +115,23 @@ def questions(scene: Scene) -> list[tuple[str, str]]:
   return found
 
 
-def _colour(name: str) -> str:
-  return "blue" if name == "#0099ff" else name.lower()
+def lists(scene: Scene) -> list[tuple[str, str]]:
+  """Questions that ask for several numbers: more to learn from a picture at once. None is in the test."""
+  boxes = boxes_of(scene)
+  objects = Objects(itertools.chain(*boxes))
+  kinds = list(itertools.product(COLOURS, SHAPES))
+  found = {"how many objects in each box?": [box.count() for box in boxes],
+           "how many of each colour?": [objects.count(color=colour) for colour in COLOURS],
+           "how many of each shape?": [objects.count(type=shape) for shape in SHAPES],
+           "how many of each colour and shape?": [objects.count(color=colour, type=shape) for colour, shape in kinds],
+           "how many of each colour in each box?": [box.count(color=colour) for box in boxes for colour in COLOURS]}
+  return [(question, " ".join(numbers)) for question, numbers in found.items()]
 
 
-def _yes(count: int) -> str:
-  return "yes" if count else "no"
-
-
-def drawn(scene: Scene, rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+def drawn(scene: Scene, rng: np.random.Generator, count: int,
+          of: list[tuple[str, str]] | None = None) -> list[tuple[str, str]]:
   """Some of the questions, fewer of those whose answer is that there are none: most kinds are in few scenes."""
-  found = questions(scene)
+  found = of or questions(scene)
   weights = np.array([0.3 if answer in ("0", "no") else 1.0 for _, answer in found])
   return [found[i] for i in rng.choice(len(found), count, replace=False, p=weights / weights.sum())]
 
@@ -129,8 +145,3 @@ def sentence(scene: Scene) -> tuple[str, str] | None:
 def asked(file: str, question: str, answer: str) -> dict[str, str]:
   """A line of an image and a question."""
   return {"image": file, "question": question, "answer": answer}
-
-
-def examined(file: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-  """A line of an image and questions, all of which are to be written with their answers: each teaches something."""
-  return asked(file, "questions:", " ".join(f"{question} {answer}" for question, answer in pairs))

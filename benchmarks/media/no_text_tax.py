@@ -53,7 +53,7 @@ def write(source: str, folder: pathlib.Path) -> None:
   """text.jsonl and validation.jsonl with sections of articles; images.jsonl, with each image as often as it is due."""
   wanted = STEPS * LENGTH * TEXT_ROWS
   texts = {"text": (gzip.decompress(pathlib.Path(source, "wikitext-2", "train.txt.gz").read_bytes()), wanted),
-           "validation": (pathlib.Path(source, "wikitext-2", "valid.txt").read_bytes(), 500_000)}
+           "validation": (pathlib.Path(source, "wikitext-2", "valid.txt").read_bytes(), 250_000)}
   for name, (text, size) in texts.items():
     sections = [f" ={part}" for part in re.split(r"^ =", text.decode(), flags=re.MULTILINE)[1:]]
     chosen = sections[::max(1, len(text) // size)]

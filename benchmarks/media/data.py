@@ -4,29 +4,35 @@ Each function takes the directory of the files as they were published and a fold
 itself says: no test file is ever in a training folder.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import gzip
-import itertools
 import json
 import pathlib
-import re
-from typing import Any
 
 import numpy as np
 
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-COUNTED = ("yellow", "black", "blue")
-SHAPES = ("circle", "triangle", "square")
 
 
 # Fashion-MNIST: 28 x 28 grey.
 
 
 def fashion(source: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """(images uint8 [n, 28, 28], labels [n]) of the split 'train' or 'test', as far as the files go."""
-  name = {"train": "train", "test": "t10k"}[split]
+  """(images uint8 [n, 28, 28], labels [n]) of the split 'train' or 'test', as far as the files go.
+
+  A training image that is in the test split too is left out.
+  """
+  pixels, labels = _idx(source, {"train": "train", "test": "t10k"}[split])
+  if split == "train":
+    tested = {image.tobytes() for image in fashion(source, "test")[0]}
+    kept = [image.tobytes() not in tested for image in pixels]
+    pixels, labels = pixels[kept], labels[kept]
+  return pixels, labels
+
+
+def _idx(source: str, name: str) -> tuple[np.ndarray, np.ndarray]:
   folder = pathlib.Path(source, "fashion-mnist")
   images, = folder.glob(f"{name}-images-idx3-ubyte*.gz")
   labels, = folder.glob(f"{name}-labels-idx1-ubyte*.gz")
@@ -71,65 +77,19 @@ def recordings(source: str) -> list[tuple[pathlib.Path, int, str, int]]:
 def write_speech(source: str, folder: pathlib.Path, left_out: str | None = None) -> None:
   """train.jsonl and test.jsonl: indices 0 to 4 are test; or the whole of one speaker is, and none of him training.
 
-  The lines are in no order.
+  The lines are in no order. A training file that is a copy of a test file is left out.
   """
   lines: dict[str, list[dict]] = {"train": [], "test": []}
+  is_test = lambda one: one[3] < 5 if left_out is None else one[2] == left_out
   found = recordings(source)
+  tested = {one[0].read_bytes() for one in found if is_test(one)}
   for place in np.random.default_rng(0).permutation(len(found)):
-    path, digit, speaker, index = found[place]
-    test = index < 5 if left_out is None else speaker == left_out
-    lines["test" if test else "train"].append({"audio": str(path), "text": DIGITS[digit], "speaker": speaker})
+    path, digit, speaker, _ = one = found[place]
+    if is_test(one) or path.read_bytes() not in tested:
+      lines["test" if is_test(one) else "train"].append(
+          {"audio": str(path), "text": DIGITS[digit], "speaker": speaker})
   for split, records in lines.items():
     write_records(folder / f"{split}.jsonl", records)
-
-
-# NLVR: scenes of three boxes, and questions whose answers follow from what is in them.
-
-
-def scenes(source: str, split: str) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
-  """(image, record) of a split; its directories differ from those of other splits."""
-  folder = pathlib.Path(source, "nlvr", split)
-  paths = {path.name: path.resolve() for path in folder.glob("images/**/*.png")}
-  for line in (folder / f"{split}.json").read_text().splitlines():
-    if line.strip():
-      record = json.loads(line)
-      yield paths[f"{split}-{record['identifier']}-0.png"], record
-
-
-def questions(record: dict[str, Any]) -> list[tuple[str, str]]:
-  """(question, answer): how many objects of a colour, of a shape, of both and in all there are; numbers as digits."""
-  objects = [(_colour(one["color"]), one["type"].lower()) for box in record["structured_rep"] for one in box]
-  found = [("how many objects?", len(objects))]
-  for colour in COUNTED:
-    found.append((f"how many {colour}?", sum(one[0] == colour for one in objects)))
-  for shape in SHAPES:
-    found.append((f"how many {shape}s?", sum(one[1] == shape for one in objects)))
-  for colour, shape in itertools.product(COUNTED, SHAPES):
-    found.append((f"how many {colour} {shape}s?", sum(one == (colour, shape) for one in objects)))
-  return [(question, str(count)) for question, count in found]
-
-
-def _colour(name: str) -> str:
-  return "blue" if name == "#0099ff" else name.lower()
-
-
-def write_counting(source: str, folder: pathlib.Path, train: Sequence[str] = ("dev", "test"),
-                   test: str = "hidden") -> None:
-  """A record for each question of each scene."""
-  for name, splits in (("train", train), ("test", [test])):
-    write_records(folder / f"{name}.jsonl", [
-        {"image": str(path), "question": question, "answer": answer}
-        for split in splits for path, record in scenes(source, split) for question, answer in questions(record)])
-
-
-def write_truth(source: str, folder: pathlib.Path, train: Sequence[str] = ("dev", "test"),
-                test: str = "hidden") -> None:
-  """The sentences that people wrote, with 'true' or 'false'."""
-  for name, splits in (("train", train), ("test", [test])):
-    write_records(folder / f"{name}.jsonl", [
-        {"image": str(path), "question": re.sub(r"\s+", " ", record["sentence"].lower()).strip(),
-         "answer": record["label"]}
-        for split in splits for path, record in scenes(source, split)])
 
 
 # Moving Fashion-MNIST: an image that crosses a 32 x 32 frame.

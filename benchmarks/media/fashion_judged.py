@@ -1,45 +1,44 @@
-"""How often the decoder names what a Fashion-MNIST picture shows, in per cent of the 4,400 test images at hand.
+"""How a decoder of Fashion-MNIST is judged: by what it draws, and by what it names."""
 
-It learns from the 1,800 training images at hand, each mirrored and moved, through the codes of a codec that has seen
-these alone. A kernel ridge regression on pixels reaches 83.7, one on oriented gradients 85.9.
-
-  fashion_classify         the name that it writes, greedily, as `gpt4x eval` has it
-  fashion_classify_views   the name that is likeliest in the mean over the picture, its mirror image, and both moved by
-                           a pixel, up or down
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import functools
 import itertools
-from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Row
-from benchmarks.media import data, fashion, runs
+from benchmarks.media import data, fashion
 
-COPIES = 20
-KERNEL_RIDGE = 83.7
-AT_ONCE = 40  # Pictures whose names are scored together.
-NAME: dict[str, Any] = fashion.DECODER | {
-    "TASK_FEATURE_LENGTHS": {"inputs": 60, "targets": 9}, "TRAIN_STEPS": 1500, "EVAL_PERIOD": None,
-    "CHECKPOINT_PERIOD": 1500}
+GUIDANCE, TEMPERATURE = 1.5, 1.0
+MOST_JUDGED = 3000  # Samples that the classifier sees.
+SPAN = 60  # Ids of an image: codes, ends of rows, sizes, begin and end.
+AT_ONCE = 40  # Images whose names are scored together.
 
 
-def rows(bench: runs.Bench) -> Iterator[Row]:
-  fashion.write(bench)
-  fashion.write_moved(bench, "name", originals=1, copies=COPIES)
-  codec = fashion.codec(bench)
-  found = bench.each_seed(lambda bench, seed: measure(bench, seed, codec))
-  for name, values in zip(("fashion_classify", "fashion_classify_views"), zip(*found)):
-    yield runs.row(name, values, "%", ">=", KERNEL_RIDGE)
-
-
-def measure(bench: runs.Bench, seed: int, codec: str) -> tuple[float, float]:
-  run = bench.train(f"run{seed}", "experiments/image_classify_tiny.gin", **NAME, **fashion.files(bench, "name"),
-                    **{"MediaTokens.image": codec, "SEED": seed})
-  return (100 * bench.evaluate(run)["local_media_to_text/accuracy"],
-          100 * bench.call(accuracy_by_views, bench.source, run))
+def of_samples(source: str, run: str, seed: int, count: int) -> dict[str, float]:
+  """What so many samples of a run are worth, as many for each class."""
+  from gpt4x.commands import reading
+  from gpt4x.evaluation import classification, features
+  from gpt4x.evaluation.media import nearest_distances
+  from gpt4x.evaluation.samples import Example, MediaSampler
+  from gpt4x.partitioning import Partitioner
+  experiment = reading.saved_experiment(run)
+  vocabulary = experiment.data.vocabulary
+  sampler = MediaSampler(experiment, "validation", guidance=GUIDANCE, temperature=TEMPERATURE, seed=seed,
+                         batch_size=200)
+  prompts = [tuple(vocabulary.encode(name)) for name in data.CLASSES]
+  room = np.zeros(SPAN, np.int32)  # So many ids may be drawn, and one more.
+  _, params = experiment.restore_params(run, Partitioner(num_devices=1))
+  drawn = sampler.draw(params, [Example(prompts[i % len(prompts)], room, "image") for i in range(count)])
+  whole = [(i % len(prompts), medium.pixels) for i, (medium, complete) in enumerate(drawn)
+           if complete and medium is not None and medium.pixels.shape == (28, 28, 1)]
+  labels, made = (np.array(some) for some in zip(*whole))
+  (train, _), (test, real_labels) = (data.fashion(source, split) for split in ("train", "test"))
+  train, test = train[..., None], test[..., None]
+  some = slice(MOST_JUDGED)
+  return {"illegal": count - len(whole),
+          "cas": 100 * classification.classification_accuracy_score(
+              features.hog(made[some]), labels[some], features.hog(test), real_labels),
+          "nearest": float(nearest_distances(made, train).mean() / nearest_distances(test, train).mean())}
 
 
 def accuracy_by_views(source: str, run: str) -> float:
@@ -90,7 +89,3 @@ def scorer(run: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     return np.concatenate([score(np.resize(piece, (AT_ONCE, piece.shape[1])))[:len(piece)] for piece in pieces])
 
   return of_images
-
-
-if __name__ == "__main__":
-  runs.main(rows)

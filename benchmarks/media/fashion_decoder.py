@@ -35,7 +35,7 @@ KERNEL_RIDGE = 83.7
 # 250,000 parameters; 259 bytes, 16 specials, 64 sizes and 1,000 codes are 1,339 ids.
 DECODER: dict[str, Any] = {
     "TransformerConfig.vocab_size": 1344, "TransformerConfig.num_layers": 3, "TransformerConfig.embed_dim": 64,
-    "TransformerConfig.mlp_dim": 256, "TRAIN_STEPS": 4500, "EVAL_PERIOD": None, "CHECKPOINT_PERIOD": 4500,
+    "TransformerConfig.mlp_dim": 256, "TRAIN_STEPS": 3000, "EVAL_PERIOD": None, "CHECKPOINT_PERIOD": 3000,
     "MediaTokens.loss_weights": {"image": 0.2}}
 
 

@@ -67,7 +67,7 @@ def scorer(run: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
   names = np.array([name + [0] * (longest - len(name)) for name in names], np.int32)
 
   @jax.jit
-  def score(inputs):
+  def score(params, inputs):
     """Of inputs [n, I] each with each name."""
     count, length = inputs.shape[0], inputs.shape[1] + 1
     ones = jnp.ones((count, length), jnp.int32)
@@ -86,6 +86,6 @@ def scorer(run: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     spans = vocabulary.encode_media([Image(np.ascontiguousarray(image)[..., None]) for image in images])
     inputs = np.stack([vocabulary.layout.flatten(span) for span in spans])
     pieces = [inputs[start:start + AT_ONCE] for start in range(0, len(inputs), AT_ONCE)]
-    return np.concatenate([score(np.resize(piece, (AT_ONCE, piece.shape[1])))[:len(piece)] for piece in pieces])
+    return np.concatenate([score(params, np.resize(piece, (AT_ONCE, piece.shape[1])))[:len(piece)] for piece in pieces])
 
   return of_images

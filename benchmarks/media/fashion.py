@@ -53,7 +53,7 @@ def pca_psnr(source: str, bits: float) -> float:
   mean = seen.mean(0)
   _, _, components = np.linalg.svd(seen - mean, full_matrices=False)
   coefficients, points = (pixels - mean) @ components.T, []
-  for step in np.geomspace(2000, 150, 12):
+  for step in np.geomspace(1500, 40, 14):
     whole = np.round(coefficients / step)
     made = np.clip(mean + whole * step @ components, 0, 255)
     points.append((sum(map(_entropy, whole.T)), 10 * np.log10(255**2 / np.mean((made - pixels)**2))))

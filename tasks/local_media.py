@@ -38,6 +38,9 @@ seqio.TaskRegistry.add(
                      "targets": seqio.Feature(MediaVocabulary(), add_eos=True)},
 )
 
+# One model of both, of records that have a medium and its text.
+seqio.MixtureRegistry.add("local_media_both_ways", ["local_media_to_text", "local_text_to_media"], default_rate=1.0)
+
 # Pixels or samples of one length, for the training of codecs: local_image_bytes, local_audio_bytes, local_video_bytes.
 for _medium in MEDIA:
   seqio.TaskRegistry.add(

@@ -76,7 +76,8 @@ def _output(arguments: argparse.Namespace, target: media_files.Target | None,
 def _check_guidance(guidance: float, task: str) -> None:
   """Warns if nothing was trained without its condition, so that there is nothing to guide away from."""
   from gpt4x.media.local_media import LocalMedia
-  dropped = LocalMedia().drop_condition if task == "local_text_to_media" else "text_to_" in task  # Of public sets.
+  local = task in ("local_text_to_media", "local_media_both_ways")
+  dropped = LocalMedia().drop_condition if local else "text_to_" in task  # Of public sets.
   if not dropped:
     print(f"gpt4x: warning: --guidance={guidance:g} compares with what the model makes without a prompt, and training"
           f" on {task} dropped none: use 1, or a model of a task that drops some (LocalMedia.drop_condition)",

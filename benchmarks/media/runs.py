@@ -59,14 +59,21 @@ class Bench:
     """What a command prints; bindings are gin's, in Python's words: `files="a"` for `--gin.files='a'`."""
     command = [sys.executable, "-m", "gpt4x.cli", *arguments,
                *(f"--gin.{name}={value!r}" for name, value in bindings.items())]
-    environment = os.environ | harness.ON_CPU | {"GPT4X_DATA_DIR": str(self.folder / "prepared"),
-                                                 "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
     pin = None if self.core is None else functools.partial(os.sched_setaffinity, 0, {self.core})
-    finished = subprocess.run(command, env=environment, cwd=run.HERE.parent, capture_output=True, text=True,
-                              preexec_fn=pin)
+    finished = subprocess.run(command, env=os.environ | self._environment, cwd=run.HERE.parent, capture_output=True,
+                              text=True, preexec_fn=pin)
     if finished.returncode:
       raise RuntimeError(f"{shlex.join(command)} failed:\n{finished.stderr}")
     return finished.stdout
+
+  def call(self, function: Callable[..., T], *arguments: Any) -> T:
+    """What a top-level function returns, called as a command would run: in a process of its own."""
+    return harness.in_a_process(_on_core, self.core, function, *arguments, environment=self._environment)
+
+  @property
+  def _environment(self) -> dict[str, str]:
+    return harness.ON_CPU | {"GPT4X_DATA_DIR": str(self.folder / "prepared"),
+                             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
 
   def train(self, name: str, gin_file: str, **bindings: Any) -> str:
     """Trains an experiment; returns its directory."""
@@ -84,6 +91,12 @@ class Bench:
     """The metrics of `gpt4x eval`."""
     printed = self.gpt4x("eval", f"--model_dir={directory}", *flags, **bindings)
     return {name: float(value) for name, _, value in (line.partition(" ") for line in printed.splitlines())}
+
+
+def _on_core(core: int | None, function: Callable[..., T], *arguments: Any) -> T:
+  if core is not None:
+    os.sched_setaffinity(0, {core})
+  return function(*arguments)
 
 
 def row(name: str, values: Sequence[float], unit: str, better: str, peer: float) -> Row:

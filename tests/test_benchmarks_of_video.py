@@ -1,5 +1,6 @@
 """The videos that benchmarks/media makes, and how it measures motion."""
 
+from collections import Counter
 import gzip
 import itertools
 import json
@@ -24,9 +25,9 @@ def source(tmp_path):
   folder = tmp_path / "fashion-mnist"
   folder.mkdir()
   for name in ("train", "t10k"):
-    pixels = np.stack([garment(i + 100 * (name == "t10k")) for i in range(3)])
+    pixels = np.stack([garment(i + 100 * (name == "t10k")) for i in range(4)])
     (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + pixels.tobytes()))
-    (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + bytes([9, 1, 0])))
+    (folder / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + bytes([9, 1, 0, 6])))
   return tmp_path
 
 
@@ -48,10 +49,9 @@ def test_another_motion_has_no_name(by):
   assert moving.shift(frames) == by and moving.motion(frames) is None
 
 
-def test_clips_show_all_images_as_often_and_move_as_they_say(source):
+def test_clips_show_all_images_but_shirts_as_often_and_move_as_they_say(source):
   found = list(moving.clips(source, "train", 60, 4, mirror=True))
-  assert {name: sum(clip.garment == name for clip in found) for name in ("boot", "trouser", "t-shirt")} == {
-      "boot": 20, "trouser": 20, "t-shirt": 20}
+  assert Counter(clip.garment for clip in found) == {"boot": 20, "trouser": 20, "t-shirt": 20}
   assert all(moving.motion(clip.frames) == (clip.direction, clip.speed) for clip in found)
   assert {(clip.direction, clip.speed) for clip in found} == set(MOTIONS)
   leftward = [clip.frames[0].mean(0)[:12].mean() > clip.frames[0].mean(0)[12:].mean() for clip in found]

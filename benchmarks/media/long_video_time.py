@@ -11,7 +11,7 @@ import statistics
 
 from benchmarks.harness import Row
 from benchmarks.media import moving, runs
-from benchmarks.media.moving_fashion_stream import FRAMES, LATENT, MEMORY, STREAM, TRANSFORMER
+from benchmarks.media.moving_fashion_stream import FRAMES, MEMORY, STREAM, TRANSFORMER
 from benchmarks.quickstart import mean_and_error
 
 TIMES = 4

@@ -1,7 +1,8 @@
 """Moving Fashion-MNIST: a garment that crosses a small frame, with an exact caption; and how a video moves.
 
-The frame is 24 x 24, the garment 20 x 20 and at first within two pixels of the middle. It moves left, right, up or down
-by two pixels a frame or four, leaves at one side and comes back at the other, so that it may go on for ever.
+The frame is 24 x 24, the garment 20 x 20 and at first in the middle. It moves left, right, up or down by two pixels a
+frame or four, leaves at one side and comes back at the other, so that it may go on for ever. Two of the ten garments
+are left out, shirts and coats, which few pixels hardly tell from t-shirts and pullovers: videos are about motion.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,8 @@ from benchmarks.media.data import CLASSES, fashion, write_records
 DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 SPEEDS = {"slowly": 2, "fast": 4}  # Pixels a frame.
 IMAGE, SIDE = 20, 24  # Pixels of a side, of the garment and of the frame.
-NEAR = 2  # Pixels down or across, at most, from the middle to where it starts.
+START = ((SIDE - IMAGE) // 2,) * 2
+GARMENTS = tuple(name for name in CLASSES if name not in ("shirt", "coat"))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ def caption(garment: str, direction: str, speed: str) -> str:
 
 
 def moving(image: np.ndarray, direction: str, speed: str, start: tuple[int, int], frames: int) -> np.ndarray:
-  """uint8 [frames, 24, 24] of a 28 x 28 image, made smaller, with its upper left corner at `start` in the first frame."""
+  """uint8 [frames, 24, 24] of a 28 x 28 image, made smaller; its upper left corner is at `start` in the first frame."""
   from PIL import Image
   canvas = np.zeros((SIDE, SIDE), np.uint8)
   canvas[:IMAGE, :IMAGE] = np.asarray(Image.fromarray(image).resize((IMAGE, IMAGE), Image.Resampling.BILINEAR))
@@ -53,13 +55,12 @@ def clips(source: str, split: str, count: int, frames: int, seed: int = 0, mirro
   """
   rng = np.random.default_rng(seed)
   pixels, labels = fashion(source, split)
-  order = rng.permutation(len(pixels))
+  order = [which for which in rng.permutation(len(pixels)) if CLASSES[labels[which]] in GARMENTS]
   for number in range(count):
     which = order[number % len(order)]
     direction, speed = (str(rng.choice(list(names))) for names in (DIRECTIONS, SPEEDS))
-    row, column = ((SIDE - IMAGE) // 2 + int(rng.integers(-NEAR, NEAR + 1)) for _ in range(2))
     image = pixels[which][:, ::-1] if mirror and rng.integers(2) else pixels[which]
-    yield Clip(moving(np.ascontiguousarray(image), direction, speed, (row, column), frames),
+    yield Clip(moving(np.ascontiguousarray(image), direction, speed, START, frames),
                CLASSES[labels[which]], direction, speed)
 
 

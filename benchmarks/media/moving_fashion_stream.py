@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.harness import Row
 from benchmarks.media import moving, runs
-from benchmarks.media.moving_fashion import files, LATENT
+from benchmarks.media.moving_fashion_caption import files, LATENT
 from benchmarks.quickstart import mean_and_error
 
 FRAMES, GIVEN = 9, 7

@@ -26,7 +26,6 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
   def captioned(bench: runs.Bench, seed: int) -> float:
     run = bench.train(f"caption{seed}", "experiments/image_classify_tiny.gin", SEED=seed,
                       **{**short, **tokens, **TRANSFORMER, **CAPTION})
-    print(runs.last_metrics(run), flush=True)
     return 100 * runs.last_metrics(run)["local_media_to_text/accuracy"]
 
   yield runs.row("moving_fashion_caption", bench.each_seed(captioned), "%", ">=", 80.0)

@@ -14,7 +14,7 @@ from benchmarks.media.moving_fashion_caption import files, LATENT, TEXT, TRANSFO
 
 FRAMES = 5
 MOTION = {"TASK_FEATURE_LENGTHS": {"inputs": TEXT, "targets": 5 + 3 * LATENT},
-          "TRAIN_STEPS": 2000, "EVAL_PERIOD": None, "CHECKPOINT_PERIOD": 2000, "TransformerConfig.dropout_rate": 0.0}
+          "TRAIN_STEPS": 1500, "EVAL_PERIOD": None, "CHECKPOINT_PERIOD": 1500, "TransformerConfig.dropout_rate": 0.0}
 SAMPLES, TEMPERATURE = 3, 0.5  # Videos of each caption, and how they are drawn.
 
 

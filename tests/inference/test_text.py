@@ -5,20 +5,26 @@ import pydoc
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 import seqio
 
 from gpt4x.data import vocabularies
 from gpt4x.inference.text import Text
+from gpt4x.media.medium import Audio, Image
+from gpt4x.media.tokens import MediaTokens
+from gpt4x.media.vocabulary import MediaVocabulary
 
 EOS = 1
 
 
-@pytest.fixture(name="vocabulary", scope="module", params=["bytes", "sentencepiece", "words"])
+@pytest.fixture(name="vocabulary", scope="module", params=["bytes", "sentencepiece", "words", "media"])
 def _vocabulary(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp("vocabularies")
   if request.param == "bytes":
     return seqio.ByteVocabulary()
+  if request.param == "media":
+    return MediaVocabulary(MediaTokens(image="grey", audio="pcm:8000", sizes=2))
   if request.param == "words":
     return vocabularies.write_words(["<eos>", "<unk>", *"abcdef", "ab", "ünï"], folder)
   vocabularies.train_sentencepiece([inspect.getsource(pydoc), "tabs\tand ünicode"], 400, folder / "a.model")
@@ -58,6 +64,10 @@ def test_text_is_that_of_one_token_after_the_other(vocabulary, data, prompt, sto
   """Characters of several tokens, stops within and over pieces, and several of them."""
   if isinstance(vocabulary, vocabularies.WordVocabulary):
     tokens = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=24))
+  elif isinstance(vocabulary, MediaVocabulary):
+    whole = vocabulary.encode_parts([Image(np.zeros((1, 2, 1), np.uint8)), "a", Audio(np.zeros(1, np.int16), 8000)])
+    tokens = data.draw(st.lists(st.sampled_from([*whole.tolist(), *vocabulary.encode("ü b"), EOS]), min_size=1,
+                                max_size=24) | st.just([*whole.tolist(), *vocabulary.encode("ü"), *whole.tolist()]))
   else:
     alphabet = [*vocabulary.encode("abab bü€ \naba"), EOS, vocabulary.encode("€")[0], vocabulary.encode("ü")[-1]]
     tokens = data.draw(st.lists(st.sampled_from(alphabet), min_size=1, max_size=24))
@@ -79,3 +89,13 @@ def test_a_character_and_a_stop_are_shown_when_they_are_whole():
 def test_a_stop_that_only_begins_is_shown_at_the_end():
   _, shown = write(seqio.ByteVocabulary(), "", seqio.ByteVocabulary().encode("a-EN"), [2], stop=["-END"])
   assert shown == ["a", "-EN"]
+
+
+def test_a_token_costs_the_same_however_long_the_text(monkeypatch):
+  vocabulary = seqio.ByteVocabulary()
+  decoded = []
+  decode = vocabulary.decode
+  monkeypatch.setattr(vocabulary, "decode", lambda ids: decoded.append(len(ids)) or decode(ids))
+  tokens = vocabulary.encode("abc\u00fc" * 200)
+  write(vocabulary, "a prompt", tokens, [32])
+  assert sum(decoded) < 6 * len(tokens) and max(decoded) < 100

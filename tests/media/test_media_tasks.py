@@ -353,3 +353,12 @@ def test_gin_file_names_its_task(name):
   if name != "local_media":
     converter = gin.query_parameter("DatasetConfig.feature_converter")
   assert seqio.get_mixture_or_task(name).output_features.keys() == features[converter]
+
+
+def test_sorted_lines_are_mixed():
+  """A set that is sorted by label trains in no such order, though neighbours are coded together."""
+  pngs(pathlib.Path("."), 1)
+  write([{"image": "0.png", "text": f"{number // 600}"} for number in range(2400)])
+  names = [parts(one["targets"])[-1] for one in read("local_media_to_text", shuffle=True)]
+  for name in "0123":
+    assert abs(names[:300].count(name) - 75) < 40, "each of four in the first eighth"

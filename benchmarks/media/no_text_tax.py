@@ -2,8 +2,8 @@
 
 Both runs are the same model from the same initial parameters, with the same steps and learning rates, and 32 rows of
 text a step. The mixed run has 8 rows more, for captioned images of Fashion-MNIST are a fifth of its tokens: one source,
-documents in random order. What it has seen of text is counted from its own stream, captions left out. A code of an image
-counts for a tenth of a byte of text; by the default, half, text pays 1.1%.
+documents in random order. What it has seen of text is counted from its own stream, captions left out. A code of an
+image counts for a tenth of a byte of text; by the default, half, text pays 1.1%.
 """
 
 from collections.abc import Iterator

@@ -183,8 +183,10 @@ class MediaVocabulary(vocabularies.PythonVocabulary, vocabularies.FileVocabulary
     parts = list[str | Medium]()
     for part in self.layout.parse(ids):
       if isinstance(part, Span):
-        if part.codes.size:
-          parts.append(self.decode_medium(part))
+        medium = self.decode_medium(part) if part.codes.size else None
+        # Frames of a learned sound overlap by half: one cell alone has no sample.
+        if medium is not None and not (isinstance(medium, Audio) and not len(medium.samples)):
+          parts.append(medium)
       elif text := self.text.decode([i for i in part.tolist() if i != self.eos_id]):
         parts.append(text)
     return parts

@@ -139,6 +139,9 @@ def test_what_is_cut_is_decoded_as_far_as_it_came(folder):
     rows = max(0, (length - 3) // 7)
     assert [one.pixels.shape for one in found] == ([(rows, 2, 3)] if rows else [])
   vocabulary = MediaVocabulary(learned(folder))
+  ids = vocabulary.encode_parts([codecs.audio(30)])
+  lengths = [[len(one.samples) for one in vocabulary.decode_parts(ids[:length])] for length in range(len(ids))]
+  assert [] in lengths and [0] not in lengths and max(lengths)[0] >= 24
   ids = vocabulary.encode_parts([codecs.audio(30), codecs.image(4, 4), codecs.video(3)])
   rng = np.random.default_rng(0)
   for _ in range(10):

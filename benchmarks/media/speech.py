@@ -9,11 +9,11 @@ import numpy as np
 from benchmarks.media import data, runs
 
 COPIES = 8  # Of each training recording, changed a little.
-_SMALL = {"DatasetConfig.pack": True, "BATCH_SIZE": 16, "TransformerConfig.vocab_size": 2368,
-          "TransformerConfig.num_layers": 4, "TransformerConfig.embed_dim": 128, "TransformerConfig.mlp_dim": 512,
-          "TransformerConfig.memory_length": 0, "TransformerConfig.eval_memory_length": 0}
-UNDERSTAND = {**_SMALL, "TASK_FEATURE_LENGTHS": {"inputs": 128, "targets": 16}, "TRAIN_STEPS": 350}
-SPEAK = {**_SMALL, "TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 144}, "TRAIN_STEPS": 220}
+# One decoder, which names what it hears and says what is named: half of what it sees teaches it what codes mean.
+BOTH_WAYS = {"TASK_FEATURE_LENGTHS": {"inputs": 140, "targets": 140}, "BATCH_SIZE": 8, "TRAIN_STEPS": 2000,
+             "warmup_linear.peak": 0.005, "TransformerConfig.vocab_size": 2368, "TransformerConfig.num_layers": 3,
+             "TransformerConfig.embed_dim": 96, "TransformerConfig.mlp_dim": 384,
+             "TransformerConfig.memory_length": 0, "TransformerConfig.eval_memory_length": 0}
 SELDOM = {"EVAL_PERIOD": 100_000, "CHECKPOINT_PERIOD": 100_000}
 
 

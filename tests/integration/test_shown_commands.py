@@ -74,8 +74,10 @@ def sizes_of(text: str) -> dict:
   """What makes a new run of a command small."""
   if "_codec.gin" in text:  # Whose rows have the length of a medium.
     return {name: value for name, value in RUN.items() if name != "TASK_FEATURE_LENGTHS"} | CODEC
+  if "pixels_tiny.gin" in text or "media_tiny.gin" in text:
+    return MEDIA_MODEL | RUN
   if "MediaTokens" in text:
-    return MEDIA_MODEL | RUN | ({} if "media_tiny.gin" in text else FROM_PREFIX)
+    return MEDIA_MODEL | RUN | FROM_PREFIX
   return MODEL | RUN
 
 

@@ -109,6 +109,6 @@ def test_a_scene_that_is_moved_keeps_its_boxes_and_what_is_said_of_no_side(sourc
   moved = [scenes.moved(scene, rng) for _ in range(40)]
   assert len({one.pixels.tobytes() for one in moved}) == 12, "six orders, mirrored or not"
   for one in moved:
-    boxes = [box[:, ::-1] if one.mirrored else box for box in one.boxes]
+    boxes = [box[:, ::-1] if one.flipped else box for box in one.boxes]
     assert sorted(box.tobytes() for box in boxes) == sorted(box.tobytes() for box in scene.boxes)
-    assert scenes.sentence(one) == (None if one.mirrored else ("there is a box on the left.", "true"))
+    assert scenes.sentence(one) == (None if one.flipped else ("there is a box on the left.", "true"))

@@ -24,15 +24,9 @@ def write(bench: runs.Bench) -> None:
     file.write(train.read_text())
 
 
-def files(bench: runs.Bench, name: str = "train") -> dict[str, str]:
-  """Bindings that read NAME.jsonl and the test images for validation."""
-  return {"LocalMedia.files": str(bench.folder / f"{name}.jsonl"),
-          "LocalMedia.validation_files": str(bench.folder / "test.jsonl")}
-
-
 def codec(bench: runs.Bench, seed: int = 0) -> str:
   """Trains a codec on the training images; its directory."""
-  return bench.codec(f"codec{seed}", "experiments/image_codec.gin", SEED=seed, **files(bench))
+  return bench.codec(f"codec{seed}", "experiments/image_codec.gin", SEED=seed, **bench.files())
 
 
 def moved(image: np.ndarray, down: int, right: int, mirrored: bool) -> np.ndarray:

@@ -23,9 +23,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
     data.write_images(bench.folder, split, pixels, [{}] * len(pixels))
 
   def bits(bench: runs.Bench, seed: int) -> float:
-    run = bench.train(f"run{seed}", "experiments/pixels_tiny.gin", SEED=seed, EVAL_STEPS=1, **{
-        "LocalMedia.files": str(bench.folder / "train.jsonl"),
-        "LocalMedia.validation_files": str(bench.folder / "test.jsonl")})
+    run = bench.train(f"run{seed}", "experiments/pixels_tiny.gin", SEED=seed, EVAL_STEPS=1, **bench.files())
     return bench.evaluate(run)["bits_per_dim"]
 
   yield runs.row("fashion_bits", bench.each_seed(bits), "bits/dim", "<", LOCO)

@@ -61,7 +61,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
 
 def measure(bench: runs.Bench, seed: int, codec: str, samples: int) -> dict[str, float]:
   """The numbers of one decoder, by name."""
-  run = bench.train(f"run{seed}", "experiments/image_both_ways_tiny.gin", **DECODER, **fashion.files(bench, "moved"),
+  run = bench.train(f"run{seed}", "experiments/image_both_ways_tiny.gin", **DECODER, **bench.files("moved"),
                     **{"MediaTokens.image": codec, "SEED": seed})
   found = bench.evaluate(run)
   bits = found["loss_image"] / math.log(2) * CODES + math.log2(len(data.CLASSES))

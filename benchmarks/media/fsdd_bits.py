@@ -27,9 +27,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
     data.write_records(bench.folder / f"{split}.jsonl", [{"audio": line["audio"]} for line in lines])
 
   def measure(bench: runs.Bench, seed: int) -> float:
-    run = bench.train(f"run{seed}", "experiments/media_tiny.gin", SEED=seed, **MODEL, **{
-        "LocalMedia.files": str(bench.folder / "train.jsonl"),
-        "LocalMedia.validation_files": str(bench.folder / "test.jsonl")})
+    run = bench.train(f"run{seed}", "experiments/media_tiny.gin", SEED=seed, **MODEL, **bench.files())
     return bench.evaluate(run)["bits_per_sample"]
 
   yield runs.row("fsdd_bits", bench.each_seed(measure), "bits/sample", "<", FIXED_PREDICTORS)

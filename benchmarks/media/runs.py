@@ -75,6 +75,11 @@ class Bench:
     return harness.ON_CPU | {"GPT4X_DATA_DIR": str(self.folder / "prepared"),
                              "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")}
 
+  def files(self, train: str = "train") -> dict[str, str]:
+    """Bindings that read TRAIN.jsonl of the script's folder, and test.jsonl for validation."""
+    return {"LocalMedia.files": str(self.folder / f"{train}.jsonl"),
+            "LocalMedia.validation_files": str(self.folder / "test.jsonl")}
+
   def train(self, name: str, gin_file: str, **bindings: Any) -> str:
     """Trains an experiment; returns its directory."""
     directory = str(self.folder / name)
@@ -111,14 +116,14 @@ def last_metrics(directory: str, split: str = "validation") -> dict[str, Any]:
   return [line for line in lines if line["split"] == split][-1]
 
 
-def main(rows: Callable[[Bench], Iterator[Row]], words: Sequence[str] | None = None) -> None:
+def main(rows: Callable[[Bench], Iterator[Row]]) -> None:
   """Runs a script: measures its rows, and keeps them in results.json and RESULTS.md."""
   module = pathlib.Path(sys.argv[0]).stem
   parser = argparse.ArgumentParser(prog=f"python -m benchmarks.media.{module}")
   parser.add_argument("--data", required=True, metavar="DIR", help="the directory of the public sets")
   parser.add_argument("--seeds", type=int, default=3, help="models to train (default: %(default)s)")
   parser.add_argument("--dry_run", action="store_true", help="keep no rows")
-  arguments = parser.parse_args(words)
+  arguments = parser.parse_args()
   described = run.described(run.machine(), arguments.seeds) | {
       "seeds": arguments.seeds, "command": f"python -m benchmarks.media.{module} --data=DIR"}
   with tempfile.TemporaryDirectory(prefix=f"{module}-") as folder:

@@ -28,7 +28,7 @@ class Scene(NamedTuple):
   boxes: tuple[np.ndarray, ...]  # RGB [100, 100, 3] each.
   record: dict[str, Any]
   order: tuple[int, ...] = (0, 1, 2)  # Which of the record's boxes stands where.
-  mirrored: bool = False
+  flipped: bool = False  # Mirrored.
 
   @property
   def pixels(self) -> np.ndarray:
@@ -71,9 +71,9 @@ def _content(scene: Scene) -> bytes:
 
 def moved(scene: Scene, rng: np.random.Generator) -> Scene:
   """The boxes in another order, all mirrored or none."""
-  mirrored, order = bool(rng.integers(2)), tuple(rng.permutation(len(scene.boxes)).tolist())
+  flipped, order = bool(rng.integers(2)), tuple(rng.permutation(len(scene.boxes)).tolist())
   boxes = [scene.boxes[number] for number in order]
-  return Scene(tuple(box[:, ::-1] if mirrored else box for box in boxes), scene.record, order, mirrored)
+  return Scene(tuple(box[:, ::-1] if flipped else box for box in boxes), scene.record, order, flipped)
 
 
 # Questions.
@@ -139,7 +139,7 @@ def drawn(scene: Scene, rng: np.random.Generator, count: int,
 def sentence(scene: Scene) -> tuple[str, str] | None:
   """What a person wrote of the scene, and 'true' or 'false'; None if that speaks of sides, and these are exchanged."""
   words = re.sub(r"\s+", " ", scene.record["sentence"].lower()).strip()
-  return None if scene.mirrored and re.search(r"\b(left|right)", words) else (words, scene.record["label"])
+  return None if scene.flipped and re.search(r"\b(left|right)", words) else (words, scene.record["label"])
 
 
 def asked(file: str, question: str, answer: str) -> dict[str, str]:

@@ -90,7 +90,7 @@ class _Predictor:
   def _predict(self) -> None:
     self._exact = _sums(self.weights * self.past)
     lowest = self.bits & -self.bits
-    zeros = np.log2(np.where(lowest, lowest, 1)).astype(np.int64)
+    zeros = np.frexp(np.where(lowest, lowest, 1).astype(np.float64))[1].astype(np.int64) - 1  # log2, exactly.
     self.zeros = np.where(self.number >= _SURE_OF_ZEROS, zeros, 0)
     unit = (1 << self.zeros).astype(np.float64)
     self.predicted = np.rint(np.clip(self._exact, -32768, 32767) / unit).astype(np.int64) << self.zeros

@@ -183,10 +183,11 @@ class MediaVocabulary(vocabularies.PythonVocabulary, vocabularies.FileVocabulary
     parts = list[str | Medium]()
     for part in self.layout.parse(ids):
       if isinstance(part, Span):
-        medium = self.decode_medium(part) if part.codes.size else None
-        # Frames of a learned sound overlap by half: one cell alone has no sample.
-        if medium is not None and not (isinstance(medium, Audio) and not len(medium.samples)):
-          parts.append(medium)
+        if part.codes.size:
+          medium = self.decode_medium(part)
+          # Frames of a learned sound overlap by half: one cell alone has no sample.
+          if not isinstance(medium, Audio) or medium.samples.size:
+            parts.append(medium)
       elif text := self.text.decode([i for i in part.tolist() if i != self.eos_id]):
         parts.append(text)
     return parts

@@ -1,7 +1,7 @@
 """What the scripts share: commands of gpt4x in processes of their own, seeds side by side, and where rows are kept."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 import dataclasses
 import functools
@@ -19,6 +19,7 @@ from benchmarks import harness, run
 from benchmarks.harness import Row
 from benchmarks.quickstart import mean_and_error
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -39,21 +40,25 @@ class Bench:
   core: int | None = None
 
   def each_seed(self, measure: Callable[["Bench", int], T]) -> list[T]:
-    """What `measure` gives for each seed; as many at a time as there are cores, each on one of its own."""
+    """What `measure` gives for each seed."""
+    return self.each(range(self.seeds), measure)
+
+  def each(self, items: Iterable[S], measure: Callable[["Bench", S], T]) -> list[T]:
+    """What `measure` gives for each item; as many at a time as there are cores, each on one of its own."""
     cores: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
     for core in usable:
       cores.put(core)
 
-    def one(seed: int) -> T:
+    def one(item: S) -> T:
       core = cores.get()
       try:
-        return measure(dataclasses.replace(self, core=core), seed)
+        return measure(dataclasses.replace(self, core=core), item)
       finally:
         cores.put(core)
 
     with futures.ThreadPoolExecutor(len(usable)) as pool:
-      return list(pool.map(one, range(self.seeds)))
+      return list(pool.map(one, items))
 
   def gpt4x(self, *arguments: str, **bindings: Any) -> str:
     """What a command prints; bindings are gin's, in Python's words: `files="a"` for `--gin.files='a'`."""

@@ -10,7 +10,7 @@ from benchmarks.media import data, runs
 
 COPIES = 8  # Of each training recording, changed a little.
 # One decoder, which names what it hears and says what is named: half of what it sees teaches it what codes mean.
-BOTH_WAYS = {"TASK_FEATURE_LENGTHS": {"inputs": 140, "targets": 140}, "BATCH_SIZE": 8, "TRAIN_STEPS": 2000,
+BOTH_WAYS = {"TASK_FEATURE_LENGTHS": {"inputs": 140, "targets": 140}, "BATCH_SIZE": 8, "TRAIN_STEPS": 3000,
              "warmup_linear.peak": 0.005, "TransformerConfig.vocab_size": 2368, "TransformerConfig.num_layers": 3,
              "TransformerConfig.embed_dim": 96, "TransformerConfig.mlp_dim": 384,
              "TransformerConfig.memory_length": 0, "TransformerConfig.eval_memory_length": 0}

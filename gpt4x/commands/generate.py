@@ -58,8 +58,11 @@ def run(arguments: argparse.Namespace) -> None:
     for file in files:
       print(f"wrote {file}", flush=True)
   if empty:
-    raise UserError(f"nothing came for {empty} of {count} files: an empty medium, or one cut off as it began; give"
-                    " --seconds or --size, another --seed, or more --max_tokens")
+    line = (f"nothing came for {empty} of {count} files: an empty medium, or one cut off as it began; give --seconds or"
+            " --size, another --seed, or more --max_tokens")
+    if empty == count:
+      raise UserError(line)
+    print(f"gpt4x: warning: {line}", file=sys.stderr)
 
 
 def _output(arguments: argparse.Namespace, target: media_files.Target | None,

@@ -1,5 +1,7 @@
 """What the scripts on Fashion-MNIST share: its files with moved copies, and its codec."""
 
+from typing import Any
+
 import numpy as np
 
 from benchmarks.media import data, runs
@@ -24,9 +26,9 @@ def write(bench: runs.Bench) -> None:
     file.write(train.read_text())
 
 
-def codec(bench: runs.Bench, seed: int = 0) -> str:
+def codec(bench: runs.Bench, seed: int = 0, **bindings: Any) -> str:
   """Trains a codec on the training images; its directory."""
-  return bench.codec(f"codec{seed}", "experiments/image_codec.gin", SEED=seed, **bench.files())
+  return bench.codec(f"codec{seed}", "experiments/image_codec.gin", SEED=seed, **bench.files(), **bindings)
 
 
 def moved(image: np.ndarray, down: int, right: int, mirrored: bool) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.media import data, fashion
 
-GUIDANCE, TEMPERATURE = 1.5, 1.0
+GUIDANCE, TEMPERATURE = 1.0, 1.0
 MOST_JUDGED = 3000  # Samples that the classifier sees.
 SPAN = 60  # Ids of an image: codes, ends of rows, sizes, begin and end.
 AT_ONCE = 40  # Images whose names are scored together.

@@ -13,12 +13,14 @@ import sys
 
 from gpt4x import configuration
 from gpt4x.commands import media_files, reading
+from gpt4x.data.text_files import shown
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.inference import media
 from gpt4x.inference.generate import Generator
 from gpt4x.inference.sampling import Sampling
 from gpt4x.inference.text import Completion
+from gpt4x.media.medium import Medium
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -33,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     generator = Generator(arguments.model_dir, experiment, step=arguments.step, output=output,
                           sampling=Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
                           guidance=arguments.guidance)
-  prompts = [generator.prompt(text, given) for text in texts]
+  prompts = _prompts(generator, texts, arguments.media, given)
   options = {"max_tokens": arguments.max_tokens, "seed": arguments.seed, "stop": arguments.stop}
   count = len(prompts) * arguments.num_samples
   if count == 1 and not arguments.json and not target:
@@ -73,7 +75,26 @@ def _output(arguments: argparse.Namespace, target: media_files.Target | None,
       if getattr(arguments, flag):
         raise UserError(f"--{flag} is of an image, a sound or a video that is made: name its file with --output")
     return None
-  return media.Output(target.medium(media.known(experiment.vocabulary)), arguments.size, arguments.seconds)
+  known = media.known(experiment.vocabulary)
+  medium = target.medium(known)
+  if medium and medium not in known:
+    raise UserError(f"--output={arguments.output}: the model knows no {medium}, only {', '.join(('text', *known))}: name"
+                    f" a file of another kind, or choose a model that was trained with MediaTokens.{medium}")
+  return media.Output(medium, arguments.size, arguments.seconds)
+
+
+def _prompts(generator: Generator, texts: Sequence[str], files: Sequence[tuple[str, str]],
+             given: Sequence[Medium]) -> list[str | media.Prompt]:
+  """The prompts; what is wrong with the medium of a file, such as its rate, is told with the file's name."""
+  try:
+    return [generator.prompt(text, given) for text in texts]
+  except UserError:
+    for (_, path), medium in zip(files, given):
+      try:
+        generator.prompt("", [medium])
+      except UserError as error:
+        raise UserError(f"{shown(path)}: {error}") from error
+    raise
 
 
 def _check_guidance(guidance: float, task: str) -> None:

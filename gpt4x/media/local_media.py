@@ -20,7 +20,7 @@ class LocalMedia:
   Attributes:
     files: a glob, or several, of JSON-lines (`media/records.py`); `**` stands for folders of any depth.
     validation_files: globs of the validation split. Without them 5% of the records are held out, by a hash of the path
-      of their first medium: all that is said of it is on one side.
+      of their first medium: all that is said of it is on one side, and no codec trains on a medium of theirs.
     order: of a medium and its caption in documents: 'media_first', 'text_first', or 'both', of which a hash decides.
     drop_condition: the share of training examples of local_text_to_media that lose their text, for guidance.
     on_bad_record: 'raise' ends a run at a record or a medium that cannot be read; 'skip' leaves it out and counts it.

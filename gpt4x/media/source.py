@@ -23,6 +23,7 @@ from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
 from gpt4x.errors import UserError
 from gpt4x.media import records
 from gpt4x.media.local_media import BadRecords, LocalMedia
+from gpt4x.media.medium import MEDIA
 from gpt4x.media.records import Example, File, Kind, Record
 
 READER = 1  # Raise it whenever other examples are found in the same files.
@@ -88,7 +89,8 @@ class LocalMediaSource(seqio.DataSource):
                 if name not in ("files", "validation_files")}
     return {"files": [*train, *self._media(train, local)],
             "validation_files": [*validation, *self._media(validation, local)],
-            "held_out": (HELD_OUT_PERCENT, MANY), "reader": (READER, self._kind), "settings": settings}
+            "held_out": (HELD_OUT_PERCENT, MANY), "reader": (READER, self._kind), "settings": settings,
+            **({"from_codecs": "each medium"} if self._kind in MEDIA and not validation else {})}
 
   def _media(self, files: tuple[Stat, ...], local: LocalMedia) -> list[Stat]:
     paths = {part.path for found in (_read(files, local.on_bad_record, local.max_records) if files else ())
@@ -100,13 +102,16 @@ class LocalMediaSource(seqio.DataSource):
     local = self._local or LocalMedia()
     train, validation = local.find()
     files = validation if validation and split == "validation" else train
-    found = _read(files, local.on_bad_record, local.max_records)
+    found, kept_out = _read(files, local.on_bad_record, local.max_records), set[Any]()
     if not validation:
       out = held_out({records.group(record) for one in found for record in one})
+      if split == "train":  # A record of training may have one too, behind its first medium.
+        kept_out = {part for one in found for record in one if records.group(record) in out for part in record.parts}
       found = tuple(tuple(record for record in one if (records.group(record) in out) == (split == "validation"))
                     for one in found)
     bad = BadRecords(local.on_bad_record)
-    made = [[example for record in one for example in self._examples(record, local, bad)] for one in found]
+    made = [[example for record in one for example in self._examples(record, local, bad)
+             if not (self._kind in MEDIA and example.parts[0] in kept_out)] for one in found]
     bad.report(sum(map(len, found)), f"records of {split}")
     if not any(made):
       raise UserError(f"LocalMedia.files = {local.files!r} leaves nothing for the split {split}: set"

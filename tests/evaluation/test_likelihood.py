@@ -12,6 +12,7 @@ from gpt4x.media.layout import MODALITIES
 from gpt4x.models.sums import Sum
 from gpt4x.partitioning import Partitioner
 from tests.evaluation import media_tasks
+from tests.media import codecs as learned_codecs
 
 
 @pytest.mark.parametrize("loss", [0.0, 5.5, 699.0, 709.0, 710.0, 1e6, 1e300, math.inf, math.nan])
@@ -57,6 +58,7 @@ def test_units_are_of_codecs_that_lose_nothing():
   units = lambda codecs: likelihood._units_per_token(types.SimpleNamespace(codecs=codecs))
   assert units(codecs) == {"image": 1.0, "audio": 0.5}
   assert units(codecs | {"image": lossy, "audio": None}) == {} == likelihood._units_per_token(object())
+  assert units({name: learned_codecs.codec(name) for name in ("image", "audio", "video")}) == {}
 
 
 @functools.cache

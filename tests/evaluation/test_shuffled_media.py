@@ -138,12 +138,15 @@ def with_medium(pairs, medium):
 
 
 def test_a_model_that_sees_media_notices():
-  """Loss and scores change where media are shuffled, or all alike; of a question alone they do not."""
+  """Loss and scores change where media are shuffled, or all alike; those of a model that sees none do not."""
   params = media_tasks.MODEL.init(jax.random.key(0))
   params = jax.tree.map(lambda leaf: leaf * 3, params)  # Far from uniform.
+  first = VOCABULARY.layout.ranges["image.0"].start  # To the blind one all codes are the same.
+  blind = jax.tree.map(lambda leaf: leaf.at[first:].set(leaf[first]) if leaf.shape[0] == VOCABULARY.vocab_size else leaf,
+                       params)
   mesh = Partitioner(data=1, num_devices=1)
 
-  def losses(pairs, shuffle):
+  def losses(pairs, shuffle, params=params):
     with registered("noticed_for_test", pairs, metric_fns=[mean_score]) as name:
       trial = experiment(name)
       return (Evaluator(trial, mesh, "validation", shuffle)(params),
@@ -155,3 +158,5 @@ def test_a_model_that_sees_media_notices():
   for metrics, found in ((shuffled, other_score), (zeroed, zeroed_score)):
     assert abs(metrics["loss"] - whole["loss"]) > 1e-3 and abs(found - score) > 1e-3
     assert metrics["tokens"] == whole["tokens"]
+  (whole, score), (shuffled, other_score) = losses(pairs, False, blind), losses(pairs, True, blind)
+  assert shuffled["loss"] == pytest.approx(whole["loss"], abs=1e-6) and other_score == pytest.approx(score, abs=1e-5)

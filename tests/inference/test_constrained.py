@@ -74,6 +74,8 @@ def test_whatever_is_drawn_parses(sampling):
   if sampling == HOT:
     assert {span.medium for span in spans if span.complete} == {"image", "audio", "video"}
     assert any(span.sound for span in spans)
+    drawn = set(tokens.ravel().tolist())
+    assert all({ids[0], ids[-1]} <= drawn for name, ids in LAYOUT.ranges.items() if name != "special")
 
 
 def test_padding_and_the_end_of_a_document():
@@ -103,12 +105,29 @@ CASES = [[5, 9, 3], [7], [4, *IMAGE]]
 NULLS = [[3], [], [2]]
 
 
+class Unguided(Engine):
+  """Draws by the logits of the model as they are."""
+
+  def _guided(self, logits):
+    return logits
+
+
+def by_lowest_bits(logits, keys, legal):
+  """Draws [B] that differ where any logit does, be it in its last bit."""
+  bits = jax.lax.bitcast_convert_type(jnp.where(jnp.isfinite(logits), logits, 0), jnp.int32)
+  return jnp.sum(bits, -1) % LAYOUT.size
+
+
 def test_guidance_of_one_is_no_guidance():
-  """Bit for bit, whether there are null prompts or none."""
-  plain = decode(make_engine(), CASES, 32)
+  """Bit for bit, whether there are null prompts or none; whereas a little guidance is noticed."""
+  options = {"sampling": by_lowest_bits, "grammar": None}
+  plain = decode(Unguided(model_and_params()[0], WINDOW, eos_id=None, num_ids=LAYOUT.size, segment_length=16,
+                          chunk_length=16, first_id=0, **options), CASES, 32)
   for nulls in (None, NULLS):
-    for found, expected in zip(decode(make_engine(guidance=1.0), CASES, 32, null_prompts=nulls), plain):
+    for found, expected in zip(decode(make_engine(guidance=1.0, **options), CASES, 32, null_prompts=nulls), plain):
       np.testing.assert_array_equal(found, expected)
+  tokens, _ = decode(make_engine(guidance=1 + 1e-6, **options), CASES, 32, null_prompts=NULLS)
+  assert (tokens != plain[0]).any(1).all()
 
 
 @functools.cache

@@ -202,13 +202,16 @@ def test_guidance_without_dropped_conditions_is_told(capsys, folder):
     ("--prompt=<image> --audio=c.wav", 1, ["<image> 1 times", "0 image files"]),
     ("--prompt=<image>", 1, ["<image> 1 times", "0 image files"]),
     ("--prompt=<image> --image=a.png --image=b.png", 1, ["<image> 1 times", "2 image files"]),
-    ("--video=moves.gif", 1, ["knows no video", "image, audio"]),
+    ("--video=moves.gif", 1, ["moves.gif", "knows no video", "image, audio"]),
+    ("--audio=c.wav --audio=fast.wav", 1, ["fast.wav", "16000 samples a second", "takes 8000", "convert it"]),
+    ("--image=a.png --image=large.png", 1, ["large.png", "2 x 65 cells", "MediaTokens.sizes = 64", "image_size"]),
     # Files that are written.
     ("--output=x.pgn --prompt=a", 1, ["--output=x.pgn", ".pgn", "did you mean .png?", "directory"]),
     ("--output=x.mp3", 1, [".mp3", "ending"]),
     ("--output=file/x.png", 1, ["--output=file/x.png", "file is not a folder"]),
     ("--output=file/more/", 1, ["--output=file/more", "file is not a folder"]),
     # What is made.
+    ("--output=x.mp4", 1, ["--output=x.mp4", "knows no video", "text, image, audio", "MediaTokens.video"]),
     ("--output=x.png --size=65x2", 1, ["65x2", "sizes up to 64", "at most 64x64"]),
     ("--output=x.png --seconds=2", 1, ["2 seconds is for audio or video", "the output is image"]),
     ("--output=x.wav --size=2x2", 1, ["2x2 is for an image or a video"]),
@@ -223,6 +226,8 @@ def test_guidance_without_dropped_conditions_is_told(capsys, folder):
 def test_a_mistake_is_one_line_before_anything_is_compiled(capsys, monkeypatch, flags, status, words):
   monkeypatch.setattr(Experiment, "restore_params", lambda *_: pytest.fail("parameters are read"))
   videos.write(videos.Video(np.zeros((2, 2, 2, 1), np.uint8), 10.0), "moves.gif")
+  sounds.write(Audio(np.zeros(9, np.int16), 16000), "fast.wav")
+  images.write(Image(np.zeros((2, 65, 1), np.uint8)), "large.png")
   found, line = failure(capsys, *flags.split())
   assert found == status and all(word in line for word in words), line
 
@@ -234,6 +239,18 @@ def test_a_mistake_is_one_line_before_anything_is_compiled(capsys, monkeypatch, 
 def test_a_model_of_text_alone(capsys, monkeypatch, flags, words):
   monkeypatch.setattr(Experiment, "restore_params", lambda *_: pytest.fail("parameters are read"))
   found, line = failure(capsys, flags, model="text")
+  assert found == 1 and all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("flags, words", [
+    ("--output=x.png", ["--output=x.png", "knows no image, only text, video"]),
+    ("--output=x.wav", ["--output=x.wav", "knows no audio, only text, video", "MediaTokens.audio"]),
+    ("--image=a.png", ["a.png", "knows no image, only text, video"]),
+    ("--video=odd.gif", ["odd.gif", "3 high and 2 wide", "multiples of 2"])])
+def test_a_model_of_videos_alone(capsys, monkeypatch, flags, words):
+  monkeypatch.setattr(Experiment, "restore_params", lambda *_: pytest.fail("parameters are read"))
+  videos.write(videos.Video(np.zeros((2, 3, 2, 1), np.uint8), 10.0), "odd.gif")
+  found, line = failure(capsys, flags, model="moving")
   assert found == 1 and all(word in line for word in words), line
 
 

@@ -62,6 +62,18 @@ def test_no_image_that_one_task_holds_out_trains_a_codec_in_another(few):
     assert images(kind, "validation") and not images(kind, "validation") & images("image", "train")
 
 
+def test_a_held_out_image_trains_no_codec_wherever_in_a_record_it_stands(tmp_path):
+  """Also behind another in a record of training, whose text is about both."""
+  names = pngs(tmp_path, 40)
+  pair = lambda i: {"parts": [{"image": names[i]}, {"image": names[(i + 1) % 40]}, f"{i}"]}
+  json_lines(tmp_path / "a.jsonl", [pair(i) for i in range(40)])
+  images = lambda kind, split: {part.path for one in LocalMediaSource(kind, LocalMedia("a.jsonl")).examples(split)
+                                for example in one for part in example.parts if not isinstance(part, str)}
+  seen = images("to_text", "validation")
+  assert len(seen) >= 3 and seen & images("to_text", "train"), "the test sees what it is about"
+  assert seen == images("image", "validation") and images("image", "train") == set(names) - seen
+
+
 def test_validation_files_are_not_trained_on(few, tmp_path):
   json_lines(tmp_path / "v.jsonl", [{"text": "held out"}])
   assert texts("validation", validation_files="v.jsonl") == ["held out"]

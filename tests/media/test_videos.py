@@ -1,3 +1,4 @@
+import io
 import struct
 import sys
 
@@ -146,13 +147,27 @@ def no_frames(path):
   mp4(path, [grey_frames(5)[:0]], sound=tone(440))
 
 
+def cut_before_its_frames(path):
+  """As a recording that was broken off at once: the header tells of a video, and nothing follows."""
+  import av
+  buffer = io.BytesIO()
+  with av.open(buffer, "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov"}) as container:
+    stream = container.add_stream("libx264", rate=25)
+    stream.width = stream.height = 32
+    for pixels in grey_frames(3):
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+    container.mux(stream.encode(None))
+  path.write_bytes(buffer.getvalue()[:buffer.getvalue().index(b"moof") - 4])
+
+
 def only_sound(path):
   mp4(path, [], sound=tone(440))
 
 
 @pytest.mark.parametrize("write, message", [
     (truncated, "a.mp4 cannot be read as a video"), (only_sound, "a.mp4 has no pictures, only sound: give it as audio"),
-    (no_frames, "a.mp4 (cannot be read as a video .*it has no frames|has no pictures)"),
+    (no_frames, "a.mp4 has no pictures, only sound"),
+    (cut_before_its_frames, r"a.mp4 cannot be read as a video \(it has no frames\): it is cut off, .*; copy it again"),
     (lambda path: path.write_bytes(b""), "a.mp4 is empty .0 bytes."),
     (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"), "a.mp4 is an image .PNG., whatever its name says"),
     (lambda path: path.write_bytes(b"text"), "a.mp4 cannot be read as a video"),

@@ -18,7 +18,7 @@ from gpt4x.data.fingerprint import fingerprint, task_key
 from gpt4x.errors import UserError
 from gpt4x.media import codec_files, fitting
 from gpt4x.media.layout import MODALITIES
-from gpt4x.media.medium import Audio, Image
+from gpt4x.media.medium import Audio, Image, Video
 from gpt4x.media.vocabulary import MediaTokens, MediaVocabulary
 from tests.media import codecs
 
@@ -182,6 +182,17 @@ def test_what_targets_count_for(folder):
     ((30, 20), 4, None, 64, (32, 20)), ((31, 20), 1, None, 64, (31, 20)), ((62, 62), 4, None, 62, (60, 60))])
 def test_the_size_that_a_picture_is_given(size, patch, wanted, most, expected):
   assert fitting.fitted_size(*size, patch, wanted, most) == expected
+
+
+@pytest.mark.parametrize("settings", [{"image_size": (8, 16), "max_side": None}, {"image_size": None, "max_side": 16}])
+def test_pictures_are_made_smaller_without_aliases(settings):
+  """Of a chess board of single pixels a grey is left, in images and in each frame of a video."""
+  board = (np.indices((64, 128)).sum(0) % 2 * 255).astype(np.uint8)[..., None]
+  image, video = Image(board), Video(np.stack([board, 255 - board, board // 2]), 5.0)
+  image, video = (fitting.fit(one, codecs.codec("image"), settings) for one in (image, video))
+  assert image.pixels.shape == (8, 16, 1) and video.frames.shape == (3, 8, 16, 1) and video.frames.dtype == np.uint8
+  for pixels, grey in ((image.pixels, 127), *zip(video.frames, (127, 127, 63))):
+    assert np.abs(pixels.astype(int) - grey).max() <= 2
 
 
 def test_media_that_do_not_fit_are_made_to_or_refused(folder):
@@ -402,6 +413,26 @@ def test_another_codec_makes_other_tokens(task, folder):
   held = MediaVocabulary(MediaTokens(image=image)).held()
   assert fingerprint(held) == fingerprint(MediaVocabulary(MediaTokens(image=image)))
   assert fingerprint(held) != fingerprint(MediaVocabulary(MediaTokens(image=str(folder / "other"))))
+
+
+def test_another_codec_in_the_same_place_makes_new_token_stores(task, folder, tmp_path, monkeypatch):
+  """Whose codes are its own; the first codec finds its store again."""
+  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path / "data"))
+  place, image = tmp_path / "codec", codecs.image(4, 4, seed=0)
+  place.mkdir()
+  bind(image=str(place))
+  stores = lambda: set((tmp_path / "data" / "tokens").iterdir())
+  found = []
+  for name in ("image", "other", "image"):
+    for path in (folder / name).iterdir():
+      (place / path.name).write_bytes(path.read_bytes())
+    data = data_of(task)
+    document, = (ids for ids in data.documents("train") if data.vocabulary.decode(ids.tolist()) == "0<image>")
+    found.append((document.tolist(), stores()))
+    span = data.vocabulary.layout.parse(document)[1]
+    np.testing.assert_array_equal(span.codes, codec_files.load(folder / name).encode(image))
+  assert found[0][0] != found[1][0] and found[0][1] < found[1][1]
+  assert found[2] == (found[0][0], found[1][1])
 
 
 def test_a_run_is_read_with_its_own(task, folder, tmp_path):

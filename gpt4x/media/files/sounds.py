@@ -112,13 +112,6 @@ def resample(audio: Audio, rate: int) -> Audio:
   return Audio(np.clip(np.round(samples), -32768, 32767).astype(np.int16), rate)
 
 
-def at_rate(audio: Audio, rate: int, resampling: bool, path: str, parameter: str, remedy: str) -> Audio:
-  """A sound that has this rate, or is given it if that is wanted; else a UserError."""
-  if audio.rate != rate and not resampling:
-    raise UserError(f"{shown(path)} has {audio.rate:,} samples a second, and {parameter} = {rate}: {remedy}")
-  return resample(audio, rate)
-
-
 def write(audio: Audio, path: str | os.PathLike) -> None:
   """Writes a sound as WAV of 16 bits, or as FLAC."""
   target, buffer = storage.path(path), io.BytesIO()

@@ -113,7 +113,8 @@ def _module(name: str, seen: dict[Any, tuple[int, Any]]) -> Any:
     return name
   seen[name] = len(seen), module
   parts = [name, file.read_text()]
-  for member in [] if name.startswith("gpt4x.") else list(vars(module).values()):  # Our preprocessors need no others.
+  members = {} if name.startswith("gpt4x.") else vars(module)  # Our preprocessors need no others.
+  for member in [one for key, one in members.items() if key != "__warningregistry__"]:  # Made where a warning came.
     origin = getattr(member, "__name__" if isinstance(member, types.ModuleType) else "__module__", None) or ""
     parts.append(_describe(_bindings(member), seen) if origin == name else _module(origin, seen))
   return parts

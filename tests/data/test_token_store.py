@@ -203,6 +203,14 @@ def test_key_follows_modules_and_gin(modules):
   assert len(keys) == 5
 
 
+def test_a_warning_changes_no_key(modules):
+  """Though Python notes it among what the module holds."""
+  before, module = key_of_steps(), sys.modules["toy_steps"]
+  with pytest.warns(UserWarning):
+    exec("__import__('warnings').warn('late')", vars(module))
+  assert "__warningregistry__" in vars(module) and fingerprint.fingerprint(module.parts) == before
+
+
 def test_key_tells_values_from_the_middle_of_an_array():
   keys = {fingerprint.fingerprint(closure(np.arange(5000) * factor)) for factor in (1, np.arange(5000) != 2500)}
   assert len(keys) == 2

@@ -49,6 +49,25 @@ def told(capsys, *arguments):
   return {name: float(value) for name, value in map(str.split, capsys.readouterr().out.splitlines())}
 
 
+@pytest.mark.parametrize("flag, words", [
+    ("image='nowhere'", ["MediaTokens.image = 'nowhere'", "no codec in nowhere", "gpt4x export", "one of grey, rgb"]),
+    ("sizes=3", ["train.jsonl:1: ", "0.png: the image has 4 x 4 cells", "MediaTokens.sizes = 3", "image_size"]),
+    ("audio='pcm:8000'", ["TransformerConfig.vocab_size = 536", "the 1047 ids", "at least 1047"])])
+def test_training_with_a_wrong_vocabulary_is_one_line(files, tmp_path, capsys, flag, words):
+  assert train(tmp_path / "new", files, f"--gin.MediaTokens.{flag}") in (1, 2)
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert line.startswith("gpt4x: error: ") and all(word in line for word in words), line
+
+
+def test_a_run_goes_on_with_its_own_codec_alone(run, files, capsys):
+  """One of another fingerprint is told of, though it has as many ids."""
+  before = read_metrics(str(run))
+  assert train(run, files, "--gin.MediaTokens.image='rgb'", "--gin.TRAIN_STEPS=4") in (1, 2)
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert all(word in line for word in ("image rgb", "image grey", str(run), "start in a new directory")), line
+  assert read_metrics(str(run)) == before
+
+
 def test_training_shows_what_it_makes(run):
   lines = read_metrics(str(run))
   for line in lines:

@@ -1,5 +1,6 @@
 """The tasks of media on this machine, from files to ids."""
 
+import dataclasses
 import pathlib
 
 import gin
@@ -11,8 +12,9 @@ import seqio
 from gpt4x import configuration
 from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.data.fingerprint import task_key
+from gpt4x.data.named_files import stat_of
 from gpt4x.errors import UserError
-from gpt4x.media import exact
+from gpt4x.media import exact, reading
 from gpt4x.media.files import videos
 from gpt4x.media.layout import Layout, Span, Tokens
 from gpt4x.media.local_media import LocalMedia
@@ -253,6 +255,17 @@ def test_videos_and_their_sound(tmp_path, audio):
     samples = videos.read_sound("a.mp4").samples.astype(int) + 32768
     np.testing.assert_array_equal(sound[:, 0] * 256 + sound[:, 1], samples)
     assert max(map(len, spans[0][0].sound)) - min(map(len, spans[0][0].sound)) <= 1
+
+
+def test_the_sound_of_a_video_has_the_codec_s_rate_too(tmp_path):
+  mp4(tmp_path / "a.mp4", [grey_frames(3)], sound=tone(440, count=1600))
+  vocabulary, file = Vocabulary(), ("video", "a.mp4")
+  vocabulary.codecs["audio"] = exact.Pcm(16000)
+  read = lambda: reading.codes([("video", stat_of("a.mp4"))], dataclasses.asdict(LocalMedia()), vocabulary)[file]
+  assert str(read()).startswith("a.mp4: a sound has 8000 samples a second, and the codec takes 16000: convert it, or set")
+  vocabulary.settings["resample"] = True
+  frames, sound = read()
+  assert len(frames) == 3 and len(sound) == 2 * len(videos.read_sound("a.mp4").samples)
 
 
 # Bytes, for codecs.

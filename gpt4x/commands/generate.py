@@ -78,8 +78,8 @@ def _output(arguments: argparse.Namespace, target: media_files.Target | None,
   known = media.known(experiment.vocabulary)
   medium = target.medium(known)
   if medium and medium not in known:
-    raise UserError(f"--output={arguments.output}: the model knows no {medium}, only {', '.join(('text', *known))}: name"
-                    f" a file of another kind, or choose a model that was trained with MediaTokens.{medium}")
+    raise UserError(f"--output={arguments.output}: the model knows no {medium}, only {', '.join(('text', *known))}:"
+                    f" name a file of another kind, or choose a model that was trained with MediaTokens.{medium}")
   return media.Output(medium, arguments.size, arguments.seconds)
 
 

@@ -142,8 +142,8 @@ def test_a_model_that_sees_media_notices():
   params = media_tasks.MODEL.init(jax.random.key(0))
   params = jax.tree.map(lambda leaf: leaf * 3, params)  # Far from uniform.
   first = VOCABULARY.layout.ranges["image.0"].start  # To the blind one all codes are the same.
-  blind = jax.tree.map(lambda leaf: leaf.at[first:].set(leaf[first]) if leaf.shape[0] == VOCABULARY.vocab_size else leaf,
-                       params)
+  size = VOCABULARY.vocab_size
+  blind = jax.tree.map(lambda leaf: leaf.at[first:].set(leaf[first]) if len(leaf) == size else leaf, params)
   mesh = Partitioner(data=1, num_devices=1)
 
   def losses(pairs, shuffle, params=params):

@@ -262,7 +262,7 @@ def test_the_sound_of_a_video_has_the_codec_s_rate_too(tmp_path):
   vocabulary, file = Vocabulary(), ("video", "a.mp4")
   vocabulary.codecs["audio"] = exact.Pcm(16000)
   read = lambda: reading.codes([("video", stat_of("a.mp4"))], dataclasses.asdict(LocalMedia()), vocabulary)[file]
-  assert str(read()).startswith("a.mp4: a sound has 8000 samples a second, and the codec takes 16000: convert it, or set")
+  assert str(read()).startswith("a.mp4: a sound has 8000 samples a second, and the codec takes 16000: convert it, or ")
   vocabulary.settings["resample"] = True
   frames, sound = read()
   assert len(frames) == 3 and len(sound) == 2 * len(videos.read_sound("a.mp4").samples)

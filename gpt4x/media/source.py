@@ -26,7 +26,7 @@ from gpt4x.media.local_media import BadRecords, LocalMedia
 from gpt4x.media.medium import MEDIA
 from gpt4x.media.records import Example, File, Kind, Record
 
-READER = 1  # Raise it whenever other examples are found in the same files.
+READER = 2  # Raise it whenever other examples are found in the same files.
 HELD_OUT_PERCENT = 5
 MANY = 200  # Groups of records from which on the hash of each decides; of fewer, those with the lowest are held out.
 CHUNK, CHUNK_OF_VIDEOS = 256, 16  # Examples that are made ready together.
@@ -89,8 +89,7 @@ class LocalMediaSource(seqio.DataSource):
                 if name not in ("files", "validation_files")}
     return {"files": [*train, *self._media(train, local)],
             "validation_files": [*validation, *self._media(validation, local)],
-            "held_out": (HELD_OUT_PERCENT, MANY), "reader": (READER, self._kind), "settings": settings,
-            **({"from_codecs": "each medium"} if self._kind in MEDIA and not validation else {})}
+            "held_out": (HELD_OUT_PERCENT, MANY), "reader": (READER, self._kind), "settings": settings}
 
   def _media(self, files: tuple[Stat, ...], local: LocalMedia) -> list[Stat]:
     paths = {part.path for found in (_read(files, local.on_bad_record, local.max_records) if files else ())

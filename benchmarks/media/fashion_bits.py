@@ -22,7 +22,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
     pixels = np.concatenate([pixels, pixels[:, :, ::-1]]) if split == "train" else pixels[:most]
     data.write_images(bench.folder, split, pixels, [{}] * len(pixels))
 
-  def bits(bench: runs.Bench, seed: int) -> float:
+  def bits(seed: int) -> float:
     run = bench.train(f"run{seed}", "experiments/pixels_tiny.gin", SEED=seed, EVAL_STEPS=1, **bench.files())
     return bench.evaluate(run)["bits_per_dim"]
 

@@ -43,7 +43,7 @@ DECODER: dict[str, Any] = {
 def rows(bench: runs.Bench) -> Iterator[Row]:
   fashion.write(bench)
   share = -(-SAMPLES // bench.seeds // 10) * 10
-  found = bench.each_seed(lambda bench, seed: measure(bench, seed, share))
+  found = bench.each_seed(lambda seed: measure(bench, seed, share))
   values = {name: [one[name] for one in found] for name in found[0]}
   yield runs.row("image_codec_rate", values["psnr"], f"dB at {statistics.mean(values['bits']):.0f} bits an image", ">=",
                  round(statistics.mean(values["pca"]), 2))

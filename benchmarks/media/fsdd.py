@@ -29,7 +29,7 @@ GUIDANCE, TEMPERATURE = 3.0, 1.0
 def rows(bench: runs.Bench) -> Iterator[Row]:
   plain, more = speech.write(bench, "digits")
 
-  def measure(bench: runs.Bench, seed: int) -> dict[str, float]:
+  def measure(seed: int) -> dict[str, float]:
     codec = bench.codec(f"codec{seed}", "experiments/audio_codec.gin", SEED=seed, **plain, **speech.SELDOM)
     run = bench.train(f"run{seed}", "experiments/image_both_ways_tiny.gin", SEED=seed, **speech.BOTH_WAYS, **more,
                       **speech.SELDOM, **{"MediaTokens.audio": codec})

@@ -26,7 +26,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
     lines = [json.loads(line) for line in (bench.folder / f"{split}.jsonl").read_text().splitlines()]
     data.write_records(bench.folder / f"{split}.jsonl", [{"audio": line["audio"]} for line in lines])
 
-  def measure(bench: runs.Bench, seed: int) -> float:
+  def measure(seed: int) -> float:
     run = bench.train(f"run{seed}", "experiments/media_tiny.gin", SEED=seed, **MODEL, **bench.files())
     return bench.evaluate(run)["bits_per_sample"]
 

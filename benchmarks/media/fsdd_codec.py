@@ -15,7 +15,7 @@ from benchmarks.media import runs, speech
 def rows(bench: runs.Bench) -> Iterator[Row]:
   files = speech.originals(bench, "digits")
 
-  def measure(bench: runs.Bench, seed: int) -> float:
+  def measure(seed: int) -> float:
     return lost(bench, bench.codec(f"codec{seed}", "experiments/audio_codec.gin", SEED=seed, **files, **speech.SELDOM))
 
   yield runs.row("fsdd_codec", bench.each_seed(measure), "points", "<=", 2.0)

@@ -17,13 +17,13 @@ from benchmarks.media import data, runs, speech
 def rows(bench: runs.Bench) -> Iterator[Row]:
   files = {speaker: speech.write(bench, speaker, speaker) for speaker in data.SPEAKERS}
 
-  def codec(bench: runs.Bench, speaker: str) -> str:
+  def codec(speaker: str) -> str:
     plain, _ = files[speaker]
     return bench.codec(f"codec_{speaker}", "experiments/audio_codec.gin", TRAIN_STEPS=3000, **plain, **speech.SELDOM)
 
   codecs = dict(zip(data.SPEAKERS, bench.each(data.SPEAKERS, codec)))
 
-  def transcribed(bench: runs.Bench, fold: tuple[str, int]) -> float:
+  def transcribed(fold: tuple[str, int]) -> float:
     speaker, seed = fold
     _, more = files[speaker]
     run = bench.train(f"{speaker}{seed}", "experiments/image_both_ways_tiny.gin", SEED=seed, **speech.BOTH_WAYS |

@@ -23,7 +23,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
   tokens = vocabulary(bench, files(bench, "long", 3600, 200, 5))
   short = files(bench, "short", 14_400, 1_500, 3)
 
-  def captioned(bench: runs.Bench, seed: int) -> float:
+  def captioned(seed: int) -> float:
     run = bench.train(f"caption{seed}", "experiments/image_classify_tiny.gin", SEED=seed,
                       **{**short, **tokens, **TRANSFORMER, **CAPTION})
     return 100 * runs.last_metrics(run)["local_media_to_text/accuracy"]

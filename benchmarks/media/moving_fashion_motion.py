@@ -24,7 +24,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
   tokens = vocabulary(bench, videos)
   asked = [*itertools.product(moving.GARMENTS, moving.DIRECTIONS, moving.SPEEDS)]
 
-  def moved(bench: runs.Bench, seed: int) -> float:
+  def moved(seed: int) -> float:
     run = bench.train(f"motion{seed}", "experiments/image_generate_tiny.gin", SEED=seed,
                       **{**videos, **tokens, **TRANSFORMER, **MOTION})
     drawn = bench.call(draw, run, [moving.caption(*one) for one in asked], seed)

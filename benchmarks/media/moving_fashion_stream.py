@@ -36,7 +36,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
   clips = list(moving.clips(bench.source, "test", TEST, FRAMES))
   truth = [clip.frames[GIVEN] for clip in clips]
 
-  def trained(bench: runs.Bench, seed: int) -> tuple[float, float]:
+  def trained(seed: int) -> tuple[float, float]:
     run = {memory: bench.train(f"memory{memory}_{seed}", "experiments/media_tiny.gin", SEED=seed, **{
         **tokens, "TransformerConfig.memory_length": memory, "TransformerConfig.eval_memory_length": memory})
            for memory in (MEMORY, 0)}

@@ -42,7 +42,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
       "CodecConfig.patch": 8, "CodecConfig.kernel": 1, "CodecConfig.width": 96, "Reconstruction.size": SIZE,
       "TASK_FEATURE_LENGTHS": {"targets": SIZE[0] * SIZE[1] * 3}})
 
-  def measure(bench: runs.Bench, seed: int) -> tuple[float, float, float]:
+  def measure(seed: int) -> tuple[float, float, float]:
     seeing, blind, sentences = f"seeing{seed}", f"blind{seed}", f"sentences{seed}"
     accuracy = lambda directory, file, **bindings: 100 * bench.evaluate(directory, **bindings, **{
         "LocalMedia.validation_files": str(bench.folder / file)})["local_media_to_text/accuracy"]

@@ -25,7 +25,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
   codec = bench.codec("codec", "experiments/image_codec.gin", TRAIN_STEPS=500, EVAL_PERIOD=None, **{
       "LocalMedia.files": str(bench.folder / "images.jsonl")})
 
-  def tax(bench: runs.Bench, seed: int) -> float:
+  def tax(seed: int) -> float:
     bits = {}
     for name, files, batch in (("text", ["text.jsonl"], TEXT_ROWS), ("mixed", ["text.jsonl", "images.jsonl"], ROWS)):
       directory = bench.train(f"{name}{seed}", "experiments/media_tiny.gin", SEED=seed, **settings(bench, codec), **{

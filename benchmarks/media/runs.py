@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -31,19 +30,17 @@ class Bench:
     source: the directory of the public sets; see data.py.
     seeds: how many models are trained.
     folder: of this script, empty at first.
-    core: the one that commands run on; None: whichever this process may use.
   """
 
   source: str
   seeds: int
   folder: pathlib.Path
-  core: int | None = None
 
-  def each_seed(self, measure: Callable[["Bench", int], T]) -> list[T]:
+  def each_seed(self, measure: Callable[[int], T]) -> list[T]:
     """What `measure` gives for each seed."""
     return self.each(range(self.seeds), measure)
 
-  def each(self, items: Iterable[S], measure: Callable[["Bench", S], T]) -> list[T]:
+  def each(self, items: Iterable[S], measure: Callable[[S], T]) -> list[T]:
     """What `measure` gives for each item; as many at a time as there are cores, each on one of its own."""
     cores: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
@@ -53,7 +50,9 @@ class Bench:
     def one(item: S) -> T:
       core = cores.get()
       try:
-        return measure(dataclasses.replace(self, core=core), item)
+        if core is not None:
+          os.sched_setaffinity(0, {core})  # Of this thread, and of the processes that it starts.
+        return measure(item)
       finally:
         cores.put(core)
 
@@ -64,16 +63,15 @@ class Bench:
     """What a command prints; bindings are gin's, in Python's words: `files="a"` for `--gin.files='a'`."""
     command = [sys.executable, "-m", "gpt4x.cli", *arguments,
                *(f"--gin.{name}={value!r}" for name, value in bindings.items())]
-    pin = None if self.core is None else functools.partial(os.sched_setaffinity, 0, {self.core})
     finished = subprocess.run(command, env=os.environ | self._environment, cwd=run.HERE.parent, capture_output=True,
-                              text=True, preexec_fn=pin)
+                              text=True)
     if finished.returncode:
       raise RuntimeError(f"{shlex.join(command)} failed:\n{finished.stderr}")
     return finished.stdout
 
   def call(self, function: Callable[..., T], *arguments: Any) -> T:
     """What a top-level function returns, called as a command would run: in a process of its own."""
-    return harness.in_a_process(_on_core, self.core, function, *arguments, environment=self._environment)
+    return harness.in_a_process(function, *arguments, environment=self._environment)
 
   @property
   def _environment(self) -> dict[str, str]:
@@ -101,12 +99,6 @@ class Bench:
     """The metrics of `gpt4x eval`."""
     printed = self.gpt4x("eval", f"--model_dir={directory}", *flags, **bindings)
     return {name: float(value) for name, _, value in (line.partition(" ") for line in printed.splitlines())}
-
-
-def _on_core(core: int | None, function: Callable[..., T], *arguments: Any) -> T:
-  if core is not None:
-    os.sched_setaffinity(0, {core})
-  return function(*arguments)
 
 
 def row(name: str, values: Sequence[float], unit: str, better: str, peer: float) -> Row:

@@ -81,6 +81,10 @@ class LocalMediaSource(seqio.DataSource):
   def list_shards(self, split: str) -> Sequence[str]:
     return [split]
 
+  def num_input_examples(self, split: str) -> int | None:
+    """The examples of a split; None for bytes, of which one file gives any number."""
+    return None if self._kind in MEDIA else sum(map(len, self.examples(split)))
+
   def fingerprint_parts(self) -> dict[str, Any]:
     """Every file, those of media included, with its size and its time or hash; and what is read how."""
     local = self._local or LocalMedia()
@@ -96,9 +100,9 @@ class LocalMediaSource(seqio.DataSource):
              for record in found for part in record.parts if isinstance(part, File)}
     return [stat_of(path) for path in sorted(paths)]
 
-  def examples(self, split: str) -> list[list[Example]]:
+  def examples(self, split: str, local: LocalMedia | None = None) -> list[list[Example]]:
     """The examples of a split, of each file."""
-    local = self._local or LocalMedia()
+    local = local or self._local or LocalMedia()
     train, validation = local.find()
     files = validation if validation and split == "validation" else train
     found, kept_out = _read(files, local.on_bad_record, local.max_records), set[Any]()
@@ -125,16 +129,16 @@ class LocalMediaSource(seqio.DataSource):
       bad(f"{shown(record.place)}: {error}")
       return []
 
-  def chunks(self, split: str, seed: int | None = None) -> Iterator[str]:
+  def chunks(self, split: str, seed: int | None = None, local: LocalMedia | None = None) -> Iterator[str]:
     """The chunks of a split; a seed shuffles them."""
-    local = self._local or LocalMedia()
+    local = local or self._local or LocalMedia()
     options = {name: getattr(local, name) for name in (
         "on_bad_record", "fps", "seconds", "stream", "size", "channels", "frames", "samples", "rate", "resample",
         "crop")}
     options |= {"train": True, "shift": local.shift, "flip": local.flip, "drop_condition": local.drop_condition} if (
         split == "train") else {"train": False, "shift": 0, "flip": False, "drop_condition": 0.0}
     size = CHUNK_OF_VIDEOS if self._kind == "video" else CHUNK
-    groups = [one[start:start + size] for one in self.examples(split) for start in range(0, len(one), size)]
+    groups = [one[start:start + size] for one in self.examples(split, local) for start in range(0, len(one), size)]
     if seed is not None:
       random.Random(seed).shuffle(groups)
     for group in groups:
@@ -153,9 +157,9 @@ class LocalMediaSource(seqio.DataSource):
       if getattr(local, name) is None:
         raise UserError(f"LocalMedia.{name} is not set, and local_{self._kind}_bytes needs it: its examples have one"
                         " length")
-    self.examples(split)  # Raises UserErrors here, in the caller's thread.
+    self.examples(split, local)  # Raises UserErrors here, in the caller's thread.
     return tf.data.Dataset.from_generator(
-        lambda: ({"chunk": chunk} for chunk in self.chunks(split, seed if shuffle else None)),
+        lambda: ({"chunk": chunk} for chunk in self.chunks(split, seed if shuffle else None, local)),
         output_signature={"chunk": tf.TensorSpec([], tf.string)})
 
 

@@ -130,6 +130,16 @@ def test_both_ways(tmp_path):
   assert set(found) == {str(way) for both in ways for way in both}
 
 
+def test_the_first_example_of_a_small_set_waits_for_few_passes(tmp_path, monkeypatch):
+  pngs(tmp_path, 2)
+  write([{"image": f"{k}.png", "text": "t"} for k in range(2)])
+  passes, codes = [], reading.codes
+  monkeypatch.setattr(reading, "codes", lambda *args: passes.append(1) or codes(*args))
+  dataset = seqio.get_mixture_or_task("local_media").get_dataset(None, shuffle=True, seed=0, num_epochs=None)
+  next(dataset.as_numpy_iterator())
+  assert len(passes) < 200, "a pass an example of the buffer would be thousands"
+
+
 def test_codes_are_made_once_and_anew_for_another_codec(tmp_path, monkeypatch):
   pngs(tmp_path, 3)
   write([{"image": f"{k}.png", "text": "t"} for k in range(3)])

@@ -187,7 +187,22 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   convert.add_argument("--input", required=True, type=_directory, metavar="DIR", help="the directory to read")
   export = command("export", "write a checkpoint of the run in DIR as safetensors")
   export.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the directory to write")
-  for sub in (evaluate, generate, export):
+  compress = command("compress", "make a smaller model of the run in DIR", gin="changes to DIR's own configuration")
+  compress.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the model directory to write")
+  compress.add_argument("--quantize", choices=["int8", "int4", "int8-all"], help=(
+      "int8, int4: the weights; int8-all: also what they multiply, and the memory of decoding"))
+  compress.add_argument("--calibrate", choices=["round", "gptq", "awq"], help=(
+      "how four bits fit the text of the training split (default: gptq)"))
+  compress.add_argument("--prune", action="append", type=_filled_text, default=[], metavar="METHOD:AMOUNT", help=(
+      "magnitude, wanda or sparsegpt with 50%% or 2:4, zeros among the weights; heads, mlp, layers or experts with 25%%,"
+      " which go; may be repeated"))
+  compress.add_argument("--calibration_batches", type=_number(int, 1), default=16, metavar="N",
+                        help="batches of the training split to fit to (default: %(default)s)")
+  compress.add_argument("--split", type=_filled_text, default="validation",
+                        help="the split to compare both models on (default: %(default)s)")
+  compress.add_argument("--max_batches", type=_number(int, 0), default=16, metavar="N",
+                        help="batches of it; 0: do not compare (default: %(default)s)")
+  for sub in (evaluate, generate, export, compress):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))

@@ -110,19 +110,30 @@ class Partitioner:
     return NamedSharding(self.mesh, PartitionSpec())
 
   def place(self, params: Any, declarations: Any) -> Any:
-    """The shapes of `params` with a NamedSharding each, by the `names` of the axes in a like tree of `declarations`."""
-    def one(path, param, declaration):
-      spec = self.spec(declaration.names)
-      for dim, name, mesh_axes in zip(param.shape, declaration.names, spec):
+    """The shapes of `params` with a NamedSharding each, by the `names` of the axes in a like tree of `declarations`.
+
+    What stands in for a kernel has its axes; those that do not divide, as of scales, lie whole on every device.
+    """
+    def one(path, param, names, whole_where_odd=False):
+      spec = list(self.spec(names))
+      for axis, (dim, name, mesh_axes) in enumerate(zip(param.shape, names, spec)):
         axes = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
         split = {axis: self.mesh.shape[axis] for axis in axes if self.mesh.shape[axis] > 1}
         if dim % math.prod(split.values()):
-          raise UserError(
-              f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {param.shape}: its {name} = {dim}"
-              f" does not divide over mesh axis {' x '.join(split)} = {math.prod(split.values())}; change either")
-      return jax.ShapeDtypeStruct(param.shape, param.dtype, sharding=NamedSharding(self.mesh, spec))
+          if not whole_where_odd:
+            raise UserError(
+                f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')} {param.shape}: its {name} = {dim}"
+                f" does not divide over mesh axis {' x '.join(split)} = {math.prod(split.values())}; change either")
+          spec[axis] = None
+      return jax.ShapeDtypeStruct(param.shape, param.dtype,
+                                  sharding=NamedSharding(self.mesh, PartitionSpec(*spec)))
 
-    return jax.tree_util.tree_map_with_path(one, params, declarations)
+    def each(path, declaration, param):
+      if hasattr(param, "shape"):
+        return one(path, param, declaration.names)
+      return jax.tree.map(lambda leaf: one(path, leaf, declaration.names, True), param)
+
+    return jax.tree_util.tree_map_with_path(each, declarations, params, is_leaf=lambda x: hasattr(x, "names"))
 
   def host_rows(self, global_rows: int, host: int | None = None) -> range | tuple[int, ...]:
     """The rows of a batch of B that lie on the devices of a process (None: this one), rising.

@@ -23,7 +23,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     found = model_directories.read(arguments.source, directory, model_dir)
   files, text = (["runs/experiment.gin"], found.data) if found.text is None else ([], found.text)
   configuration.load(files, found.bindings, text=text, where=f"{arguments.input}/{run_directory.CONFIG}")
-  model_directories.write(model_dir, found, configuration.config_text())
+  model_directories.write(model_dir, found.params, found.vocabulary, configuration.config_text())
   print(f"wrote {model_dir}: {found.model.config.num_params():,} parameters")
   if found.vocabulary is None:
     print(f"gpt4x: warning: {arguments.input} has no vocabulary, so {model_dir} cannot generate text", file=sys.stderr)

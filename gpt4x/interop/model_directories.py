@@ -1,4 +1,4 @@
-"""Turns models in other formats into model directories."""
+"""Model directories: of models in other formats, and of compressed ones."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -75,12 +75,13 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
   return Foreign(model, params, vocabulary, text, bindings)
 
 
-def write(model_dir: pathlib.Path, found: Foreign, config_text: str) -> None:
+def write(model_dir: pathlib.Path, params: Any, vocabulary: seqio.Vocabulary | None, config_text: str,
+          step: int = 0) -> None:
   """Writes a model directory, as `eval`, `generate` and `train.init_from` read it."""
-  if found.vocabulary is not None:
-    vocabularies.save(found.vocabulary, model_dir)
+  if vocabulary is not None:
+    vocabularies.save(vocabulary, model_dir)
   checkpoints = Checkpoints(str(model_dir), CheckpointConfig())
-  checkpoints.save(0, {"params": found.params, "step": jnp.zeros((), jnp.int32)}, data_state={}, seed=0,
+  checkpoints.save(step, {"params": params, "step": jnp.asarray(step, jnp.int32)}, data_state={}, seed=0,
                    config_text=config_text, wait=True)
   checkpoints.close()
   storage.write(model_dir / run_directory.CONFIG, config_text.encode())

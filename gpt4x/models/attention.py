@@ -15,7 +15,7 @@ from gpt4x.models.config import TransformerConfig
 from gpt4x.models.layers import constrain, residual_scale
 from gpt4x.models.masks import Mask
 from gpt4x.models.memory import KeyValues, RingKeyValues, StepConstants
-from gpt4x.models.parameters import kernel_init, param, product, product_of_rows
+from gpt4x.models.parameters import joined, kernel_init, param, product, product_of_rows
 
 # What attention takes of a mask: the boolean blocks of its chunks of queries; the fused kernel takes the mask itself.
 Prepared = list[jax.Array] | Mask
@@ -176,8 +176,9 @@ class Attention(nn.Module):
     *heads, window, _ = ring.keys.shape  # B and G, or one of them.
     slot = index % window
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    projected = jnp.einsum("bd,dgck->bgck", x[:, 0], constants.kernel)
-    query, key, value = projected[:, :, :-2], projected[:, :, -2:-1], projected[:, :, -1:]
+    projected = jnp.concatenate([product(x[:, 0], kernel) for kernel in constants.kernels], 1)
+    query, key, value = jnp.split(projected, (c.num_heads, c.num_heads + c.num_kv_heads), 1)
+    query = self.group(query)
 
     def rotated(x, position):
       return rotate(x, position[None], c.rotary_base)
@@ -202,7 +203,7 @@ class Attention(nn.Module):
     scores = scores.reshape(len(x), c.num_heads, window) * c.head_dim**-0.5
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, flash.MASKED)).astype(x.dtype)
     mixed = jnp.einsum("...rt,...tk->...rk", weights.reshape(*heads, -1, window), values)
-    out = product_of_rows(mixed.reshape(len(x), -1), self.out.dense().reshape(-1, c.embed_dim))
+    out = product_of_rows(mixed.reshape(len(x), c.num_heads, c.head_dim), self.out)
     return out[:, None], RingKeyValues(keys, values)
 
   def ring(self, past: KeyValues) -> tuple[RingKeyValues, StepConstants]:
@@ -215,8 +216,7 @@ class Attention(nn.Module):
       position_keys = self.project_positions(relative_positions(self.config, jnp.arange(window)[::-1]))
     single = [axis for axis, size in enumerate((rows, groups)) if size == 1]
     ring = RingKeyValues(*(jnp.squeeze(jnp.swapaxes(x, 0, 1), single) for x in (keys, past.values)))
-    kernels = [self.group(self.query.dense()), self.key.dense()[:, :, None], self.value.dense()[:, :, None]]
-    return ring, StepConstants(jnp.concatenate(kernels, 2), position_keys)
+    return ring, StepConstants(joined([self.query, self.key, self.value], axis=1), position_keys)
 
   def key_values(self, x: jax.Array) -> KeyValues:
     def project(kernel):
@@ -226,7 +226,7 @@ class Attention(nn.Module):
 
   def project_positions(self, relative: jax.Array) -> jax.Array:
     """R [S, D] -> position keys [G, S, K]."""
-    return jnp.einsum("sd,dgk->gsk", relative, self.relative_key.dense())
+    return jnp.swapaxes(product(relative, self.relative_key), 0, 1)
 
   def group(self, query: jax.Array) -> jax.Array:
     """[..., H, K] -> [..., G, H / G, K]: head h shares the keys of head h // (H / G)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 import flax.core
 import flax.struct
@@ -34,25 +34,50 @@ class Output:
   captures: dict[str, jax.Array]  # The activations asked for, by name, [B, L, D] each.
 
 
+class Form(Protocol):
+  """What kernels are beside arrays: integers, for instance. See compression/."""
+
+  stored: bool  # Whether the parameters are of this form themselves; else they are arrays that are used in it.
+
+  def __call__(self, params: Params, declarations: Any) -> Params:
+    """Parameters of this form, of arrays."""
+
+  def used(self, params: Params, declarations: Any) -> Params:
+    """What is computed with, of parameters."""
+
+
 @gin.configurable
 class LanguageModel:
   """A Transformer-XL language model as pure functions of its parameters."""
 
-  def __init__(self, config: TransformerConfig):
-    self.config = config
+  def __init__(self, config: TransformerConfig, form: Form | None = None):
+    """Takes the sizes and switches, and what kernels are if they are not arrays."""
+    self.config, self.form = config, form
     self.module = TransformerXL(config)
 
   # Parameters.
 
   def init(self, rng: jax.Array) -> Params:
-    """Fresh float32 parameters, a nested dict."""
-    return self.variables(rng)["params"]
+    """Fresh parameters, a nested dict; float32, but for those of a form of their own."""
+    return self._stored(self.variables(rng)["params"])
 
   @functools.cached_property
   def declared(self) -> tuple[Params, Any]:
     """The shape and the Declaration of each parameter, two trees; no computation."""
+    arrays, declarations = self._arrays
+    return jax.eval_shape(self._stored, arrays), declarations
+
+  @functools.cached_property
+  def _arrays(self) -> tuple[Params, Any]:
+    """As `declared`, before they take their form."""
     variables = jax.eval_shape(self.variables, jax.random.key(0))
     return flax.core.unfreeze(variables["params"]), parameters.declarations(variables["params_axes"])
+
+  def _stored(self, params: Params) -> Params:
+    return self.form(params, self._arrays[1]) if self.form and self.form.stored else params
+
+  def _used(self, params: Params) -> Params:
+    return self.form.used(params, self._arrays[1]) if self.form else params
 
   def variables(self, rng: jax.Array) -> Mapping[str, Any]:
     """Fresh `params` and, as flax.linen.partitioning has them, their `params_axes`."""
@@ -81,7 +106,7 @@ class LanguageModel:
     """Runs a segment through the stack; see `TransformerXL.__call__`. Dropout if there is a key for it."""
     rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
     (hidden, memory, captures), collected = self.module.apply(
-        {"params": params}, tokens, memory, segment_ids, prefix, window, deterministic=dropout_rng is None,
+        {"params": self._used(params)}, tokens, memory, segment_ids, prefix, window, deterministic=dropout_rng is None,
         capture=capture, rngs=rngs, mutable=["router"])
     real = jnp.full((), tokens.size) if segment_ids is None else jnp.sum(segment_ids > 0)
     return Output(hidden, memory, moe.sums(collected.get("router", {}), real.astype(jnp.float32)), captures)
@@ -164,4 +189,4 @@ class LanguageModel:
     return self.unembed(params, hidden)[:, 0], cache
 
   def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:
-    return self.module.apply({"params": params}, *args, **kwargs)
+    return self.module.apply({"params": self._used(params)}, *args, **kwargs)

@@ -7,6 +7,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from gpt4x.models.parameters import Kernel
+
 
 @flax.struct.dataclass
 class KeyValues:
@@ -93,7 +95,7 @@ class RingKeyValues:
 class StepConstants:
   """What a layer makes of its parameters, once, for all steps of decoding."""
 
-  kernel: jax.Array  # [D, G, H / G + 2, K], each group's queries, key and value: one product in place of three.
+  kernels: tuple[Kernel, ...]  # [D, H + 2 G, K], queries, keys and values: one product in place of three, if it may be.
   position_keys: jax.Array | None = None  # [G, W, K], the projected R of the distances W - 1, ..., 0; rotary: None.
 
 

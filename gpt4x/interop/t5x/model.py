@@ -16,7 +16,7 @@ from gpt4x.errors import UserError
 from gpt4x.evaluation.likelihood import target_bytes
 from gpt4x.experiment import Experiment
 from gpt4x.models.language_model import Batch
-from gpt4x.models.memory import Cache, Memory, RingKeyValues, StepConstants
+from gpt4x.models.memory import Cache, Memory, RingKeyValues
 from gpt4x.models.sums import Sums, weighted_mean
 from gpt4x.models.transformer_xl import TransformerXL
 
@@ -155,11 +155,10 @@ def _t5x_cache(cache: Cache) -> dict[str, Any]:
   rows = cache.segment_ids.shape[0]
   rings = jax.tree.map(lambda x: x.reshape(len(x), rows, -1, *x.shape[-2:]), rings)  # [N, B, G, W, K], even with B = 1.
   return {"keys": rings.keys, "values": rings.values, "segment_ids": cache.segment_ids[None],
-          "constants": {name: {_SAME_IN_ALL_ROWS: x} for name, x in vars(constants).items() if x is not None},
+          "constants": {_SAME_IN_ALL_ROWS: constants},
           _POSITION: cache.index}
 
 
 def _ring_cache(cache: Mapping[str, Any]) -> Cache:
-  constants = {name: x[_SAME_IN_ALL_ROWS] for name, x in cache["constants"].items()}
-  return Cache(RingKeyValues(cache["keys"], cache["values"]), StepConstants(**constants), cache["segment_ids"][0],
-               cache[_POSITION])
+  return Cache(RingKeyValues(cache["keys"], cache["values"]), cache["constants"][_SAME_IN_ALL_ROWS],
+               cache["segment_ids"][0], cache[_POSITION])

@@ -1,0 +1,121 @@
+"""Quantization of whole models, whatever their stack: what they compute, what they take, what training sees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpt4x.compression import integers
+from gpt4x.compression.quantization import by_declaration, Quantization
+from gpt4x.errors import UserError
+from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.parameters import Substitute
+from gpt4x.objectives.next_token import NextToken
+from gpt4x.partitioning import Partitioner
+from tests.models import tiny
+from tests.models.tiny import LENGTH, ROWS, STYLES
+
+_STACKS = {
+    "scanned": {}, "rotary": STYLES["modern"], "apart": STYLES["same_length"], "mixture": STYLES["mixture"],
+    "shared": dict(num_layers=4, share_layers=2), "adaptive": STYLES["adaptive"],
+    "tied": STYLES["tied_projections"],
+}
+_FORMS = {"int8": Quantization(stored=True), "int4": Quantization("int4", stored=True)}
+
+
+def dense(params, declarations):
+  return by_declaration(lambda leaf, _: leaf.dense(jnp.float32) if isinstance(leaf, Substitute) else leaf,
+                        params, declarations)
+
+
+@pytest.mark.parametrize("form", _FORMS)
+@pytest.mark.parametrize("stack", _STACKS)
+def test_a_quantized_model_computes_what_its_arrays_do(stack, form):
+  """Over two segments with memory, and while decoding."""
+  made = tiny.make(**_STACKS[stack], memory_length=LENGTH)
+  model = LanguageModel(made.config, _FORMS[form])
+  shapes, declarations = model.declared
+  params = _FORMS[form](made.params, declarations)
+  jax.tree.map(lambda shape, leaf: np.testing.assert_equal((shape.shape, shape.dtype), (leaf.shape, leaf.dtype)),
+               shapes, params)
+  tokens = tiny.random_tokens(made.config, 2 * LENGTH)
+
+  def run(model, params):
+    memory, found = model.initial_memory(ROWS), []
+    for start in (0, LENGTH):
+      log_probs, memory = model.log_probs(params, tokens[:, start:start + LENGTH], memory)
+      found.append(log_probs)
+    ones = jnp.ones((ROWS, LENGTH), jnp.int32)
+    empty = model.initial_memory(ROWS, LENGTH, projected=True)
+    _, memory = model.prefill(params, tokens[:, :LENGTH], ones, empty)
+    logits, _ = model.decode_step(params, tokens[:, LENGTH], model.start_decoding(params, memory))
+    return *found, jax.nn.log_softmax(logits)
+
+  found, expected = tiny.jit(lambda params: run(model, params))(params), tiny.jit(
+      lambda params: run(made.lm, params))(dense(params, declarations))
+  for one, other in zip(found, expected):
+    np.testing.assert_allclose(one, other, atol=5e-5)
+
+
+def test_what_is_quantized():
+  """Embeddings and output too; neither routers, norms nor biases; what has no halves has eight bits."""
+  made = tiny.make(**STYLES["mixture"])
+  _, declarations = made.lm.declared
+  params = Quantization("int4")(made.params, declarations)
+
+  def check(leaf, declaration):
+    bits = {integers.Int4: 4, integers.Int8: 8}.get(type(leaf), 32)
+    if not declaration.is_kernel or None in declaration.names:
+      assert bits == 32
+    else:
+      summed = leaf.dense(jnp.float32).shape[declaration.summed_axes[-1]]
+      assert bits == (8 if summed % 2 else 4)
+    return bits
+
+  bits = jax.tree.leaves(by_declaration(check, params, declarations))
+  assert set(bits) == {4, 8, 32}
+
+
+def test_a_mesh_holds_integers_and_scales():
+  made = tiny.make(num_heads=8, head_dim=8, embed_dim=64, mlp_dim=128, vocab_size=64)
+  for form in _FORMS.values():
+    model = LanguageModel(made.config, form)
+    partitioner = Partitioner(fsdp=2, tensor=4)
+    placed = partitioner.place(*model.declared)
+    with partitioner.activate():
+      params = jax.jit(lambda params: form(params, model.declared[1]),
+                       out_shardings=jax.tree.map(lambda x: x.sharding, placed))(made.params)
+      tokens = tiny.random_tokens(made.config, LENGTH)
+      found, _ = jax.jit(model.log_probs)(params, tokens)
+    expected, _ = tiny.jit(model.log_probs)(form(made.params, model.declared[1]), tokens)
+    np.testing.assert_allclose(found, expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("form", [Quantization(), Quantization("int4"), Quantization(activations=True)])
+def test_training_sees_rounded_kernels_and_moves_whole_ones(form):
+  """The loss is that of the stored integers; the gradient that of the kernel they stand for."""
+  made = tiny.make(memory_length=0)
+  _, declarations = made.lm.declared
+  trained, stored = LanguageModel(made.config, form), form(made.params, declarations)
+  assert jax.tree.map(lambda x: x.shape, trained.declared[0]) == jax.tree.map(lambda x: x.shape, made.lm.declared[0])
+  tokens = tiny.random_tokens(made.config, LENGTH + 1)
+  batch = dict(decoder_input_tokens=tokens[:, :-1], decoder_target_tokens=tokens[:, 1:],
+               decoder_segment_ids=np.ones((ROWS, LENGTH), np.int32),
+               decoder_loss_weights=np.ones((ROWS, LENGTH), np.float32))
+  loss = lambda model: lambda params: NextToken()(
+      model, params, {}, batch, model.initial_memory(ROWS), None)[0]["loss"].mean
+  value, gradient = tiny.jit(jax.value_and_grad(loss(trained)))(made.params)
+  np.testing.assert_allclose(value, tiny.jit(loss(made.lm))(stored), rtol=1e-5)
+  if not form.activations:
+    expected = tiny.jit(jax.grad(loss(made.lm)))(dense(stored, declarations))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, expected)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(weights="int3"), "Quantization.weights = 'int3' is unknown: choose one of int8, int4"),
+    (dict(weights="int4", activations=True), "Quantization.activations = True needs weights = 'int8'"),
+    (dict(scaled_inputs=True), "Quantization.scaled_inputs = True needs weights = 'int4'")])
+def test_contradictions_are_refused(arguments, message):
+  with pytest.raises(UserError, match=message):
+    Quantization(**arguments)

@@ -194,8 +194,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   compress.add_argument("--calibrate", choices=["round", "gptq", "awq"], help=(
       "how four bits fit the text of the training split (default: gptq)"))
   compress.add_argument("--prune", action="append", type=_filled_text, default=[], metavar="METHOD:AMOUNT", help=(
-      "magnitude, wanda or sparsegpt with 50%% or 2:4, zeros among the weights; heads, mlp, layers or experts with 25%%,"
-      " which go; may be repeated"))
+      "magnitude, wanda or sparsegpt, with 50%% or 2:4, for zeros among the weights; heads, mlp, layers or experts,"
+      " with 25%%, for fewer of them; may be repeated"))
   compress.add_argument("--calibration_batches", type=_number(int, 1), default=16, metavar="N",
                         help="batches of the training split to fit to (default: %(default)s)")
   compress.add_argument("--split", type=_filled_text, default="validation",

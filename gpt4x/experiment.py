@@ -1,12 +1,16 @@
 """Experiment: a model, its data and what it is trained for, whichever command or loop reads them."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 from typing import Any, TYPE_CHECKING
 
 import gin
+import jax
 
+from gpt4x.checkpoints import layout
 from gpt4x.checkpoints.manager import Checkpoints
+from gpt4x.compression import quantization
 from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.errors import refuse, UserError
 from gpt4x.models import extension
@@ -97,11 +101,24 @@ class Experiment:
     """The newest parameters of the run that a new one starts from; ids that it does not know have those of `fresh`."""
     from gpt4x.data import vocabularies
     known = vocabularies.extends(self.data.vocabulary, model_dir)
-    if known is None:
-      return self.restore_params(model_dir, partitioner)[1]
     shapes, declarations = self.model.declared
     directory = Checkpoints(model_dir)
-    narrower = extension.narrower(shapes, declarations, directory.param_shapes())
+    saved = directory.param_shapes()
+    if known is None:
+      return self._arrays_from(directory, saved, partitioner)
+    narrower = extension.narrower(shapes, declarations, saved)
     params = directory.restore_params(partitioner.place(*narrower))[1]
     with partitioner.activate():
       return extension.extended(params, fresh, declarations, known)
+
+  def _arrays_from(self, directory: Checkpoints, saved: Mapping[str, tuple[int, ...]], partitioner: Partitioner) -> Any:
+    """The newest parameters, whole ones where a directory has integers."""
+    if isinstance(self.model, LanguageModel) and layout.leaves_by_name(self.model.declared[0]).keys() != saved.keys():
+      for form in quantization.STORED:
+        quantized = LanguageModel(self.model.config, form)
+        shapes, declarations = quantized.declared
+        if {name: leaf.shape for name, leaf in layout.leaves_by_name(shapes).items()} == saved:
+          params = directory.restore_params(partitioner.place(shapes, declarations))[1]
+          placed = jax.tree.map(lambda leaf: leaf.sharding, partitioner.place(*self.model.declared))
+          return jax.jit(lambda params: quantization.arrays(params, declarations), out_shardings=placed)(params)
+    return directory.restore_params(partitioner.place(*self.model.declared))[1]

@@ -97,11 +97,11 @@ def _pruned(model: LanguageModel, params: Any, method: str, sparsity: Sparsity,
   return model, pruning.pruned(params, moments, model.declared[1], method, sparsity)
 
 
-def _quantized(model: LanguageModel, params: Any, how: str, method: str,
+def _quantized(model: LanguageModel, params: Any, how: str, method: calibrated.Method,
                batches: Batches) -> tuple[LanguageModel, Any]:
   form = Quantization("int4" if how == "int4" else "int8", activations=how == "int8-all",
                       scaled_inputs=how == "int4" and method == "awq", stored=True)
-  config = dataclasses.replace(model.config, key_values="int8") if how == "int8-all" else model.config
+  config = dataclasses.replace(model.config, memory_dtype="int8") if how == "int8-all" else model.config
   moments = None
   if how == "int4" and method != "round":
     moments = calibration.moments(model, params, batches())

@@ -4,7 +4,7 @@ No layer is asked for its inputs. A kernel gets a companion, whose "gradient" is
 scanned steps, rows and devices is then that of any gradient.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import functools
 import math
 from typing import Any
@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpt4x.compression.quantization import by_declaration
 from gpt4x.models.language_model import LanguageModel
-from gpt4x.models.parameters import contract, Declaration, Substitute
+from gpt4x.models.parameters import contract, Declaration, map_declared, Substitute
 
 
 @flax.struct.dataclass
@@ -31,7 +30,7 @@ class _Probed(Substitute):
     return _product(x, self.array.astype(x.dtype), self.moments, summed)
 
   def rows(self, ids):
-    return self.replace(array=self.array[ids])
+    return _Probed(self.array[ids], self.moments)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -67,7 +66,7 @@ def moments(model: LanguageModel, params: Any, batches: Iterable[Mapping[str, ja
     batches: of `decoder_*` features [B, L], in the order in which the memory is carried on.
   """
   shapes, declarations = model.declared
-  sizes = by_declaration(lambda leaf, declaration: _shape(leaf.shape, declaration), shapes, declarations)
+  sizes = map_declared(lambda leaf, declaration: _shape(leaf.shape, declaration), shapes, declarations)
   is_shape = lambda x: isinstance(x, tuple)
 
   @jax.jit
@@ -97,26 +96,21 @@ def _shape(shape: tuple[int, ...], declaration: Declaration) -> tuple[int, ...]:
   if not declaration.is_kernel:
     return ()
   size = math.prod(shape[axis] for axis in declaration.summed_axes)
-  return *(shape[axis] for axis in leading(declaration)), size, size
-
-
-def leading(declaration: Declaration) -> tuple[int, ...]:
-  """The axes along which there are several kernels: scanned layers, experts."""
-  return tuple(axis for axis, name in enumerate(declaration.names) if name in ("layers", "expert"))
+  return *(shape[axis] for axis in declaration.leading_axes), size, size
 
 
 def matrices(array: Any, declaration: Declaration) -> np.ndarray:
   """A kernel as matrices [n, I, O]."""
-  array, first = np.asarray(array), leading(declaration)
+  array, first = np.asarray(array), declaration.leading_axes
   outputs = [axis for axis in range(array.ndim) if axis not in (*first, *declaration.summed_axes)]
   moved = np.transpose(array, (*first, *declaration.summed_axes, *outputs))
   count, inputs = (math.prod(array.shape[axis] for axis in axes) for axes in (first, declaration.summed_axes))
   return moved.reshape(count, inputs, -1)
 
 
-def from_matrices(found: np.ndarray, shape: tuple[int, ...], declaration: Declaration) -> np.ndarray:
+def from_matrices(found: np.ndarray, shape: Sequence[int], declaration: Declaration) -> np.ndarray:
   """The inverse of `matrices`, for a kernel of this shape."""
-  first = leading(declaration)
+  first = declaration.leading_axes
   outputs = [axis for axis in range(len(shape)) if axis not in (*first, *declaration.summed_axes)]
   order = (*first, *declaration.summed_axes, *outputs)
   return np.transpose(found.reshape([shape[axis] for axis in order]), np.argsort(order))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt4x.models.parameters import contract, Substitute
+from gpt4x.models.rounding import rounded
 
 GROUP = 32  # Neighbours along the last axis that is summed over, which have one scale, where integers have four bits.
 _LOWEST, _LEVELS = -8, 16
@@ -34,9 +35,9 @@ class Int8(Substitute):
     if not self.activations:
       return (contract(x, self.values.astype(x.dtype), summed) * scales).astype(x.dtype)
     axes = tuple(range(x.ndim - len(summed), x.ndim))
-    rounded, steps = rounded_rows(x, axes)
-    return (integer_product(rounded, self.values, summed) * jnp.reshape(
-        steps, (*x.shape[:axes[0]], *[1] * scales.ndim)) * scales).astype(x.dtype)
+    rows = rounded(x, axes)
+    steps = rows.steps.reshape(*x.shape[:axes[0]], *[1] * scales.ndim)
+    return (integer_product(rows.values, self.values, summed) * steps * scales).astype(x.dtype)
 
 
 @flax.struct.dataclass
@@ -59,13 +60,6 @@ class Int4(Substitute):
         self.scales.astype(jnp.float32), axis + 1)
     whole = whole.reshape(*whole.shape[:axis], -1, *whole.shape[axis + 2:])
     return (whole if self.inputs is None else whole * self.inputs).astype(dtype)
-
-
-def rounded_rows(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-  """x as int8 integers, and the float32 step [..., 1] of each row, whose features lie along `axes`."""
-  x = x.astype(jnp.float32)
-  steps = jnp.maximum(jnp.max(jnp.abs(x), axes, keepdims=True), 1e-30) / 127
-  return jnp.round(x / steps).astype(jnp.int8), steps
 
 
 def integer_product(x: jax.Array, values: jax.Array, summed: tuple[int, ...]) -> jax.Array:

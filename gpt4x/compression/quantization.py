@@ -3,15 +3,15 @@
 import dataclasses
 from typing import Any, ClassVar, Literal
 
+import flax.struct
 import gin
 import jax
 import jax.numpy as jnp
 
 from gpt4x.compression import integers
 from gpt4x.errors import refuse
-from gpt4x.models.parameters import contract, Declaration, Substitute
-
-Params, Declarations = Any, Any
+from gpt4x.models.parameters import contract, Declaration, map_declared, Substitute
+from gpt4x.models.rounding import rounded
 
 
 @gin.configurable
@@ -52,9 +52,9 @@ class Quantization:
       return 32
     return 4 if self.weights == "int4" and integers.group_of(shape[declaration.summed_axes[-1]]) else 8
 
-  def __call__(self, params: Params, declarations: Declarations) -> Params:
+  def __call__(self, params: Any, declarations: Any) -> Any:
     """Parameters with the nearest integers in the places of kernels."""
-    return by_declaration(self.rounded, params, declarations)
+    return map_declared(self.rounded, params, declarations)
 
   def rounded(self, array: jax.Array, declaration: Declaration) -> Any:
     bits = self.bits(array.shape, declaration)
@@ -62,53 +62,50 @@ class Quantization:
       return array
     if bits == 8:
       return integers.to_int8(array, declaration.summed_axes, self.activations)
-    inputs = None
-    if self.scaled_inputs:
-      inputs = jnp.ones([size if axis in declaration.summed_axes or name == "layers" else 1 for axis, (size, name)
-                         in enumerate(zip(array.shape, declaration.names))], jnp.float16)
+    inputs = jnp.ones(self.shape_of_inputs(array.shape, declaration), jnp.float16) if self.scaled_inputs else None
     return integers.to_int4(array, declaration.summed_axes[-1], inputs=inputs)
 
-  def used(self, params: Params, declarations: Declarations) -> Params:
+  def shape_of_inputs(self, shape: tuple[int, ...], declaration: Declaration) -> tuple[int, ...]:
+    """Of the factors of a kernel's inputs."""
+    kept = *declaration.summed_axes, *declaration.leading_axes
+    return tuple(size if axis in kept else 1 for axis, size in enumerate(shape))
+
+  def used(self, params: Any, declarations: Any) -> Any:
     """What a model computes with."""
     if self.stored:
       return params
 
     def one(array, declaration):
-      rounded = self.rounded(array, declaration)
-      return _Rounded(array, rounded, self.activations) if isinstance(rounded, Substitute) else rounded
+      near = self.rounded(array, declaration)
+      return _Rounded(array, near, self.activations) if isinstance(near, Substitute) else array
 
-    return by_declaration(one, params, declarations)
-
-
-def by_declaration(function: Any, params: Params, declarations: Declarations) -> Params:
-  """`function(parameter, its declaration)` in the place of each parameter, a Substitute being one."""
-  return jax.tree.map(lambda declaration, param: function(param, declaration), declarations, params,
-                      is_leaf=lambda x: isinstance(x, Declaration))
+    return map_declared(one, params, declarations)
 
 
-@jax.tree_util.register_pytree_node_class
-@dataclasses.dataclass
+STORED = (Quantization("int8", stored=True), Quantization("int4", stored=True),
+          Quantization("int4", scaled_inputs=True, stored=True))
+
+
+def arrays(params: Any, declarations: Any) -> Any:
+  """Float32 arrays in the places of what stands in for kernels."""
+  return map_declared(lambda param, _: param.dense(jnp.float32) if isinstance(param, Substitute) else param,
+                      params, declarations)
+
+
+@flax.struct.dataclass
 class _Rounded(Substitute):
   """A kernel that is used rounded, and whose gradient is the rounded one's (arXiv:1308.3432)."""
 
   array: jax.Array
   rounded: Any
-  activations: bool
-
-  def tree_flatten(self):
-    return (self.array, self.rounded), self.activations
-
-  @classmethod
-  def tree_unflatten(cls, activations, children):
-    return cls(*children, activations)
+  activations: bool = flax.struct.field(pytree_node=False)
 
   def dense(self, dtype):
-    rounded = jax.lax.stop_gradient(self.rounded).dense(jnp.float32)
-    return (self.array + jax.lax.stop_gradient(rounded - self.array)).astype(dtype)
+    near = jax.lax.stop_gradient(self.rounded).dense(jnp.float32)
+    return (self.array + jax.lax.stop_gradient(near - self.array)).astype(dtype)
 
   def product(self, x, summed):
     if self.activations:
       axes = tuple(range(x.ndim - len(summed), x.ndim))
-      values, steps = integers.rounded_rows(jax.lax.stop_gradient(x), axes)
-      x += jax.lax.stop_gradient((values * steps).astype(x.dtype) - x)
+      x += jax.lax.stop_gradient(rounded(x, axes).dense(x.dtype) - x)
     return contract(x, self.dense(x.dtype), summed)

@@ -53,7 +53,8 @@ def sensitivities(model: LanguageModel, params: Any, batches: Iterable[Mapping[s
 
 def influences(model: LanguageModel, params: Any, batches: Iterable[Mapping[str, jax.Array]]) -> np.ndarray:
   """How far each layer turns the residual stream, 1 - cosine, a mean over tokens: [N] (arXiv:2403.03853)."""
-  names = ["embedding", *(f"layers.{i}.output" for i in range(model.config.num_layers))]
+  config: Any = model.config
+  names = ["embedding", *(f"layers.{i}.output" for i in range(config.num_layers))]
 
   @jax.jit
   def turned(params, batch, memory):
@@ -65,7 +66,7 @@ def influences(model: LanguageModel, params: Any, batches: Iterable[Mapping[str,
     return jnp.stack([jnp.sum(weights * (1 - jnp.sum(a * b, -1))) / jnp.maximum(jnp.sum(weights), 1)
                       for a, b in zip(unit, unit[1:])]), output.memory
 
-  total, memory = np.zeros(model.config.num_layers), None
+  total, memory = np.zeros(config.num_layers), None
   for batch in batches:
     if memory is None:
       memory = model.initial_memory(len(batch["decoder_input_tokens"]))
@@ -85,17 +86,19 @@ def smaller(model: LanguageModel, params: Any, part: str, share: float,
     found: `influences` for layers, else `sensitivities`.
   """
   check(model.config, part)
-  config = model.config
+  config: Any = model.config
   if part == "layers":
-    kept = _largest(np.asarray(found), _left(config.num_layers, share))
-    return _made(model, num_layers=len(kept)), _layers(params, kept)
-  units = {"heads": config.num_kv_heads, "mlp": config.mlp_dim, "experts": config.moe and config.moe.num_experts}[part]
+    places = _largest(np.asarray(found), _left(config.num_layers, share))
+    return _made(model, num_layers=len(places)), _layers(params, places)
+  assert isinstance(found, Mapping)
+  experts = config.moe.num_experts if config.moe else 0
+  units: int = {"heads": config.num_kv_heads, "mlp": config.mlp_dim, "experts": experts}[part]
   count = _left(units, share)
   if part == "experts" and count < config.moe.experts_per_token:
     raise UserError(f"--prune=experts leaves {count} of {units} experts, and each token goes to"
                     f" {config.moe.experts_per_token}: prune fewer")
   flat = traverse_util.flatten_dict(params)
-  scores = {path[:-1]: _of_units(one, part, units) for path, one in dict(found).items() if path[-2] == _MODULES[part]}
+  scores = {path[:-1]: _of_units(one, part, units) for path, one in found.items() if path[-2] == _MODULES[part]}
   if part == "heads" and any(path[-1] == "content_bias" and "attention" not in path for path in flat):
     total = sum(one.reshape(-1, units).sum(0) for one in scores.values())  # One pair of biases for all layers.
     scores = {path: np.broadcast_to(total, one.shape) for path, one in scores.items()}

@@ -1,6 +1,7 @@
 """A model as two files that anything can read: `model.safetensors`, and `config.json` with its configuration.
 
-Parameters are float32, named layer by layer (`layers.0.attention.query`) whether or not the model scans over layers.
+Parameters are float32, where the run has integers too. They are named layer by layer (`layers.0.attention.query`),
+whether or not the model scans over layers.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from typing import Any
 import safetensors.numpy
 
 from gpt4x import storage
+from gpt4x.compression import quantization
 from gpt4x.errors import nearest, one_line, UserError
 from gpt4x.interop import json_files, layerwise, tensor_files
 from gpt4x.models.config import MoEConfig, TransformerConfig
@@ -31,7 +33,8 @@ def save(directory: str | os.PathLike, language_model: LanguageModel, params: An
   with storage.new_file(directory / tensor_files.SAFETENSORS) as unfinished:
     unfinished.touch()
     mode = unfinished.stat().st_mode
-    safetensors.numpy.save_file(layerwise.split(params), unfinished)
+    arrays = quantization.arrays(params, language_model.declared[1])
+    safetensors.numpy.save_file(layerwise.split(arrays), unfinished)
     unfinished.chmod(mode)  # The library makes it unreadable to others.
   content = {"format": _FORMAT, "version": _VERSION, "transformer": dataclasses.asdict(language_model.config)}
   storage.write(directory / _CONFIG, (json.dumps(content, indent=2) + "\n").encode())

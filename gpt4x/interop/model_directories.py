@@ -68,7 +68,7 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
   experts = fields.pop("moe") or {}
   bindings = [f"TransformerConfig.{name}={value!r}" for name, value in fields.items()]
   bindings += [f"MoEConfig.{name}={value!r}" for name, value in experts.items()]
-  bindings.append(f"TransformerConfig.moe={'@MoEConfig()' if experts else None}")
+  bindings += [f"TransformerConfig.moe={'@MoEConfig()' if experts else None}", "LanguageModel.form=None"]
   if isinstance(vocabulary, vocabularies.WordVocabulary):
     file = model_dir / run_directory.WORDS
     bindings.append(f"LocalText.words={str(file if storage.is_remote(file) else file.absolute())!r}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
@@ -16,6 +17,7 @@ from gpt4x.models.layers import constrain, residual_scale
 from gpt4x.models.masks import Mask
 from gpt4x.models.memory import KeyValues, RingKeyValues, StepConstants
 from gpt4x.models.parameters import joined, kernel_init, param, product, product_of_rows
+from gpt4x.models.rounding import rounded, Rows
 
 # What attention takes of a mask: the boolean blocks of its chunks of queries; the fused kernel takes the mask itself.
 Prepared = list[jax.Array] | Mask
@@ -131,6 +133,8 @@ class Attention(nn.Module):
     else:
       query = rotate(query, jnp.arange(total - length, total), c.rotary_base)
       keys = rotate(keys, jnp.arange(total), c.rotary_base)
+    if c.memory_dtype == "int8" and isinstance(memory, KeyValues):  # As decoding sees them.
+      keys, values, position_keys = jax.tree.map(lambda x: rounded(x).dense(x.dtype), (keys, values, position_keys))
     if isinstance(mask, Mask):
       return self.project_out(fused_attention(query, position_query, keys, values, position_keys, mask)), past
     query, position_query = jax.tree.map(lambda x: x * c.head_dim**-0.5, (query, position_query))
@@ -173,9 +177,8 @@ class Attention(nn.Module):
            biases: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, RingKeyValues]:
     """Attends from one token x [B, 1, D] at position `index` to the W latest, itself included; mask [B, W] by slot."""
     c = self.config
-    *heads, window, _ = ring.keys.shape  # B and G, or one of them.
+    *heads, window, _ = jax.tree.leaves(ring.keys)[0].shape  # B and G, or one of them.
     slot = index % window
-    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     projected = jnp.concatenate([product(x[:, 0], kernel) for kernel in constants.kernels], 1)
     query, key, value = jnp.split(projected, (c.num_heads, c.num_heads + c.num_kv_heads), 1)
     query = self.group(query)
@@ -184,16 +187,17 @@ class Attention(nn.Module):
       return rotate(x, position[None], c.rotary_base)
 
     def put(past, new):
-      return jax.lax.dynamic_update_slice_in_dim(past, new.reshape(*heads, 1, c.head_dim), slot, len(heads))
+      new = self.kept(new.reshape(*heads, 1, c.head_dim))
+      return jax.tree.map(lambda one, row: jax.lax.dynamic_update_slice_in_dim(one, row, slot, len(heads)), past, new)
 
     def content(query):
-      return dot("...rk,...tk->...rt", query.reshape(*heads, -1, c.head_dim), keys)
+      return dot_rows("...rk,...tk->...rt", query.reshape(*heads, -1, c.head_dim), keys)
 
     keys = put(ring.keys, rotated(key, slot) if c.positions == "rotary" else key)
     values = put(ring.values, value)
     if c.positions == "relative":
       u, v = (self.group(bias) for bias in (self.biases if c.untie_biases else biases))
-      by_distance = dot("bgrk,gsk->bgrs", query + v, constants.position_keys)
+      by_distance = dot_rows("bgrk,gsk->bgrs", query + v, constants.position_keys)
       # The last column, distance 0, comes to the token's slot.
       scores = content(query + u) + jnp.roll(by_distance, slot + 1, -1).reshape(*heads, -1, window)
     else:
@@ -202,7 +206,11 @@ class Attention(nn.Module):
                          content(rotated(query, slot + window)))
     scores = scores.reshape(len(x), c.num_heads, window) * c.head_dim**-0.5
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, flash.MASKED)).astype(x.dtype)
-    mixed = jnp.einsum("...rt,...tk->...rk", weights.reshape(*heads, -1, window), values)
+    weights = weights.reshape(*heads, -1, window)
+    seen: Any = values
+    if isinstance(values, Rows):
+      weights, seen = (weights * jnp.swapaxes(values.steps, -1, -2)).astype(x.dtype), values.values.astype(x.dtype)
+    mixed = jnp.einsum("...rt,...tk->...rk", weights, seen)
     out = product_of_rows(mixed.reshape(len(x), c.num_heads, c.head_dim), self.out)
     return out[:, None], RingKeyValues(keys, values)
 
@@ -215,8 +223,13 @@ class Attention(nn.Module):
     else:
       position_keys = self.project_positions(relative_positions(self.config, jnp.arange(window)[::-1]))
     single = [axis for axis, size in enumerate((rows, groups)) if size == 1]
-    ring = RingKeyValues(*(jnp.squeeze(jnp.swapaxes(x, 0, 1), single) for x in (keys, past.values)))
-    return ring, StepConstants(joined([self.query, self.key, self.value], axis=1), position_keys)
+    ring = RingKeyValues(*(self.kept(jnp.squeeze(jnp.swapaxes(x, 0, 1), single)) for x in (keys, past.values)))
+    return ring, StepConstants(joined([self.query, self.key, self.value], axis=1),
+                               None if position_keys is None else self.kept(position_keys))
+
+  def kept(self, x: jax.Array) -> jax.Array | Rows:
+    """Keys, values or projected R as they are kept while decoding."""
+    return rounded(x) if self.config.memory_dtype == "int8" else x
 
   def key_values(self, x: jax.Array) -> KeyValues:
     def project(kernel):
@@ -236,6 +249,14 @@ class Attention(nn.Module):
     """What G heads times H / G queries mixed, [G, B, H / G, L, K] -> [B, L, D]."""
     mixed = jnp.einsum("gbrlk->blgrk", mixed)
     return product(jax.lax.collapse(mixed, 2, 4), self.out)
+
+
+def dot_rows(equation: str, query: jax.Array, rows: jax.Array | Rows) -> jax.Array:
+  """The float32 product of a query [..., r, K] and rows [..., t, K], whose steps come in behind it."""
+  dot = functools.partial(jnp.einsum, equation, query, preferred_element_type=jnp.float32)
+  if isinstance(rows, Rows):
+    return dot(rows.values.astype(query.dtype)) * jnp.swapaxes(rows.steps, -1, -2)
+  return dot(rows)
 
 
 def position_biases(module: nn.Module, config: TransformerConfig) -> tuple[jax.Array, jax.Array]:

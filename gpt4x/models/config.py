@@ -104,6 +104,9 @@ class TransformerConfig:
 
   # Execution. Parameters are float32 whatever the compute dtype; softmax and loss are float32.
   dtype: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 on accelerators, float32 on CPU.
+  # What evaluation and decoding make of keys, values and projected R: 'int8' rounds each row of K (a head's, of a
+  # position) to so many steps of its own, and decoding keeps them so.
+  memory_dtype: Literal["compute", "int8"] = "compute"
   scan_layers: bool = True
   remat: Literal["none", "full", "dots", "dots_no_batch"] = "none"
   # 'flash': a fused kernel that keeps no scores (models/flash.py), for TPUs from v5 on; a prefix is left to 'xla'.

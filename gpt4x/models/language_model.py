@@ -37,7 +37,9 @@ class Output:
 class Form(Protocol):
   """What kernels are beside arrays: integers, for instance. See compression/."""
 
-  stored: bool  # Whether the parameters are of this form themselves; else they are arrays that are used in it.
+  @property
+  def stored(self) -> bool:
+    """Whether the parameters are of this form themselves; else they are arrays that are used in it."""
 
   def __call__(self, params: Params, declarations: Any) -> Params:
     """Parameters of this form, of arrays."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt4x.models.parameters import Kernel
+from gpt4x.models.rounding import Rows
 
 
 @flax.struct.dataclass
@@ -87,8 +88,8 @@ class RingKeyValues:
   12 layers of width 512 takes 4.4 ms, and 8.2 ms with them.
   """
 
-  keys: jax.Array
-  values: jax.Array
+  keys: jax.Array | Rows
+  values: jax.Array | Rows
 
 
 @flax.struct.dataclass
@@ -96,7 +97,8 @@ class StepConstants:
   """What a layer makes of its parameters, once, for all steps of decoding."""
 
   kernels: tuple[Kernel, ...]  # [D, H + 2 G, K], queries, keys and values: one product in place of three, if it may be.
-  position_keys: jax.Array | None = None  # [G, W, K], the projected R of the distances W - 1, ..., 0; rotary: None.
+  # [G, W, K], the projected R of the distances W - 1, ..., 0; rotary: None.
+  position_keys: jax.Array | Rows | None = None
 
 
 class Cache(flax.struct.PyTreeNode):

@@ -43,6 +43,11 @@ class Declaration(nn_partitioning.AxisMetadata):
   def summed_axes(self) -> tuple[int, ...]:
     return tuple(i for i, name in enumerate(self.names) if name in self.summed)
 
+  @property
+  def leading_axes(self) -> tuple[int, ...]:
+    """Those along which there are several kernels: of scanned layers, of experts."""
+    return tuple(i for i, name in enumerate(self.names) if name in ("layers", "expert"))
+
 
 class Substitute:
   """What may lie in the place of a kernel's array: a pytree, its leaves with an axis for layers that are scanned.
@@ -119,6 +124,12 @@ def declarations(params_axes: Mapping[str, Any]) -> dict[str, Any]:
   """The collection `params_axes` as a tree like that of the parameters, a Declaration for each."""
   flat = traverse_util.flatten_dict(params_axes)
   return traverse_util.unflatten_dict({(*path, name.removesuffix("_axes")): one for (*path, name), one in flat.items()})
+
+
+def map_declared(function: Callable[[Any, Declaration], Any], params: Any, declarations: Any) -> Any:
+  """`function(parameter, its declaration)` in the place of each parameter, a Substitute being one."""
+  return jax.tree.map(lambda declaration, param: function(param, declaration), declarations, params,
+                      is_leaf=lambda x: isinstance(x, Declaration))
 
 
 def product(x: Float[Array, "*rows_and_summed"], kernel: Kernel, dtype: Any = None) -> Float[Array, "..."]:

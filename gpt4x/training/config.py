@@ -13,6 +13,7 @@ from gpt4x.checkpoints.manager import CheckpointConfig
 from gpt4x.configuration import config_text, objects
 from gpt4x.errors import require, UserError
 from gpt4x.experiment import Experiment
+from gpt4x.models.language_model import LanguageModel
 from gpt4x.partitioning import Partitioner
 from gpt4x.training.gradients import microbatched
 from gpt4x.training.optimizers import Optimizer
@@ -95,6 +96,11 @@ class TrainConfig:
   def step(self) -> TrainStep:
     """The step that is trained with."""
     trained: Trained = everything
+    model = self.experiment.model
+    if isinstance(model, LanguageModel) and model.form is not None and model.form.stored:
+      raise UserError("LanguageModel.form has integers, which no gradient moves: start a run from this one"
+                      " (train.init_from) with LanguageModel.form = None, or with Quantization.stored = False to train"
+                      " for integers")
     if self.trained is not None:
       pattern = re.compile(self.trained)
       trained = lambda name: pattern.fullmatch(name) is not None

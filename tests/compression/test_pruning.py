@@ -7,8 +7,8 @@ import pytest
 
 from gpt4x.compression import calibration, pruning, second_order, structured
 from gpt4x.compression.pruning import Sparsity
-from gpt4x.compression.quantization import by_declaration
 from gpt4x.errors import UserError
+from gpt4x.models.parameters import map_declared
 from tests.models import tiny
 from tests.models.tiny import LENGTH, ROWS, STYLES
 
@@ -46,8 +46,8 @@ def test_rounding_makes_up_for_its_errors(problem):
 
 def test_rounding_of_independent_inputs_is_to_the_nearest():
   kernel = RNG.normal(size=(150, 5))
-  np.testing.assert_array_equal(second_order.rounded(kernel, np.diag(RNG.uniform(1, 2, 150)), lambda row, _: np.round(row)),
-                                np.round(kernel))
+  made = second_order.rounded(kernel, np.diag(RNG.uniform(1, 2, 150)), lambda row, _: np.round(row))
+  np.testing.assert_array_equal(made, np.round(kernel))
 
 
 def test_one_row_is_made_up_for_as_least_squares_would(problem):
@@ -98,7 +98,7 @@ def test_moments_are_those_of_what_kernels_multiply(style):
     np.testing.assert_allclose(first("key"), expected + key, rtol=1e-4, atol=1e-4)
     assert first("relative_key").any()
   for path, one in traverse_util.flatten_dict(found).items():
-    if path[-2] == "moe" and path[-1] in ("wi", "wo"):
+    if path[-2:-1] == ("moe",) and path[-1] in ("wi", "wo"):
       assert not one.any(), "experts' inputs are sorted, and not seen"
     elif path[-1] in ("query", "wo"):
       assert one.any(), path
@@ -116,7 +116,7 @@ def test_a_model_of_any_stack_is_pruned(style, method):
     if declaration.is_hidden:
       assert abs(share - 0.5) < 0.07
     return share
-  by_declaration(check, found, declarations)
+  map_declared(check, found, declarations)
   assert np.isfinite(made.lm.log_probs(found, tiny.random_tokens(made.config, LENGTH))[0]).all()
 
 

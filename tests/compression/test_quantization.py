@@ -1,15 +1,17 @@
 """Quantization of whole models, whatever their stack: what they compute, what they take, what training sees."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gpt4x.compression import integers
-from gpt4x.compression.quantization import by_declaration, Quantization
+from gpt4x.compression.quantization import Quantization
 from gpt4x.errors import UserError
 from gpt4x.models.language_model import LanguageModel
-from gpt4x.models.parameters import Substitute
+from gpt4x.models.parameters import map_declared, Substitute
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
 from tests.models import tiny
@@ -24,7 +26,7 @@ _FORMS = {"int8": Quantization(stored=True), "int4": Quantization("int4", stored
 
 
 def dense(params, declarations):
-  return by_declaration(lambda leaf, _: leaf.dense(jnp.float32) if isinstance(leaf, Substitute) else leaf,
+  return map_declared(lambda leaf, _: leaf.dense(jnp.float32) if isinstance(leaf, Substitute) else leaf,
                         params, declarations)
 
 
@@ -57,6 +59,36 @@ def test_a_quantized_model_computes_what_its_arrays_do(stack, form):
     np.testing.assert_allclose(one, other, atol=5e-5)
 
 
+@pytest.mark.parametrize("style, tolerance", [
+    ({}, 1e-4), (STYLES["same_length"], 1e-4), (STYLES["modern"], 0.05),
+    (dict(num_heads=4, num_kv_heads=2, head_dim=8), 1e-4)])
+def test_a_memory_of_integers_decodes_as_it_evaluates(style, tolerance):
+  """Over three windows, so that the ring wraps. Rotary keys are rounded as they are rotated, by their slot."""
+  made = tiny.make(**{**style, "memory_length": LENGTH})
+  model = LanguageModel(dataclasses.replace(made.config, memory_dtype="int8"))
+  tokens = tiny.random_tokens(made.config, 3 * LENGTH)
+  ones = jnp.ones((ROWS, 1), jnp.int32)
+
+  @tiny.jit
+  def decode(params):
+    _, memory = model.prefill(params, tokens[:, :1], ones, model.initial_memory(ROWS, LENGTH, projected=True))
+    return jax.lax.scan(lambda cache, token: model.decode_step(params, token, cache)[::-1],
+                        model.start_decoding(params, memory, 1), tokens[:, 1:].T)
+
+  def evaluate(model):
+    memory, found = model.initial_memory(ROWS, LENGTH, projected=True), []
+    for place in range(3 * LENGTH):
+      logits, memory = model.prefill(made.params, tokens[:, place:place + 1], ones, memory)
+      found.append(logits)
+    return jnp.stack(found)
+
+  cache, found = decode(made.params)
+  assert {leaf.dtype for leaf in jax.tree.leaves(cache.rings)} == {jnp.dtype("int8"), jnp.dtype("float32")}
+  expected = tiny.jit(evaluate, static_argnums=0)(model)
+  np.testing.assert_allclose(found, expected[1:], atol=tolerance)
+  assert np.abs(expected - tiny.jit(evaluate, static_argnums=0)(made.lm)).max() > 1e-4
+
+
 def test_what_is_quantized():
   """Embeddings and output too; neither routers, norms nor biases; what has no halves has eight bits."""
   made = tiny.make(**STYLES["mixture"])
@@ -72,7 +104,7 @@ def test_what_is_quantized():
       assert bits == (8 if summed % 2 else 4)
     return bits
 
-  bits = jax.tree.leaves(by_declaration(check, params, declarations))
+  bits = jax.tree.leaves(map_declared(check, params, declarations))
   assert set(bits) == {4, 8, 32}
 
 

@@ -64,7 +64,7 @@ def _compress(arguments: argparse.Namespace, prunings: list[tuple[str, Sparsity]
   step, params = experiment.restore_params(arguments.model_dir, partitioner, arguments.step)
   batches = lambda: itertools.islice(_batches(experiment, partitioner), arguments.calibration_batches)
   with partitioner.activate():
-    after, small = LanguageModel(before.config), params
+    after, small = LanguageModel(before.config, form=None), params
     for method, sparsity in prunings:
       after, small = _pruned(after, small, method, sparsity, batches)
     if arguments.quantize:

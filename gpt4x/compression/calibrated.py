@@ -78,7 +78,7 @@ def _each(scales: np.ndarray, group: int) -> np.ndarray:
 def fitting_scales(kernel: np.ndarray, weights: np.ndarray, group: int) -> np.ndarray:
   """float16 scales [I / group, O], of `int4_scales` and shrunk ones those with the least error, weighted by input."""
   split = kernel.reshape(-1, group, kernel.shape[1])
-  widest = np.asarray(integers.int4_scales(jnp.asarray(kernel, jnp.float32), 0), np.float64)
+  widest = np.asarray(integers.int4_scales(jnp.asarray(kernel, jnp.float32), 0, group), np.float64)
   weights = weights.reshape(-1, group, 1) + 1e-12 * max(weights.max(), 1e-30)
   best, found = np.full(widest.shape, np.inf), widest.astype(np.float16)
   for shrink in _SHRINK:

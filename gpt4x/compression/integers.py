@@ -91,9 +91,9 @@ def group_of(size: int) -> int:
   return group if group % 2 == 0 else 0
 
 
-def int4_scales(kernel: jax.Array, axis: int) -> jax.Array:
+def int4_scales(kernel: jax.Array, axis: int, group: int) -> jax.Array:
   """A scale for each group along an axis, of either sign: the number of the largest magnitude becomes -8, exactly."""
-  shape, group = kernel.shape, group_of(kernel.shape[axis])
+  shape = kernel.shape
   split = kernel.reshape(*shape[:axis], shape[axis] // group, group, *shape[axis + 1:])
   most = jnp.take_along_axis(split, jnp.argmax(jnp.abs(split), axis + 1, keepdims=True), axis + 1)
   scales = (jnp.squeeze(most, axis + 1) / _LOWEST).astype(jnp.float16)
@@ -103,7 +103,7 @@ def int4_scales(kernel: jax.Array, axis: int) -> jax.Array:
 
 def to_int4(kernel: jax.Array, axis: int, scales: jax.Array | None = None, inputs: jax.Array | None = None) -> Int4:
   """The nearest integers of groups along an axis, with scales as `int4_scales` has them unless others are given."""
-  scales = int4_scales(kernel, axis) if scales is None else scales
+  scales = int4_scales(kernel, axis, group_of(kernel.shape[axis])) if scales is None else scales
   each = jnp.repeat(scales.astype(jnp.float32), kernel.shape[axis] // scales.shape[axis], axis)
   return packed(jnp.clip(jnp.round(kernel / each), _LOWEST, _LOWEST + _LEVELS - 1), axis, scales, inputs)
 

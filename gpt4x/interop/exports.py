@@ -58,7 +58,7 @@ def load(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageM
   config = _make(path, TransformerConfig, fields, **config_changes)
   file = tensor_files.open_directory(directory)
   layerwise.check_size(config, file)
-  model = LanguageModel(config)
+  model = LanguageModel(config, form=None)  # Whatever gin says.
   sources = {name: layerwise.Source((name,), shape) for name, shape in layerwise.shapes(model).items()}
   return model, layerwise.load(model, file, sources)
 

@@ -44,7 +44,7 @@ def from_hugging_face(directory: str | os.PathLike, **config_changes: Any) -> tu
   config = dataclasses.replace(read_config(pathlib.Path(directory) / "config.json"), **config_changes)
   file = open_directory(directory)
   layerwise.check_size(config, file)
-  model = LanguageModel(config)
+  model = LanguageModel(config, form=None)
   return model, layerwise.load(model, file, dict(_sources(config)), _COMPUTED)
 
 

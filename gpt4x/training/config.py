@@ -72,6 +72,11 @@ class TrainConfig:
       raise UserError(f"train.trained = {self.trained!r} is no regular expression ({error}): correct it") from error
     if self.clip_norm is not None:
       require(self, "above 0, or None", lambda norm: norm > 0, "clip_norm")
+    model = self.experiment.model
+    if isinstance(model, LanguageModel) and model.form is not None and model.form.stored:
+      raise UserError("LanguageModel.form has integers, which no gradient moves: start a run from this one"
+                      " (train.init_from) with LanguageModel.form = None, or with Quantization.stored = False to train"
+                      " for integers")
     object.__setattr__(self, "trackers", tuple(self.trackers))  # A gin file may give a list.
     object.__setattr__(self, "partitioner", self.partitioner or Partitioner())  # A gin file may say None.
 
@@ -96,11 +101,6 @@ class TrainConfig:
   def step(self) -> TrainStep:
     """The step that is trained with."""
     trained: Trained = everything
-    model = self.experiment.model
-    if isinstance(model, LanguageModel) and model.form is not None and model.form.stored:
-      raise UserError("LanguageModel.form has integers, which no gradient moves: start a run from this one"
-                      " (train.init_from) with LanguageModel.form = None, or with Quantization.stored = False to train"
-                      " for integers")
     if self.trained is not None:
       pattern = re.compile(self.trained)
       trained = lambda name: pattern.fullmatch(name) is not None

@@ -43,6 +43,22 @@ def dense(weight: Weight) -> np.ndarray:
   return weight.dense() if isinstance(weight, Quantized) else np.asarray(weight, np.float32)
 
 
+def flat(weights: Mapping[str, Weight]) -> dict[str, Any]:
+  """Arrays alone: a quantized kernel is two, NAME.values and NAME.scales."""
+  found: dict[str, Any] = {}
+  for name, weight in weights.items():
+    found |= ({f"{name}.values": weight.values, f"{name}.scales": weight.scales} if isinstance(weight, Quantized)
+              else {name: weight})
+  return found
+
+
+def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `flat`."""
+  found = {name: array for name, array in arrays.items() if not name.endswith((".values", ".scales"))}
+  return found | {name: Quantized(arrays[f"{name}.values"], arrays[f"{name}.scales"]) for name in (
+      name.removesuffix(".values") for name in arrays if name.endswith(".values"))}
+
+
 def make(config: TransformerConfig, parameters: Mapping[str, Weight], window: int) -> dict[str, Weight]:
   """The graph's weights of parameters that are named layer by layer, as `layerwise.split` names them.
 

@@ -9,42 +9,39 @@ import numpy as np
 import onnx
 from onnx import helper, TensorProto
 
-from gpt4x.interop import decoding_graph, onnx_graph
-from gpt4x.interop.decoding_weights import Quantized, Weight
+from gpt4x.interop import decoding_graph, decoding_weights, onnx_graph
+from gpt4x.interop.decoding_weights import Weight
 from gpt4x.models.config import TransformerConfig
 
+NAMES = "model.onnx", "model.onnx.data"
 LARGEST = 2**31 - 2**24  # Bytes of constants in the file itself, of which protobuf takes 2 GiB; else they lie beside it.
 _EXTERNAL = 1024  # Bytes from which on a constant lies there.
 
 
-def save(path: pathlib.Path, config: TransformerConfig, weights: Mapping[str, Weight], window: int) -> list[str]:
+def save(folder: pathlib.Path, config: TransformerConfig, weights: Mapping[str, Weight], window: int,
+         chunk: int) -> list[str]:
   """Writes the graph; returns the names of the files."""
+  del chunk  # Any number of tokens up to the window will do.
   graph = onnx_graph.Graph()
-
-  def constant(name, weight):
-    if isinstance(weight, Quantized):
-      return Quantized(graph.constant(f"{name}.values", weight.values), graph.constant(f"{name}.scales", weight.scales))
-    return graph.constant(name, np.asarray(weight, np.float32))
-
+  constants = {name: graph.constant(name, np.asarray(one)) for name, one in decoding_weights.flat(weights).items()}
   shapes = decoding_graph.input_shapes(config, window)
   inputs = decoding_graph.named_inputs({name: onnx_graph.Value(graph, name, np.dtype(dtype))
                                         for name, (dtype, _) in shapes.items()})
-  outputs = decoding_graph.run(graph, config, window, {name: constant(name, one) for name, one in weights.items()},
-                               inputs)
+  outputs = decoding_graph.run(graph, config, window, decoding_weights.nested(constants), inputs)
   for name, value in decoding_graph.named_outputs(outputs).items():
     graph.add("Identity", [value], value.dtype, name=name)
   declared = lambda shapes: [helper.make_tensor_value_info(
       name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape) for name, (dtype, shape) in shapes.items()]
-  external = path.with_name(f"{path.name}.data") if sum(
+  external = folder / NAMES[1] if sum(
       one.nbytes for one in graph.constants.values()) > LARGEST else None
   used = {name for node in graph.nodes for name in node.input}
-  constants = _tensors({name: one for name, one in graph.constants.items() if name in used}, external)
+  tensors = _tensors({name: one for name, one in graph.constants.items() if name in used}, external)
   model = helper.make_model(
-      helper.make_graph(graph.nodes, "decoder", declared(shapes), declared(decoding_graph.output_shapes(config)), constants),
+      helper.make_graph(graph.nodes, "decoder", declared(shapes), declared(decoding_graph.output_shapes(config)), tensors),
       opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)], ir_version=onnx_graph.IR_VERSION,
       producer_name="gpt4x")
-  path.write_bytes(model.SerializeToString())
-  return [path.name] + ([external.name] if external else [])
+  (folder / NAMES[0]).write_bytes(model.SerializeToString())
+  return list(NAMES if external else NAMES[:1])
 
 
 def _tensors(constants: Mapping[str, np.ndarray], external: pathlib.Path | None) -> list[TensorProto]:

@@ -106,12 +106,17 @@ class Graph:
     return self.matmul(x, self.transpose(kernel, (1, 0)) if transposed else kernel)
 
   def _integer_product(self, x: Value, kernel: Quantized, transposed: bool) -> Value:
-    """By int8 values, with a scale for each row of x and for each output."""
+    """By int8 values, with a scale for each row of x and for each output.
+
+    Rows become bytes with zero at 128: the same integers, by kernels of ONNX Runtime that are 70 times as fast as those
+    of int8 by int8 (512 x 2,048 and one row: 15 us, 1,113 us; float32: 48 us).
+    """
     values, scales = (self.transpose(part, (1, 0)) if transposed else part for part in (kernel.values, kernel.scales))
     largest = self._reduce("ReduceMax", self.add("Abs", [x], x.dtype))
     row_scales = self.maximum(largest, np.float32(1e-30)) * np.float32(1 / 127)
-    rounded = self._cast(self.add("Round", [x / row_scales], x.dtype), np.int8)
-    return self.float32(self.add("MatMulInteger", [rounded, values], np.int32)) * row_scales * scales
+    zero = np.uint8(128)
+    rows = self.add("QuantizeLinear", [x / row_scales, np.float32(1), zero], np.uint8)
+    return self.float32(self.add("MatMulInteger", [rows, values, zero], np.int32)) * row_scales * scales
 
   def lookup(self, table: Any, ids: Value) -> Value:
     if isinstance(table, Quantized):
@@ -149,7 +154,9 @@ class Graph:
     """Of [B, L, D] the last of L, [B, D]."""
     return self.take(x, self.value(np.int64(-1)), 1)
 
-  def rows(self, x: Any, start: int, stop: int) -> Value:
+  def rows(self, x: Any, start: int, stop: int) -> Any:
+    if isinstance(x, Quantized):
+      return x.map(lambda part: self.rows(part, start, stop))
     return self._slice(self.value(x), start, stop, 0)
 
   def cut(self, x: Value, size: int) -> tuple[Value, Value]:

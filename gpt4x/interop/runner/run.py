@@ -1,0 +1,149 @@
+"""Continues a text with the model in this file's folder: python run.py --prompt="Once upon" --max_tokens=100
+
+Needs numpy, what decoder.py imports, and for a vocabulary of subwords sentencepiece or tokenizers. The model takes
+tokens, which of them are real, how many came before, and a ring of keys and values of the last W positions; it gives
+the logits of the next token and what belongs into the slots of the new ones.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import zlib
+
+import numpy as np
+
+import decoder  # Beside this file.
+
+HERE = pathlib.Path(__file__).parent
+TOKENS = {"tokens", "segment_ids", "index"}
+
+
+class Failure(Exception):
+  """What ends the program with one line."""
+
+
+class Model:
+  """The model and its ring; called with tokens it gives the logits [V] of the one after them."""
+
+  def __init__(self, config):
+    self.window, self.chunk, self.index = config["window"], config["chunk"], 0
+    self.cache = {name: np.zeros(shape, np.float32 if shape[2:] else np.int32)
+                  for name, shape in config["cache"].items()}
+    self.run, shapes, vocab_size = decoder.load(HERE, config)
+    for name, ring in self.cache.items():
+      if tuple(shapes.get(name, ()))[1:] != ring.shape[1:]:
+        raise Failure(f"config.json does not fit the model ({name}): copy the folder again")
+    if vocab_size != config["vocab_size"] or config["cache"].keys() != shapes.keys() - TOKENS:
+      raise Failure("config.json does not fit the model: copy the folder again")
+
+  def read(self, tokens):
+    """A prompt of any length, in chunks; the first is padded at its front."""
+    padding = -len(tokens) % self.chunk
+    tokens, real = [0] * padding + tokens, [0] * padding + [1] * len(tokens)
+    for start in range(0, len(tokens), self.chunk):
+      logits = self(tokens[start:start + self.chunk], real[start:start + self.chunk])
+    return logits
+
+  def __call__(self, tokens, real=(1,)):
+    tokens, real = np.array([tokens], np.int32), np.array([real], np.int32)
+    slots = (self.index + np.arange(tokens.size)) % self.window
+    out = self.run({"tokens": tokens, "segment_ids": real, "index": np.array(self.index, np.int32), **self.cache})
+    for name in self.cache:
+      if name in out:
+        self.cache[name] = out[name]  # A ring that stays on its device is moved on there.
+      elif name == "cache_segment_ids":
+        self.cache[name][:, slots] = real
+      elif name.startswith("keys"):
+        self.cache[name][..., slots] = out[f"new_{name}"]
+      else:
+        self.cache[name][..., slots, :] = out[f"new_{name}"]
+    self.index = (self.index + tokens.size) % self.window
+    return np.asarray(out["logits"])[0]
+
+
+def vocabulary():
+  """(encode, decode): text to ids and back."""
+  kind = json.loads((HERE / "vocabulary.json").read_text("utf-8"))["class"]
+  if kind == "ByteVocabulary":
+    return (lambda text: [byte + 3 for byte in text.encode("utf-8", "replace")],
+            lambda ids: bytes(i - 3 for i in ids if 3 <= i < 259).decode("utf-8", "ignore"))
+  if kind == "HuggingFaceVocabulary":
+    import tokenizers
+    made = tokenizers.Tokenizer.from_file(str(HERE / "tokenizer.json"))
+    made.no_truncation()
+    made.no_padding()
+    made.encode_special_tokens = True
+    return lambda text: made.encode(text, add_special_tokens=False).ids, made.decode
+  if kind == "WordVocabulary":
+    words = (HERE / "words.txt").read_text("utf-8").removesuffix("\n").split("\n")
+    ids = {word: i for i, word in enumerate(words)}
+    end, unknown = "\n <eos> " if "<eos>" in ids else "\n", ids.get("<unk>", ids.get("<UNK>", -1))
+    return (lambda text: [ids.get(word, unknown) for word in text.replace("\n", end).split()],
+            lambda found: "\n".join(" ".join(line.split()) for line in " ".join(
+                "\n" if words[i] == "<eos>" else words[i] for i in found).split("\n")))
+  import sentencepiece
+  model, space = sentencepiece.SentencePieceProcessor(model_file=str(HERE / "sentencepiece.model")), "\u2581"
+  if kind == "SentencePieceVocabulary":
+    return model.encode, model.decode
+  spelled = [model.piece_to_id(f"<0x{byte:02X}>") for byte in space.encode()]  # Else it would be read as a blank.
+  return lambda text: sum((spelled + model.encode(part) for part in text.split(space)), [])[3:], model.decode
+
+
+def generate(config, ids, temperature, seed):
+  """Yields the tokens behind the prompt's; ends with the document."""
+  model, draw = Model(config), np.random.default_rng(seed)
+  logits = model.read([config["bos_id"], *ids])
+  while True:
+    allowed = logits[config["first_id"]:config["end_id"]].astype(np.float64)
+    if temperature:
+      allowed = (allowed - allowed.max()) / temperature + draw.gumbel(size=allowed.shape)
+    token = int(np.argmax(allowed)) + config["first_id"]
+    if token == config["eos_id"]:
+      return
+    yield token
+    logits = model([token])
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--prompt", default="", help="the text to continue")
+  parser.add_argument("--max_tokens", type=int, default=256)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--temperature", type=float, default=1.0, help="0 always takes the likeliest token")
+  flags = parser.parse_args()
+  if flags.max_tokens < 1 or flags.seed < 0 or not 0 <= flags.temperature < np.inf:
+    raise Failure("--max_tokens must be at least 1, --seed and --temperature at least 0")
+  config = json.loads((HERE / "config.json").read_text("utf-8"))
+  for name, known in config["files"].items():
+    if [(HERE / name).stat().st_size, zlib.crc32((HERE / name).read_bytes())] != known:
+      raise Failure(f"{name} is damaged: copy it again")
+  encode, decode = vocabulary()
+  ids = encode(flags.prompt)
+  if wrong := [i for i in ids if not config["first_id"] <= i < config["vocab_size"]]:
+    raise Failure(f"the prompt has a word or token that the model does not know ({wrong[0]}): change it")
+  context, known, length = 0, len(ids), len(ids) + flags.max_tokens
+  for token in generate(config, ids, flags.temperature, flags.seed):
+    if known == len(ids) == length - flags.max_tokens:
+      print(flags.prompt, end="")
+    ids.append(token)
+    before, text = decode(ids[context:known]), decode(ids[context:])
+    if len(ids) == length or len(text) > len(before) and not text.endswith("\ufffd"):  # Else a character is unfinished.
+      print(text.rstrip("\ufffd")[len(before):], end="", flush=True)
+      context, known = known, len(ids)
+    if len(ids) == length:
+      break
+  print()
+
+
+if __name__ == "__main__":
+  try:
+    sys.stdout.reconfigure(errors="replace")
+    main()
+  except KeyboardInterrupt:
+    sys.exit(130)
+  except ImportError as error:
+    sys.exit(f"run.py: {error}: install it with pip")
+  except Exception as error:  # Of any library: a folder may have been damaged in any way.
+    kind = "" if isinstance(error, Failure) else f"this folder cannot be used, copy it again ({type(error).__name__}) "
+    sys.exit(f"run.py: {kind}{' '.join(str(error).split())[:400]}")

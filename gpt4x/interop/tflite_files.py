@@ -1,0 +1,53 @@
+"""A decoder as a TFLite file with two signatures, a step and a prefill, by way of jax2tf."""
+
+from collections.abc import Mapping
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+from jax.experimental import jax2tf
+import numpy as np
+
+from gpt4x.data import tensorflow_quietly  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+
+from gpt4x.errors import one_line, UserError
+from gpt4x.interop import decoding_graph, decoding_jax, decoding_weights
+from gpt4x.interop.decoding_weights import Weight
+from gpt4x.models.config import TransformerConfig
+
+NAMES = ("model.tflite",)
+LARGEST = 2**31 - 2**24  # Bytes: a flatbuffer has offsets of 31 bits.
+
+
+def save(folder: pathlib.Path, config: TransformerConfig, weights: Mapping[str, Weight], window: int,
+         chunk: int) -> list[str]:
+  """Converts both functions; returns the name of the file."""
+  def call(arrays, inputs):
+    return decoding_graph.named_outputs(decoding_graph.run(
+        decoding_jax, config, window, decoding_weights.nested(arrays), decoding_graph.named_inputs(inputs)))
+
+  module = tf.Module()
+  # Within the traced function they would go through text, which takes 70 times their size.
+  module.weights = {name: tf.Variable(array, trainable=False) for name, array in decoding_weights.flat(weights).items()}
+  converted, arrays = jax2tf.convert(call, with_gradient=False), dict(module.weights)
+
+  def signature(length):
+    shapes = decoding_graph.input_shapes(config, window, 1, length)
+    function = tf.function(lambda **inputs: converted(arrays, inputs), autograph=False)
+    return function.get_concrete_function(
+        **{key: tf.TensorSpec(shape, dtype, name=key) for key, (dtype, shape) in shapes.items()})
+
+  signatures = {"step": signature(1), "prefill": signature(chunk)}
+  with tempfile.TemporaryDirectory() as saved:
+    tf.saved_model.save(module, saved, signatures=signatures)
+    try:
+      content = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(signatures)).convert()
+    except Exception as error:  # ConverterError, and what the libraries below raise.
+      raise UserError(f"TensorFlow cannot convert this model to TFLite ({one_line(error)}): export another format"
+                      ) from error
+  (folder / NAMES[0]).write_bytes(content)
+  return list(NAMES)

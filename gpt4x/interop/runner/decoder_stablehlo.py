@@ -18,4 +18,4 @@ def load(folder, config):
     return {"logits": np.asarray(logits), **cache}
 
   _, cache, tokens = jax.tree.unflatten(step.in_tree, step.in_avals)[0]
-  return run, {name: one.shape for name, one in {**cache, **tokens}.items()}, step.out_avals[-1].shape[-1]
+  return run, {name: one.shape for name, one in {**cache, **tokens}.items()}, step.out_avals[0].shape[-1]

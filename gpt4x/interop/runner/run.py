@@ -13,8 +13,6 @@ import zlib
 
 import numpy as np
 
-import decoder  # Beside this file.
-
 HERE = pathlib.Path(__file__).parent
 TOKENS = {"tokens", "segment_ids", "index"}
 
@@ -26,16 +24,14 @@ class Failure(Exception):
 class Model:
   """The model and its ring; called with tokens it gives the logits [V] of the one after them."""
 
-  def __init__(self, config):
+  def __init__(self, config, load):
     self.window, self.chunk, self.index = config["window"], config["chunk"], 0
-    self.cache = {name: np.zeros(shape, np.float32 if shape[2:] else np.int32)
-                  for name, shape in config["cache"].items()}
-    self.run, shapes, vocab_size = decoder.load(HERE, config)
-    for name, ring in self.cache.items():
-      if tuple(shapes.get(name, ()))[1:] != ring.shape[1:]:
-        raise Failure(f"config.json does not fit the model ({name}): copy the folder again")
-    if vocab_size != config["vocab_size"] or config["cache"].keys() != shapes.keys() - TOKENS:
+    self.run, shapes, vocab_size = load(HERE, config)
+    ring = {name: [1, *shape[1:]] for name, shape in shapes.items() if name not in TOKENS}
+    if (ring, vocab_size) != (config["cache"], config["vocab_size"]) or not 1 <= self.chunk <= self.window or (
+        ring["cache_segment_ids"] != [1, self.window]):
       raise Failure("config.json does not fit the model: copy the folder again")
+    self.cache = {name: np.zeros(shape, np.float32 if shape[2:] else np.int32) for name, shape in ring.items()}
 
   def read(self, tokens):
     """A prompt of any length, in chunks; the first is padded at its front."""
@@ -49,15 +45,12 @@ class Model:
     tokens, real = np.array([tokens], np.int32), np.array([real], np.int32)
     slots = (self.index + np.arange(tokens.size)) % self.window
     out = self.run({"tokens": tokens, "segment_ids": real, "index": np.array(self.index, np.int32), **self.cache})
-    for name in self.cache:
+    out.setdefault("new_cache_segment_ids", real)
+    for name, ring in self.cache.items():
       if name in out:
-        self.cache[name] = out[name]  # A ring that stays on its device is moved on there.
-      elif name == "cache_segment_ids":
-        self.cache[name][:, slots] = real
-      elif name.startswith("keys"):
-        self.cache[name][..., slots] = out[f"new_{name}"]
-      else:
-        self.cache[name][..., slots, :] = out[f"new_{name}"]
+        self.cache[name] = out[name]  # It is moved on where it lies, on a device.
+      else:  # The axis of slots is the last, but for values.
+        ring[(..., slots, slice(None)) if name.startswith("values") else (..., slots)] = out[f"new_{name}"]
     self.index = (self.index + tokens.size) % self.window
     return np.asarray(out["logits"])[0]
 
@@ -82,6 +75,8 @@ def vocabulary():
     return (lambda text: [ids.get(word, unknown) for word in text.replace("\n", end).split()],
             lambda found: "\n".join(" ".join(line.split()) for line in " ".join(
                 "\n" if words[i] == "<eos>" else words[i] for i in found).split("\n")))
+  if kind not in ("SentencePieceVocabulary", "LosslessSentencePieceVocabulary"):
+    raise Failure(f"vocabulary.json has the class {kind!r}, which is unknown: copy the folder again")
   import sentencepiece
   model, space = sentencepiece.SentencePieceProcessor(model_file=str(HERE / "sentencepiece.model")), "\u2581"
   if kind == "SentencePieceVocabulary":
@@ -92,7 +87,8 @@ def vocabulary():
 
 def generate(config, ids, temperature, seed):
   """Yields the tokens behind the prompt's; ends with the document."""
-  model, draw = Model(config), np.random.default_rng(seed)
+  from decoder import load  # Beside this file.
+  model, draw = Model(config, load), np.random.default_rng(seed)
   logits = model.read([config["bos_id"], *ids])
   while True:
     allowed = logits[config["first_id"]:config["end_id"]].astype(np.float64)
@@ -115,8 +111,10 @@ def main():
   if flags.max_tokens < 1 or flags.seed < 0 or not 0 <= flags.temperature < np.inf:
     raise Failure("--max_tokens must be at least 1, --seed and --temperature at least 0")
   config = json.loads((HERE / "config.json").read_text("utf-8"))
+  if config["version"] != 1:
+    raise Failure(f"config.json has version {config['version']}, and this is run.py of version 1: copy both again")
   for name, known in config["files"].items():
-    if [(HERE / name).stat().st_size, zlib.crc32((HERE / name).read_bytes())] != known:
+    if [(HERE / name).stat().st_size, zlib.crc32(np.memmap(HERE / name, np.uint8, "r"))] != known:
       raise Failure(f"{name} is damaged: copy it again")
   encode, decode = vocabulary()
   ids = encode(flags.prompt)

@@ -1,5 +1,6 @@
-"""`gpt4x export`: writes a checkpoint as safetensors, with vocabulary and configuration; as a folder that decodes without
-this project; or as the files of a codec.
+"""`gpt4x export`: writes a checkpoint as safetensors, with vocabulary and configuration, or as the files of a codec.
+
+In the other formats it becomes a folder that decodes without this project.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from gpt4x import storage
 from gpt4x.data import vocabularies
 from gpt4x.errors import one_line, UserError
 from gpt4x.inference.engine import BOS
-from gpt4x.interop import decoding_graph, decoding_weights, layerwise
+from gpt4x.interop import decoding_inputs, decoding_weights, layerwise
 from gpt4x.models.language_model import LanguageModel
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def save(directory: str | os.PathLike, kind: str, decoder: Decoder, vocabulary: 
         "window": decoder.window, "chunk": decoder.chunk, "vocab_size": config.vocab_size, "bos_id": BOS,
         "eos_id": vocabulary.eos_id, "first_id": vocabularies.first_text_id(vocabulary),
         "end_id": min(vocabulary.vocab_size, config.vocab_size),
-        "cache": {name: shape for name, (_, shape) in decoding_graph.input_shapes(config, decoder.window, 1, 1).items()
+        "cache": {name: shape for name, (_, shape) in decoding_inputs.input_shapes(config, decoder.window, 1, 1).items()
                   if name.startswith(("cache", "keys", "values"))}}
     (made / "run.py").write_bytes((_RUNNER / "run.py").read_bytes())
     (made / "decoder.py").write_bytes((_RUNNER / f"decoder_{kind}.py").read_bytes())

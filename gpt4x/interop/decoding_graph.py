@@ -8,31 +8,15 @@ tokens, which the caller puts into slots (index + i) mod W: no step copies the r
 the new tokens lie side by side, [W | L], and so do the distances that decide what sees what.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpt4x.interop.decoding_inputs import Inputs, Outputs
 from gpt4x.interop.decoding_weights import Weight
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.flash import MASKED
-
-
-class Inputs(NamedTuple):
-  """What a call takes; a fresh cache is all zeros."""
-
-  tokens: Any  # [B, L] int32
-  segment_ids: Any  # [B, L] int32, the document of each token, 0 for padding, which may stand at the front alone.
-  index: Any  # [] int32, how many tokens came before.
-  cache_segment_ids: Any  # [B, W] int32, by slot, 0 where there is nothing.
-  keys: Sequence[Any]  # Of each layer [B, G, 1, K, W]; rotary: rotated by their slot.
-  values: Sequence[Any]  # Of each layer [B, G, 1, W, K].
-
-
-class Outputs(NamedTuple):
-  logits: Any  # [B, V], of the token after the last.
-  keys: list[Any]  # Of each layer [B, G, 1, K, L].
-  values: list[Any]  # Of each layer [B, G, 1, L, K].
 
 
 class _Places(NamedTuple):
@@ -45,44 +29,6 @@ class _Places(NamedTuple):
   far: Any  # a turn of the ring on,
   stored: Any  # and of the new tokens' slots.
   turned: Any  # [W], True for slots that were written since the ring was last at slot 0.
-
-
-def input_shapes(config: TransformerConfig, window: int, batch: Any = "B",
-                 length: Any = "L") -> dict[str, tuple[str, tuple]]:
-  """The dtype and shape of each input by its flat name; names stand for sizes that a format leaves open."""
-  g, k, w = config.num_kv_heads, config.head_dim, window
-  found: dict[str, tuple[str, tuple]] = {
-      "tokens": ("int32", (batch, length)), "segment_ids": ("int32", (batch, length)), "index": ("int32", ()),
-      "cache_segment_ids": ("int32", (batch, w))}
-  for i in range(config.num_layers):
-    found[f"keys_{i}"] = "float32", (batch, g, 1, k, w)
-    found[f"values_{i}"] = "float32", (batch, g, 1, w, k)
-  return found
-
-
-def output_shapes(config: TransformerConfig, batch: Any = "B", length: Any = "L") -> dict[str, tuple[str, tuple]]:
-  """The same of each output."""
-  g, k = config.num_kv_heads, config.head_dim
-  found: dict[str, tuple[str, tuple]] = {"logits": ("float32", (batch, config.vocab_size))}
-  for i in range(config.num_layers):
-    found[f"new_keys_{i}"] = "float32", (batch, g, 1, k, length)
-    found[f"new_values_{i}"] = "float32", (batch, g, 1, length, k)
-  return found
-
-
-def named_inputs(inputs: Mapping[str, Any]) -> Inputs:
-  """The inputs by their flat names."""
-  layers = range((len(inputs) - 4) // 2)
-  return Inputs(*(inputs[name] for name in ("tokens", "segment_ids", "index", "cache_segment_ids")),
-                [inputs[f"keys_{i}"] for i in layers], [inputs[f"values_{i}"] for i in layers])
-
-
-def named_outputs(outputs: Outputs) -> dict[str, Any]:
-  """The flat names of the outputs."""
-  found = {"logits": outputs.logits}
-  for i, (key, value) in enumerate(zip(outputs.keys, outputs.values)):
-    found |= {f"new_keys_{i}": key, f"new_values_{i}": value}
-  return found
 
 
 def run(ops: Any, config: TransformerConfig, window: int, weights: Mapping[str, Weight], inputs: Inputs) -> Outputs:
@@ -113,17 +59,16 @@ def _places(ops: Any, c: TransformerConfig, window: int, inputs: Inputs) -> _Pla
     attended = [ops.maximum(ids, 1) for ids in attended]
   alike = ops.expand_dims(attended[0], (2,)) == ops.expand_dims(attended[1], (1,))
   seen = (distance >= 0) & (distance < window) & alike
-  turns = []
+  near = far = stored = None
   if c.positions == "rotary":
     frequencies = (c.rotary_base ** (-np.arange(0, c.head_dim, 2, dtype=np.float32) / c.head_dim)).astype(np.float32)
-    for position in (slot + rows, slot + rows + window, (slot + rows) % window):
-      angles = ops.float32(position) * frequencies
-      turns.append((ops.sin(angles), ops.cos(angles)))
-  else:
-    turns = [None] * 3
+    place = slot + rows
+    angles = [ops.float32(position) * frequencies for position in (place, place + window, place % window)]
+    near, far, stored = ((ops.sin(angle), ops.cos(angle)) for angle in angles)
   column = ops.minimum(ops.maximum(window - 1 - distance, 0), window - 1)
   return _Places(ops.expand_dims(ops.where(seen, np.float32(0), np.float32(MASKED)), (1, 2)),
-                 ops.expand_dims(inputs.segment_ids > 0, (2,)), rows * window + column, *turns, slots < slot)
+                 ops.expand_dims(inputs.segment_ids > 0, (2,)), rows * window + column, near, far, stored,
+                 slots < slot)
 
 
 def _layer(ops: Any, c: TransformerConfig, window: int, own: Mapping[str, Weight], mixture: bool, x: Any, keys: Any,

@@ -6,7 +6,7 @@ and the position bias' product with it. Queries are scaled here, not at each ste
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, Union
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +36,7 @@ class Quantized:
     return Quantized(self.values, self.scales * np.float32(factor))
 
 
-Weight = Union[np.ndarray, Quantized]
+Weight = np.ndarray | Quantized
 
 
 def dense(weight: Weight) -> np.ndarray:
@@ -108,6 +108,8 @@ def _matrix(kernel: Weight, summed: int) -> Weight:
 
 def _join(matrices: list[Weight]) -> Weight:
   """Matrices of one input side by side."""
-  if all(isinstance(matrix, Quantized) for matrix in matrices):
-    return Quantized(*(np.concatenate(parts, 1) for parts in zip(*((m.values, m.scales) for m in matrices))))
+  quantized = [matrix for matrix in matrices if isinstance(matrix, Quantized)]
+  if len(quantized) == len(matrices):
+    return Quantized(np.concatenate([one.values for one in quantized], 1),
+                     np.concatenate([one.scales for one in quantized], 1))
   return np.concatenate([dense(matrix) for matrix in matrices], 1)

@@ -65,15 +65,15 @@ class Value:
 
 
 class Graph:
-  """Nodes in the order in which they are computed, and the constants that they need. Methods are numpy's if it has them.
+  """Nodes in the order in which they are computed, and the constants that they need.
 
-  A shape that is reshaped to has 0 for an axis that stays as it is.
+  Methods are numpy's where it has them. A shape that is reshaped to has 0 for an axis that stays as it is.
   """
 
   def __init__(self) -> None:
     self.nodes: list[onnx.NodeProto] = []
     self.constants: dict[str, np.ndarray] = {}
-    self._known: dict[Any, Value] = {}  # Small constants, and slices of tensors, once each.
+    self._known: dict[Any, Value] = {}  # Constants that appear in expressions, once each.
 
   def constant(self, name: str, array: np.ndarray) -> Value:
     self.constants[name] = array

@@ -13,7 +13,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from gpt4x.interop import decoding_graph, decoding_jax, decoding_weights
+from gpt4x.interop import decoding_graph, decoding_inputs, decoding_jax, decoding_weights
 from gpt4x.interop.decoding_weights import Weight
 from gpt4x.models.config import TransformerConfig
 
@@ -30,12 +30,12 @@ def save(folder: pathlib.Path, config: TransformerConfig, weights: Mapping[str, 
 
   def call(weights, cache, tokens):
     outputs = decoding_graph.run(decoding_jax, config, window, decoding_weights.nested(weights),
-                                 decoding_graph.named_inputs({**cache, **tokens}))
-    return outputs.logits, _moved_on(cache, tokens, decoding_graph.named_outputs(outputs), window)
+                                 decoding_inputs.named_inputs({**cache, **tokens}))
+    return outputs.logits, _moved_on(cache, tokens, decoding_inputs.named_outputs(outputs), window)
 
   for name, length in zip(NAMES, (1, chunk)):
     inputs = {name: jax.ShapeDtypeStruct(size, dtype)
-              for name, (dtype, size) in decoding_graph.input_shapes(config, window, 1, length).items()}
+              for name, (dtype, size) in decoding_inputs.input_shapes(config, window, 1, length).items()}
     tokens = {name: inputs.pop(name) for name in _TOKENS}
     exported = jax.export.export(jax.jit(call), platforms=PLATFORMS)(
         {name: shape(array) for name, array in arrays.items()}, inputs, tokens)

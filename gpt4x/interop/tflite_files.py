@@ -3,11 +3,8 @@
 from collections.abc import Mapping
 import pathlib
 import tempfile
-from typing import Any
 
-import jax
 from jax.experimental import jax2tf
-import numpy as np
 
 from gpt4x.data import tensorflow_quietly  # noqa: F401
 
@@ -15,7 +12,7 @@ from gpt4x.data import tensorflow_quietly  # noqa: F401
 import tensorflow as tf
 
 from gpt4x.errors import one_line, UserError
-from gpt4x.interop import decoding_graph, decoding_jax, decoding_weights
+from gpt4x.interop import decoding_graph, decoding_inputs, decoding_jax, decoding_weights
 from gpt4x.interop.decoding_weights import Weight
 from gpt4x.models.config import TransformerConfig
 
@@ -26,9 +23,13 @@ LARGEST = 2**31 - 2**24  # Bytes: a flatbuffer has offsets of 31 bits.
 def save(folder: pathlib.Path, config: TransformerConfig, weights: Mapping[str, Weight], window: int,
          chunk: int) -> list[str]:
   """Converts both functions; returns the name of the file."""
+  if (size := sum(array.nbytes for array in decoding_weights.flat(weights).values())) > LARGEST:
+    raise UserError(f"a TFLite file holds less than 2 GiB, and the model's weights are {size / 2**30:.1f}: choose"
+                    " --format=onnx or stablehlo")
+
   def call(arrays, inputs):
-    return decoding_graph.named_outputs(decoding_graph.run(
-        decoding_jax, config, window, decoding_weights.nested(arrays), decoding_graph.named_inputs(inputs)))
+    return decoding_inputs.named_outputs(decoding_graph.run(
+        decoding_jax, config, window, decoding_weights.nested(arrays), decoding_inputs.named_inputs(inputs)))
 
   module = tf.Module()
   # Within the traced function they would go through text, which takes 70 times their size.
@@ -36,7 +37,7 @@ def save(folder: pathlib.Path, config: TransformerConfig, weights: Mapping[str, 
   converted, arrays = jax2tf.convert(call, with_gradient=False), dict(module.weights)
 
   def signature(length):
-    shapes = decoding_graph.input_shapes(config, window, 1, length)
+    shapes = decoding_inputs.input_shapes(config, window, 1, length)
     function = tf.function(lambda **inputs: converted(arrays, inputs), autograph=False)
     return function.get_concrete_function(
         **{key: tf.TensorSpec(shape, dtype, name=key) for key, (dtype, shape) in shapes.items()})

@@ -1,4 +1,4 @@
-"""Exported decoders: their logits are JAX's, in three windows of tokens, and run.py decodes as `gpt4x generate` does."""
+"""Exported decoders: their logits are JAX's, in three windows of tokens; quantized kernels; files of any size."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import onnx
 import pytest
 import seqio
 
-from gpt4x.interop import bundles, decoding_graph, decoding_jax, decoding_weights, layerwise, onnx_files, onnx_graph
+from gpt4x.interop import bundles, decoding_inputs, decoding_jax, decoding_weights, layerwise, onnx_files, onnx_graph
 from tests.interop import exported
 from tests.interop.exported import WINDOW
 from tests.models import tiny
@@ -52,7 +52,7 @@ def test_several_documents_and_rows_do_not_see_each_other():
   memory = made.lm.initial_memory(len(tokens), WINDOW)
   expected, _ = tiny.jit(lambda *inputs: made.lm.logits(made.params, *inputs, window=WINDOW))(tokens, memory, documents)
   run = exported.model(exported.bundle("onnx", "paper")).run
-  shapes = decoding_graph.input_shapes(made.config, WINDOW, len(tokens), WINDOW)
+  shapes = decoding_inputs.input_shapes(made.config, WINDOW, len(tokens), WINDOW)
   cache = {name: np.zeros(shape, dtype) for name, (dtype, shape) in shapes.items()}
   for start in (0, WINDOW):  # Two rings full, so that every slot is written.
     piece = slice(start, start + WINDOW)

@@ -89,7 +89,7 @@ def config(**changes):
 
 @pytest.mark.parametrize("name, change, words", [
     ("model.onnx", lambda content: content[:-1], "model.onnx is damaged"),
-    ("model.onnx", lambda content: content[:1000] + bytes([content[1000] ^ 1]) + content[1001:], "model.onnx is damaged"),
+    ("model.onnx", lambda content: content[:999] + bytes([content[999] ^ 1]) + content[1000:], "model.onnx is damaged"),
     ("config.json", lambda content: content[:50], "copy it again"),
     ("config.json", lambda content: b"[]", "copy it again"),
     ("config.json", lambda content: b"{}", "copy it again"),
@@ -136,15 +136,26 @@ def test_a_missing_library_is_named(trained):
 TEXTS = ["", "the cat sat", " two  blanks ", "a\nb\n", "".join(AWKWARD), "w1 strange w2\nthe", "\n", "\n\n x"]
 
 
-@pytest.fixture(name="vocabulary", scope="module", params=["bytes", "lossless", "sentencepiece", "words", "tokenizer"])
+def truncated(tokenizer):
+  tokenizer.enable_truncation(2)
+  tokenizer.enable_padding(length=50)
+
+
+CHANGES = {"tokenizer": lambda tokenizer: None, "tokenizer_truncated": truncated,
+           "tokenizer_dropout": lambda tokenizer: setattr(tokenizer.model, "dropout", 0.9)}
+
+
+@pytest.fixture(name="vocabulary", scope="module", params=[
+    "bytes", "lossless", "sentencepiece", "words", *CHANGES])
 def _vocabulary(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp("vocabulary")
   if request.param == "bytes":
     return seqio.ByteVocabulary()
   if request.param == "words":
     return vocabularies.write_words(WORDS, folder)
-  if request.param == "tokenizer":
-    return vocabularies.HuggingFaceVocabulary(byte_level(folder / "tokenizer.json"), eos="<|endoftext|>")
+  if request.param.startswith("tokenizer"):
+    path = byte_level(folder / "tokenizer.json", CHANGES[request.param])
+    return vocabularies.HuggingFaceVocabulary(path, eos="<|endoftext|>")
   vocabularies.train_sentencepiece([inspect.getsource(shutil), "tabs\tand ünicode"], 600, folder / "it.model")
   kind = {"lossless": vocabularies.LosslessSentencePieceVocabulary, "sentencepiece": seqio.SentencePieceVocabulary}
   return kind[request.param](str(folder / "it.model"))

@@ -67,6 +67,8 @@ def vocabulary():
     made.no_truncation()
     made.no_padding()
     made.encode_special_tokens = True
+    if getattr(made.model, "dropout", None):
+      made.model.dropout = None
     return lambda text: made.encode(text, add_special_tokens=False).ids, made.decode
   if kind == "WordVocabulary":
     words = (HERE / "words.txt").read_text("utf-8").removesuffix("\n").split("\n")
@@ -114,7 +116,7 @@ def main():
   if config["version"] != 1:
     raise Failure(f"config.json has version {config['version']}, and this is run.py of version 1: copy both again")
   for name, known in config["files"].items():
-    if [(HERE / name).stat().st_size, zlib.crc32(np.memmap(HERE / name, np.uint8, "r"))] != known:
+    if [(HERE / name).stat().st_size, zlib.crc32(np.memmap(HERE / name, np.uint8, "r").data)] != known:
       raise Failure(f"{name} is damaged: copy it again")
   encode, decode = vocabulary()
   ids = encode(flags.prompt)
@@ -136,7 +138,7 @@ def main():
 
 if __name__ == "__main__":
   try:
-    sys.stdout.reconfigure(errors="replace")
+    getattr(sys.stdout, "reconfigure", dict)(errors="replace")
     main()
   except KeyboardInterrupt:
     sys.exit(130)

@@ -17,7 +17,7 @@ from gpt4x import storage
 from gpt4x.data import vocabularies
 from gpt4x.errors import one_line, UserError
 from gpt4x.inference.engine import BOS
-from gpt4x.interop import decoding_inputs, decoding_weights, layerwise
+from gpt4x.interop import decoding_inputs, decoding_weights
 from gpt4x.models.language_model import LanguageModel
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Decoder:
 
   @classmethod
   def of(cls, language_model: LanguageModel, params: Any, window: int) -> "Decoder":
-    weights = decoding_weights.make(language_model.config, layerwise.split(params), window)
+    weights = decoding_weights.make(language_model.config, decoding_weights.named(params), window)
     return cls(language_model, weights, window)
 
   @property

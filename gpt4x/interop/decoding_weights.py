@@ -8,11 +8,14 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gpt4x.interop import layerwise
 from gpt4x.models import attention
 from gpt4x.models.config import TransformerConfig
+from gpt4x.models.parameters import Substitute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,19 @@ class Quantized:
 Weight = np.ndarray | Quantized
 
 
+def named(params: Any) -> dict[str, Weight]:
+  """A model's parameters, layer by layer: substitutes with int8 `values` and `scales` stay so, others become arrays."""
+  def parts(part):
+    def take(leaf):
+      if isinstance(leaf, Substitute) and hasattr(leaf, "scales"):
+        return getattr(leaf, part)
+      return None if part == "scales" else leaf.dense(jnp.float32) if isinstance(leaf, Substitute) else leaf
+    return layerwise.split(jax.tree.map(take, params, is_leaf=lambda leaf: isinstance(leaf, Substitute)))
+
+  scales = parts("scales")
+  return {name: Quantized(array, scales[name]) if name in scales else array for name, array in parts("values").items()}
+
+
 def dense(weight: Weight) -> np.ndarray:
   return weight.dense() if isinstance(weight, Quantized) else np.asarray(weight, np.float32)
 
@@ -60,7 +76,7 @@ def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make(config: TransformerConfig, parameters: Mapping[str, Weight], window: int) -> dict[str, Weight]:
-  """The graph's weights of parameters that are named layer by layer, as `layerwise.split` names them.
+  """The graph's weights of parameters that are named layer by layer, as `named` gives them.
 
   A layer's are `layers.I.NAME`; layers that share parameters have those of the first of them.
   """

@@ -6,6 +6,7 @@ import json
 import pathlib
 import tempfile
 import types
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from gpt4x.interop import bundles
 from gpt4x.models.config import MoEConfig
 from tests.models import tiny
 
-WINDOW = 5
+WINDOW, CHUNK = 5, 3  # So that chunks meet the end of the ring at each of their tokens.
 LENGTH = 3 * WINDOW + 3
 STYLES = {name: {"memory_length": WINDOW, **style} for name, style in tiny.STYLES.items()} | {
     "unscanned": dict(scan_layers=False, norm_position="pre", activation="gelu", tie_embeddings=False),
@@ -45,8 +46,9 @@ def bundle(kind: str, style: str) -> pathlib.Path:
 
 
 def write(kind, model, folder, vocabulary=None, window=WINDOW):
-  bundles.save(folder, kind, bundles.Decoder.of(model.lm, model.params, window),
-               vocabulary or seqio.ByteVocabulary())
+  with mock.patch.object(bundles, "CHUNK", CHUNK):
+    bundles.save(folder, kind, bundles.Decoder.of(model.lm, model.params, window),
+                 vocabulary or seqio.ByteVocabulary())
   return folder
 
 

@@ -1,5 +1,9 @@
 """Exported decoders: their logits are JAX's, in three windows of tokens; quantized kernels; files of any size."""
 
+import dataclasses
+import functools
+
+import flax.struct
 import jax
 import numpy as np
 import onnx
@@ -7,6 +11,7 @@ import pytest
 import seqio
 
 from gpt4x.interop import bundles, decoding_inputs, decoding_jax, decoding_weights, layerwise, onnx_files, onnx_graph
+from gpt4x.models import parameters
 from tests.interop import exported
 from tests.interop.exported import WINDOW
 from tests.models import tiny
@@ -28,6 +33,17 @@ def test_logits_are_those_of_one_pass_over_three_windows(kind, style):
     decoder = exported.model(folder)
     found = [decoder.read(tokens[:length]), *(decoder([token]) for token in tokens[length:length + 2])]
     np.testing.assert_allclose(found, expected[length - 1:length + 2], atol=1e-4)
+
+
+@pytest.mark.parametrize("style, window", [("paper", 1), ("modern", 1), ("same_length", 2)])
+def test_windows_of_one_and_two_positions(style, window, tmp_path):
+  made = tiny.make(**exported.STYLES[style])
+  tokens = exported.tokens(made.config)
+  decoder = exported.model(exported.write("onnx", made, tmp_path / "made", window=window))
+  run = tiny.jit(functools.partial(made.lm.logits, window=window))
+  expected = run(made.params, np.array([tokens]), made.lm.initial_memory(1, window))[0][0]
+  np.testing.assert_allclose([decoder.read(tokens[:3]), *(decoder([token]) for token in tokens[3:])], expected[2:],
+                             atol=1e-4)
 
 
 @pytest.mark.parametrize("style", ["paper", "modern"])
@@ -97,17 +113,63 @@ def quantized(array, axis):
   return decoding_weights.Quantized(np.rint(array / scales).astype(np.int8), scales.astype(np.float32))
 
 
+@flax.struct.dataclass
+class Integers(parameters.Substitute):
+  """A quantized kernel as a model may have one in its parameters."""
+
+  values: jax.Array
+  scales: jax.Array
+
+  def dense(self, dtype):
+    return (self.values * self.scales).astype(dtype)
+
+
+@flax.struct.dataclass
+class Twice(parameters.Substitute):
+  """A substitute of another kind."""
+
+  half: jax.Array
+
+  def dense(self, dtype):
+    return 2 * self.half.astype(dtype)
+
+
+@pytest.mark.parametrize("style", ["modern", "unscanned"])
+def test_substitutes_in_the_parameters_are_found(style):
+  """By layers that are scanned and those that are not: what has integers keeps them, others are the array they are."""
+  made = tiny.make(**exported.STYLES[style])
+  _, declared = made.lm.declared
+  stacked = lambda declaration, array: array.ndim - len(declaration.names)
+
+  def substitute(path, declaration, array):
+    if not declaration.is_kernel or path[-1].key == "wo":
+      return Twice(array / 2) if path[-1].key == "wo" else array
+    axes = tuple(axis + stacked(declaration, array) for axis in declaration.summed_axes)
+    return Integers(*dataclasses.astuple(quantized(np.asarray(array), axes)))
+
+  is_leaf = lambda leaf: isinstance(leaf, parameters.Declaration)
+  params = jax.tree_util.tree_map_with_path(substitute, declared, made.params, is_leaf=is_leaf)
+  named, plain = decoding_weights.named(params), layerwise.split(made.params)
+  assert named.keys() == plain.keys()
+  for name, array in plain.items():
+    found = named[name]
+    assert found.shape == array.shape, name
+    kernel = name.rpartition(".")[2] in ("query", "key", "value", "out", "relative_key", "wi", "wi_gate", "table")
+    assert isinstance(found, decoding_weights.Quantized) == kernel or name == "vocabulary.output_kernel"
+    np.testing.assert_allclose(decoding_weights.dense(found), array, atol=0.01)
+
+
 @pytest.mark.parametrize("style", ["paper", "modern", "adaptive"])
 def test_a_model_of_quantized_kernels_is_near_the_one_that_they_stand_for(style, tmp_path):
   """Every kernel that `product` multiplies by, the tied table and the layer's joint projections among them."""
   made = tiny.make(**exported.STYLES[style])
   axes = {"query": 0, "key": 0, "value": 0, "relative_key": 0, "out": (0, 1), "wi": 0, "wi_gate": 0, "wo": 0}
-  parameters = layerwise.split(made.params)
-  for name, array in parameters.items():
+  named = layerwise.split(made.params)
+  for name, array in named.items():
     kind = name.rpartition(".")[2]
     if kind in axes or kind.startswith(("table", "output_kernel")):
-      parameters[name] = quantized(np.asarray(array), axes.get(kind, 1))
-  weights = decoding_weights.make(made.config, parameters, WINDOW)
+      named[name] = quantized(np.asarray(array), axes.get(kind, 1))
+  weights = decoding_weights.make(made.config, named, WINDOW)
   assert sum(isinstance(one, decoding_weights.Quantized) for one in weights.values()) >= 4 * made.config.num_layers
   found = {}
   for kind in ("onnx", "stablehlo"):

@@ -187,8 +187,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   convert.add_argument("--input", required=True, type=_directory, metavar="DIR", help="the directory to read")
   export = command("export", "write a checkpoint of the run in DIR in another format")
   export.add_argument("--format", choices=["safetensors", "onnx", "stablehlo", "tflite"], default="safetensors", help=(
-      "safetensors: the parameters; the others: a decoder that needs none of this, with OUT/run.py, which continues a"
-      " prompt (default: %(default)s)"))
+      "safetensors: the parameters; the others: a folder that decodes without gpt4x, by OUT/run.py"
+      " (default: %(default)s)"))
   export.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the directory to write")
   for sub in (evaluate, generate, export):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")

@@ -9,7 +9,7 @@ import sys
 import pytest
 import seqio
 
-from gpt4x import cli
+from gpt4x import cli, storage
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.interop import bundles
@@ -205,6 +205,14 @@ def test_nothing_is_overwritten(trained, capsys):
                      f"--format={kind}"]) == 1
     assert "is there already" in capsys.readouterr().err
   assert (trained / "words_onnx" / "model.onnx").stat().st_mtime_ns == before
+
+
+def test_a_bundle_in_a_bucket_is_the_one_of_a_folder(gs, tmp_path):
+  made, folder = tiny.make(), exported.write("onnx", tiny.make(), tmp_path / "made")
+  url = exported.write("onnx", made, f"{gs}/made")
+  names = sorted(path.name for path in folder.iterdir())
+  assert [path.name for path in storage.files_below(storage.path(url))] == names
+  assert all(storage.read_bytes(storage.path(url) / name) == (folder / name).read_bytes() for name in names)
 
 
 def test_a_bundle_is_no_model_for_convert(trained, tmp_path, capsys):

@@ -29,8 +29,9 @@ def save(folder: pathlib.Path, config: TransformerConfig, weights: Mapping[str, 
   shape = lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype)
 
   def call(weights, cache, tokens):
-    outputs = decoding_graph.run(decoding_jax, config, window, decoding_weights.nested(weights),
-                                 decoding_inputs.named_inputs({**cache, **tokens}))
+    with jax.default_matmul_precision("float32"):  # On accelerators too, which would round to fewer digits.
+      outputs = decoding_graph.run(decoding_jax, config, window, decoding_weights.nested(weights),
+                                   decoding_inputs.named_inputs({**cache, **tokens}))
     return outputs.logits, _moved_on(cache, tokens, decoding_inputs.named_outputs(outputs), window)
 
   for name, length in zip(NAMES, (1, chunk)):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from gpt4x.errors import one_line, UserError
 from gpt4x.interop import decoding_graph, decoding_inputs, decoding_jax, decoding_weights
-from gpt4x.interop.decoding_weights import Weight
+from gpt4x.interop.decoding_weights import Quantized, Weight
 from gpt4x.models.config import TransformerConfig
 
 NAMES = ("model.tflite",)
@@ -31,6 +31,9 @@ def save(folder: pathlib.Path, config: TransformerConfig, weights: Mapping[str, 
     return decoding_inputs.named_outputs(decoding_graph.run(
         decoding_jax, config, window, decoding_weights.nested(arrays), decoding_inputs.named_inputs(inputs)))
 
+  # TFLite has no product of bare integers: its converter makes them of arrays, with a scale for each output as well.
+  quantized = any(isinstance(weight, Quantized) for weight in weights.values())
+  weights = {name: decoding_weights.dense(weight) for name, weight in weights.items()}
   module = tf.Module()
   # Within the traced function they would go through text, which takes 70 times their size.
   module.weights = {name: tf.Variable(array, trainable=False) for name, array in decoding_weights.flat(weights).items()}
@@ -45,8 +48,10 @@ def save(folder: pathlib.Path, config: TransformerConfig, weights: Mapping[str, 
   signatures = {"step": signature(1), "prefill": signature(chunk)}
   with tempfile.TemporaryDirectory() as saved:
     tf.saved_model.save(module, saved, signatures=signatures)
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(signatures))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT] if quantized else []
     try:
-      content = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(signatures)).convert()
+      content = converter.convert()
     except Exception as error:  # ConverterError, and what the libraries below raise.
       raise UserError(f"TensorFlow cannot convert this model to TFLite ({one_line(error)}): export another format"
                       ) from error

@@ -114,6 +114,22 @@ def quantized(array, axis):
   return decoding_weights.Quantized(np.rint(array / scales).astype(np.int8), scales.astype(np.float32))
 
 
+def test_a_quantized_tflite_file_holds_integers(tmp_path):
+  """TensorFlow makes them, of kernels that are large enough."""
+  made = tiny.make(vocab_size=64, embed_dim=64, num_heads=2, head_dim=32, mlp_dim=256, norm_position="pre")
+  weights = decoding_weights.make(made.config, layerwise.split(made.lm.init(jax.random.key(0))), WINDOW)
+  kernels = ("project", "out", "wi", "wo")
+  integers = {name: quantized(one, 0) if name.endswith(kernels) else one for name, one in weights.items()}
+  found, tokens = {}, exported.tokens(made.config)
+  for name, kind, these in (("float", "onnx", weights), ("onnx", "onnx", integers), ("tflite", "tflite", integers)):
+    bundles.save(tmp_path / name, kind, bundles.Decoder(made.lm, these, WINDOW), seqio.ByteVocabulary())
+    found[name] = exported.model(tmp_path / name).read(tokens)
+  size = lambda name: next((tmp_path / name).glob("model.*")).stat().st_size
+  assert size("tflite") < 0.6 * size("float")
+  np.testing.assert_allclose(found["tflite"], found["onnx"], atol=0.05)
+  np.testing.assert_allclose(found["onnx"], found["float"], atol=0.05)
+
+
 @flax.struct.dataclass
 class Integers(parameters.Substitute):
   """A quantized kernel as a model may have one in its parameters."""

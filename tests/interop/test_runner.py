@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import seqio
 
 from gpt4x import cli, storage
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
+from gpt4x.inference.text import Text
 from gpt4x.interop import bundles
 from tests.data.test_hugging_face import byte_level
 from tests.data.test_vocabularies import AWKWARD
@@ -172,6 +174,29 @@ def test_text_and_ids_are_those_of_the_vocabulary(vocabulary, tmp_path):
   config = json.loads((folder / "config.json").read_text())
   known = vocabularies.load(folder)
   assert (config["eos_id"], config["first_id"]) == (known.eos_id, vocabularies.first_text_id(known))
+
+
+def test_text_comes_as_generate_gives_it(vocabulary, tmp_path):
+  """Of any tokens, parts of characters among them, behind any prompt."""
+  run = exported.runner(exported.write("onnx", tiny.make(vocab_size=vocabulary.vocab_size), tmp_path / "made",
+                                       vocabulary))
+  _, decode = run.vocabulary()
+  rng = np.random.default_rng(0)
+  spelled = vocabulary.encode("w1 the x = 1\n w2 ünïcödé 🏳️‍🌈 , ")
+  for count in (0, 1, 3, 60):
+    for drawn in (rng.integers(3, vocabulary.vocab_size, count).tolist(), [*spelled, *spelled][:count]):
+      prompt = vocabulary.encode("the w1")
+      expected = Text(vocabulary, prompt, 1000)
+      expected.add(drawn, np.zeros(count))
+      assert "".join(run.pieces(decode, prompt, iter(drawn))) == expected.text
+
+
+def test_a_reader_that_leaves_ends_it_quietly(trained):
+  process = subprocess.Popen([sys.executable, f"{trained}/words_onnx/run.py", "--max_tokens=100000"],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  process.stdout.read(30)
+  process.stdout.close()
+  assert process.stderr.read() == "" and process.wait() == 130
 
 
 def test_a_word_that_the_model_does_not_know_is_named(tmp_path):

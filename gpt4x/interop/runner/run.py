@@ -1,12 +1,13 @@
 """Continues a text with the model in this file's folder: python run.py --prompt="Once upon" --max_tokens=100
 
-Needs numpy, what decoder.py imports, and for a vocabulary of subwords sentencepiece or tokenizers. The model takes
-tokens, which of them are real, how many came before, and a ring of keys and values of the last W positions; it gives
-the logits of the next token and what belongs into the slots of the new ones.
+Needs numpy, what decoder.py imports, and for subwords sentencepiece or tokenizers. The model takes tokens and a ring of
+keys and values of the last W positions; it gives the next token's logits and what belongs into the new tokens' slots.
 """
 
 import argparse
+import itertools
 import json
+import os
 import pathlib
 import sys
 import zlib
@@ -17,28 +18,23 @@ HERE = pathlib.Path(__file__).parent
 TOKENS = {"tokens", "segment_ids", "index"}
 
 
-class Failure(Exception):
-  """What ends the program with one line."""
-
-
 class Model:
   """The model and its ring; called with tokens it gives the logits [V] of the one after them."""
 
   def __init__(self, config, load):
-    self.window, self.chunk, self.index = config["window"], config["chunk"], 0
-    self.run, shapes, vocab_size = load(HERE, config)
+    (self.run, shapes, vocab_size), self.index = load(HERE, config), 0
+    self.window, self.chunk = config["window"], config["chunk"]
     ring = {name: [1, *shape[1:]] for name, shape in shapes.items() if name not in TOKENS}
     if (ring, vocab_size) != (config["cache"], config["vocab_size"]) or not 1 <= self.chunk <= self.window or (
         ring["cache_segment_ids"] != [1, self.window]):
-      raise Failure("config.json does not fit the model: copy the folder again")
+      sys.exit("run.py: config.json does not fit the model: copy the folder again")
     self.cache = {name: np.zeros(shape, np.float32 if shape[2:] else np.int32) for name, shape in ring.items()}
 
   def read(self, tokens):
     """A prompt of any length, in chunks; the first is padded at its front."""
-    padding = -len(tokens) % self.chunk
-    tokens, real = [0] * padding + tokens, [0] * padding + [1] * len(tokens)
-    for start in range(0, len(tokens), self.chunk):
-      logits = self(tokens[start:start + self.chunk], real[start:start + self.chunk])
+    rows = [(0, 0)] * (-len(tokens) % self.chunk) + [(token, 1) for token in tokens]
+    for start in range(0, len(rows), self.chunk):
+      logits = self(*zip(*rows[start:start + self.chunk]))
     return logits
 
   def __call__(self, tokens, real=(1,)):
@@ -78,7 +74,7 @@ def vocabulary():
             lambda found: "\n".join(" ".join(line.split()) for line in " ".join(
                 "\n" if words[i] == "<eos>" else words[i] for i in found).split("\n")))
   if kind not in ("SentencePieceVocabulary", "LosslessSentencePieceVocabulary"):
-    raise Failure(f"vocabulary.json has the class {kind!r}, which is unknown: copy the folder again")
+    sys.exit(f"run.py: vocabulary.json has the class {kind!r}, which is unknown: copy the folder again")
   import sentencepiece
   model, space = sentencepiece.SentencePieceProcessor(model_file=str(HERE / "sentencepiece.model")), "\u2581"
   if kind == "SentencePieceVocabulary":
@@ -103,6 +99,18 @@ def generate(config, ids, temperature, seed):
     logits = model([token])
 
 
+def pieces(decode, ids, tokens):
+  """Yields the text of tokens behind a prompt's ids, a whole character or more at a time."""
+  ids, context, known, before, text = list(ids), 0, len(ids), "", ""
+  for token in tokens:
+    ids.append(token)
+    before, text = decode(ids[context:known]), decode(ids[context:])  # A piece may depend on the one before.
+    if len(text) > len(before) and not text.endswith("\ufffd"):
+      yield text[len(before):]
+      context, known, before, text = known, len(ids), "", ""
+  yield text.rstrip("\ufffd")[len(before):]
+
+
 def main():
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("--prompt", default="", help="the text to continue")
@@ -111,28 +119,21 @@ def main():
   parser.add_argument("--temperature", type=float, default=1.0, help="0 always takes the likeliest token")
   flags = parser.parse_args()
   if flags.max_tokens < 1 or flags.seed < 0 or not 0 <= flags.temperature < np.inf:
-    raise Failure("--max_tokens must be at least 1, --seed and --temperature at least 0")
+    sys.exit("run.py: --max_tokens must be at least 1, --seed and --temperature at least 0")
   config = json.loads((HERE / "config.json").read_text("utf-8"))
   if config["version"] != 1:
-    raise Failure(f"config.json has version {config['version']}, and this is run.py of version 1: copy both again")
+    sys.exit(f"run.py: config.json has version {config['version']}, and this is run.py of version 1: copy both again")
   for name, known in config["files"].items():
     if [(HERE / name).stat().st_size, zlib.crc32(np.memmap(HERE / name, np.uint8, "r").data)] != known:
-      raise Failure(f"{name} is damaged: copy it again")
+      sys.exit(f"run.py: {name} is damaged: copy it again")
   encode, decode = vocabulary()
   ids = encode(flags.prompt)
   if wrong := [i for i in ids if not config["first_id"] <= i < config["vocab_size"]]:
-    raise Failure(f"the prompt has a word or token that the model does not know ({wrong[0]}): change it")
-  context, known, length = 0, len(ids), len(ids) + flags.max_tokens
-  for token in generate(config, ids, flags.temperature, flags.seed):
-    if known == len(ids) == length - flags.max_tokens:
-      print(flags.prompt, end="")
-    ids.append(token)
-    before, text = decode(ids[context:known]), decode(ids[context:])
-    if len(ids) == length or len(text) > len(before) and not text.endswith("\ufffd"):  # Else a character is unfinished.
-      print(text.rstrip("\ufffd")[len(before):], end="", flush=True)
-      context, known = known, len(ids)
-    if len(ids) == length:
-      break
+    sys.exit(f"run.py: the prompt has a word or token that the model does not know ({wrong[0]}): change it")
+  found = pieces(decode, ids, itertools.islice(generate(config, ids, flags.temperature, flags.seed), flags.max_tokens))
+  print(flags.prompt, next(found), sep="", end="", flush=True)  # Errors come before the prompt is repeated.
+  for piece in found:
+    print(piece, end="", flush=True)
   print()
 
 
@@ -140,10 +141,9 @@ if __name__ == "__main__":
   try:
     getattr(sys.stdout, "reconfigure", dict)(errors="replace")
     main()
-  except KeyboardInterrupt:
-    sys.exit(130)
+  except (KeyboardInterrupt, BrokenPipeError):
+    os._exit(130)
   except ImportError as error:
     sys.exit(f"run.py: {error}: install it with pip")
   except Exception as error:  # Of any library: a folder may have been damaged in any way.
-    kind = "" if isinstance(error, Failure) else f"this folder cannot be used, copy it again ({type(error).__name__}) "
-    sys.exit(f"run.py: {kind}{' '.join(str(error).split())[:400]}")
+    sys.exit(f"run.py: this folder cannot be used, copy it again: {type(error).__name__} {error}".replace("\n", " "))

@@ -5,6 +5,7 @@ import functools
 
 import flax.struct
 import jax
+import jax.export
 import numpy as np
 import onnx
 import pytest
@@ -59,6 +60,13 @@ def test_weights_beside_the_file_are_read_from_there(style, tmp_path, monkeypatc
 def test_a_graph_is_valid_onnx_for_any_number_of_rows_and_tokens():
   for style in exported.STYLES:
     onnx.checker.check_model(str(exported.bundle("onnx", style) / "model.onnx"), full_check=True)
+
+
+def test_stablehlo_is_for_every_platform():
+  for name in ("step", "prefill"):
+    exported_function = jax.export.deserialize(bytearray(
+        (exported.bundle("stablehlo", "paper") / f"{name}.stablehlo").read_bytes()))
+    assert exported_function.platforms == ("cpu", "tpu", "cuda")
 
 
 def test_several_documents_and_rows_do_not_see_each_other():

@@ -1,20 +1,25 @@
 """run.py of a bundle, as who has no more than the bundle runs it."""
 
+import argparse
 import inspect
 import json
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 import seqio
 
 from gpt4x import cli, storage
+from gpt4x.commands import export
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.inference.text import Text
 from gpt4x.interop import bundles
+from gpt4x.media.codec_module import CodecConfig
+from gpt4x.models.codec_model import CodecModel
 from tests.data.test_hugging_face import byte_level
 from tests.data.test_vocabularies import AWKWARD
 from tests.interop import exported, hugging_face
@@ -196,7 +201,7 @@ def test_a_reader_that_leaves_ends_it_quietly(trained):
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   process.stdout.read(30)
   process.stdout.close()
-  assert process.stderr.read() == "" and process.wait() == 130
+  assert process.stderr.read() == "" and process.wait() == 141
 
 
 def test_a_word_that_the_model_does_not_know_is_named(tmp_path):
@@ -221,6 +226,15 @@ def test_what_run_py_could_not_read_is_refused_before_anything_is_written(tmp_pa
   with pytest.raises(UserError, match="cannot read a vocabulary of the class Own"):
     exported.write("onnx", tiny.make(), tmp_path / "made", vocabularies.register(Own)())
   assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("model, converter, words", [
+    (CodecModel(CodecConfig(medium="image")), "stream", "decodes no text"), (None, "prefix_lm", "in both directions")])
+def test_models_that_are_no_decoders_are_refused(model, converter, words, tmp_path):
+  arguments = argparse.Namespace(model_dir="runs/it", output=str(tmp_path / "made"), format="onnx", step=None)
+  experiment = types.SimpleNamespace(model=model, dataset=types.SimpleNamespace(feature_converter=converter))
+  with pytest.raises(UserError, match=f"--format=onnx: .*runs/it.*{words}.*leave --format out"):
+    export._decoding_window(arguments, experiment)
 
 
 def test_nothing_is_overwritten(trained, capsys):

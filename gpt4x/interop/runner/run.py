@@ -141,8 +141,8 @@ if __name__ == "__main__":
   try:
     getattr(sys.stdout, "reconfigure", dict)(errors="replace")
     main()
-  except (KeyboardInterrupt, BrokenPipeError):
-    os._exit(130)
+  except (KeyboardInterrupt, BrokenPipeError) as error:
+    os._exit(130 if isinstance(error, KeyboardInterrupt) else 141)
   except ImportError as error:
     sys.exit(f"run.py: {error}: install it with pip")
   except Exception as error:  # Of any library: a folder may have been damaged in any way.

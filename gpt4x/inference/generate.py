@@ -58,6 +58,7 @@ class Generator:
       window = memory if config.same_length and memory else memory + dataset.segment_length
     if window < 1:
       raise UserError(f"generate.window = {window} must be at least 1")
+    self.window = window
     self._bidirectional = dataset.feature_converter == "prefix_lm"
     self._ids = range(vocabularies.first_text_id(self._vocabulary), config.vocab_size)
     self._output, self._guidance = output, guidance

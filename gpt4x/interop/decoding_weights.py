@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gpt4x.compression.integers import Int8
 from gpt4x.interop import layerwise
 from gpt4x.models import attention
 from gpt4x.models.config import TransformerConfig
@@ -43,10 +44,10 @@ Weight = np.ndarray | Quantized
 
 
 def named(params: Any) -> dict[str, Weight]:
-  """A model's parameters, layer by layer: substitutes with int8 `values` and `scales` stay so, others become arrays."""
+  """A model's parameters, layer by layer: integers of eight bits stay so, what else stands in for kernels does not."""
   def parts(part):
     def take(leaf):
-      if isinstance(leaf, Substitute) and hasattr(leaf, "scales"):
+      if isinstance(leaf, Int8):
         return getattr(leaf, part)
       return None if part == "scales" else leaf.dense(jnp.float32) if isinstance(leaf, Substitute) else leaf
     return layerwise.split(jax.tree.map(take, params, is_leaf=lambda leaf: isinstance(leaf, Substitute)))

@@ -1,16 +1,17 @@
 """Exported decoders: their logits are JAX's, in three windows of tokens; quantized kernels; files of any size."""
 
-import dataclasses
 import functools
 
 import flax.struct
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
 import seqio
 
+from gpt4x.compression.integers import to_int8
 from gpt4x.interop import bundles, decoding_inputs, decoding_jax, decoding_weights, layerwise, onnx_files, onnx_graph
 from gpt4x.models import parameters
 from tests.interop import exported
@@ -139,17 +140,6 @@ def test_a_quantized_tflite_file_holds_integers(tmp_path):
 
 
 @flax.struct.dataclass
-class Integers(parameters.Substitute):
-  """A quantized kernel as a model may have one in its parameters."""
-
-  values: jax.Array
-  scales: jax.Array
-
-  def dense(self, dtype):
-    return (self.values * self.scales).astype(dtype)
-
-
-@flax.struct.dataclass
 class Twice(parameters.Substitute):
   """A substitute of another kind."""
 
@@ -170,7 +160,7 @@ def test_substitutes_in_the_parameters_are_found(style):
     if not declaration.is_kernel or path[-1].key == "wo":
       return Twice(array / 2) if path[-1].key == "wo" else array
     axes = tuple(axis + stacked(declaration, array) for axis in declaration.summed_axes)
-    return Integers(*dataclasses.astuple(quantized(np.asarray(array), axes)))
+    return to_int8(jnp.asarray(array), axes)
 
   is_leaf = lambda leaf: isinstance(leaf, parameters.Declaration)
   params = jax.tree_util.tree_map_with_path(substitute, declared, made.params, is_leaf=is_leaf)

@@ -39,7 +39,7 @@ MODULES = tuple(f"gpt4x.{module}" for module in (
     "objectives.next_token", "objectives.reconstruction", "checkpoints.manager", "experiment", "evaluation.likelihood",
     "evaluation.samples", "inference.generate"))
 TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (
-    "config", "optimizers", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))
+    "config", "optimizers", "sparsity", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))
 
 _read = Reader()  # What was loaded last.
 

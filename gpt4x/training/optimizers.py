@@ -78,7 +78,7 @@ def complete(optimizer: Optimizer, declarations: Declarations,
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scheduled:
+class Scheduled:
   """An optimizer that tells its learning rate."""
 
   learning_rate: LearningRate
@@ -96,7 +96,7 @@ def learning_rate_of(optimizer: Optimizer, before: Any, after: Any) -> dict[str,
 
   The optimizers below tell, and so does a transformation that `optax.inject_hyperparams` has made.
   """
-  if isinstance(optimizer, _Scheduled):
+  if isinstance(optimizer, Scheduled):
     is_count = lambda node: isinstance(node, optax.ScaleByScheduleState)
     counts = [node.count for node in jax.tree.leaves(before, is_leaf=is_count) if is_count(node)]
     return {"learning_rate": jnp.asarray(optimizer.schedule(counts[0]), jnp.float32)}
@@ -129,7 +129,7 @@ def decayed(declarations: Declarations) -> Callable[[Any], Any]:
 def adamw(learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
           weight_decay: float = 0.1, first_moment_dtype: str | None = None) -> Optimizer:
   """AdamW (arXiv:1711.05101); `first_moment_dtype` 'bfloat16' saves two bytes a parameter, None is the parameters'."""
-  return _Scheduled(learning_rate, lambda schedule, declarations: optax.adamw(
+  return Scheduled(learning_rate, lambda schedule, declarations: optax.adamw(
       schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed(declarations),
       mu_dtype=first_moment_dtype))
 
@@ -142,7 +142,7 @@ def adafactor(learning_rate: LearningRate, decay_rate: float = 0.8, b1: float | 
   Second moments are factored over the two largest axes. A parameter has one scale for all its scanned layers. b1 adds
   momentum, at the memory of one more moment.
   """
-  return _Scheduled(learning_rate, lambda schedule, declarations: optax.chain(
+  return Scheduled(learning_rate, lambda schedule, declarations: optax.chain(
       optax.scale_by_factored_rms(decay_rate=decay_rate),
       optax.clip_by_block_rms(clipping_threshold),
       optax.scale_by_param_block_rms(),
@@ -154,7 +154,7 @@ def adafactor(learning_rate: LearningRate, decay_rate: float = 0.8, b1: float | 
 @configurable
 def lion(learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.99, weight_decay: float = 1.0) -> Optimizer:
   """Lion (arXiv:2302.06675). Its learning rate is 3 to 10 times below AdamW's, its weight decay as much above."""
-  return _Scheduled(learning_rate, lambda schedule, declarations: optax.lion(
+  return Scheduled(learning_rate, lambda schedule, declarations: optax.lion(
       schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed(declarations)))
 
 
@@ -162,7 +162,7 @@ def lion(learning_rate: LearningRate, b1: float = 0.9, b2: float = 0.99, weight_
 def sgd(learning_rate: LearningRate, momentum: float = 0.9, nesterov: bool = False,
         weight_decay: float = 0.0) -> Optimizer:
   """Stochastic gradient descent with momentum."""
-  return _Scheduled(learning_rate, lambda schedule, declarations: optax.chain(
+  return Scheduled(learning_rate, lambda schedule, declarations: optax.chain(
       optax.trace(momentum, nesterov=nesterov),
       optax.add_decayed_weights(weight_decay, mask=decayed(declarations)),
       optax.scale_by_learning_rate(schedule)))
@@ -180,7 +180,7 @@ def muon(learning_rate: LearningRate, beta: float = 0.95, weight_decay: float = 
   A matrix maps all its inputs to all its outputs, [D, H * K] in `query`, one per scanned layer. Its update has the RMS
   of AdamW's (0.2), so both share one learning rate and weight decay.
   """
-  return _Scheduled(learning_rate, lambda schedule, declarations: optax.partition({
+  return Scheduled(learning_rate, lambda schedule, declarations: optax.partition({
       "muon": optax.contrib.muon(
           schedule, ns_coeffs=_NEWTON_SCHULZ, beta=beta, weight_decay=weight_decay, consistent_rms=0.2,
           muon_weight_dimension_numbers=by_declaration(muon_axes, declarations)),

@@ -3,10 +3,13 @@
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 
 from gpt4x import cli
+from gpt4x.commands import reading
+from gpt4x.partitioning import Partitioner
 from tests.integration import corpus
 
 
@@ -77,6 +80,27 @@ def test_a_run_starts_from_integers(form, small, tmp_path, capsys):
   lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
   first = next(line for line in lines if line["split"] == "validation" and line["step"] == 0)
   np.testing.assert_allclose(first["loss"], evaluated(capsys, small)["loss"], rtol=1e-3)
+
+
+def test_zeros_survive_training_and_its_resumption(run, tmp_path, capsys):
+  assert cli.main(["compress", f"--model_dir={run}", f"--output={tmp_path}/pruned", "--prune=magnitude:50%",
+                   "--max_batches=0"]) == 0
+  flags = [f"--model_dir={tmp_path}/run", "--gin.OPTIMIZER=@sparse()", "--gin.sparse.optimizer=@adamw()"]
+  assert cli.main(["train", f"--gin_file={tmp_path}/pruned/config.gin", *flags, "--gin.TRAIN_STEPS=2",
+                   f"--gin.train.init_from='{tmp_path}/pruned'"]) == 0
+  assert cli.main(["train", *flags, "--gin.TRAIN_STEPS=4"]) == 0
+
+  def kernels(directory):
+    experiment = reading.saved_experiment(str(directory), data=False)
+    _, params = experiment.restore_params(str(directory), Partitioner(data=1, num_devices=1))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(params["layers"])]
+
+  before, after = kernels(tmp_path / "pruned"), kernels(tmp_path / "run")
+  assert any(np.mean(one == 0) > 0.4 for one in before)
+  for one, other in zip(before, after):
+    if np.mean(one == 0) > 0.4 and one.ndim > 2:
+      np.testing.assert_array_equal(one == 0, other == 0)
+      assert not np.array_equal(one, other)
 
 
 def test_integers_are_not_trained(small, tmp_path, capsys):

@@ -33,7 +33,7 @@ def find(models: Mapping[str, SavedModel], known: Mapping[str, Reference], stric
       changed = (f"{one.parameter} = {one.directory!r} has other parameters at step {there} than this run has had, from"
                  f" step {step} of {directory}")
       if strict:
-        raise UserError(f"{changed}: name where these lie now, or start in a new model directory")
+        raise UserError(f"{changed}: give it the directory where those lie now, or start in a new model directory")
       if jax.process_index() == 0:
         print(f"gpt4x: warning: {changed}", file=sys.stderr)
     place = one.directory if storage.is_remote(one.directory) else str(storage.path(one.directory).resolve())

@@ -1,0 +1,1 @@
+"""What smaller models and fewer bits cost and save: a script for each, `python -m benchmarks.compression.NAME`."""

@@ -96,7 +96,6 @@ class Experiment:
       raise UserError(
           f"TransformerConfig.vocab_size = {room} is smaller than the {size} ids of the vocabulary of"
           f" {self.dataset.mixture_or_task_name}: make it at least {size}")
-
     for one in self.frozen_models.values():
       vocabularies.check_alike(self.data.vocabulary, self.dataset.mixture_or_task_name, one.directory,
                                f"give {one.parameter} another directory")

@@ -159,7 +159,7 @@ def _summed(of: Any, chunk: int | None, *arrays: jax.Array) -> dict[str, Sum]:
   """The sums that `of` makes of arrays [B, L, ...], of so many positions at a time, in the backward pass too."""
   if not chunk:
     return of(*arrays)
-  pieces = in_chunks(chunk, *arrays)
+  pieces, again = in_chunks(chunk, *arrays), jax.checkpoint(of, prevent_cse=False)  # A loop separates the passes.
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of, *(one[0] for one in pieces)))
-  add = lambda total, piece: (jax.tree.map(jnp.add, total, jax.checkpoint(of)(*piece)), None)
+  add = lambda total, piece: (jax.tree.map(jnp.add, total, again(*piece)), None)
   return jax.lax.scan(add, zeros, pieces)[0]

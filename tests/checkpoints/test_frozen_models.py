@@ -80,7 +80,7 @@ def test_gin_keeps_what_it_had_where_a_model_cannot_be_read(tmp_path):
 
 @pytest.mark.parametrize("text, words", [
     (None, "has no config.gin: name the directory of a run or of a converted model"),
-    ("TransformerConfig.mode = 1\n" + CONFIG, "cannot be read .*config.gin:1: TransformerConfig has no parameter mode"),
+    (CONFIG.replace("@DatasetConfig()", "5"), "cannot be read .*config.gin:3: Experiment.dataset = 5 must be @Dataset"),
     ("import of_nobody\n" + CONFIG, None),
     (CONFIG.replace("@LanguageModel", "@CodecModel") + "CodecModel.config = @CodecConfig()\n"
      "CodecConfig.medium = 'image'\n", "holds a CodecModel: name a language model"),

@@ -57,10 +57,11 @@ def read(folder, **options):
 # The model.
 
 
-def test_a_model_is_read_and_gin_keeps_what_it_had(teacher):
+def test_a_model_is_read_and_gin_keeps_what_it_had(tmp_path):
   """The configuration, the places that its checks tell of, and the scopes that are open."""
   configuration.load(bindings=["TransformerConfig.vocab_size=77", "TransformerConfig.num_heads=1", "MINE=5",
                                "TransformerConfig.num_layers=%MINE"])
+  teacher = write(tmp_path / "teacher", text=CONFIG + "mine/TransformerConfig.dropout_rate = 0.5\n")
   with gin.config_scope("mine"):
     text = configuration.config_text()
     assert read(teacher)["teacher"].model.config == MODEL.config

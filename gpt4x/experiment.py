@@ -16,6 +16,7 @@ from gpt4x.errors import refuse, UserError
 from gpt4x.models import extension
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.models.model import Model
+from gpt4x.models.saved_model import SavedModel
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
@@ -74,6 +75,11 @@ class Experiment:
     return self.model
 
   @property
+  def frozen_models(self) -> Mapping[str, SavedModel]:
+    """The models whose parameters the objective is given, by name; none for most."""
+    return getattr(self.objective, "frozen_models", {})
+
+  @property
   def memory_length(self) -> int:
     """The training memory; none for examples, which stand alone."""
     return self.model.config.memory_length if self.dataset.carries_memory else 0
@@ -83,7 +89,8 @@ class Experiment:
     return (self.model.config.eval_memory_length or 0) if self.dataset.carries_memory else 0
 
   def check_vocabulary(self) -> None:
-    """Raises UserError if the data may hold a token that the model has no embedding for."""
+    """Raises UserError if the data may hold a token that the model, or one of the frozen, has no embedding for."""
+    from gpt4x.data import vocabularies
     size, room = self.data.vocabulary.vocab_size, self.model.config.vocab_size
     if size > room and not isinstance(self.model, LanguageModel):
       raise UserError(f"{self.dataset.mixture_or_task_name} has a vocabulary of {size} ids, but a codec is trained on"
@@ -92,6 +99,12 @@ class Experiment:
       raise UserError(
           f"TransformerConfig.vocab_size = {room} is smaller than the {size} ids of the vocabulary of"
           f" {self.dataset.mixture_or_task_name}: make it at least {size}")
+    for one in self.frozen_models.values():
+      vocabularies.check_alike(self.data.vocabulary, self.dataset.mixture_or_task_name, one.directory,
+                               f"give {one.parameter} another directory")
+      if vocabularies.extends(self.data.vocabulary, one.directory):
+        raise UserError(f"{one.parameter} = {one.directory!r} knows none of the media of"
+                        f" {self.dataset.mixture_or_task_name}: name a model with the same vocabulary")
 
   def restore_params(self, model_dir: str, partitioner: Partitioner, step: int | None = None) -> tuple[int, Any]:
     """(step, params) of a checkpoint, the newest if step is None, laid out on the partitioner's mesh."""

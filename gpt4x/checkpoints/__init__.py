@@ -2,6 +2,7 @@
 
     manager.py        when to save, what to keep
     reader.py         which checkpoint to restore
+    frozen_models.py  models that an objective is given: which checkpoint of each, and its parameters
     integrity.py      the record of a checkpoint, with the checksums of its files
     layout.py         the names of leaves, and the Orbax trees they lie in
     compatibility.py  what may differ between a checkpoint and the state that is read from it

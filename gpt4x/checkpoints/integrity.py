@@ -7,6 +7,7 @@ also tell damage, where an older checkpoint will do, from a store that cannot be
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 import contextlib
+import hashlib
 import json
 import re
 from typing import Any
@@ -24,6 +25,7 @@ RECORD = "checkpoint.json"
 _CHUNK = 1 << 24
 _FIELDS = {"leaves": dict[str, tuple[str, list[int]]], "files": dict[str, tuple[int, int]],
            "data_state": dict[str, Any], "config": str, "seed": int}
+_MAY_LACK = {"frozen": dict[str, tuple[str, int, str]]}  # As only a run with frozen models has it.
 
 
 class Damaged(Exception):
@@ -52,9 +54,16 @@ def read_record(directory: epath.Path) -> dict[str, Any]:
   except (ValueError, KeyError, TypeError, RecursionError) as error:
     raise Damaged(f"{RECORD} has been altered") from error
   # Whoever makes a record makes its checksum too.
-  if wrong := [name for name, kind in _FIELDS.items() if not kinds.fits(record.get(name), kind)]:
+  fields = _FIELDS | {name: kind for name, kind in _MAY_LACK.items() if name in record}
+  if wrong := [name for name, kind in fields.items() if not kinds.fits(record.get(name), kind)]:
     raise Damaged(f"{RECORD} has no {wrong[0]} as a checkpoint has it")
   return record
+
+
+def checksum(record: Mapping[str, Any], folder: str) -> str:
+  """The SHA-256 of what a record says of the files in a folder: of copies it is the same."""
+  files = {name: entry for name, entry in record["files"].items() if name.split("/")[0] == folder}
+  return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def verify(path: epath.Path, files: Mapping[str, list[int]]) -> None:

@@ -7,7 +7,7 @@
 
 `checkpoint.json` is written last, before Orbax commits the directory with a rename: a checkpoint without it is damaged.
 In a bucket nothing is renamed: the files are written in place, and Orbax's `commit_success.txt` after the record.
-Leaves under `frozen` are not saved, since they never change and come from elsewhere.
+Leaves under `frozen` are not saved, since they never change and come from elsewhere; `checkpoint.json` says from where.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from gpt4x import storage
 from gpt4x.checkpoints import integrity, layout, quiet
 from gpt4x.checkpoints.aside import set_aside
+from gpt4x.checkpoints.frozen_models import Reference
 from gpt4x.checkpoints.layout import PyTree
 from gpt4x.checkpoints.reader import Reader
 from gpt4x.errors import UserError
@@ -74,7 +75,7 @@ class Checkpoints(Reader):
       self._make_directory()
 
   def save(self, step: int, state: PyTree, data_state: Mapping[str, Any], config_text: str, seed: int,
-           wait: bool = False) -> None:
+           wait: bool = False, frozen: Mapping[str, Reference] | None = None) -> None:
     """Copies `state` off the devices and writes it in the background; a step already saved is left as it is.
 
     Args:
@@ -84,6 +85,7 @@ class Checkpoints(Reader):
       config_text: the operative gin text.
       seed: the run's random seed.
       wait: whether to return only when the checkpoint is on disk.
+      frozen: where the leaves under `frozen` come from, by name.
 
     Raises:
       UserError: if this save, or an earlier one in the background, failed. Earlier checkpoints are untouched.
@@ -91,7 +93,8 @@ class Checkpoints(Reader):
     leaves = layout.saved_leaves(state)
     record = json.loads(json.dumps({
         "leaves": {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()},
-        "step": step, "data_state": data_state, "config": config_text, "seed": seed}))
+        "step": step, "data_state": data_state, "config": config_text, "seed": seed,
+        **({"frozen": frozen} if frozen else {})}))
     saving = self._pending[0] if self._pending else None
     if saving != step:
       self.wait()

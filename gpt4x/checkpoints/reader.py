@@ -61,6 +61,15 @@ class Reader:
     leaves = self._found(self._read_newest(lambda _, record: record["leaves"], None))
     return {name.removeprefix("params/"): tuple(shape) for name, (_, shape) in layout.of_item(leaves, "params").items()}
 
+  def params_checksum(self, step: int | None = None) -> tuple[int, str]:
+    """(step, checksum) of the parameters of a checkpoint, by which they are known again wherever they lie."""
+    return self._found(self._read_newest(lambda step, record: (step, integrity.checksum(record, "params")), step))
+
+  def frozen(self, step: int | None = None) -> dict[str, tuple[str, int, str]]:
+    """What a checkpoint was trained with, as frozen_models.py refers to it; those of earlier versions name none."""
+    found = self._read_newest(lambda _, record: record.get("frozen", {}), step) or {}
+    return {name: tuple(reference) for name, reference in found.items()}
+
   def config_text(self, step: int | None = None) -> str:
     """The operative gin text saved with a checkpoint."""
     return self._found(self._read_newest(lambda _, record: record["config"], step))

@@ -11,6 +11,7 @@ statement, remembers where each binding stands, and checks the whole before anyt
     kinds.py    values against annotations
     trust.py    what a saved configuration may import
     objects.py  objects as gin text
+    aside.py    gin's state while another configuration is read
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,12 +24,13 @@ import gin
 
 from gpt4x import run_directory, storage
 from gpt4x.configuration import checks, names
+from gpt4x.configuration.aside import put_aside
 from gpt4x.configuration.files import find, read, SHIPPED
 from gpt4x.configuration.reader import Reader
 from gpt4x.errors import CommandError, UserError
 
-__all__ = ["build", "config_text", "files_read", "find", "load", "load_run", "modules_imported", "placing", "read",
-           "SHIPPED"]
+__all__ = ["build", "build_of", "config_text", "files_read", "find", "load", "load_run", "modules_imported", "placing",
+           "read", "SHIPPED"]
 
 T = TypeVar("T")
 
@@ -36,8 +38,8 @@ T = TypeVar("T")
 MODULES = tuple(f"gpt4x.{module}" for module in (
     "data.local_text", "data.dataset", "media.codec_module", "media.local_media", "media.tokens",
     "models.config", "models.language_model", "models.codec_model", "compression.quantization", "partitioning",
-    "objectives.next_token", "objectives.reconstruction", "checkpoints.manager", "experiment", "evaluation.likelihood",
-    "evaluation.samples", "inference.generate"))
+    "objectives.distillation", "objectives.next_token", "objectives.reconstruction", "checkpoints.manager",
+    "experiment", "evaluation.likelihood", "evaluation.samples", "inference.generate"))
 TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (
     "config", "optimizers", "sparsity", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))
 
@@ -116,6 +118,18 @@ def build(configurable: Callable[..., T]) -> T:
       return configurable()
   except RecursionError:
     raise CommandError(f"the arguments of {registered.name} need themselves: give one of them a value") from None
+
+
+def build_of(model_dir: str, name: str) -> Any:
+  """What the configurable of a name makes of the configuration in a model directory; that of this process stays."""
+  global _read
+  kept = _read
+  try:
+    with put_aside():
+      load_run(model_dir, needed=(name,))
+      return build(names.find(name).wrapper)
+  finally:
+    _read = kept
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gpt4x.checkpoints import frozen_models
+from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.evaluation import gallery, shuffled_media
@@ -161,8 +163,11 @@ def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | 
   experiment = experiment.of_run(model_dir)
   evaluator = Evaluator(experiment, partitioner, split, shuffle_media)
   show = shower(experiment, split) if samples else None
+  models = experiment.frozen_models
+  references = frozen_models.find(models, Checkpoints(model_dir).frozen(step), strict=False)
   step, params = experiment.restore_params(model_dir, partitioner, step)
-  found = {"step": step} | evaluator(params, max_batches=max_batches)
+  held = frozen_models.load(models, references, partitioner)
+  found = {"step": step} | evaluator(params, held, max_batches=max_batches)
   found |= TaskMetrics(experiment, split, shuffle_media)(params)
   if show:
     measures, shown = show(params, samples)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from gpt4x.models.language_model import Batch, LanguageModel, Params
 from gpt4x.models.memory import Memory
 from gpt4x.models.sums import Sum, Sums
+from gpt4x.objectives.cross_entropy import cross_entropy
+from gpt4x.objectives.distillation import divergence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +31,16 @@ class Faithfulness:
 
   def __call__(self, model: LanguageModel, params: Params, frozen: Any, batch: Batch, memory: tuple[Memory, Memory],
                rng: jax.Array | None) -> tuple[Sums, tuple[Memory, Memory]]:
-    found = [one.logits(each, batch["decoder_input_tokens"], past, batch["decoder_segment_ids"],
-                        batch.get("decoder_causal_attention"))
-             for one, each, past in zip((model, self.reference), (params, frozen["reference"]), memory)]
-    (own, reference), memories = ([jax.nn.log_softmax(logits) for logits, _ in found], [past for _, past in found])
+    inputs = batch["decoder_input_tokens"], batch["decoder_segment_ids"], batch.get("decoder_causal_attention")
+    (own, after), (reference, others_after) = (
+        one.logits(each, inputs[0], past, *inputs[1:])
+        for one, each, past in zip((model, self.reference), (params, frozen["reference"]), memory))
     weights, targets = batch["decoder_loss_weights"], batch["decoder_target_tokens"]
-    nats = lambda log_probs: -jnp.take_along_axis(log_probs, targets[..., None], -1)[..., 0]
     mean = lambda values: Sum(jnp.sum(weights * values), jnp.sum(weights))
-    seen = jnp.exp(reference)
-    return {"loss": mean(nats(own)), "reference_loss": mean(nats(reference)),
-            "divergence": mean(jnp.sum(jnp.where(seen > 0, seen * (reference - own), 0), -1)),
-            "agreement": mean(jnp.argmax(own, -1) == jnp.argmax(reference, -1))}, (memories[0], memories[1])
+    return {"loss": cross_entropy(own, targets, weights)["loss"],
+            "reference_loss": cross_entropy(reference, targets, weights)["loss"],
+            "divergence": mean(divergence(own, reference)),
+            "agreement": mean(jnp.argmax(own, -1) == jnp.argmax(reference, -1))}, (after, others_after)
 
   def coefficients(self, model: LanguageModel) -> dict[str, float]:
     return {"loss": 1.0}

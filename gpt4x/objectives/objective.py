@@ -14,6 +14,9 @@ class Objective(Protocol):
   One of them is `loss`. It is a negative log-likelihood in nats, with a perplexity and bits per byte, unless the
   objective has an attribute `is_likelihood` that is False. It may have a method `derived(sums) -> dict[str, float]`:
   what else an evaluation is to report of the sums of a whole split.
+
+  It may need models that are never changed, such as a teacher. Then it has an attribute `frozen_models`, a SavedModel
+  by name, whose parameters it gets as `frozen`; and `with_frozen_models(models)`, the same objective with others.
   """
 
   def initial_memory(self, model: Any, batch_size: int, length: int, projected: bool = False) -> Any:

@@ -1,5 +1,6 @@
 """Compiles a training step for TPUs that are not here: libtpu has the compiler and knows every topology."""
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import os
@@ -7,10 +8,12 @@ from typing import Any
 
 import jax
 
+from gpt4x.checkpoints import frozen_models
 from gpt4x.data.stream import FEATURES
 from gpt4x.errors import UserError
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.saved_model import SavedModel
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning import collectives
 from gpt4x.planning.chips import Topology
@@ -40,6 +43,7 @@ class Step:
     config.partitioner.check_batch(experiment.dataset.batch_size, config.microbatches)
     step = cls(config.step, experiment.dataset.batch_size, experiment.dataset.segment_length,
                experiment.memory_length, config.microbatches)
+    step = step.replace_frozen(lambda config: {"dtype": "bfloat16"} if config.dtype == "auto" else {})
     return step.replace_config(dtype="bfloat16") if experiment.language_model.config.dtype == "auto" else step
 
   @property
@@ -47,11 +51,26 @@ class Step:
     return self.train_step.model.config
 
   def state(self, partitioner: Partitioner) -> Any:
-    return state_shapes(self.train_step, self.batch_size, self.memory_length, partitioner)
+    return state_shapes(self.train_step, self.batch_size, self.memory_length, partitioner,
+                        frozen_models.shapes(self.frozen_models, partitioner))
+
+  @property
+  def frozen_models(self) -> Mapping[str, SavedModel]:
+    return getattr(self.train_step.objective, "frozen_models", {})
 
   def replace_config(self, **changes: Any) -> "Step":
     model = LanguageModel(dataclasses.replace(self.config, **changes))
     return dataclasses.replace(self, train_step=dataclasses.replace(self.train_step, model=model))
+
+  def replace_frozen(self, changes: Callable[[TransformerConfig], dict[str, Any]]) -> "Step":
+    """The step with what `changes` says of the configuration of each frozen model."""
+    if not self.frozen_models:
+      return self
+    objective: Any = self.train_step.objective
+    models = {name: dataclasses.replace(one, model=LanguageModel(dataclasses.replace(
+        one.model.config, **changes(one.model.config)))) for name, one in self.frozen_models.items()}
+    return dataclasses.replace(self, train_step=dataclasses.replace(
+        self.train_step, objective=objective.with_frozen_models(models)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +127,13 @@ def step_cost(step: Step, partitioner: Partitioner) -> tuple[Cost, list[collecti
   """The cost of a whole step, and the collectives of two of its repeating blocks.
 
   The compiler counts the body of a loop once. So one block and two blocks are compiled, unrolled, and the rest is
-  extrapolated. One microbatch is compiled and multiplied, which counts the optimizer too often.
+  extrapolated; frozen models are unrolled whole. One microbatch is compiled and multiplied, which counts the optimizer
+  too often.
   """
   period, times = step.config.period, step.microbatches
   step = dataclasses.replace(step, train_step=dataclasses.replace(step.train_step, gradients=gradients.whole),
                              batch_size=step.batch_size // times, microbatches=1)
+  step = step.replace_frozen(lambda _: {"scan_layers": False})
 
   def of(blocks: int) -> tuple[Cost, list[collectives.Collective]]:
     compiled = compile_step(step.replace_config(num_layers=blocks * period, scan_layers=False), partitioner, _NO_LOOPS)

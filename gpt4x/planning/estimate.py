@@ -90,9 +90,12 @@ def cost(step: Step, state: TrainState, partitioner: Partitioner) -> Cost:
   flops = lambda training: c.flops_per_token(step.segment_length, step.memory_length, training=training, causal=False)
   again = {"full": 1.0, "none": 0.0}.get(c.remat, 0.3)
   arithmetic = tokens * (flops(True) + again * flops(False))
+  arithmetic += sum(tokens * one.model.config.flops_per_token(step.segment_length, causal=False)
+                    for one in step.frozen_models.values())
 
   passes = (3 + (again > 0)) * step.microbatches  # Forward, again, and twice backward, all over the weights.
-  weights = passes * 2 * s.gathered + 2 * (4 * s.owned + device_bytes(state.opt_state)) + 12 * s.owned
+  weights = passes * 2 * s.gathered + step.microbatches * device_bytes(state.frozen)
+  weights += 2 * (4 * s.owned + device_bytes(state.opt_state)) + 12 * s.owned
   activations = c.num_layers * (2 * 30 * s.tokens * c.embed_dim + 2 * 8 * s.hidden + 4 * 16 * s.scores)
   logits = 4 * 6 * s.tokens * c.vocab_size / s.tensor
   traffic: dict[str, float] = {}

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from gpt4x.errors import UserError
+from gpt4x.models.config import TransformerConfig
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning import collectives, compiler, estimate
 from gpt4x.planning.chips import GIB, Topology
@@ -55,6 +56,7 @@ def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: boo
   """Plans a step on a topology: with the TPU compiler, which takes minutes, if `compiled`, otherwise by formula."""
   config, state = step.config, state or step.state(partitioner)
   parts = {"params": state.params, "optimizer": state.opt_state, "memory": state.memory}
+  parts |= {"frozen": state.frozen} if state.frozen else {}
   memory = {name: estimate.device_bytes(tree) for name, tree in parts.items()}
   warnings = list(_coarse(state.params, partitioner))
   if compiled:
@@ -113,10 +115,15 @@ def _coarse(params: Any, partitioner: Partitioner) -> Iterator[str]:
 
 def _largest_expected(step: Step, state: TrainState, partitioner: Partitioner) -> float:
   """Bytes of the largest array that a step should move at once: a gathered parameter of a block, or activations."""
-  config, sizes = step.config, estimate.Sizes.of(step, state, partitioner)
-  stacked = lambda path: config.num_layers / config.period if path[0].key == "layers" else 1
-  leaf = max(math.prod(leaf.shape) / stacked(path) for path, leaf in jax.tree_util.tree_leaves_with_path(state.params))
-  return 4 * max(leaf, sizes.tokens * config.embed_dim * (config.moe.experts_per_token if config.moe else 1))
+  tokens = estimate.Sizes.of(step, state, partitioner).tokens
+
+  def largest(config: TransformerConfig, params: Any) -> float:
+    stacked = lambda path: config.num_layers / config.period if path[0].key == "layers" else 1
+    leaf = max(math.prod(leaf.shape) / stacked(path) for path, leaf in jax.tree_util.tree_leaves_with_path(params))
+    return 4 * max(leaf, tokens * config.embed_dim * (config.moe.experts_per_token if config.moe else 1))
+
+  return max(largest(step.config, state.params), *(
+      largest(one.model.config, state.frozen[name]) for name, one in step.frozen_models.items()), 0.0)
 
 
 def _surprises(found: list[collectives.Collective], expected: float) -> list[str]:

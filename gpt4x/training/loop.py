@@ -8,6 +8,7 @@ import sys
 import jax
 
 from gpt4x import run_directory, storage
+from gpt4x.checkpoints import frozen_models
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.data.prefetch import prefetch
@@ -52,7 +53,8 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   if config.eval_period:
     experiment.data.check_split(config.eval_split)  # Before anything is tokenized.
   show = shower(experiment, config.eval_split) if config.eval_period and config.eval_samples else None
-  directory = Checkpoints(model_dir, config.checkpoints)
+  directory, models = Checkpoints(model_dir, config.checkpoints), experiment.frozen_models
+  references = frozen_models.find(models, directory.frozen(from_step) if goes_on else {})
 
   # The state and the data, from the same step.
   stream = experiment.data.train(rows=partitioner.host_rows(dataset.batch_size))
@@ -71,6 +73,8 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
     state = init_state(config.step, shapes, partitioner)
     if config.init_from:
       state = state.replace(params=experiment.params_from(config.init_from, partitioner, state.params))
+  shapes = shapes.replace(frozen=frozen_models.shapes(models, partitioner))
+  state = state.replace(frozen=frozen_models.load(models, references, partitioner))
 
   # What reports.
   likelihood = Evaluator(experiment, partitioner, config.eval_split) if config.eval_period else None
@@ -93,7 +97,7 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
     max_batches = None if config.whole_final_eval and step == total_steps else config.eval_batches
     gallery = None
     try:
-      metrics = likelihood(state.params, between_batches=preemption.check, max_batches=max_batches)
+      metrics = likelihood(state.params, state.frozen, between_batches=preemption.check, max_batches=max_batches)
       metrics |= task_metrics(state.params, preemption.check)
       if show:
         measures, gallery = show(state.params, config.eval_samples, preemption.check)
@@ -145,14 +149,14 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
           evaluated = evaluate()
         if saving:
           writer.flush()
-          directory.save(step, state, data_state, gin_text, config.seed)
+          directory.save(step, state, data_state, gin_text, config.seed, frozen=references)
         if evaluating:
           rates.restart()
       if unreported:
         report(*unreported)
       if start < step < total_steps:
         writer.flush()
-        directory.save(step, state, data_state, gin_text, config.seed)
+        directory.save(step, state, data_state, gin_text, config.seed, frozen=references)
   if jax.process_index() == 0:
     plots.plot_losses(model_dir)
   if step == total_steps and evaluated:

@@ -155,6 +155,8 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
   if command == "train" and tuned:
     needed["runs/wt103"] = "converted"
+  if "distillation_tiny.gin" in text:
+    needed["runs/stdlib_tiny"] = "run"
   if command == "convert" and parsed.source == "safetensors":
     needed[parsed.input] = "exported"
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "memory"}')))

@@ -121,6 +121,17 @@ def test_what_t5x_cannot_do_is_said_before_it_starts(text, tmp_path, capsys, cha
   assert not list((tmp_path / "run").glob("checkpoint_*"))
 
 
+def test_an_objective_with_a_teacher_is_refused(text, tmp_path, capsys):
+  assert cli.main(corpus.flags(text, tmp_path / "teacher", **ONE_DEVICE, TRAIN_STEPS=1, EVAL_PERIOD=None)) == 0
+  flags = corpus.flags(text, tmp_path / "run", **ONE_DEVICE, OBJECTIVE=corpus.Reference("@Distillation()"),
+                       Distillation__teacher=str(tmp_path / "teacher"))
+  assert cli.main([*flags, "--loop=t5x"]) == 1
+  assert capsys.readouterr().err.splitlines()[-1].endswith(
+      "Distillation.teacher is set, and t5x has no place for parameters that are never trained: choose another"
+      " objective, or use --loop=gpt4x")
+  assert not list((tmp_path / "run").glob("checkpoint_*"))
+
+
 def test_a_checkpoint_that_does_not_fit(text, tmp_path, capsys):
   run("t5x", text, tmp_path / "run", TRAIN_STEPS=8)
   shutil.rmtree(tmp_path / "run" / "checkpoints")

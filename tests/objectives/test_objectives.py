@@ -12,17 +12,19 @@ import pytest
 
 from gpt4x.media.codec_module import CodecConfig
 from gpt4x.models.codec_model import CodecModel
+from gpt4x.models.saved_model import SavedModel
 from gpt4x.models.sums import metrics, weighted_mean
+from gpt4x.objectives.distillation import Distillation
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.objectives.reconstruction import Reconstruction
 from gpt4x.training.gradients import microbatched, whole
 from tests.models import tiny
-from tests.objectives.doubles import Distillation
 
 LENGTH, MEMORY, ROWS = 6, 5, 4
 MODEL = tiny.make(norm_position="pre", memory_length=MEMORY)
 TEACHER = tiny.make(norm_position="pre", memory_length=MEMORY, embed_dim=12, num_layers=1)
 CODEC = CodecModel(CodecConfig("image", levels=(4, 3), patch=2, width=8, depth=1))
+SAVED = SavedModel("Distillation.teacher", "nowhere", TEACHER.lm)
 FROZEN = {"teacher": TEACHER.params}
 
 
@@ -63,7 +65,7 @@ class Case:
 
 
 OBJECTIVES = {"next_token": Case(NextToken()), "z_loss": Case(NextToken(z_loss=0.1)),
-              "distillation": Case(Distillation(TEACHER.lm)),
+              "distillation": Case(Distillation("nowhere", weight=0.5, temperature=2.0, saved=SAVED)),
               "reconstruction": Case(Reconstruction(), CODEC, CODEC.init(jax.random.key(0)), images)}
 every = pytest.mark.parametrize("case", OBJECTIVES.values(), ids=OBJECTIVES)
 

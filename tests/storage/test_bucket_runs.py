@@ -94,6 +94,19 @@ def test_a_new_run_starts_from_it_and_is_traced(run, text, capsys):
   assert [path for path in storage.files_below(run.parent / "tuned" / "profile") if path.name.endswith(".xplane.pb")]
 
 
+def test_it_teaches_and_is_known_again_where_it_is_copied_to(run, text, tmp_path):
+  flags = corpus.flags(text, tmp_path / "student", **BINDINGS | {"TRAIN_STEPS": 1, "EVAL_PERIOD": None},
+                       OBJECTIVE=corpus.Reference("@Distillation()"), Distillation__teacher=str(run))
+  assert cli.main(flags) == 0
+  student = Checkpoints(str(tmp_path / "student"))
+  directory, *content = student.frozen(1)["teacher"]
+  assert directory == str(run)
+  copy = emulators.copy_of(run, tmp_path)
+  assert cli.main(["train", f"--model_dir={tmp_path / 'student'}", "--gin.TRAIN_STEPS=2",
+                   f"--gin.Distillation.teacher='{copy}'"]) == 0
+  assert student.frozen(2) == {"teacher": (str(copy), *content)}
+
+
 def test_nobody_is_there(store, capsys):
   for command in (["generate", "--prompt=a"], ["train"], ["report"]):
     assert cli.main([*command, f"--model_dir={store}://bucket/nobody"]) == 2

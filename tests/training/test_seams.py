@@ -12,6 +12,8 @@ from gpt4x.data.dataset import DatasetConfig
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.saved_model import SavedModel
+from gpt4x.objectives.distillation import Distillation
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import optimizers
@@ -20,7 +22,6 @@ from gpt4x.training.gradients import whole
 from gpt4x.training.initial_state import init_state, state_shapes
 from gpt4x.training.step import TrainStep
 from tests.models import tiny
-from tests.objectives.doubles import Distillation
 from tests.training.steps import batches, CONFIG, MEMORY, ONE_DEVICE, ROWS
 
 MODEL = LanguageModel(CONFIG)
@@ -116,13 +117,14 @@ def test_a_teacher_and_two_memories(mesh, tmp_path):
   """A frozen teacher of another shape beside the student, on a mesh too; it is neither moved nor saved."""
   teacher = LanguageModel(tiny.TransformerConfig(**{**CONFIG.__dict__, "num_layers": 1, "embed_dim": 8, "head_dim": 4}))
   frozen = {"teacher": teacher.init(jax.random.key(1))}
-  step = TrainStep(MODEL, Distillation(teacher), optimizers.sgd(0.1), 1.0)
+  objective = Distillation("nowhere", saved=SavedModel("Distillation.teacher", "nowhere", teacher))
+  step = TrainStep(MODEL, objective, optimizers.sgd(0.1), 1.0)
   partitioner = Partitioner(**mesh)
   state, after, metrics = run(step, partitioner, frozen)
-  assert metrics["divergence"] > 0 and set(after.memory) == {"student", "teacher"}
+  assert metrics["distillation"] > 0 and set(after.memory) == {"student", "teacher"}
   assert not moved(state.frozen, after.frozen) and moved(state.params, after.params)
   one = run(step, frozen=frozen)[2]
-  np.testing.assert_allclose(metrics["divergence"], one["divergence"], rtol=1e-4)
+  np.testing.assert_allclose(metrics["distillation"], one["distillation"], rtol=1e-4)
 
   checkpoints = Checkpoints(tmp_path / "run", CheckpointConfig())
   checkpoints.save(1, after, data_state={}, config_text="", seed=0, wait=True)

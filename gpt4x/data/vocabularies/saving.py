@@ -168,10 +168,12 @@ def _damaged(directory: pathlib.Path, reason: str) -> UserError:
                    " beside it there again")
 
 
-def check_alike(vocabulary: seqio.Vocabulary, where: str, directory: str | os.PathLike) -> None:
+def check_alike(vocabulary: seqio.Vocabulary, where: str, directory: str | os.PathLike,
+                otherwise: str = "start from another model") -> None:
   """Raises UserError if the model of a directory has neither this vocabulary, that of `where`, nor its text alone.
 
-  The pieces have to be the same ones; nothing is known of a model without a vocabulary.
+  The pieces have to be the same ones; nothing is known of a model without a vocabulary. `otherwise` is the remedy
+  beside another task.
   """
   if not saved_in(directory) or extends(vocabulary, directory):
     return
@@ -179,7 +181,7 @@ def check_alike(vocabulary: seqio.Vocabulary, where: str, directory: str | os.Pa
   if not _same_pieces(spec(vocabulary), theirs):
     file = "" if theirs["class"] == _BYTES else str(storage.path(directory) / _file_of(_SHIPPED.get(theirs["class"])))
     raise UserError(f"{where} has the vocabulary {describe(vocabulary)}, but the model in {directory} was trained with"
-                    f" {_describe(theirs, file)}: name a task with that one, or start from another model")
+                    f" {_describe(theirs, file)}: name a task with that one, or {otherwise}")
 
 
 def extends(vocabulary: seqio.Vocabulary, directory: str | os.PathLike) -> int | None:

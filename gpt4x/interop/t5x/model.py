@@ -47,6 +47,9 @@ class TransformerXLModel(models.DecoderOnlyModel):
     if model.config.moe and model.config.moe.bias_rate:
       raise UserError("MoEConfig.bias_rate > 0 moves biases after each step, which t5x has no place for: set it to 0"
                       " and MoEConfig.balance_loss above 0, or use --loop=gpt4x")
+    if frozen := getattr(experiment.objective, "frozen_models", {}):
+      raise UserError(f"{next(iter(frozen.values())).parameter} is set, and t5x has no place for parameters that are"
+                      " never trained: choose another objective, or use --loop=gpt4x")
     self.language_model, self.objective, self.dataset = model, experiment.objective, experiment.dataset
     self.coefficients = self.objective.coefficients(self.language_model)
     self.memory_length = experiment.memory_length if carry_memory else 0

@@ -1,11 +1,12 @@
 """What the benchmarks of compression count; no model is trained here."""
 
 import json
+import pathlib
 
 import pytest
 
 from benchmarks import quickstart
-from benchmarks.compression import distillation
+from benchmarks.compression import distillation, quality
 
 
 @pytest.mark.parametrize("tokens, seconds", [(2.4, 2.2), (2.1, 2.5)])
@@ -41,3 +42,30 @@ def test_the_little_text_is_of_the_training_documents_alone(monkeypatch, tmp_pat
   read = lambda name: [json.loads(line)["text"].encode() for line in (tmp_path / name).read_text().splitlines()]
   assert len(read("train.jsonl")) == 128_000 // 3000 and set(read("train.jsonl")) <= set(documents["train"][:90])
   assert read("validation.jsonl") == documents["validation"]
+
+
+def test_what_compress_prints_is_read():
+  found = quality.table("""                  before       after
+loss              2.6246      2.6438
+bits/byte         1.2316      1.2407
+KL, nats                     0.02265
+same top 1                    90.84%
+wrote runs/small: step 550, 779,776 bytes of parameters (0.142 of 5,510,656)
+""")
+  assert found == {"loss": 2.6438, "bits/byte": 1.2407, "KL, nats": 0.02265, "same top 1": 90.84, "size": 0.142}
+
+
+def test_damage_and_what_is_won_back(monkeypatch):
+  """The figures of one model, by what its directories are found to be."""
+  class Bench:
+    folder = pathlib.Path("x")
+    gpt4x = lambda self, *flags: "\\nsame top 1                    99.5%\\nwrote (0.26 of 9)"
+    train = lambda self, name, gin_file, **bindings: name
+    evaluate = lambda self, directory: {"bits_per_byte": {
+        "model0": 2.0, "x/magnitude0": 3.0, "x/wanda0": 2.5, "x/sparsegpt0": 2.2, "x/int40": 2.02, "x/rounded0": 2.04,
+        "recovered_500": 2.04}.get(directory, 2.001)}
+
+  found = quality.measured(Bench(), 0, {}, 9)
+  expected = {"int4_bits_per_byte_change": 1, "rounded": 2, "wanda_damage_closed": 50, "sparsegpt_damage_closed": 80,
+              "recovered_50": 2, "int8_top1": 99.5, "int8_size": 0.26, "int8_bits_per_byte_change": 0.05}
+  assert {name: found[name] for name in expected} == pytest.approx(expected)

@@ -59,7 +59,7 @@ def test_damage_and_what_is_won_back(monkeypatch):
   """The figures of one model, by what its directories are found to be."""
   class Bench:
     folder = pathlib.Path("x")
-    gpt4x = lambda self, *flags: "\\nsame top 1                    99.5%\\nwrote (0.26 of 9)"
+    gpt4x = lambda self, *flags: "\nsame top 1                    99.5%\nwrote (0.26 of 9)"
     train = lambda self, name, gin_file, **bindings: name
     evaluate = lambda self, directory: {"bits_per_byte": {
         "model0": 2.0, "x/magnitude0": 3.0, "x/wanda0": 2.5, "x/sparsegpt0": 2.2, "x/int40": 2.02, "x/rounded0": 2.04,

@@ -66,9 +66,10 @@ def _compress(arguments: argparse.Namespace, prunings: list[tuple[str, Sparsity]
   with partitioner.activate():
     after, small = LanguageModel(before.config, form=None), params
     for method, sparsity in prunings:
-      after, small = _pruned(after, small, method, sparsity, batches)
+      after, small = _pruned(after, small, method, sparsity, batches, experiment.eval_memory_length)
     if arguments.quantize:
-      after, small = _quantized(after, small, arguments.quantize, arguments.calibrate or "gptq", batches)
+      after, small = _quantized(after, small, arguments.quantize, arguments.calibrate or "gptq", batches,
+                                experiment.eval_memory_length)
   # First, so that no mistake in it costs what follows.
   configuration.load_run(arguments.model_dir, arguments.gin_file, [*arguments.gin, *_bindings(before, after)])
   text = configuration.config_text()
@@ -87,24 +88,25 @@ def _batches(experiment: Experiment, partitioner: Partitioner) -> Iterator[Any]:
     yield {name: partitioner.global_array(value, rows) for name, value in batch.items()}
 
 
-def _pruned(model: LanguageModel, params: Any, method: str, sparsity: Sparsity,
-            batches: Batches) -> tuple[LanguageModel, Any]:
+def _pruned(model: LanguageModel, params: Any, method: str, sparsity: Sparsity, batches: Batches,
+            memory_length: int) -> tuple[LanguageModel, Any]:
   if method in structured.PARTS:
     structured.check(model.config, method)
     assess = structured.influences if method == "layers" else structured.sensitivities
-    return structured.smaller(model, params, method, sparsity.share, assess(model, params, batches()))
-  moments = None if method == "magnitude" else calibration.moments(model, params, batches())
+    return structured.smaller(model, params, method, sparsity.share, assess(
+        model, params, batches(), memory_length))
+  moments = None if method == "magnitude" else calibration.moments(model, params, batches(), memory_length)
   return model, pruning.pruned(params, moments, model.declared[1], method, sparsity)
 
 
-def _quantized(model: LanguageModel, params: Any, how: str, method: calibrated.Method,
-               batches: Batches) -> tuple[LanguageModel, Any]:
+def _quantized(model: LanguageModel, params: Any, how: str, method: calibrated.Method, batches: Batches,
+               memory_length: int) -> tuple[LanguageModel, Any]:
   form = Quantization("int4" if how == "int4" else "int8", activations=how == "int8-all",
                       scaled_inputs=how == "int4" and method == "awq", stored=True)
   config = dataclasses.replace(model.config, memory_dtype="int8") if how == "int8-all" else model.config
   moments = None
   if how == "int4" and method != "round":
-    moments = calibration.moments(model, params, batches())
+    moments = calibration.moments(model, params, batches(), memory_length)
   else:
     method = "round"
   made = calibrated.quantized(form, params, moments, model.declared[1], method)

@@ -54,7 +54,7 @@ def _backward(summed, kept, _):
 _product.defvjp(_forward, _backward)
 
 
-def moments(model: LanguageModel, params: Any, batches: Iterable[Mapping[str, jax.Array]]) -> Any:
+def moments(model: LanguageModel, params: Any, batches: Iterable[Mapping[str, jax.Array]], memory_length: int) -> Any:
   """The sum of x x^T over all inputs x [I] of each kernel, [*leading, I, I] float64.
 
   It is zero for kernels that multiply nothing: tables that are only looked up, and mixtures' experts, whose inputs are
@@ -64,6 +64,7 @@ def moments(model: LanguageModel, params: Any, batches: Iterable[Mapping[str, ja
     model: whose parameters are arrays.
     params: these.
     batches: of `decoder_*` features [B, L], in the order in which the memory is carried on.
+    memory_length: of that; 0 for examples, which stand alone.
   """
   shapes, declarations = model.declared
   sizes = map_declared(lambda leaf, declaration: _shape(leaf.shape, declaration), shapes, declarations)
@@ -84,7 +85,7 @@ def moments(model: LanguageModel, params: Any, batches: Iterable[Mapping[str, ja
   found, memory = None, None
   for batch in batches:
     if memory is None:
-      memory = model.initial_memory(len(batch["decoder_input_tokens"]), model.config.eval_memory_length)
+      memory = model.initial_memory(len(batch["decoder_input_tokens"]), memory_length)
     new, memory = sums(params, dict(batch), memory)
     new = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), new)
     found = new if found is None else jax.tree.map(np.add, found, new)

@@ -21,11 +21,13 @@ _WRITES = {"heads": "out", "mlp": "wo", "experts": "wo"}  # The kernel by which 
 _MODULES = {"heads": "attention", "mlp": "mlp", "experts": "moe"}
 
 
-def sensitivities(model: LanguageModel, params: Any, batches: Iterable[Mapping[str, jax.Array]]) -> dict[Path, Any]:
+def sensitivities(model: LanguageModel, params: Any, batches: Iterable[Mapping[str, jax.Array]],
+                  memory_length: int) -> dict[Path, Any]:
   """How much the loss changes, to first order, without parts of the model (arXiv:1906.10771), by a kernel's path.
 
   For each kernel that writes to the residual stream, the absolute sums of kernel times gradient over what it writes,
-  of its heads, columns or experts: [*layers, H], [*layers, F], [*layers, E, F]; summed over the batches.
+  of its heads, columns or experts: [*layers, H], [*layers, F], [*layers, E, F]; summed over the batches. Batches and
+  memory are as `calibration.moments` takes them.
   """
   @jax.jit
   def change(params, batch, memory):
@@ -43,7 +45,7 @@ def sensitivities(model: LanguageModel, params: Any, batches: Iterable[Mapping[s
   total, memory = None, None
   for batch in batches:
     if memory is None:
-      memory = model.initial_memory(len(batch["decoder_input_tokens"]))
+      memory = model.initial_memory(len(batch["decoder_input_tokens"]), memory_length)
     new, memory = change(params, dict(batch), memory)
     new = {path: np.asarray(one, np.float64) for path, one in new.items()}
     total = new if total is None else {path: total[path] + one for path, one in new.items()}
@@ -51,7 +53,8 @@ def sensitivities(model: LanguageModel, params: Any, batches: Iterable[Mapping[s
   return total
 
 
-def influences(model: LanguageModel, params: Any, batches: Iterable[Mapping[str, jax.Array]]) -> np.ndarray:
+def influences(model: LanguageModel, params: Any, batches: Iterable[Mapping[str, jax.Array]],
+               memory_length: int) -> np.ndarray:
   """How far each layer turns the residual stream, 1 - cosine, a mean over tokens: [N] (arXiv:2403.03853)."""
   config: Any = model.config
   names = ["embedding", *(f"layers.{i}.output" for i in range(config.num_layers))]
@@ -69,7 +72,7 @@ def influences(model: LanguageModel, params: Any, batches: Iterable[Mapping[str,
   total, memory = np.zeros(config.num_layers), None
   for batch in batches:
     if memory is None:
-      memory = model.initial_memory(len(batch["decoder_input_tokens"]))
+      memory = model.initial_memory(len(batch["decoder_input_tokens"]), memory_length)
     new, memory = turned(params, dict(batch), memory)
     total += np.asarray(new, np.float64)
   return total

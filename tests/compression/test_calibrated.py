@@ -46,7 +46,7 @@ def test_a_model_of_any_stack_is_fitted(style, method):
   made = tiny.make(**style, memory_length=LENGTH)
   form = Quantization("int4", scaled_inputs=method == "awq", stored=True)
   model, declarations = LanguageModel(made.config, form), made.lm.declared[1]
-  moments = calibration.moments(made.lm, made.params, batches(made.config))
+  moments = calibration.moments(made.lm, made.params, batches(made.config), LENGTH)
   params = calibrated.quantized(form, made.params, moments, declarations, method)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
       lambda x: (x.shape, x.dtype), model.declared[0])

@@ -81,7 +81,7 @@ def test_moments_are_those_of_what_kernels_multiply(style):
   styles = {"scanned": {}, "apart": dict(scan_layers=False), "shared": dict(num_layers=4, share_layers=2),
             "mixture": STYLES["mixture"], "adaptive": STYLES["adaptive"]}
   made = tiny.make(**styles[style], memory_length=LENGTH)
-  found = calibration.moments(made.lm, made.params, batches(made.config))
+  found = calibration.moments(made.lm, made.params, batches(made.config), LENGTH)
   if style in ("scanned", "apart"):
     name = "layers.0.output"
     memory, expected, key = made.lm.initial_memory(ROWS), 0, 0
@@ -109,7 +109,7 @@ def test_moments_are_those_of_what_kernels_multiply(style):
 def test_a_model_of_any_stack_is_pruned(style, method):
   made = tiny.make(**style, memory_length=LENGTH)
   _, declarations = made.lm.declared
-  moments = None if method == "magnitude" else calibration.moments(made.lm, made.params, batches(made.config))
+  moments = None if method == "magnitude" else calibration.moments(made.lm, made.params, batches(made.config), LENGTH)
   found = pruning.pruned(made.params, moments, declarations, method, Sparsity.of("50%"))
   def check(leaf, declaration):
     share = np.mean(np.asarray(leaf) == 0)
@@ -144,7 +144,7 @@ def test_a_smaller_model_computes_what_the_large_one_does_without_what_went(case
   part, style = _PARTS[case]
   made = tiny.make(**style, memory_length=LENGTH)
   assess = structured.influences if part == "layers" else structured.sensitivities
-  found = assess(made.lm, made.params, batches(made.config))
+  found = assess(made.lm, made.params, batches(made.config), LENGTH)
   model, params = structured.smaller(made.lm, made.params, part, 0.5, found)
   shapes, _ = model.declared
   assert jax.tree.map(lambda x: x.shape, shapes) == jax.tree.map(lambda x: x.shape, params)

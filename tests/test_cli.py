@@ -80,7 +80,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
         prompt=lambda text, media: text, stream=recorder("stream", iter(["b", "c"])),
         complete=recorder("complete", COMPLETIONS))
 
-  foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None)
+  foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None,
+                                  params="PARAMS")
   stand_ins = {
       "tasks": {},
       "experiment": {"Experiment": Experiment},
@@ -271,15 +272,16 @@ def test_convert(calls, capsys, tmp_path):
   argv = ("convert", "--from=transfo_xl", "--input=a", f"--model_dir={model_dir}")
   foreign = sys.modules["gpt4x.interop.model_directories"].foreign
   read = ("read", "transfo_xl", pathlib.Path("a"), model_dir, {})
-  write = ("write", model_dir, foreign, "TEXT", {})
+  write = lambda vocabulary: ("write", model_dir, "PARAMS", vocabulary, "TEXT", {})
   assert cli.main(argv) == 0
-  assert calls == [read, ("load", ["runs/experiment.gin"], ["A=1"], {"text": "DATA", "where": "a/config.gin"}), write]
+  assert calls == [read, ("load", ["runs/experiment.gin"], ["A=1"], {"text": "DATA", "where": "a/config.gin"}),
+                   write(None)]
   captured = capsys.readouterr()
   assert captured.out == f"wrote {model_dir}: 1,234 parameters\n" and "a has no vocabulary" in captured.err
   calls.clear()
   foreign.text, foreign.vocabulary = "SAVED", "words"
   assert cli.main(argv) == 0 and capsys.readouterr().err == ""
-  assert calls == [read, ("load", [], ["A=1"], {"text": "SAVED", "where": "a/config.gin"}), write]
+  assert calls == [read, ("load", [], ["A=1"], {"text": "SAVED", "where": "a/config.gin"}), write("words")]
   calls.clear()
   (model_dir / "checkpoints").mkdir(parents=True)
   status, line = failure(capsys, *argv)

@@ -127,6 +127,8 @@ def _made(library, tmp_path_factory):
     run("train", "--gin_file=experiments/stdlib_tiny.gin", "--model_dir=run", *gin(MODEL | RUN | ONE_DEVICE))
     run("convert", "--from=transfo_xl", "--input=transfo-xl-wt103", "--model_dir=converted")
     run("export", "--model_dir=run", "--output=exported")
+    for name, flag in (("small", "--quantize=int8"), ("pruned", "--prune=magnitude:50%")):
+      run("compress", "--model_dir=run", f"--output={name}", "--max_batches=0", flag)
     media_folder.write(folder)
     for name, files in (("image", "images"), ("audio", "sounds")):
       flags = [f"--gin_file=experiments/{name}_codec.gin", f"--gin.LocalMedia.files='{files}/*.jsonl'"]
@@ -151,10 +153,12 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
   tuned = "init_from" in text
   needed = {}  # What an earlier command has made.
-  if command in ("eval", "generate", "export", "report") or (command == "train" and not new):
+  if command in ("eval", "generate", "export", "report", "compress") or (command == "train" and not new):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
   if command == "train" and tuned:
     needed["runs/wt103"] = "converted"
+  if command == "train":
+    needed |= {f"runs/{name}": name for name in ("small", "pruned") if f"runs/{name}/" in text}
   if "distillation_tiny.gin" in text:
     needed["runs/stdlib_tiny"] = "run"
   if command == "convert" and parsed.source == "safetensors":
@@ -175,7 +179,8 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   back = ["--step=1"] if getattr(parsed, "step", None) and command == "train" else []  # Of the steps that there are.
   ending = pathlib.Path(getattr(parsed, "output", None) or "").suffix
   drawn = {".png": ["--size=8x8"], ".wav": ["--seconds=0.01"]}.get(ending)
-  tiny = {"train": [*gin(sizes), *back], "vocabulary": ["--size=360"], "generate": drawn or ["--max_tokens=3"]}
+  tiny = {"train": [*gin(sizes), *back], "vocabulary": ["--size=360"], "generate": drawn or ["--max_tokens=3"],
+          "compress": ["--calibration_batches=1", "--max_batches=1"]}
   assert cli.main([*arguments, *tiny.get(command, [])]) == 0, capfd.readouterr().err
   out, err = capfd.readouterr()
   assert "Traceback" not in err

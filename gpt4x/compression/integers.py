@@ -101,9 +101,9 @@ def int4_scales(kernel: jax.Array, axis: int, group: int) -> jax.Array:
   return jnp.where(jnp.abs(scales) < tiny, tiny, scales)
 
 
-def to_int4(kernel: jax.Array, axis: int, scales: jax.Array | None = None, inputs: jax.Array | None = None) -> Int4:
-  """The nearest integers of groups along an axis, with scales as `int4_scales` has them unless others are given."""
-  scales = int4_scales(kernel, axis, group_of(kernel.shape[axis])) if scales is None else scales
+def to_int4(kernel: jax.Array, axis: int, inputs: jax.Array | None = None) -> Int4:
+  """The nearest integers of groups along an axis, with scales as `int4_scales` has them."""
+  scales = int4_scales(kernel, axis, group_of(kernel.shape[axis]))
   each = jnp.repeat(scales.astype(jnp.float32), kernel.shape[axis] // scales.shape[axis], axis)
   return packed(jnp.clip(jnp.round(kernel / each), _LOWEST, _LOWEST + _LEVELS - 1), axis, scales, inputs)
 

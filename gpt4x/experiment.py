@@ -99,12 +99,26 @@ class Experiment:
       raise UserError(
           f"TransformerConfig.vocab_size = {room} is smaller than the {size} ids of the vocabulary of"
           f" {self.dataset.mixture_or_task_name}: make it at least {size}")
+    self._check_places()
     for one in self.frozen_models.values():
       vocabularies.check_alike(self.data.vocabulary, self.dataset.mixture_or_task_name, one.directory,
                                f"give {one.parameter} another directory")
       if vocabularies.extends(self.data.vocabulary, one.directory):
         raise UserError(f"{one.parameter} = {one.directory!r} knows none of the media of"
                         f" {self.dataset.mixture_or_task_name}: name a model with the same vocabulary")
+
+  def _check_places(self) -> None:
+    """Raises UserError if the model would look for codes among other ids than the vocabulary has them."""
+    places = self.model.config.code_places if isinstance(self.model, LanguageModel) else None
+    if places is None:
+      return
+    vocabulary = self.data.vocabulary
+    found = getattr(vocabulary, "layout", None)
+    sizes = (found.text_size, found.num_sizes) if found else (vocabulary.vocab_size, places.num_sizes)
+    refuse(places, places.text_size != sizes[0], "text_size",
+           f"is not that of {self.dataset.mixture_or_task_name}, whose vocabulary has {sizes[0]} ids of text: set it to"
+           " these, or TransformerConfig.code_places = None")
+    refuse(places, places.num_sizes != sizes[1], "num_sizes", f"is not MediaTokens.sizes = {sizes[1]}: set it to that")
 
   def restore_params(self, model_dir: str, partitioner: Partitioner, step: int | None = None) -> tuple[int, Any]:
     """(step, params) of a checkpoint, the newest if step is None, laid out on the partitioner's mesh."""

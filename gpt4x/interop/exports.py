@@ -18,6 +18,7 @@ from gpt4x.errors import nearest, one_line, UserError
 from gpt4x.interop import json_files, layerwise, tensor_files
 from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.places import CodePlaces
 
 _FORMAT, _VERSION = "gpt4x", 1
 _CONFIG = "config.json"
@@ -53,8 +54,9 @@ def load(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageM
                     f" {_FORMAT!r}, {_VERSION}: choose what gpt4x export wrote, or the gpt4x that wrote it")
   if not isinstance(fields := content.get("transformer"), dict):
     raise UserError(f"{path} has no field transformer: copy it again")
-  if fields.get("moe") is not None:
-    fields["moe"] = _make(path, MoEConfig, fields["moe"])
+  for name, cls in (("moe", MoEConfig), ("code_places", CodePlaces)):
+    if fields.get(name) is not None:
+      fields[name] = _make(path, cls, fields[name])
   config = _make(path, TransformerConfig, fields, **config_changes)
   file = tensor_files.open_directory(directory)
   layerwise.check_size(config, file)

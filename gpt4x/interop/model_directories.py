@@ -65,10 +65,12 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
     raise UserError(f"{directory}: the vocabulary has {vocabulary.vocab_size} ids, and the model"
                     f" {model.config.vocab_size}: copy the one that belongs to it")
   fields = dataclasses.asdict(model.config)
-  experts = fields.pop("moe") or {}
-  bindings = [f"TransformerConfig.{name}={value!r}" for name, value in fields.items()]
-  bindings += [f"MoEConfig.{name}={value!r}" for name, value in experts.items()]
-  bindings += [f"TransformerConfig.moe={'@MoEConfig()' if experts else None}", "LanguageModel.form=None"]
+  bindings = ["LanguageModel.form=None"]
+  for field, cls in (("moe", "MoEConfig"), ("code_places", "CodePlaces")):
+    parts = fields.pop(field) or {}
+    bindings += [f"{cls}.{name}={value!r}" for name, value in parts.items()]
+    bindings.append(f"TransformerConfig.{field}={f'@{cls}()' if parts else None}")
+  bindings += [f"TransformerConfig.{name}={value!r}" for name, value in fields.items()]
   if isinstance(vocabulary, vocabularies.WordVocabulary):
     file = model_dir / run_directory.WORDS
     bindings.append(f"LocalText.words={str(file if storage.is_remote(file) else file.absolute())!r}")

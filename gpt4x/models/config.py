@@ -8,6 +8,7 @@ import gin
 
 from gpt4x import errors
 from gpt4x.errors import refuse, require
+from gpt4x.models.places import CodePlaces
 
 
 @gin.configurable
@@ -101,6 +102,8 @@ class TransformerConfig:
   adaptive_cutoffs: tuple[int, ...] = ()
   adaptive_divisor: int = 1
   tie_projections: bool | tuple[bool, ...] = False  # Of all clusters, or each; published models tie all but one.
+
+  code_places: CodePlaces | None = None  # None: codes of images and videos have no embeddings of their places.
 
   # Execution. Parameters are float32 whatever the compute dtype; softmax and loss are float32.
   dtype: Literal["float32", "bfloat16", "auto"] = "auto"  # auto: bfloat16 on accelerators, float32 on CPU.
@@ -243,6 +246,8 @@ class TransformerConfig:
       layers += mixtures * moe.num_experts * (moe.bias_rate > 0)
       layers += mixtures * biases(moe.num_shared_experts * self.expert_dim) * (moe.num_shared_experts > 0)
     tables, vocabulary = self._vocabulary_products()
+    if self.code_places:
+      vocabulary += self.code_places.size * d
     if self.has_projections:
       vocabulary -= d * sum(width for (_, _, width), tied in zip(self.clusters, self.tied_projections) if tied)
     vocabulary += (not self.tie_embeddings) * tables + self.output_bias * (self.vocab_size + len(self.clusters) - 1)

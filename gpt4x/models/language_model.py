@@ -96,7 +96,8 @@ class LanguageModel:
     zeros = lambda *shape: jnp.zeros((c.num_layers, *shape), c.compute_dtype)
     key_values = c.num_kv_heads, batch_size, length, c.head_dim
     return Memory(KeyValues(zeros(*key_values), zeros(*key_values)) if projected else
-                  zeros(batch_size, length, c.embed_dim), jnp.zeros((batch_size, length), jnp.int32))
+                  zeros(batch_size, length, c.embed_dim), jnp.zeros((batch_size, length), jnp.int32),
+                  places=c.code_places.start(batch_size) if c.code_places else None)
 
   def project_positions(self, params: Params, memory: Memory, length: int) -> Memory:
     """Projects R once, for many segments of up to `length` tokens; otherwise each segment does."""

@@ -87,6 +87,9 @@ class Vocabulary(nn.Module):
     kernels = self.tables
     if not c.tie_embeddings:
       kernels = make("output_kernel", init, sizes, ("vocab", narrow), (narrow,))
+    if c.code_places:  # Smaller than codes' own: those of pictures that are alike should stay so.
+      self.code_places, = make("code_places", nn.initializers.normal(0.2 * c.embed_dim**-0.5),
+                               [(c.code_places.size, c.embed_dim)], (None, "embed"))
     zeros = nn.initializers.zeros
     biases = make("output_bias", zeros, [size[:1] for size in sizes], ("vocab",)) if c.output_bias else []
     if len(c.tables) < len(c.clusters):  # Each cluster is a part of the one table.
@@ -105,7 +108,8 @@ class Vocabulary(nn.Module):
       self.cluster_kernel, = make("cluster_kernel", init, [(tails, c.vocab_embed_dim)], ("clusters", narrow), (narrow,))
       self.cluster_bias: Any = make("cluster_bias", zeros, [(tails,)], ("clusters",))[0] if c.output_bias else 0.0
 
-  def embed(self, tokens: jax.Array) -> jax.Array:
+  def embed(self, tokens: jax.Array, places: jax.Array | None = None, placed: jax.Array | None = None) -> jax.Array:
+    """With `places` [B, L, 3] rows of that table are added to those tokens that are `placed` [B, L]."""
     c = self.config
 
     def rows(i, ids):
@@ -119,6 +123,9 @@ class Vocabulary(nn.Module):
       for i, (low, high, _) in enumerate(c.tables):
         inside = (low <= tokens) & (tokens < high)
         embedded += jnp.where(inside[..., None], rows(i, jnp.clip(tokens - low, 0, high - low - 1)), 0)
+    if places is not None:
+      table = constrain(self.code_places, (None, None))  # Whole, as `lookup` has its table.
+      embedded += jnp.where(placed[..., None], jnp.sum(table[places], -2), 0)
     return constrain(embedded * c.embed_dim**0.5, ("batch", "residual_length", "embed"))
 
   def unembedding(self, hidden: jax.Array) -> tuple[jax.Array, Kernel, jax.Array | float]:

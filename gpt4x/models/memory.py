@@ -30,6 +30,7 @@ class Memory(flax.struct.PyTreeNode):
   segment_ids: jax.Array  # [B, M], the document of each position, 0 where there is none.
   # [N, G, S, K], the projected R of the distances S - 2, ..., 0, -1, made once for many segments; None: each makes it.
   position_keys: jax.Array | None = None
+  places: jax.Array | None = None  # [B, 4], how far the last picture has come (models/places.py); None: nobody asks.
 
   @property
   def length(self) -> int:
@@ -45,7 +46,7 @@ class Memory(flax.struct.PyTreeNode):
 
   def roll(self, shift: int | jax.Array) -> "Memory":
     """Moves every position on by `shift`, the last ones to the front."""
-    return self._map(lambda x, _, positions: jnp.roll(x, shift, positions))
+    return self._map(lambda x, _, positions: x if positions is None else jnp.roll(x, shift, positions))
 
   def logical_axes(self, positions: str = "length") -> "Memory":
     """The names of its axes, a tuple in the place of each array."""
@@ -53,14 +54,17 @@ class Memory(flax.struct.PyTreeNode):
     key_values: Any = ("layers", None, "batch", None, None)
     if isinstance(self.layers, KeyValues):
       layers = KeyValues(key_values, key_values)
-    others: Any = ("batch", "length"), None if self.position_keys is None else ("layers", None, None, None)
+    optional = lambda array, axes: None if array is None else axes
+    others: Any = (("batch", "length"), optional(self.position_keys, ("layers", None, None, None)),
+                   optional(self.places, ("batch", None)))
     return Memory(layers, *others)
 
-  def _map(self, function: Callable[[jax.Array, int, int], jax.Array]) -> "Memory":
-    """Applies a function of (array, its axis of rows, its axis of positions) to all but the position keys."""
+  def _map(self, function: Callable[[jax.Array, int, int | None], jax.Array]) -> "Memory":
+    """Applies a function of (array, its axis of rows, its axis of positions, if any) to all but the position keys."""
     rows = 2 if isinstance(self.layers, KeyValues) else 1
     return self.replace(layers=jax.tree.map(lambda x: function(x, rows, rows + 1), self.layers),
-                        segment_ids=function(self.segment_ids, 0, 1))
+                        segment_ids=function(self.segment_ids, 0, 1),
+                        places=None if self.places is None else function(self.places, 0, None))
 
 
 def map_memories(function: Callable[[Memory], Any], tree: Any) -> Any:
@@ -111,6 +115,7 @@ class Cache(flax.struct.PyTreeNode):
   constants: list[StepConstants] | StepConstants
   segment_ids: jax.Array  # [B, W]
   index: jax.Array  # []
+  places: jax.Array | None = None  # As those of a Memory.
 
   @property
   def window(self) -> int:
@@ -125,7 +130,7 @@ class Cache(flax.struct.PyTreeNode):
     if other.segment_ids.shape != (1, self.window):
       raise ValueError(f"a row of window {self.window} is wanted, and there are {other.segment_ids.shape}")
     if len(self.segment_ids) == 1:
-      return self.replace(rings=other.rings, segment_ids=other.segment_ids)
+      return self.replace(rings=other.rings, segment_ids=other.segment_ids, places=other.places)
     lead = 0 if isinstance(self.rings, list) else 1  # The axis of scanned layers.
 
     def put(ring, new):
@@ -133,4 +138,5 @@ class Cache(flax.struct.PyTreeNode):
                                                  row, lead)
 
     return self.replace(rings=jax.tree.map(put, self.rings, other.rings),
-                        segment_ids=self.segment_ids.at[row].set(other.segment_ids[0]))
+                        segment_ids=self.segment_ids.at[row].set(other.segment_ids[0]),
+                        places=jax.tree.map(lambda rows, new: rows.at[row].set(new[0]), self.places, other.places))

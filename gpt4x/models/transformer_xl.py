@@ -94,15 +94,24 @@ class TransformerXL(nn.Module):
       relative = attention.relative_positions(c, jnp.arange(total - 1, total - 1 - columns, -1))
       relative = self.dropout(relative, deterministic=deterministic)
     mask = Mask(self.attended(segment_ids), self.attended(key_segments), prefix, window)
-    embedding = x = self.dropout(self.vocabulary.embed(tokens), deterministic=deterministic)
+    x, places = self.embed(tokens, memory.places)
+    embedding = x = self.dropout(x, deterministic=deterministic)
     x, (layers, captured) = self.run(x, (memory.layers, position_keys), Segment(
         attention.prepare(c, mask), segment_ids > 0, self.shared_biases(), relative, deterministic,
         frozenset(point for _, point in wanted.values())))
     x = self.last(x, deterministic)
     found = {name: captured[point][layer] for name, (layer, point) in wanted.items()}
     found |= {name: one for name, one in (("embedding", embedding), ("final", x)) if name in capture}
-    memory = memory.replace(layers=jax.lax.stop_gradient(layers), segment_ids=key_segments[:, length:])
+    memory = memory.replace(layers=jax.lax.stop_gradient(layers), segment_ids=key_segments[:, length:],
+                            places=places)
     return x, memory, found
+
+  def embed(self, tokens: jax.Array, places: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+    """tokens [B, L] -> [B, L, D], and how far the last picture has come behind them."""
+    if self.config.code_places is None:
+      return self.vocabulary.embed(tokens), None
+    rows, placed, places = self.config.code_places.find(tokens, places)
+    return self.vocabulary.embed(tokens, rows, placed), places
 
   def wanted(self, capture: Collection[str]) -> dict[str, tuple[int, str]]:
     """(layer, point) of each captured activation of a layer; raises UserError for a name that there is not."""
@@ -128,10 +137,12 @@ class TransformerXL(nn.Module):
     slots = cache.segment_ids.at[:, cache.index % cache.window].set(segment_ids)
     layers: Any = cache.rings, cache.constants
     layers = list(zip(*layers, strict=True)) if isinstance(cache.rings, list) else layers
-    x, rings = self.run(self.vocabulary.embed(tokens[:, None]), layers, Step(
+    x, places = self.embed(tokens[:, None], cache.places)
+    x, rings = self.run(x, layers, Step(
         mask=self.attended(slots) == segment_ids[:, None], real=segment_ids[:, None] > 0, biases=self.shared_biases(),
         index=cache.index))
-    return self.last(x, True), cache.replace(rings=rings, segment_ids=slots, index=cache.index + 1)
+    return self.last(x, True), cache.replace(rings=rings, segment_ids=slots, index=cache.index + 1,
+                                               places=places)
 
   def ring(self, memory: Memory, index: int | jax.Array) -> Cache:
     """Turns a memory of KeyValues into the decoding cache of the same W positions, the next of which is `index`."""
@@ -141,7 +152,7 @@ class TransformerXL(nn.Module):
     past = memory.layers if self.config.scan_layers else unstack(memory.layers, self.config.num_layers)
     _, layers = self.run(jnp.zeros((), self.config.compute_dtype), past, StartRing())
     rings, constants = map(list, zip(*layers)) if isinstance(layers, list) else layers
-    return Cache(rings, constants, memory.segment_ids, jnp.asarray(index, jnp.int32))
+    return Cache(rings, constants, memory.segment_ids, jnp.asarray(index, jnp.int32), memory.places)
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """hidden [B, L, D] -> float32 logits [B, L, V]."""

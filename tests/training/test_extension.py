@@ -22,6 +22,7 @@ from gpt4x.media.medium import Image
 from gpt4x.media.vocabulary import MediaTokens, MediaVocabulary
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.places import CodePlaces
 from gpt4x.partitioning import Partitioner
 from tests.integration import corpus
 from tests.models import tiny
@@ -76,10 +77,11 @@ def logits(model, params, tokens):
     ({}, TEXT, {}), ({"tie_embeddings": False, "output_bias": True}, TEXT, {}),
     ({"tie_embeddings": False, "vocab_embed_dim": 8}, 300, {}), ({"output_bias": True}, 700, {}),
     ({"tie_embeddings": False, "output_bias": True}, TEXT, {"data": 2, "fsdp": 2, "tensor": 2}),
-], ids=["tied", "untied", "projected", "room", "mesh"])
+    ({"code_places": CodePlaces(TEXT, 8)}, TEXT, {}),
+], ids=["tied", "untied", "projected", "room", "mesh", "places"])
 def test_text_has_the_logits_that_it_had(tmp_path, options, known, mesh):
   """To rounding, whatever room for ids the text model had; all other ids are fresh, by the new run's seed."""
-  old, new = language_model(known, **options), experiment(**options)
+  old, new = language_model(known, **options | {"code_places": None}), experiment(**options)
   params = write_run(tmp_path, old, seqio.ByteVocabulary())
   partitioner = Partitioner(**mesh or {"data": 1, "num_devices": 1})
   new.to_train(str(tmp_path / "new"), False, str(tmp_path))
@@ -113,7 +115,11 @@ def test_a_model_with_the_same_vocabulary_is_taken_as_it_is(tmp_path):
     (seqio.ByteVocabulary(3), {}, "toy_extended has the vocabulary MediaVocabulary.* was trained with ByteVocabulary"),
     (MediaVocabulary(MediaTokens(image="rgb", sizes=8)), {}, "toy_extended has .* was trained with MediaVocabulary"),
     (seqio.ByteVocabulary(), {"vocab_size": 300}, "TransformerConfig.vocab_size = 300 is smaller than the 539 ids"),
-], ids=["clusters", "other text", "other media", "no room"])
+    (seqio.ByteVocabulary(), {"code_places": CodePlaces(258, 8)},
+     "CodePlaces.text_size = 258 is not that of toy_extended, whose vocabulary has 259 ids of text: set it to these"),
+    (seqio.ByteVocabulary(), {"code_places": CodePlaces(259)},
+     "CodePlaces.num_sizes = 64 is not MediaTokens.sizes = 8: set it to that"),
+], ids=["clusters", "other text", "other media", "no room", "other places", "other sizes"])
 def test_what_cannot_be_extended(tmp_path, own, options, message):
   vocabularies.save(own, tmp_path)
   new = Experiment(language_model(**{"vocab_size": SIZE} | options), DatasetConfig(TASK, {"targets": 16}, 2))

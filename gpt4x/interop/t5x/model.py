@@ -89,7 +89,8 @@ class TransformerXLModel(models.DecoderOnlyModel):
     return self.metrics(sums, batch), memory
 
   def mutables(self, memory: Memory) -> flax.core.FrozenDict:
-    return flax.core.freeze({"memory": {"layers": memory.layers, "segment_ids": memory.segment_ids}})
+    kept = {"layers": memory.layers, "segment_ids": memory.segment_ids, "places": memory.places}
+    return flax.core.freeze({"memory": {name: one for name, one in kept.items() if one is not None}})
 
   def memory(self, batch: Batch, flax_mutables: Any) -> Memory:
     if flax_mutables is None:
@@ -130,7 +131,10 @@ class TransformerXLModel(models.DecoderOnlyModel):
     _, memory = self.language_model.prefill(params, tokens, segment_ids, memory, prefix)
     # The sampler begins with the prompt's last token, so that token leaves the memory again.
     memory = memory.roll(1)
-    memory = Memory(memory.layers, memory.segment_ids.at[:, 0].set(0))
+    places, config = memory.places, self.language_model.config
+    if config.code_places:
+      places = config.code_places.find(tokens[:, :-1], config.code_places.start(rows))[2]
+    memory = Memory(memory.layers, memory.segment_ids.at[:, 0].set(0), places=places)
     return _t5x_cache(self.language_model.start_decoding(params, memory)), lengths
 
   def _compute_logits_from_slice(self, decoding_state, params, max_decode_length):
@@ -159,9 +163,9 @@ def _t5x_cache(cache: Cache) -> dict[str, Any]:
   rings = jax.tree.map(lambda x: x.reshape(len(x), rows, -1, *x.shape[-2:]), rings)  # [N, B, G, W, K], even with B = 1.
   return {"keys": rings.keys, "values": rings.values, "segment_ids": cache.segment_ids[None],
           "constants": {_SAME_IN_ALL_ROWS: constants},
-          _POSITION: cache.index}
+          _POSITION: cache.index, **({} if cache.places is None else {"places": cache.places[None]})}
 
 
 def _ring_cache(cache: Mapping[str, Any]) -> Cache:
   return Cache(RingKeyValues(cache["keys"], cache["values"]), cache["constants"][_SAME_IN_ALL_ROWS],
-               cache["segment_ids"][0], cache[_POSITION])
+               cache["segment_ids"][0], cache[_POSITION], cache["places"][0] if "places" in cache else None)

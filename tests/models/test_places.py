@@ -110,7 +110,8 @@ def test_a_code_is_told_by_its_place_alone():
   """The embedding is the code's own, and its place's three: two equal codes differ by their places' embeddings."""
   one = model()
   image = LAYOUT.flatten(Span("image", np.zeros((2, 2, 1), int)))[None]
-  found = one.lm.forward(one.params, image, one.lm.initial_memory(1, 0), capture=("embedding",)).captures["embedding"][0]
+  captures = one.lm.forward(one.params, image, one.lm.initial_memory(1, 0), capture=("embedding",)).captures
+  found = captures["embedding"][0]
   table = one.params["vocabulary"]["code_places"] * one.config.embed_dim**0.5
   first, right, below = found[3], found[4], found[6]
   np.testing.assert_allclose(right - first, table[5 + 1] - table[5], atol=1e-5)

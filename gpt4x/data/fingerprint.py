@@ -6,6 +6,7 @@ costs only time, since a resumed run compares the content of its tokens.
 """
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import json
@@ -108,16 +109,25 @@ def _module(name: str, seen: dict[Any, tuple[int, Any]]) -> Any:
   """A library's module by its name; a user's own also by its file, its bindings and the modules of its members."""
   module = sys.modules.get(name)
   file = pathlib.Path(getattr(module, "__file__", None) or "")
-  installed = name.partition(".")[0] in sys.stdlib_module_names or {"site-packages", "dist-packages"} & {*file.parts}
-  if installed or not file.name or name in seen:
+  if name.partition(".")[0] in sys.stdlib_module_names or not file.name or _is_installed(file) or name in seen:
     return name
   seen[name] = len(seen), module
-  parts = [name, file.read_text()]
+  parts = [name, file.read_text() if file.suffix == ".py" else hashlib.sha256(file.read_bytes()).hexdigest()]
   members = {} if name.startswith("gpt4x.") else vars(module)  # Our preprocessors need no others.
   for member in [one for key, one in members.items() if key != "__warningregistry__"]:  # Made where a warning came.
     origin = getattr(member, "__name__" if isinstance(member, types.ModuleType) else "__module__", None) or ""
     parts.append(_describe(_bindings(member), seen) if origin == name else _module(origin, seen))
   return parts
+
+
+def _is_installed(file: pathlib.Path) -> bool:
+  """Whether an installer put it there: its folder of packages has that name, or says what is in it."""
+  return bool({"site-packages", "dist-packages"} & {*file.parts}) or any(map(_has_distributions, file.parents))
+
+
+@functools.cache
+def _has_distributions(folder: pathlib.Path) -> bool:
+  return any(folder.glob("*.dist-info"))
 
 
 def _bindings(value: Any) -> Any:

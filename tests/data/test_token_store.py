@@ -203,6 +203,41 @@ def test_key_follows_modules_and_gin(modules):
   assert len(keys) == 5
 
 
+def test_key_follows_a_compiled_module(modules, monkeypatch):
+  """Whose file is no text."""
+  (modules / "toy_helper.py").write_text("import toy_compiled\ndef twice(x): return 2 * x")
+  keys = set()
+  for content in (b"\x7fELF\x85", b"\x7fELF\x86"):
+    (modules / "toy_compiled.so").write_bytes(content)
+    with monkeypatch.context() as patched:
+      patched.setattr(sys, "meta_path", [Compiled(modules / "toy_compiled.so"), *sys.meta_path])
+      keys.add(key_of_steps())
+  assert len(keys) == 2
+
+
+class Compiled(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+  """Finds an empty module toy_compiled that says it is in a file."""
+
+  def __init__(self, file):
+    self._file = file
+
+  def find_spec(self, name, path=None, target=None):
+    return importlib.util.spec_from_file_location(name, self._file, loader=self) if name == "toy_compiled" else None
+
+  def exec_module(self, module):
+    pass
+
+
+def test_key_leaves_out_what_was_installed_in_a_folder_of_another_name(modules):
+  """As by `pip install --target`: a library is told by its name."""
+  (modules / "toy-1.0.dist-info").mkdir()
+  fingerprint._has_distributions.cache_clear()
+  before = key_of_steps()
+  (modules / "toy_helper.py").write_text((modules / "toy_helper.py").read_text().replace("2 * x", "3 * x"))
+  assert key_of_steps() == before
+  fingerprint._has_distributions.cache_clear()
+
+
 def test_a_warning_changes_no_key(modules):
   """Though Python notes it among what the module holds."""
   before, module = key_of_steps(), sys.modules["toy_steps"]

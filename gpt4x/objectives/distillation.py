@@ -104,14 +104,14 @@ class Distillation:
       logits = model.unembed(params, ours)
       taught = jax.lax.stop_gradient(teacher.unembed(frozen["teacher"], theirs))
       apart = divergence(logits / self.temperature, taught / self.temperature, self.divergence, self.beta)
-      return cross_entropy(logits, targets, weights, *modality) | {"distillation": _sum(apart, weights)}
+      return cross_entropy(logits, targets, weights, *modality) | {"distillation": sum_of(apart, weights)}
 
-    sums = _summed(of, model.config.loss_chunk, ours.hidden, theirs.hidden, targets, weights,
+    sums = summed(of, model.config.loss_chunk, ours.hidden, theirs.hidden, targets, weights,
                    *(() if modality is None else (modality,)))
     if hidden:
       errors = [jnp.mean(jnp.square(ours.captures[one].astype(jnp.float32) - theirs.captures[other]), -1)
                 for one, other in hidden.items()]
-      sums["hidden_error"] = _sum(jnp.mean(jnp.stack(errors), 0), weights)
+      sums["hidden_error"] = sum_of(jnp.mean(jnp.stack(errors), 0), weights)
     return {**sums, **ours.sums}, {"student": ours.memory, "teacher": theirs.memory}
 
   def coefficients(self, model: LanguageModel) -> dict[str, float]:
@@ -151,11 +151,11 @@ def divergence(student: Float[Array, "*batch V"], teacher: Float[Array, "*batch 
   return beta * from_to(theirs, mixture) + (1 - beta) * from_to(ours, mixture)
 
 
-def _sum(values: jax.Array, weights: jax.Array) -> Sum:
+def sum_of(values: jax.Array, weights: jax.Array) -> Sum:
   return Sum(jnp.sum(weights * values), jnp.sum(weights))
 
 
-def _summed(of: Any, chunk: int | None, *arrays: jax.Array) -> dict[str, Sum]:
+def summed(of: Any, chunk: int | None, *arrays: jax.Array) -> dict[str, Sum]:
   """The sums that `of` makes of arrays [B, L, ...], of so many positions at a time, in the backward pass too."""
   if not chunk:
     return of(*arrays)

@@ -14,7 +14,7 @@ from gpt4x.launch import lock
 
 def run(arguments: argparse.Namespace) -> None:
   if storage.is_remote(arguments.output):
-    raise CommandError(f"--output={arguments.output}: rows are written and read in place: give a folder of this machine")
+    raise CommandError(f"--output={arguments.output}: rows are read in place: give a folder of this machine")
   with lock.held(arguments.output):
     _teach(arguments)
 

@@ -117,12 +117,18 @@ class _Rows:
         self._open[row] = self._pieces[store][number - self._begins[store]]
     return self._open[row]
 
+  def _check(self, patience: float | None) -> None:
+    """Raises a UserError if a store is known to be damaged, or what is beside one."""
+    for store in self._stores:
+      store.check(patience)
+    for beside in self._beside:
+      beside.check(patience)
+
   def __iter__(self) -> Self:
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    for one in (*self._stores, *self._beside):
-      one.check(self._patience)
+    self._check(self._patience)
     self._patience = 0.0
     shape = len(self._rows), self._segment_length
     batch = {name: np.zeros(shape, dtype) for name, dtype in FEATURES.items()}
@@ -150,8 +156,7 @@ class _Rows:
           self._offsets[row], self._open[row] = 0, None
     # Negative ids, too: as unsigned ones they are large.
     if batch["decoder_target_tokens"].size and batch["decoder_target_tokens"].view(np.uint32).max() >= self._num_ids:
-      for store in self._stores:
-        store.check()  # Which says more.
+      self._check(None)  # Which says more.
       raise UserError(f"the tokens of {' or '.join(store.name for store in self._stores)} go beyond the vocabulary of"
                       f" {self._num_ids}: remove them (gpt4x cache), and the next run makes them again")
     return batch
@@ -250,8 +255,7 @@ class EvaluationSegments(_Rows):
 
   def __next__(self) -> dict[str, np.ndarray]:
     if not self._remaining:
-      for one in (*self._stores, *self._beside):  # A metric is of tokens that are known to be whole.
-        one.check()
+      self._check(None)  # A metric is of tokens that are known to be whole.
       raise StopIteration
     self._remaining -= 1
     return super().__next__()

@@ -72,7 +72,7 @@ class TeacherCache:
     if storage.is_remote(self.directory):
       raise self.error("is in a bucket, and its rows are read in place: copy it to a folder of this machine")
     if not (spec := spec_of(self.directory)):
-      raise self.error(f"has no {prepared.SPEC}: make it by gpt4x teach --model_dir=TEACHER --output='{self.directory}'")
+      raise self.error(f"has no {prepared.SPEC}: make it by gpt4x teach --model_dir=TEACHER --output={self.directory}")
     return spec
 
   @functools.cached_property
@@ -102,11 +102,14 @@ class TeacherCache:
         raise self.error(f"says nothing of {store.name}, only of {', '.join(sorted(splits))}: make it anew by gpt4x"
                          " teach with this task and --split")
       return None
-    found = splits[store.name]
-    if found["content"] != store.fingerprint:
-      raise self.error(f"was made of other tokens of {store.name} ({found['content']}, now {store.fingerprint}), by"
+    try:
+      content, folder, sha256 = (str(splits[store.name][name]) for name in ("content", "folder", "sha256"))
+    except (LookupError, TypeError) as error:
+      raise self.damaged(f"{prepared.SPEC}: {store.name}: {error}") from error
+    if content != store.fingerprint:
+      raise self.error(f"was made of other tokens of {store.name} ({content}, now {store.fingerprint}), by"
                        f" {teacher.directory} at step {teacher.step}: make it anew by gpt4x teach")
-    return Rows(self, store, storage.path(self.directory) / found["folder"], found["sha256"])
+    return Rows(self, store, storage.path(self.directory) / folder, sha256)
 
   def error(self, why: str) -> UserError:
     return UserError(f"{self.parameter} = {self.directory!r} {why}")

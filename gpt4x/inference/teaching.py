@@ -62,10 +62,12 @@ def _step(model: LanguageModel, teacher: Teacher, params: Params, memory: Memory
     return ids, log_probs.astype(jnp.float16)
 
   if not model.config.loss_chunk:
-    return *of(output.hidden), output.memory
-  [pieces] = in_chunks(model.config.loss_chunk, output.hidden)
-  whole = lambda x: jnp.moveaxis(x, 0, 1).reshape(len(tokens), -1, x.shape[-1])[:, :tokens.shape[1]]
-  return *map(whole, jax.lax.map(of, pieces)), output.memory
+    ids, log_probs = of(output.hidden)
+  else:
+    [pieces] = in_chunks(model.config.loss_chunk, output.hidden)
+    whole = lambda x: jnp.moveaxis(x, 0, 1).reshape(len(tokens), -1, x.shape[-1])[:, :tokens.shape[1]]
+    ids, log_probs = map(whole, jax.lax.map(of, pieces))
+  return ids, log_probs, output.memory
 
 
 def _fill(experiment: Experiment, params: Params, partitioner: Partitioner, teacher: Teacher, store: TokenStore,

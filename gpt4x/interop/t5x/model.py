@@ -51,7 +51,7 @@ class TransformerXLModel(models.DecoderOnlyModel):
       raise UserError(f"{next(iter(frozen.values())).parameter} is set, and t5x has no place for parameters that are"
                       " never trained: choose another objective, or use --loop=gpt4x")
     if more := getattr(experiment.objective, "token_features", None):
-      raise more.error("has more features of each token, and t5x has no place for them: choose another objective, or use"
+      raise more.error("has more features of each token, for which t5x has no place: choose another objective, or use"
                        " --loop=gpt4x")
     self.language_model, self.objective, self.dataset = model, experiment.objective, experiment.dataset
     self.coefficients = self.objective.coefficients(self.language_model)

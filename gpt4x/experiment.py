@@ -99,6 +99,10 @@ class Experiment:
       raise UserError(
           f"TransformerConfig.vocab_size = {room} is smaller than the {size} ids of the vocabulary of"
           f" {self.dataset.mixture_or_task_name}: make it at least {size}")
+    if getattr(self.objective, "on_policy", 0.0):
+      eos = self.data.vocabulary.eos_id
+      refuse(self.objective, eos not in (None, getattr(self.objective, "eos_id", None)), "eos_id",
+             f"does not end the documents of {self.dataset.mixture_or_task_name}: make it {eos}")
     for one in self.frozen_models.values():
       vocabularies.check_alike(self.data.vocabulary, self.dataset.mixture_or_task_name, one.directory,
                                f"give {one.parameter} another directory")

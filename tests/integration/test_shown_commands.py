@@ -129,6 +129,7 @@ def _made(library, tmp_path_factory):
     run("export", "--model_dir=run", "--output=exported")
     for name, flag in (("small", "--quantize=int8"), ("pruned", "--prune=magnitude:50%")):
       run("compress", "--model_dir=run", f"--output={name}", "--max_batches=0", flag)
+    run("teach", "--model_dir=run", "--output=taught", "--top_k=4")
     media_folder.write(folder)
     for name, files in (("image", "images"), ("audio", "sounds")):
       flags = [f"--gin_file=experiments/{name}_codec.gin", f"--gin.LocalMedia.files='{files}/*.jsonl'"]
@@ -153,7 +154,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
   tuned = "init_from" in text
   needed = {}  # What an earlier command has made.
-  if command in ("eval", "generate", "export", "report", "compress") or (command == "train" and not new):
+  if command in ("eval", "generate", "export", "report", "compress", "teach") or (command == "train" and not new):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
   if command == "train" and tuned:
     needed["runs/wt103"] = "converted"
@@ -161,6 +162,8 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
     needed |= {f"runs/{name}": name for name in ("small", "pruned") if f"runs/{name}/" in text}
   if "distillation_tiny.gin" in text:
     needed["runs/stdlib_tiny"] = "run"
+  if "runs/taught" in text and command == "train":
+    needed["runs/taught"] = "taught"
   if command == "convert" and parsed.source == "safetensors":
     needed[parsed.input] = "exported"
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "memory"}')))

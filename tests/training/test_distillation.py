@@ -67,7 +67,8 @@ def test_eight_devices_are_one(made, tmp_path):
   mesh = {"Partitioner__num_devices": None, "Partitioner__data": 2, "Partitioner__fsdp": 2, "Partitioner__tensor": 2}
   losses = lambda run: [(line["loss"], line["distillation"], line["on_policy"]) for line in map(
       json.loads, (run / "metrics.jsonl").read_text().splitlines())]
-  plain = dict(EVAL_PERIOD=None, train__microbatches=1, TransformerConfig__dropout_rate=0.0, Distillation__on_policy=0.5)
+  plain = dict(EVAL_PERIOD=None, train__microbatches=1, TransformerConfig__dropout_rate=0.0,
+               Distillation__on_policy=0.5)
   assert cli.main(student(made, tmp_path / "one", **plain)) == 0
   assert cli.main(student(made, tmp_path / "eight", **plain | mesh)) == 0
   assert losses(tmp_path / "eight") == [pytest.approx(one, rel=1e-4) for one in losses(tmp_path / "one")]

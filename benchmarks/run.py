@@ -60,6 +60,16 @@ def keep(rows: Iterable[Row], run: dict[str, str | int], folder: pathlib.Path = 
   return records
 
 
+def keep_seeds(rows: Iterable[Row], seeds: int, command: str, dry_run: bool) -> None:
+  """Prints rows that are means over seeds as they come, and keeps each at once unless it is a dry run."""
+  run = described(machine(), seeds) | {"seeds": seeds, "command": command}
+  for row in rows:
+    error = "" if row.error is None else f" ± {row.error:.2g}"
+    print(f"{row.name} {row.value:.6g}{error} {row.unit}; {row.goal}: {row.met}", flush=True)
+    if not dry_run:
+      keep([row], run)
+
+
 def machine() -> str:
   """Cores, processor and memory."""
   name = platform.processor() or platform.machine()

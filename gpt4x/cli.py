@@ -205,7 +205,16 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                         help="the split to compare both models on (default: %(default)s)")
   compress.add_argument("--max_batches", type=_number(int, 0), default=16, metavar="N",
                         help="batches of it; 0: do not compare (default: %(default)s)")
-  for sub in (evaluate, generate, export, compress):
+  teach = command("teach", "write what the model in DIR says of each token of its data, for students", gin=(
+      "changes to DIR's own configuration, such as another task"))
+  teach.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the folder to write")
+  teach.add_argument("--top_k", type=_number(int, 1), default=32, metavar="K",
+                     help="ids of each token's place to write down, the likeliest (default: %(default)s)")
+  teach.add_argument("--temperature", type=_number(float, 0.01, 100), default=1.0, metavar="T",
+                     help="what the logits of both models are divided by (default: %(default)s)")
+  teach.add_argument("--split", action="append", type=_filled_text,
+                     help="a split to go through; may be repeated (default: train)")
+  for sub in (evaluate, generate, export, compress, teach):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))

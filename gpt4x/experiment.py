@@ -39,7 +39,7 @@ class Experiment:
   def data(self) -> Dataset:
     """The task or mixture that `dataset` names, resolved once."""
     import gpt4x.tasks  # noqa: F401  Registers the shipped tasks; a gin file imports a user's own.
-    return Dataset(self.dataset, self.vocabulary)
+    return Dataset(self.dataset, self.vocabulary, getattr(self.objective, "token_features", None))
 
   def of_run(self, model_dir: str) -> "Experiment":
     """The experiment of the run in a directory, whose data has the vocabulary that the run keeps."""
@@ -100,6 +100,10 @@ class Experiment:
           f"TransformerConfig.vocab_size = {room} is smaller than the {size} ids of the vocabulary of"
           f" {self.dataset.mixture_or_task_name}: make it at least {size}")
     self._check_places()
+    if getattr(self.objective, "on_policy", 0.0):
+      eos = self.data.vocabulary.eos_id
+      refuse(self.objective, eos not in (None, getattr(self.objective, "eos_id", None)), "eos_id",
+             f"does not end the documents of {self.dataset.mixture_or_task_name}: make it {eos}")
     for one in self.frozen_models.values():
       vocabularies.check_alike(self.data.vocabulary, self.dataset.mixture_or_task_name, one.directory,
                                f"give {one.parameter} another directory")

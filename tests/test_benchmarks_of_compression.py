@@ -5,8 +5,9 @@ import pathlib
 
 import pytest
 
-from benchmarks import quickstart
+from benchmarks import quickstart, run
 from benchmarks.compression import distillation, quality
+from benchmarks.harness import Row
 
 
 @pytest.mark.parametrize("tokens, seconds", [(2.4, 2.2), (2.1, 2.5)])
@@ -69,3 +70,22 @@ def test_damage_and_what_is_won_back(monkeypatch):
   expected = {"int4_bits_per_byte_change": 1, "rounded": 2, "wanda_damage_closed": 50, "sparsegpt_damage_closed": 80,
               "recovered_50": 2, "int8_top1": 99.5, "int8_size": 0.26, "int8_bits_per_byte_change": 0.05}
   assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_rows_of_seeds_are_printed_and_kept_as_they_come(monkeypatch, capsys, dry_run):
+  """What was measured before a failure stays."""
+  kept = []
+  monkeypatch.setattr(run, "keep", lambda rows, described: kept.append((rows, described)))
+  first = Row("compression/one", 31.25, "%", error=0.5, goal="value >= 30")
+
+  def rows():
+    yield first
+    raise RuntimeError("the machine is gone")
+
+  with pytest.raises(RuntimeError, match="gone"):
+    run.keep_seeds(rows(), 3, "python -m benchmarks.one", dry_run)
+  assert capsys.readouterr().out == "compression/one 31.25 ± 0.5 %; value >= 30: True\n"
+  assert [rows for rows, _ in kept] == ([] if dry_run else [[first]])
+  assert all(found["seeds"] == found["rounds"] == 3 and found["command"] == "python -m benchmarks.one"
+             for _, found in kept)

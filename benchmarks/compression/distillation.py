@@ -121,14 +121,10 @@ def main() -> None:
   parser.add_argument("--teacher_steps", type=int, default=1500, help="of the teacher (default: %(default)s)")
   parser.add_argument("--dry_run", action="store_true", help="keep no rows")
   arguments = parser.parse_args()
-  described = run.described(run.machine(), arguments.seeds) | {
-      "seeds": arguments.seeds, "command": "python -m benchmarks.compression.distillation"}
   with tempfile.TemporaryDirectory(prefix="distillation-") as folder:
-    for found in rows(runs.Bench("", arguments.seeds, pathlib.Path(folder)), arguments.steps, arguments.teacher_steps):
-      error = "" if found.error is None else f" ± {found.error:.2g}"
-      print(f"{found.name} {found.value:.6g}{error} {found.unit}; {found.goal}: {found.met}", flush=True)
-      if not arguments.dry_run:
-        run.keep([found], described)
+    bench = runs.Bench("", arguments.seeds, pathlib.Path(folder))
+    run.keep_seeds(rows(bench, arguments.steps, arguments.teacher_steps), arguments.seeds,
+                   "python -m benchmarks.compression.distillation", arguments.dry_run)
 
 
 if __name__ == "__main__":

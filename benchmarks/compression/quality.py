@@ -109,14 +109,10 @@ def main() -> None:
   arguments = parser.parse_args()
   command = " ".join(["python -m benchmarks.compression.quality", *["--large"] * arguments.large,
                       *[f"--steps={arguments.steps}"] * bool(arguments.steps)])
-  described = run.described(run.machine(), arguments.seeds) | {"seeds": arguments.seeds, "command": command}
   with tempfile.TemporaryDirectory(prefix="quality-") as folder:
     bench = runs.Bench("", arguments.seeds, pathlib.Path(folder))
-    for found in rows(bench, arguments.large, arguments.steps, arguments.recover):
-      error = "" if found.error is None else f" ± {found.error:.2g}"
-      print(f"{found.name} {found.value:.6g}{error} {found.unit}; {found.goal}: {found.met}", flush=True)
-      if not arguments.dry_run:
-        run.keep([found], described)
+    run.keep_seeds(rows(bench, arguments.large, arguments.steps, arguments.recover), arguments.seeds, command,
+                   arguments.dry_run)
 
 
 if __name__ == "__main__":

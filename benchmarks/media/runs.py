@@ -121,11 +121,6 @@ def main(rows: Callable[[Bench], Iterator[Row]]) -> None:
   parser.add_argument("--seeds", type=int, default=3, help="models to train (default: %(default)s)")
   parser.add_argument("--dry_run", action="store_true", help="keep no rows")
   arguments = parser.parse_args()
-  described = run.described(run.machine(), arguments.seeds) | {
-      "seeds": arguments.seeds, "command": f"python -m benchmarks.media.{module} --data=DIR"}
   with tempfile.TemporaryDirectory(prefix=f"{module}-") as folder:
-    for found in rows(Bench(os.path.abspath(arguments.data), arguments.seeds, pathlib.Path(folder))):
-      error = "" if found.error is None else f" ± {found.error:.2g}"
-      print(f"{found.name} {found.value:.6g}{error} {found.unit}; {found.goal}: {found.met}", flush=True)
-      if not arguments.dry_run:
-        run.keep([found], described)
+    bench = Bench(os.path.abspath(arguments.data), arguments.seeds, pathlib.Path(folder))
+    run.keep_seeds(rows(bench), arguments.seeds, f"python -m benchmarks.media.{module} --data=DIR", arguments.dry_run)

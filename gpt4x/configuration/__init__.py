@@ -38,8 +38,8 @@ T = TypeVar("T")
 MODULES = tuple(f"gpt4x.{module}" for module in (
     "data.local_text", "data.dataset", "media.codec_module", "media.local_media", "media.tokens",
     "models.config", "models.language_model", "models.codec_model", "compression.quantization", "partitioning",
-    "objectives.distillation", "objectives.next_token", "objectives.reconstruction", "checkpoints.manager",
-    "experiment", "evaluation.likelihood", "evaluation.samples", "inference.generate"))
+    "objectives.cached_distillation", "objectives.distillation", "objectives.next_token", "objectives.reconstruction",
+    "checkpoints.manager", "experiment", "evaluation.likelihood", "evaluation.samples", "inference.generate"))
 TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (
     "config", "optimizers", "sparsity", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))
 

@@ -18,16 +18,29 @@ import numpy as np
 from gpt4x.data import example_rows, tokenization
 from gpt4x.data.modalities import Modalities
 from gpt4x.data.settled import settle
-from gpt4x.data.stream import EvaluationSegments, SegmentStream
+from gpt4x.data.stream import Beside, EvaluationSegments, SegmentStream
 from gpt4x.errors import nearest, UserError
 
 if TYPE_CHECKING:
   import seqio
 
+  from gpt4x.data.token_store import TokenStore
+
 Batch = dict[str, np.ndarray]
 
 # The task features that each feature converter reads.
 _TASK_FEATURES = {"stream": ("targets",), "lm": ("targets",), "prefix_lm": ("inputs", "targets")}
+
+
+class TokenFeatures(Protocol):
+  """Where more features of a stream's batches come from, such as what a teacher says of each token."""
+
+  @property
+  def features(self) -> Mapping[str, tuple[tuple[int, ...], Any]]:
+    """As `Beside` has them."""
+  def of(self, store: "TokenStore", needed: bool) -> Beside | None:
+    """Those of a split's tokens; a UserError if there are none that are `needed`."""
+  def error(self, why: str) -> UserError: ...
 
 
 class DatasetIterator(Protocol):
@@ -98,9 +111,13 @@ class Dataset:
     modalities: of the vocabulary; false without media.
   """
 
-  def __init__(self, config: DatasetConfig, vocabulary: "seqio.Vocabulary | None" = None):
-    """Takes the vocabulary of the run that the data is for; None: that of the task, as it is now."""
-    self.config, self._provider = config, _find(config, vocabulary)
+  def __init__(self, config: DatasetConfig, vocabulary: "seqio.Vocabulary | None" = None,
+               token_features: TokenFeatures | None = None):
+    """Takes the vocabulary of the run that the data is for (None: that of the task, as it is now), and more features.
+
+    Training needs these; an evaluation has them where there are some of all its tokens.
+    """
+    self.config, self._provider, self._token_features = config, _find(config, vocabulary), token_features
     self.vocabulary: seqio.Vocabulary = self._provider.output_features["targets"].vocabulary
     self.modalities = Modalities(self.vocabulary, config.mixture_or_task_name)
     self._store = functools.cache(tokenization.open_or_build)  # All evaluations of a run read the same tokens.
@@ -112,9 +129,13 @@ class Dataset:
     if not rates:
       raise UserError(f"mixture {provider.name}, split {split}: every rate is 0: give a task a rate")
     if not config.carries_memory:
+      if self._token_features:
+        raise self._token_features.error("has rows for the tokens of a stream: set DatasetConfig.feature_converter ="
+                                         " 'stream', or train with the teacher itself, by @Distillation()")
       return self.modalities.training(example_rows.Examples(config, provider, split, rates, rows))
+    stores = [self._store(task, split) for task in rates]
     return self.modalities.training(SegmentStream(
-        [self._store(task, split) for task in rates], rates=list(rates.values()),
+        stores, rates=list(rates.values()), beside=self._beside(stores, needed=True),
         batch_size=config.batch_size, segment_length=config.segment_length, rows=rows, seed=config.seed))
 
   def evaluation(self, split: str, rows: Sequence[int] | None = None,
@@ -129,13 +150,22 @@ class Dataset:
     stores = [self._store(task, split) for task in tasks]
     return self.modalities.evaluation(EvaluationSegments(
         stores, batch_size=config.batch_size, segment_length=config.segment_length, rows=rows,
-        max_batches=max_batches))
+        max_batches=max_batches, beside=self._beside(stores, needed=False)))
 
   def documents(self, split: str) -> Iterator[np.ndarray]:
     """The tokens of each document of a split, in the order of the corpus."""
-    for store in [self._store(task, split) for task in self._tasks(split)]:
+    for store in self.stores(split):
       yield from (store[i] for i in range(len(store)))
       store.check()
+
+  def stores(self, split: str) -> list["TokenStore"]:
+    """The token stores of a split, one for each task."""
+    return [self._store(task, split) for task in self._tasks(split)]
+
+  def _beside(self, stores: Sequence["TokenStore"], needed: bool) -> list[Beside]:
+    """The further features of each store; none at all where one has none."""
+    found = [self._token_features.of(store, needed) for store in stores] if self._token_features else []
+    return [] if None in found else [one for one in found if one]
 
   @property
   def provider(self) -> "seqio.Task | seqio.Mixture":

@@ -6,11 +6,11 @@ have the same position, and a run may continue on any number of hosts.
 """
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import heapq
 import itertools
 import sys
-from typing import Any, Self, TYPE_CHECKING
+from typing import Any, Protocol, Self, TYPE_CHECKING
 
 import numpy as np
 
@@ -33,15 +33,29 @@ SHORTEST_PIECE = 1024
 MIXTURE_WINDOW = 1024
 
 
-class _Pieces:
-  """The documents of a store, the longest of them cut: a sequence of (document, start, stop)."""
+class Beside(Protocol):
+  """What is known of each token of a store beside it, such as what a teacher says there: more features of a batch."""
 
-  def __init__(self, store: "TokenStore", batch_size: int):
-    self._store = store
+  @property
+  def fingerprint(self) -> str: ...
+  @property
+  def features(self) -> Mapping[str, tuple[tuple[int, ...], Any]]:
+    """The name of each feature, with what it adds to the shape [B, L], and its type."""
+  def rows(self, document: int) -> Mapping[str, np.ndarray]:
+    """The features of a document, a row for each token."""
+  def check(self, patience: float | None = None) -> None:
+    """As a TokenStore's."""
+
+
+class _Pieces:
+  """The documents of a store, the longest of them cut: a sequence of (document, start, stop, the features beside)."""
+
+  def __init__(self, store: "TokenStore", batch_size: int, beside: Beside | None = None, whole: bool = False):
+    self._store, self._beside = store, beside
     # Piece i is document i, or its first part; the numbers of further parts follow those of all documents.
     self._first_stop: dict[int, int] = {}
     self._further: list[tuple[int, int, int]] = []
-    limit = max(SHORTEST_PIECE, -(-store.num_tokens // batch_size))
+    limit = store.longest if whole else max(SHORTEST_PIECE, -(-store.num_tokens // batch_size))
     lengths = store.lengths() if store.longest > limit else np.zeros(0)  # Lengths are read only where they are needed.
     for index in np.flatnonzero(lengths > limit).tolist():  # At most B - 1 documents.
       length = int(lengths[index])
@@ -53,12 +67,13 @@ class _Pieces:
   def __len__(self) -> int:
     return len(self._store) + len(self._further)
 
-  def __getitem__(self, number: int) -> tuple[np.ndarray, int, int]:
+  def __getitem__(self, number: int) -> "_Piece":
     if number < len(self._store):
-      document = self._store[number]
-      return document, 0, self._first_stop.get(number, len(document))
-    index, start, stop = self._further[number - len(self._store)]
-    return self._store[index], start, stop
+      index, start, stop = number, 0, self._first_stop.get(number)
+    else:
+      index, start, stop = self._further[number - len(self._store)]
+    document = self._store[index]
+    return document, start, stop or len(document), self._beside.rows(index) if self._beside else {}
 
   def lengths(self) -> np.ndarray:
     lengths = np.array(self._store.lengths())
@@ -66,16 +81,21 @@ class _Pieces:
     return np.concatenate([lengths, np.array([stop - start for _, start, stop in self._further], lengths.dtype)])
 
 
+_Piece = tuple[np.ndarray, int, int, Mapping[str, np.ndarray]]
+
+
 class _Rows:
   """B rows that read pieces end to end, [B, L] tokens a batch. A subclass says which piece is a row's next."""
 
-  def __init__(self, stores: Sequence["TokenStore"], batch_size: int, segment_length: int, rows: Sequence[int] | None):
+  def __init__(self, stores: Sequence["TokenStore"], batch_size: int, segment_length: int, rows: Sequence[int] | None,
+               beside: Sequence[Beside] = (), whole: bool = False):
     self._batch_size, self._segment_length = batch_size, segment_length
     # The rows of this host, and the place of each in its batches.
     self._rows = {row: place for place, row in enumerate(range(batch_size) if rows is None else rows)}
-    self._stores, self._patience = stores, _PATIENCE
+    self._stores, self._beside, self._patience = stores, beside, _PATIENCE
     self._num_ids = min(store.num_ids for store in stores)
-    self._pieces = [_Pieces(store, batch_size) for store in stores]
+    self._pieces = [_Pieces(store, batch_size, one, whole)
+                    for store, one in itertools.zip_longest(stores, beside)]
     # The number of each store's first piece among those of all stores.
     self._begins = list(itertools.accumulate(map(len, self._pieces), initial=0))
     self._rewind([0] * batch_size, [0] * batch_size)
@@ -83,13 +103,13 @@ class _Rows:
   def _rewind(self, documents: Sequence[int], offsets: Sequence[int]) -> None:
     """Puts row i at token `offsets[i]` of its piece `documents[i]`."""
     self._documents, self._offsets = list(documents), list(offsets)
-    self._open: list[tuple[np.ndarray, int, int] | None] = [None] * self._batch_size
+    self._open: list[_Piece | None] = [None] * self._batch_size
 
   def _piece_number(self, row: int, count: int) -> int | None:
     """The number of the piece that `row` reads after `count` others; None after its last."""
     raise NotImplementedError
 
-  def _current(self, row: int) -> tuple[np.ndarray, int, int] | None:
+  def _current(self, row: int) -> _Piece | None:
     if self._open[row] is None:
       number = self._piece_number(row, self._documents[row])
       if number is not None:
@@ -97,19 +117,27 @@ class _Rows:
         self._open[row] = self._pieces[store][number - self._begins[store]]
     return self._open[row]
 
+  def _check(self, patience: float | None) -> None:
+    """Raises a UserError if a store is known to be damaged, or what is beside one."""
+    for store in self._stores:
+      store.check(patience)
+    for beside in self._beside:
+      beside.check(patience)
+
   def __iter__(self) -> Self:
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    for store in self._stores:
-      store.check(self._patience)
+    self._check(self._patience)
     self._patience = 0.0
     shape = len(self._rows), self._segment_length
     batch = {name: np.zeros(shape, dtype) for name, dtype in FEATURES.items()}
+    for name, (further, dtype) in (self._beside[0].features if self._beside else {}).items():
+      batch[name] = np.zeros((*shape, *further), dtype)
     for row in range(self._batch_size):
       column = 0
       while column < self._segment_length and (piece := self._current(row)) is not None:
-        document, start, stop = piece
+        document, start, stop, more = piece
         start += self._offsets[row]
         length = min(stop - start, self._segment_length - column)
         if row in self._rows:
@@ -119,6 +147,8 @@ class _Rows:
           views["decoder_input_tokens"][first:] = document[start - 1 + first:start + length - 1]
           views["decoder_segment_ids"][:] = 1 + self._documents[row] % 2**30
           views["decoder_loss_weights"][:] = 1
+          for name, values in more.items():
+            views[name][:] = values[start:start + length]
         column += length
         self._offsets[row] += length
         if start + length == stop:
@@ -126,8 +156,7 @@ class _Rows:
           self._offsets[row], self._open[row] = 0, None
     # Negative ids, too: as unsigned ones they are large.
     if batch["decoder_target_tokens"].size and batch["decoder_target_tokens"].view(np.uint32).max() >= self._num_ids:
-      for store in self._stores:
-        store.check()  # Which says more.
+      self._check(None)  # Which says more.
       raise UserError(f"the tokens of {' or '.join(store.name for store in self._stores)} go beyond the vocabulary of"
                       f" {self._num_ids}: remove them (gpt4x cache), and the next run makes them again")
     return batch
@@ -146,15 +175,19 @@ class SegmentStream(_Rows):
     rows: the rows of this host; None for all B.
     seed: decides the shuffle.
     rates: the share of each store, counted in documents; None for equal shares.
+    beside: what is known of the tokens of each store.
   """
 
   def __init__(self, stores: Sequence["TokenStore"], *, batch_size: int, segment_length: int,
-               rows: Sequence[int] | None = None, seed: int = 0, rates: Sequence[float] | None = None):
-    super().__init__(stores, batch_size, segment_length, rows)
+               rows: Sequence[int] | None = None, seed: int = 0, rates: Sequence[float] | None = None,
+               beside: Sequence[Beside] = ()):
+    super().__init__(stores, batch_size, segment_length, rows, beside)
     rates = [float(rate) for rate in rates or [1] * len(stores)]
     self._identity = {
         "feature_converter": "stream", "batch_size": batch_size, "segment_length": segment_length, "seed": seed,
         "fingerprint": fingerprint([SHORTEST_PIECE, MIXTURE_WINDOW, [store.fingerprint for store in stores], rates])}
+    if beside:
+      self._identity["beside"] = [one.fingerprint for one in beside]
     import grain
     import grain.experimental
 
@@ -178,7 +211,7 @@ class SegmentStream(_Rows):
     return {**self._identity, "tasks": self._tasks, "documents": list(self._documents), "offsets": list(self._offsets)}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    check_state(state, self._identity, lambda: changes(state.get("tasks"), self._tasks))
+    check_state({"beside": None} | state, self._identity, lambda: changes(state.get("tasks"), self._tasks))
     self._rewind(state["documents"], state["offsets"])
 
 
@@ -186,12 +219,13 @@ class EvaluationSegments(_Rows):
   """Each document once, in rows of about equal length; the shorter rows end in padding.
 
   Who takes only the first `max_batches`, fewer than there are, gets rows that start at different places: their first
-  segments would be the beginnings of a few documents, which are unlike the rest.
+  segments would be the beginnings of a few documents, which are unlike the rest. `whole` documents are never cut.
   """
 
   def __init__(self, stores: Sequence["TokenStore"], *, batch_size: int, segment_length: int,
-               rows: Sequence[int] | None = None, max_batches: int | None = None):
-    super().__init__(stores, batch_size, segment_length, rows)
+               rows: Sequence[int] | None = None, max_batches: int | None = None, beside: Sequence[Beside] = (),
+               whole: bool = False):
+    super().__init__(stores, batch_size, segment_length, rows, beside, whole)
     lengths = np.concatenate([pieces.lengths() for pieces in self._pieces])
     # The longest document comes first; each goes to the row that is shortest so far.
     loads = [(0, row) for row in range(batch_size)]
@@ -221,8 +255,7 @@ class EvaluationSegments(_Rows):
 
   def __next__(self) -> dict[str, np.ndarray]:
     if not self._remaining:
-      for store in self._stores:  # A metric is of tokens that are known to be whole.
-        store.check()
+      self._check(None)  # A metric is of tokens that are known to be whole.
       raise StopIteration
     self._remaining -= 1
     return super().__next__()
@@ -233,7 +266,8 @@ def check_state(state: dict[str, Any], identity: dict[str, Any], difference: Cal
 
   `difference` says what is known of how contents differ.
   """
-  named = {"fingerprint": "fingerprint of tokens and rates", "content": "content of the tasks' tokens"}
+  named = {"fingerprint": "fingerprint of tokens and rates", "content": "content of the tasks' tokens",
+           "beside": "what a teacher says of its tokens,"}
   for name, value in identity.items():
     if name in state and state[name] != value:
       what = f" ({found})" if name in named and (found := difference()) else ""

@@ -57,7 +57,7 @@ class TokenStore:
     except Exception as error:  # NumPy raises many kinds at a damaged header.  pylint: disable=broad-exception-caught
       raise self.damaged(" ".join(str(error).split()) or type(error).__name__) from error
     self._header = offsets.offset  # Where the numbers begin in the file.
-    self._tokens, self._offsets = _at_random(tokens), _at_random(offsets)
+    self._tokens, self._offsets = at_random(tokens), at_random(offsets)
     self._damage: UserError | None = None
     self._check = threading.Thread(target=self._compare_with_hash, name="token store check", daemon=True)
     self._check.start()
@@ -66,12 +66,16 @@ class TokenStore:
     return len(self._offsets) - 1
 
   def __getitem__(self, index: int) -> np.ndarray:
+    return self._tokens[self.place(index)]
+
+  def place(self, index: int) -> slice:
+    """Where a document's tokens lie among those of all documents."""
     if not 0 <= index < len(self):
       raise IndexError(f"document {index} of {len(self)}")
     start, stop = self._offsets[index:index + 2].tolist()
     if not 0 <= start < stop <= self.num_tokens:
       raise self.damaged(f"document {index} goes from {start} to {stop}")
-    return self._tokens[start:stop]
+    return slice(start, stop)
 
   def lengths(self) -> np.ndarray:
     """The number of tokens of each document; reads all offsets."""
@@ -93,9 +97,9 @@ class TokenStore:
     """Reads the files, since the pages of the memory map are not to be read ahead."""
     content, last, longest = hashlib.sha256(), 0, 0
     try:
-      for data in _read(self._files[0], 0):
+      for data in read_gently(self._files[0], 0):
         content.update(data)
-      for data in _read(self._files[1], self._header):
+      for data in read_gently(self._files[1], self._header):
         content.update(data)
         ends = np.concatenate([[last], np.frombuffer(data, np.int64)])
         last, longest = ends[-1], max(longest, np.diff(ends).max())
@@ -113,7 +117,7 @@ class TokenStore:
                      " again")
 
 
-def _read(file: BinaryIO, start: int) -> Iterator[bytes]:
+def read_gently(file: BinaryIO, start: int) -> Iterator[bytes]:
   """The bytes of a file; those of a large one slowly."""
   begin = time.monotonic()
   while data := os.pread(file.fileno(), _CHUNK, start):
@@ -124,7 +128,7 @@ def _read(file: BinaryIO, start: int) -> Iterator[bytes]:
     begin = time.monotonic()
 
 
-def _at_random(mapped: np.memmap) -> np.ndarray:
+def at_random(mapped: np.memmap) -> np.ndarray:
   """A plain array over the same pages, since its slices are cheaper; the system reads no other documents ahead."""
   if hasattr(mmap, "MADV_RANDOM"):
     getattr(mapped, "_mmap").madvise(mmap.MADV_RANDOM)  # noqa: B009  numpy's types leave the attribute out.

@@ -103,6 +103,10 @@ class LanguageModel:
     """Projects R once, for many segments of up to `length` tokens; otherwise each segment does."""
     return self._apply(params, memory, length, method="project_positions")
 
+  def project_memory(self, params: Params, memory: Memory) -> Memory:
+    """A training memory as decoding and evaluation have it."""
+    return self._apply(params, memory, method="project_memory")
+
   def forward(self, params: Params, tokens: Int[Array, "B L"], memory: Memory,
               segment_ids: Int[Array, "B L"] | None = None, prefix: Int[Array, "B L"] | None = None,
               window: int | None = None, dropout_rng: Rng = None, capture: Collection[str] = ()) -> Output:

@@ -153,6 +153,14 @@ class StartRing:
 
 
 @flax.struct.dataclass
+class ProjectMemory:
+  """Makes KeyValues of a layer's memory [B, M, D]; x passes through."""
+
+  def __call__(self, layer: Layer, x: jax.Array, past: jax.Array) -> tuple[jax.Array, KeyValues]:
+    return x, layer.attention.key_values(layer.before_attention(past))
+
+
+@flax.struct.dataclass
 class ProjectPositions:
   """Makes a layer's position keys of R [S, D]; x passes through."""
 

@@ -48,6 +48,11 @@ class Memory(flax.struct.PyTreeNode):
     """Moves every position on by `shift`, the last ones to the front."""
     return self._map(lambda x, _, positions: x if positions is None else jnp.roll(x, shift, positions))
 
+  def after_empty(self, positions: int) -> "Memory":
+    """The same behind so many empty positions."""
+    pad = lambda x, axis: jnp.pad(x, [(positions if i == axis else 0, 0) for i in range(x.ndim)])
+    return self._map(lambda x, _, axis: pad(x, axis))
+
   def logical_axes(self, positions: str = "length") -> "Memory":
     """The names of its axes, a tuple in the place of each array."""
     layers: Any = ("layers", "batch", positions, None)

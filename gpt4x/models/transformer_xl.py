@@ -18,6 +18,7 @@ from gpt4x.models.layer import (
   CAPTURES,
   Layer,
   Operation,
+  ProjectMemory,
   ProjectPositions,
   run_layers,
   Segment,
@@ -131,6 +132,11 @@ class TransformerXL(nn.Module):
     relative = attention.relative_positions(self.config, jnp.arange(memory.length + length - 1, -2, -1))
     nothing = jnp.zeros((), self.config.compute_dtype)
     return memory.replace(position_keys=self.run(nothing, None, ProjectPositions(relative))[1])
+
+  def project_memory(self, memory: Memory) -> Memory:
+    """A memory of layers' inputs as one of KeyValues, which gives the same logits."""
+    nothing = jnp.zeros((), self.config.compute_dtype)
+    return memory.replace(layers=self.run(nothing, memory.layers, ProjectMemory())[1])
 
   def step(self, tokens: jax.Array, cache: Cache, segment_ids: jax.Array) -> tuple[jax.Array, Cache]:
     """Decodes one position: tokens and segment_ids [B] -> hidden [B, 1, D] and the cache one position on."""

@@ -1,4 +1,4 @@
-"""A student that follows a teacher, on the data's own tokens."""
+"""A student that follows a teacher, on the data's own tokens or on what it goes on with by itself."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -19,6 +19,7 @@ from gpt4x.models.saved_model import SavedModel
 from gpt4x.models.shapes import Array, in_chunks
 from gpt4x.models.sums import Sum, Sums
 from gpt4x.objectives.cross_entropy import cross_entropy
+from gpt4x.objectives.on_policy import check, continued
 
 Divergence = Literal["forward", "reverse", "jsd"]
 
@@ -31,6 +32,9 @@ class Distillation:
   The sum `loss` is the student's negative log-likelihood; `distillation` the divergence, in nats a token;
   `hidden_error` the mean squared error of the hidden states of `hidden`. The teacher has a memory of its own length,
   reset where the student's is. See `Objective`.
+
+  In a share `on_policy` of the training steps `distillation` is of what the student draws itself behind the rows' first
+  tokens (arXiv:2306.13649); the sum `on_policy` says in which. All else is of the data, the memory left behind too.
 
   Attributes:
     teacher: its model directory, or the URL of one.
@@ -45,6 +49,9 @@ class Distillation:
       `TransformerXL.__call__`: {'layers.1.output': 'layers.3.output'}.
     hidden_weight: what `hidden_error` counts for.
     z_loss: see `NextToken`.
+    on_policy: the share of steps, or microbatches, whose divergence is on the student's own samples.
+    prompt_length: the tokens of each row before these; None: half of the row.
+    eos_id: the id that ends a document, and so a sample; None: none does.
     dtype: of the teacher's kernels on the devices; 'auto' is bfloat16 on accelerators.
     saved: the teacher as it was read; None: it is read when it is first asked for.
   """
@@ -59,6 +66,9 @@ class Distillation:
   hidden: Mapping[str, str] | None = None
   hidden_weight: float = 1.0
   z_loss: float = 0.0
+  on_policy: float = 0.0
+  prompt_length: int | None = None
+  eos_id: int | None = 1
   dtype: saved_model.DType = "auto"
   saved: SavedModel | None = dataclasses.field(default=None, compare=False, repr=False)
 
@@ -70,6 +80,8 @@ class Distillation:
     require(self, "0 or more, not negative", lambda value: 0 <= value < math.inf,
             "weight", "likelihood", "hidden_weight", "z_loss")
     require(self, "a step from 0 on, or None", lambda step: step >= 0, "step")
+    require(self, "a share from 0 to 1", lambda share: 0 <= share <= 1, "on_policy")
+    require(self, "at least 1, or None", lambda length: length >= 1, "prompt_length")
 
   @functools.cached_property
   def frozen_models(self) -> dict[str, SavedModel]:
@@ -101,18 +113,50 @@ class Distillation:
     modality = batch.get("decoder_target_modality")  # Of a vocabulary with media.
 
     def of(ours, theirs, targets, weights, *modality):
-      logits = model.unembed(params, ours)
-      taught = jax.lax.stop_gradient(teacher.unembed(frozen["teacher"], theirs))
-      apart = divergence(logits / self.temperature, taught / self.temperature, self.divergence, self.beta)
-      return cross_entropy(logits, targets, weights, *modality) | {"distillation": _sum(apart, weights)}
+      logits, apart = self._apart(model, params, frozen, ours, theirs)
+      return cross_entropy(logits, targets, weights, *modality) | {"distillation": sum_of(apart, weights)}
 
-    sums = _summed(of, model.config.loss_chunk, ours.hidden, theirs.hidden, targets, weights,
+    sums = summed(of, model.config.loss_chunk, ours.hidden, theirs.hidden, targets, weights,
                    *(() if modality is None else (modality,)))
     if hidden:
       errors = [jnp.mean(jnp.square(ours.captures[one].astype(jnp.float32) - theirs.captures[other]), -1)
                 for one, other in hidden.items()]
-      sums["hidden_error"] = _sum(jnp.mean(jnp.stack(errors), 0), weights)
+      sums["hidden_error"] = sum_of(jnp.mean(jnp.stack(errors), 0), weights)
+    if self.on_policy and rng is not None:
+      sums |= self._on_policy(model, params, frozen, batch, memory, rng, sums["distillation"])
     return {**sums, **ours.sums}, {"student": ours.memory, "teacher": theirs.memory}
+
+  def _apart(self, model: LanguageModel, params: Params, frozen: Any, ours: jax.Array,
+             theirs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The student's logits of its hidden states, and how far they are from the teacher's of its own."""
+    logits = model.unembed(params, ours)
+    taught = jax.lax.stop_gradient(self.frozen_models["teacher"].model.unembed(frozen["teacher"], theirs))
+    return logits, divergence(logits / self.temperature, taught / self.temperature, self.divergence, self.beta)
+
+  def _on_policy(self, model: LanguageModel, params: Params, frozen: Any, batch: Batch, memory: Mapping[str, Memory],
+                 rng: jax.Array, given: Sum) -> dict[str, Sum]:
+    """The divergence on the student's samples or, in the other steps, the `given` one; and which of them it is.
+
+    The weights stay those of the data, so what counts is the mean over the tokens that were drawn.
+    """
+    teacher = self.frozen_models["teacher"].model
+    coin, draws, dropout = jax.random.split(rng, 3)
+    sampled = jax.random.bernoulli(coin, self.on_policy)
+
+    def of(ours, theirs, weights):
+      return {"": sum_of(self._apart(model, params, frozen, ours, theirs)[1], weights)}
+
+    def on_samples():
+      rows = continued(model, jax.lax.stop_gradient(params), batch, memory["student"], self.prompt_length, self.eos_id,
+                       draws)
+      tokens, documents = rows["decoder_input_tokens"], rows["decoder_segment_ids"]
+      ours = model.forward(params, tokens, memory["student"], documents, dropout_rng=dropout).hidden
+      theirs = teacher.forward(frozen["teacher"], tokens, memory["teacher"], documents).hidden
+      found = summed(of, model.config.loss_chunk, ours, jax.lax.stop_gradient(theirs), rows["decoder_loss_weights"])[""]
+      return found.value / jnp.maximum(found.weight, 1.0) * given.weight
+
+    value = jax.lax.cond(sampled, on_samples, lambda: given.value)
+    return {"distillation": Sum(value, given.weight), "on_policy": Sum(sampled * given.weight, given.weight)}
 
   def coefficients(self, model: LanguageModel) -> dict[str, float]:
     named = {"loss": self.likelihood, "z_loss": self.z_loss, "distillation": self.weight * self.temperature**2,
@@ -127,6 +171,8 @@ class Distillation:
     refuse(self, model.config.vocab_size != teacher.config.vocab_size, "teacher",
            f"gives logits of {teacher.config.vocab_size} ids: make TransformerConfig.vocab_size ="
            f" {model.config.vocab_size} as many, or name another")
+    if self.on_policy:
+      check(self, model)
     hidden = self.hidden or {}
     for whose, one, names in (("student", model, hidden.keys()), ("teacher", teacher, hidden.values())):
       try:
@@ -151,11 +197,11 @@ def divergence(student: Float[Array, "*batch V"], teacher: Float[Array, "*batch 
   return beta * from_to(theirs, mixture) + (1 - beta) * from_to(ours, mixture)
 
 
-def _sum(values: jax.Array, weights: jax.Array) -> Sum:
+def sum_of(values: jax.Array, weights: jax.Array) -> Sum:
   return Sum(jnp.sum(weights * values), jnp.sum(weights))
 
 
-def _summed(of: Any, chunk: int | None, *arrays: jax.Array) -> dict[str, Sum]:
+def summed(of: Any, chunk: int | None, *arrays: jax.Array) -> dict[str, Sum]:
   """The sums that `of` makes of arrays [B, L, ...], of so many positions at a time, in the backward pass too."""
   if not chunk:
     return of(*arrays)

@@ -17,6 +17,9 @@ class Objective(Protocol):
 
   It may need models that are never changed, such as a teacher. Then it has an attribute `frozen_models`, a SavedModel
   by name, whose parameters it gets as `frozen`; and `with_frozen_models(models)`, the same objective with others.
+
+  It may need more features of each token than a stream has. Then it has an attribute `token_features`, a
+  `data.dataset.TokenFeatures`, and does without them where an evaluation has none.
   """
 
   def initial_memory(self, model: Any, batch_size: int, length: int, projected: bool = False) -> Any:

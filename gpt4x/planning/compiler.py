@@ -115,9 +115,11 @@ def topology_devices(topology: Topology) -> list[Any]:
 def compile_step(step: Step, partitioner: Partitioner, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
   """Compiles the step that `gpt4x train` would run on the partitioner's mesh."""
   shapes = step.state(partitioner)
-  rows = partitioner.sharding("batch", None)
-  batch = {name: jax.ShapeDtypeStruct((step.batch_size, step.segment_length), dtype, sharding=rows)
-           for name, dtype in FEATURES.items()}
+  more = getattr(step.train_step.objective, "token_features", None)
+  features = {name: ((), dtype) for name, dtype in FEATURES.items()} | (more.features if more else {})
+  batch = {name: jax.ShapeDtypeStruct((step.batch_size, step.segment_length, *shape), dtype,
+                                      sharding=partitioner.sharding("batch", *(None,) * (1 + len(shape))))
+           for name, (shape, dtype) in features.items()}
   with partitioner.activate():
     lowered = step.train_step.jit(shapes).lower(shapes, batch)
   return lowered.compile(options)

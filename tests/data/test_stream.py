@@ -342,3 +342,56 @@ def test_evaluation_rows_of_hosts_are_one_hosts_batches():
 def test_imports_are_light():
   code = "import sys; from gpt4x.data import dataset, stream, token_store; print('tensorflow' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# Features beside the tokens.
+
+
+class Doubles(Whole):
+  """Of each token twice itself and one more."""
+  features = {"doubles": ((2,), np.int64)}
+
+  def __init__(self, store, fingerprint="doubles"):
+    self._store, self.fingerprint = store, fingerprint
+
+  def rows(self, document):
+    tokens = self._store[document].astype(np.int64)
+    return {"doubles": np.stack([2 * tokens, tokens + 1], 1)}
+
+
+@few_examples
+@hypothesis.given(documents_strategy, st.integers(1, 4), st.integers(1, 17), st.sampled_from([4, 1000]))
+def test_features_beside_go_with_their_tokens(lengths, batch_size, segment_length, shortest_piece):
+  """However documents are cut, shuffled, repeated and laid out; padding has zeros."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(stream, "SHORTEST_PIECE", shortest_piece)
+    stores = [FakeStore(lengths), FakeStore([7], "second/train", first=900)]
+    sizes = dict(batch_size=batch_size, segment_length=segment_length, beside=[Doubles(store) for store in stores])
+    batches = list(itertools.islice(stream.SegmentStream(stores, rows=range(batch_size)[-1:], **sizes), 6))
+    batches += stream.EvaluationSegments(stores, **sizes)
+  for batch in batches:
+    targets, real = batch["decoder_target_tokens"][..., None], (batch["decoder_segment_ids"] > 0)[..., None]
+    np.testing.assert_array_equal(batch["doubles"], real * np.concatenate([2 * targets, targets + 1], -1))
+
+
+def test_whole_documents_are_never_cut(short_pieces):
+  store = FakeStore([40, 3, 5])
+  make = lambda **options: list(stream.EvaluationSegments([store], batch_size=4, segment_length=40, **options))
+  firsts = lambda batches: sum((batch["decoder_input_tokens"] == 0)[batch["decoder_segment_ids"] > 0].sum()
+                               for batch in batches)
+  assert firsts(make(whole=True)) == 3
+  rows = make(whole=True)[0]["decoder_target_tokens"].tolist()
+  assert store[0].tolist() in rows and all(store[0].tolist() not in batch["decoder_target_tokens"].tolist()
+                                           for batch in make())
+
+
+def test_a_position_is_of_what_lies_beside_too():
+  of = lambda *known: stream.SegmentStream([FakeStore([5, 6])], batch_size=2, segment_length=4, beside=[
+      Doubles(FakeStore([5, 6]), one) for one in known])
+  saved = json.loads(json.dumps(of("one").get_state()))
+  of("one").set_state(saved)
+  with pytest.raises(UserError, match=r"what a teacher says of its tokens, \['one'\], but this run has \['other'\]"):
+    of("other").set_state(saved)
+  with pytest.raises(UserError, match="None, but this run has"):
+    of("one").set_state(of().get_state())
+  assert "beside" not in of().get_state()

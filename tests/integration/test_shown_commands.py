@@ -54,6 +54,7 @@ ONE_DEVICE = {"Partitioner.data": 1, "Partitioner.num_devices": 1}  # Which comp
 RUN = {"TASK_FEATURE_LENGTHS": {"targets": 16}, "BATCH_SIZE": 16, "TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "EVAL_STEPS": 1,
        "train.whole_final_eval": False, "CHECKPOINT_PERIOD": 1, "warmup_linear.warmup_steps": 1,
        "warmup_cosine.warmup_steps": 1}
+LONG = {"TASK_FEATURE_LENGTHS": {"targets": 128}}  # So that there are fewer segments.
 FROM_PREFIX = {"TASK_FEATURE_LENGTHS": {"inputs": 96, "targets": 96}}  # A prompt, and what is predicted.
 # Small parts of the standard library, some of each split.
 SOURCES = ("os.py", "ast.py", "abc.py", "asyncio/events.py", "asynchat.py", "contextlib.py")
@@ -129,6 +130,7 @@ def _made(library, tmp_path_factory):
     run("export", "--model_dir=run", "--output=exported")
     for name, flag in (("small", "--quantize=int8"), ("pruned", "--prune=magnitude:50%")):
       run("compress", "--model_dir=run", f"--output={name}", "--max_batches=0", flag)
+    run("teach", "--model_dir=run", "--output=taught", "--top_k=4", *gin(LONG))
     media_folder.write(folder)
     for name, files in (("image", "images"), ("audio", "sounds")):
       flags = [f"--gin_file=experiments/{name}_codec.gin", f"--gin.LocalMedia.files='{files}/*.jsonl'"]
@@ -153,7 +155,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
   tuned = "init_from" in text
   needed = {}  # What an earlier command has made.
-  if command in ("eval", "generate", "export", "report", "compress") or (command == "train" and not new):
+  if command in ("eval", "generate", "export", "report", "compress", "teach") or (command == "train" and not new):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
   if command == "train" and tuned:
     needed["runs/wt103"] = "converted"
@@ -161,6 +163,8 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
     needed |= {f"runs/{name}": name for name in ("small", "pruned") if f"runs/{name}/" in text}
   if "distillation_tiny.gin" in text:
     needed["runs/stdlib_tiny"] = "run"
+  if "runs/taught" in text and command == "train":
+    needed["runs/taught"] = "taught"
   if command == "convert" and parsed.source == "safetensors":
     needed[parsed.input] = "exported"
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "memory"}')))
@@ -180,7 +184,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   ending = pathlib.Path(getattr(parsed, "output", None) or "").suffix
   drawn = {".png": ["--size=8x8"], ".wav": ["--seconds=0.01"]}.get(ending)
   tiny = {"train": [*gin(sizes), *back], "vocabulary": ["--size=360"], "generate": drawn or ["--max_tokens=3"],
-          "compress": ["--calibration_batches=1", "--max_batches=1"]}
+          "compress": ["--calibration_batches=1", "--max_batches=1"], "teach": gin(LONG)}
   assert cli.main([*arguments, *tiny.get(command, [])]) == 0, capfd.readouterr().err
   out, err = capfd.readouterr()
   assert "Traceback" not in err

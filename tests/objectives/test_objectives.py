@@ -19,6 +19,7 @@ from gpt4x.objectives.next_token import NextToken
 from gpt4x.objectives.reconstruction import Reconstruction
 from gpt4x.training.gradients import microbatched, whole
 from tests.models import tiny
+from tests.objectives import taught
 
 LENGTH, MEMORY, ROWS = 6, 5, 4
 MODEL = tiny.make(norm_position="pre", memory_length=MEMORY)
@@ -66,6 +67,8 @@ class Case:
 
 OBJECTIVES = {"next_token": Case(NextToken()), "z_loss": Case(NextToken(z_loss=0.1)),
               "distillation": Case(Distillation("nowhere", weight=0.5, temperature=2.0, saved=SAVED)),
+              "cached": Case(taught.objective(MODEL.config.vocab_size, 4, weight=0.5),
+                             batch=lambda seed=0: taught.rows(TEACHER, batch_of(seed), 4)),
               "reconstruction": Case(Reconstruction(), CODEC, CODEC.init(jax.random.key(0)), images)}
 every = pytest.mark.parametrize("case", OBJECTIVES.values(), ids=OBJECTIVES)
 

@@ -5,10 +5,13 @@ import math
 import re
 import shutil
 
+import jax
 import pytest
 
 from gpt4x import cli
-from gpt4x.checkpoints import integrity
+from gpt4x.checkpoints import frozen_models, integrity
+from gpt4x.models import saved_model
+from gpt4x.partitioning import Partitioner
 from tests.integration import corpus
 from tests.integration.faults import trail
 
@@ -60,13 +63,48 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(made, tmp_path):
 
 
 def test_eight_devices_are_one(made, tmp_path):
+  """On the data, and in some of the steps on what the student draws."""
   mesh = {"Partitioner__num_devices": None, "Partitioner__data": 2, "Partitioner__fsdp": 2, "Partitioner__tensor": 2}
-  losses = lambda run: [(line["loss"], line["distillation"]) for line in map(
+  losses = lambda run: [(line["loss"], line["distillation"], line["on_policy"]) for line in map(
       json.loads, (run / "metrics.jsonl").read_text().splitlines())]
-  plain = dict(EVAL_PERIOD=None, train__microbatches=1, TransformerConfig__dropout_rate=0.0)
+  plain = dict(EVAL_PERIOD=None, train__microbatches=1, TransformerConfig__dropout_rate=0.0,
+               Distillation__on_policy=0.5)
   assert cli.main(student(made, tmp_path / "one", **plain)) == 0
   assert cli.main(student(made, tmp_path / "eight", **plain | mesh)) == 0
   assert losses(tmp_path / "eight") == [pytest.approx(one, rel=1e-4) for one in losses(tmp_path / "one")]
+  assert {sampled for *_, sampled in losses(tmp_path / "one")} == {0.0, 1.0}
+
+
+def test_a_run_on_its_own_samples_goes_on_as_if_it_had_not(made, tmp_path):
+  """Bit for bit: what is drawn follows from the seed and the step. Some of the microbatches are of samples."""
+  sampling = dict(EVAL_PERIOD=None, Distillation__on_policy=0.5, Distillation__prompt_length=5,
+                  Distillation__divergence="jsd", TRAIN_STEPS=6)
+  assert cli.main(student(made, tmp_path / "whole", **sampling)) == 0
+  assert cli.main(student(made, tmp_path / "run", **sampling | dict(TRAIN_STEPS=3))) == 0
+  assert cli.main(["train", f"--model_dir={tmp_path / 'run'}", "--gin.TRAIN_STEPS=6"]) == 0
+  assert trail(tmp_path / "run") == trail(tmp_path / "whole")
+  lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+  assert {0.0, 0.5, 1.0} >= {line["on_policy"] for line in lines} and 0 < sum(line["on_policy"] for line in lines) < 6
+
+
+def test_a_compressed_model_teaches(made, tmp_path, capsys):
+  """Its integers stay such; it says almost what the model does that it was made of."""
+  assert cli.main(["compress", f"--model_dir={made}/teacher", f"--output={tmp_path}/small", "--quantize=int8",
+                   "--max_batches=0"]) == 0
+  assert cli.main(student(made, tmp_path / "run", Distillation__teacher=str(tmp_path / "small"))) == 0
+  lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+           for run in (tmp_path / "run", made / "run")]
+  for one, other in zip(*lines, strict=True):
+    assert one["distillation"] == pytest.approx(other["distillation"], rel=0.02)
+    assert one["loss"] == pytest.approx(other["loss"], rel=0.01)
+  assert lines[0][1]["distillation"] != lines[1][1]["distillation"]
+  record = json.loads((tmp_path / "run" / "checkpoints" / "4" / "checkpoint.json").read_text())["record"]
+  assert record["frozen"]["teacher"][0] == str(tmp_path / "small")
+  assert cli.main(["train", f"--model_dir={tmp_path / 'run'}", "--gin.TRAIN_STEPS=5"]) == 0
+  held = frozen_models.load(models := {"teacher": saved_model.read("Distillation.teacher", str(tmp_path / "small"))},
+                            frozen_models.find(models, {}), Partitioner(data=1, num_devices=1))
+  assert any(leaf.dtype == "int8" for leaf in jax.tree.leaves(held))
+  assert cli.main(["teach", f"--model_dir={tmp_path}/small", f"--output={tmp_path}/taught", "--top_k=4"]) == 0
 
 
 def test_a_run_goes_on_with_its_teacher_alone(made, tmp_path, capsys):
@@ -121,6 +159,10 @@ def test_evaluation_has_the_teacher_and_needs_none(made, tmp_path, capsys):
     ({"Distillation__teacher": "nowhere"}, "Distillation.teacher = 'nowhere' has no config.gin: name the directory"),
     ({"Distillation__step": 3}, "no checkpoint of step 3 in"),
     ({"TransformerConfig__vocab_size": 384}, "gives logits of 260 ids: make TransformerConfig.vocab_size = 384 as"),
+    ({"Distillation__on_policy": 0.5, "Distillation__eos_id": 2},
+     "Distillation.eos_id = 2 does not end the documents of local_text_bytes: make it 1"),
+    ({"Distillation__on_policy": 0.5, "Distillation__prompt_length": 16},
+     "Distillation.prompt_length = 16 leaves nothing of rows of 16 tokens to draw: make it at most 15"),
     ({"MIXTURE_OR_TASK_NAME": "local_text_words", "LocalText__words": "words.txt"},
      "local_text_words has the vocabulary WordVocabulary.* was trained with ByteVocabulary .*: name a task with that"
      " one, or give Distillation.teacher another directory"),

@@ -144,7 +144,8 @@ def test_a_run_of_media_starts_from_one_of_text_and_goes_on(tmp_path):
   text, run = corpus.write(tmp_path / "text"), tmp_path / "run"
   assert cli.main(corpus.flags(text, tmp_path / "text_run", TRAIN_STEPS=1, EVAL_PERIOD=None)) == 0
   extended = dict(MIXTURE_OR_TASK_NAME=TASK, TransformerConfig__vocab_size=SIZE, EVAL_PERIOD=None, CHECKPOINT_PERIOD=2,
-                  train__init_from=str(tmp_path / "text_run"))
+                  train__init_from=str(tmp_path / "text_run"), CodePlaces__text_size=TEXT, CodePlaces__num_sizes=8,
+                  TransformerConfig__code_places=corpus.Reference("@CodePlaces()"))
   assert cli.main(corpus.flags(text, tmp_path / "straight", TRAIN_STEPS=4, **extended)) == 0
   assert cli.main(corpus.flags(text, run, TRAIN_STEPS=2, **extended)) == 0
   assert cli.main(["train", f"--model_dir={run}", "--gin.TRAIN_STEPS=4"]) == 0

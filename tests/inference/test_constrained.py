@@ -25,15 +25,6 @@ HOT = Sampling(temperature=1e10)  # Every id is as likely.
 IMAGE = LAYOUT.flatten(Span("image", np.arange(3).reshape(1, 3, 1))).tolist()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-  """Compilation is most of the time of these tests, and code this small runs no faster optimized."""
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", before)
-
-
 @functools.cache
 def model_and_params():
   model = LanguageModel(TransformerConfig(vocab_size=VOCAB, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8,

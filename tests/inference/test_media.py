@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -24,14 +23,6 @@ RNG = np.random.default_rng(0)
 PICTURE, OTHER = (Image(RNG.integers(0, 256, (2, 3, 1), np.uint8)) for _ in range(2))
 SOUND = Audio(RNG.integers(-9, 9, 5, np.int16), 8000)
 A, B, S = PICTURE, OTHER, SOUND
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly():
-  """Compilation is most of the time, and what is this small runs no faster optimized."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(name="made", scope="module")

@@ -30,9 +30,13 @@ sys.exit(cli.main(sys.argv[3:]))
 STRAIGHT = "from gpt4x import cli; import sys; sys.exit(cli.main(sys.argv[1:]))"
 
 
+def on(devices):
+  """The environment of a process that has so many devices, and compiles as this one."""
+  return os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
+
+
 def start(code, *argv):
-  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-  return subprocess.Popen([sys.executable, "-c", code, *map(str, argv)], env=env, text=True, stderr=subprocess.PIPE)
+  return subprocess.Popen([sys.executable, "-c", code, *map(str, argv)], env=on(1), text=True, stderr=subprocess.PIPE)
 
 
 def finish(process):

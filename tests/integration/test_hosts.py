@@ -1,7 +1,6 @@
 """Two real processes on loopback train as one, go on from one and the other way round, and end together."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 
 from gpt4x import cli
 from tests.integration import corpus
-from tests.integration.faults import FAULTY, STRAIGHT
+from tests.integration.faults import FAULTY, on, STRAIGHT
 from tests.launch.meeting import free_port
 
 NEVER = 10**9
@@ -19,7 +18,7 @@ NEVER = 10**9
 
 def two(flags, devices=1, fault=None, at=NEVER, victim=None):
   """[(status, standard error)] of two processes of the command; `victim` gets the fault as it writes step `at`."""
-  env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+  env = on(devices)
   env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # By which the command takes what libraries say for wanted.
   port, started = free_port(), []
   for index in range(2):

@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,14 +14,6 @@ from gpt4x.media.medium import Audio, Image
 from gpt4x.media.vocabulary import MediaTokens
 from tests.inference import media_model
 from tests.media import codecs
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly():
-  """Compilation is most of the time."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(name="folder", scope="module")

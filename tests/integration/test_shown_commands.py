@@ -13,7 +13,6 @@ import subprocess
 import sys
 import sysconfig
 
-import jax
 import pytest
 
 from gpt4x import cli
@@ -99,11 +98,9 @@ def _library(tmp_path_factory):
     patch.setattr(config, "root", folder / "lib")
     patch.setenv("GPT4X_DATA_DIR", str(folder / "data"))
     patch.setattr(compiler, "topology_devices", _no_tpu_compiler)
-    jax.config.update("jax_disable_most_optimizations", True)  # Compilation is most of the time.
     for name in ("local_text_spm", "stdlib_spm"):
       vocabularies.train_sentencepiece(["how every page begins"] * 9, 280, vocabularies.model_path(name))
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def _no_tpu_compiler(*_):
@@ -184,6 +181,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   ending = pathlib.Path(getattr(parsed, "output", None) or "").suffix
   drawn = {".png": ["--size=8x8"], ".wav": ["--seconds=0.01"]}.get(ending)
   tiny = {"train": [*gin(sizes), *back], "vocabulary": ["--size=360"], "generate": drawn or ["--max_tokens=3"],
+          "eval": ["--samples=2"] if getattr(parsed, "samples", None) else [],
           "compress": ["--calibration_batches=1", "--max_batches=1"], "teach": gin(LONG)}
   assert cli.main([*arguments, *tiny.get(command, [])]) == 0, capfd.readouterr().err
   out, err = capfd.readouterr()

@@ -253,10 +253,9 @@ def test_scores_are_the_log_likelihood(reverse, return_intermediates):
 
 def t5x_main(mode, folder, *flags):
   """`python -m t5x.main` in a folder of its own; fails with what it printed."""
-  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
   result = subprocess.run(
       [sys.executable, "-m", "t5x.main", f"--run_mode={mode}", f"--gin_file=runs/t5x_{mode}.gin", *map(str, flags)],
-      cwd=folder, env=env, capture_output=True, text=True)
+      cwd=folder, env=faults.on(1), capture_output=True, text=True)
   assert result.returncode == 0, result.stderr[-4000:]
 
 

@@ -13,7 +13,7 @@ from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner, planning_for
-from gpt4x.planning import collectives, compiler, estimate, plan
+from gpt4x.planning import collectives, compiler, estimate, plan, steps
 from gpt4x.planning.chips import parse_topology
 from gpt4x.training import optimizers
 from gpt4x.training.step import TrainStep
@@ -22,7 +22,7 @@ CONFIG = TransformerConfig(
     vocab_size=512, num_layers=4, embed_dim=256, num_heads=4, mlp_dim=512, memory_length=128, positions="rotary",
     norm="rms", norm_position="pre", mlp_bias=False, activation="swiglu", tie_embeddings=False, dtype="bfloat16",
     remat="full")
-STEP = compiler.Step(TrainStep(LanguageModel(CONFIG), NextToken(), optimizers.adamw(1e-3)), batch_size=32,
+STEP = steps.TrainingStep(TrainStep(LanguageModel(CONFIG), NextToken(), optimizers.adamw(1e-3)), batch_size=32,
                      segment_length=128, memory_length=128)
 
 
@@ -168,7 +168,7 @@ def test_what_is_planned_fits(experiment, topology, params):
   topology = parse_topology(topology)
   with planning_for(compiler.topology_devices(topology)):
     config = reading.new_run([f"experiments/{experiment}.gin"])
-    step, partitioner = compiler.Step.of(config), config.partitioner
-    compiled = compiler.compile_step(step, partitioner)
+    step, partitioner = steps.TrainingStep.of(config), config.partitioner
+    memory = compiler.memory(step.lower(partitioner))
   assert step.config.num_params() > params and partitioner.mesh.size == topology.num_devices
-  assert sum(compiler.memory(compiled).values()) < 0.9 * topology.chip.hbm
+  assert sum(memory.values()) < 0.9 * topology.chip.hbm

@@ -11,6 +11,7 @@ import jax
 from gpt4x.checkpoints import layout
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.compression import quantization
+import gpt4x.compression.training_products  # noqa: F401  A form that gin knows.
 from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.errors import refuse, UserError
 from gpt4x.models import extension

@@ -71,8 +71,9 @@ class Quantization:
     kept = *declaration.summed_axes, *declaration.leading_axes
     return tuple(size if axis in kept else 1 for axis, size in enumerate(shape))
 
-  def used(self, params: Any, declarations: Any) -> Any:
-    """What a model computes with."""
+  def used(self, params: Any, declarations: Any, training: bool) -> Any:
+    """What a model computes with, in training and otherwise."""
+    del training
     if self.stored:
       return params
 

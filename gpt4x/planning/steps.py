@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gpt4x.checkpoints import frozen_models
 from gpt4x.compression.quantization import Quantization
+from gpt4x.compression.training_products import TrainingProducts
 from gpt4x.data.stream import FEATURES
 from gpt4x.experiment import Experiment
 from gpt4x.models.config import TransformerConfig
@@ -94,7 +95,14 @@ class TrainingStep:
 
   @property
   def int8_share(self) -> float:
-    return 0.0
+    form = self.model.form
+    if not isinstance(form, TrainingProducts) or form.format != "int8":
+      return 0.0
+    shapes, declarations = self.model.declared
+    taken = map_declared(lambda leaf, one: leaf.size if form.takes(one) else 0, shapes, declarations)
+    products = 3 * 2 * self.config.share_layers * sum(jax.tree.leaves(taken)) * form.share
+    return products / self.config.flops_per_token(
+        self.segment_length, self.memory_length, training=True, causal=False)
 
   def part(self) -> "TrainingStep":
     """The optimizer is in each, so it counts too often."""

@@ -1,5 +1,6 @@
 """Plans by formula, against counts written out, and by the TPU compiler where there is one."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -8,6 +9,7 @@ import pytest
 
 from gpt4x import cli
 from gpt4x.commands import reading
+from gpt4x.compression.training_products import TrainingProducts
 from gpt4x.errors import CommandError
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
@@ -62,6 +64,20 @@ def test_a_plan_by_formula():
   assert found.roofline == max(found.seconds.values()) and found.compiled is None and found.advice is None
   assert set(found.traffic) == {"data", "fsdp", "tensor"} and not found.warnings
   assert json.loads(json.dumps(found.__dict__)) == found.__dict__
+
+
+def test_products_of_eight_bits_take_half_the_time():
+  """On chips that multiply int8 twice as fast; and a plan that changes sizes keeps the form of the model."""
+  whole = make()
+  for form, rounded in ((TrainingProducts(), 3), (TrainingProducts(gradients="none"), 1), (TrainingProducts("fp8"), 0)):
+    model = LanguageModel(CONFIG, form)
+    step = dataclasses.replace(STEP, train_step=dataclasses.replace(STEP.train_step, model=model))
+    assert step.replace_config(num_layers=2).part().model.form == form
+    found = make(step)
+    hidden = 2 * 4 * 256 * (4 * 256 + 3 * 512) * rounded  # Attention's four kernels, and the three of a gated MLP.
+    share = hidden / CONFIG.flops_per_token(128, 128, training=True, causal=False)
+    assert found.flops == whole.flops
+    assert found.seconds["arithmetic"] == pytest.approx(whole.seconds["arithmetic"] * (1 - share / 2))
 
 
 def test_splitting_what_was_copied_saves_memory_and_costs_traffic():

@@ -227,12 +227,18 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                      help="remove what has such a name; quote it: --remove='my_task-*'")
   cache.add_argument("--older_than", type=_number(float, 0), default=0.0, metavar="DAYS",
                      help="only what has not been used for so long")
-  plan = command("plan", "what a training step needs on TPUs that are not at hand", gin="an experiment")
+  plan = command("plan", "what a step of training or decoding needs on TPUs that are not at hand", gin="an experiment")
   plan.add_argument("--topology", type=_filled_text, required=True, metavar="CHIP:SHAPE",
                     help="such as v5p:8x16x16, the slice of a pod")
   plan.add_argument("--slices", type=_number(int, 1, _MANY), default=1, metavar="N", help="(default: %(default)s)")
   plan.add_argument("--json", action="store_true", help="for scripts")
-  plan.add_argument("--search", action="store_true", help="rank meshes and remat policies, by formula")
+  kind = plan.add_mutually_exclusive_group()
+  kind.add_argument("--search", action="store_true", help="rank meshes and remat policies of training, by formula")
+  kind.add_argument("--decode", action="store_true", help="plan a step of decoding, for weights of each form")
+  plan.add_argument("--batch_size", type=_number(int, 1, _MANY), metavar="B",
+                    help="rows that are decoded together (default: 16)")
+  plan.add_argument("--window", type=_number(int, 1, _MANY), metavar="W",
+                    help="positions that a decoded token attends to (default: as in generate)")
   report = command("report", "compare the run in DIR with gzip and xz on the same held-out text, and write report.html")
   report.add_argument("--prompt", action="append", type=_text, metavar="TEXT", help=(
       "of the samples in report.html; may be repeated (default: the beginnings of held-out texts)"))

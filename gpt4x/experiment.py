@@ -11,6 +11,7 @@ import jax
 from gpt4x.checkpoints import layout
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.compression import quantization
+import gpt4x.compression.training_products  # noqa: F401  A form that gin knows.
 from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.errors import refuse, UserError
 from gpt4x.models import extension
@@ -87,6 +88,15 @@ class Experiment:
   @property
   def eval_memory_length(self) -> int:
     return (self.model.config.eval_memory_length or 0) if self.dataset.carries_memory else 0
+
+  def decoding_window(self, window: int | None = None) -> int:
+    """The latest positions that each decoded token attends to; None: a segment and the longer of the two memories."""
+    if window is None:
+      memory = max(self.memory_length, self.eval_memory_length)
+      window = memory if self.model.config.same_length and memory else memory + self.dataset.segment_length
+    if window < 1:
+      raise UserError(f"generate.window = {window} must be at least 1")
+    return window
 
   def check_vocabulary(self) -> None:
     """Raises UserError if the data may hold a token that the model, or one of the frozen, has no embedding for."""

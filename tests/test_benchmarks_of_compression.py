@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from benchmarks import quickstart, run
-from benchmarks.compression import distillation, quality
+from benchmarks.compression import distillation, quality, training_products
 from benchmarks.harness import Row
 
 
@@ -27,6 +27,20 @@ def test_the_share_of_the_gap_is_against_the_best_that_the_student_is_alone(monk
   share = lambda alone: 100 * (alone - 2.0) / (alone - 1.5)
   assert found.equal_tokens == pytest.approx(share(tokens))
   assert found.equal_seconds == pytest.approx(share(min(tokens, seconds)))
+
+
+def test_speeds_of_training_products_are_against_the_first(monkeypatch):
+  rounds = {"compute": [100.0, 300.0, 200.0], "int8": [250.0, 300.0, 350.0]}
+
+  def alternate(sides, case, count, environment):
+    assert list(sides) == ["compute", "int8"] and count == 3
+    return {name: [{"tokens": one, "device_memory": 2.0} for one in rounds[name]] for name in sides}
+
+  monkeypatch.setattr(training_products.harness, "alternate", alternate)
+  case = training_products.Case("a", None, rows=4, length=50, steps=5, tiny=True, gradients="all")
+  compute, int8 = training_products.measure(case, ["compute", "int8"], 3)
+  assert compute == {"form": "compute", "step_ms": 1000.0, "tokens_per_second": 200.0, "speed": 1.0, "gib": 2.0}
+  assert int8["speed"] == 1.5
 
 
 def test_a_teacher_that_is_no_better_leaves_nothing_to_measure(monkeypatch):

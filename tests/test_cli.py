@@ -101,8 +101,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
       "interop.t5x.crossing": {"bring_over": recorder("bring_over")},
       "interop.model_directories": {"read": recorder("read", foreign), "write": recorder("write"), "foreign": foreign},
       "interop.exports": {"save": recorder("export")},
-      "planning.compiler": {"topology_devices": recorder("devices", ["chip"] * 8),
-                            "Step": types.SimpleNamespace(of=recorder("step", "step"))},
+      "planning.compiler": {"topology_devices": recorder("devices", ["chip"] * 8)},
+      "planning.steps": {"TrainingStep": types.SimpleNamespace(of=recorder("step", "step")),
+                         "DecodingStep": types.SimpleNamespace(of=recorder("decoding_step", "decoding step"))},
+      "planning.decoding": {"plans": recorder("plans", [Plan("one"), Plan("two")]),
+                            "describe": recorder("describe_decoding", "a table")},
       "planning.plan": {"make": recorder("make", Plan("made")), "describe": recorder("describe", "a plan"),
                         "search": recorder("search", [Plan("one"), Plan("two")]),
                         "ranking": recorder("ranking", "a ranking")},
@@ -328,6 +331,21 @@ def test_plan(calls, capsys):
   assert json.loads(capsys.readouterr().out) == [{"step": "one"}, {"step": "two"}]
 
 
+def test_plan_of_decoding(calls, capsys, monkeypatch):
+  monkeypatch.setattr("gpt4x.partitioning.Partitioner", lambda: "mesh")
+  gin.bind_parameter("train_stand_in.experiment", EXPERIMENT)
+  argv = ["plan", "--decode", "--topology=v5p:2x2x2", "--gin_file=a.gin", "--gin.A=1"]
+  topology = parse_topology("v5p:2x2x2")
+  assert cli.main([*argv, "--batch_size=4", "--window=8"]) == 0 and capsys.readouterr().out == "a table\n"
+  assert calls == [("devices", topology, {}), ("load", ("runs/train.gin", "a.gin"), ["A=1"], {}),
+                   ("decoding_step", EXPERIMENT, 4, 8, {}),
+                   ("plans", "decoding step", "mesh", topology, {"compiled": True}),
+                   ("describe_decoding", [Plan("one"), Plan("two")], {})]
+  calls.clear()
+  assert cli.main([*argv, "--window=8", "--json"]) == 0 and calls[2] == ("decoding_step", EXPERIMENT, 16, 8, {})
+  assert json.loads(capsys.readouterr().out) == [{"step": "one"}, {"step": "two"}]
+
+
 def test_report(calls, capsys, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "runs" / "a").mkdir(parents=True)
@@ -409,6 +427,9 @@ def test_processes_that_are_not_found(monkeypatch, calls, capsys, error, status,
     ("generate --model_dir=a --prompt=b --max_tokens=0", ["--max_tokens", "'0'", "at least 1"]),
     ("generate --model_dir=a --prompt=b --temperature=nan", ["--temperature", "'nan'"]),
     ("generate --model_dir=a --prompt=b --top_p=1.5", ["--top_p", "'1.5'", "from 0 to 1"]),
+    ("plan --topology=v5e:2x2 --search --decode", ["--decode", "not allowed with", "--search"]),
+    ("plan --topology=v5e:2x2 --batch_size=4", ["--batch_size", "--decode"]),
+    ("plan --topology=v5e:2x2 --window=4", ["--window", "--decode"]),
     ("convert --from=torch --input=a --model_dir=b", ["--from", "'torch'", "transfo_xl", "safetensors"]),
     ("generate --model_dir=a --prompt=b --step=x", ["--step", "'x'", "whole number"]),
     ("generate --model_dir=a", ["--prompt", "--prompt_file", "required"]),
@@ -428,7 +449,8 @@ def test_a_wrong_command_is_one_line_and_status_2(calls, capsys, command, words)
 def flags_of_every_command():
   """(command, flag, its argparse action, other flags that it needs) of each flag that has a value."""
   for command, parser in cli._parsers()[1].items():
-    alternatives = [action for group in parser._mutually_exclusive_groups for action in group._group_actions]
+    alternatives = [action for group in parser._mutually_exclusive_groups for action in group._group_actions
+                    if action.nargs != 0]
     for action in parser._actions:
       needed = [other for other in parser._actions if other.required and other is not action]
       needed += [] if action in alternatives else alternatives[:1]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gpt4x import configuration, run_directory, storage
 from gpt4x.commands import reading
-from gpt4x.compression import calibrated, calibration, integers, pruning, structured
+from gpt4x.compression import calibrated, calibration, integers, pruning, quantization, structured
 from gpt4x.compression.pruning import Sparsity
 from gpt4x.compression.quantization import Quantization
 from gpt4x.data import vocabularies
@@ -101,16 +101,15 @@ def _pruned(model: LanguageModel, params: Any, method: str, sparsity: Sparsity, 
 
 def _quantized(model: LanguageModel, params: Any, how: str, method: calibrated.Method, batches: Batches,
                memory_length: int) -> tuple[LanguageModel, Any]:
-  form = Quantization("int4" if how == "int4" else "int8", activations=how == "int8-all",
-                      scaled_inputs=how == "int4" and method == "awq", stored=True)
-  config = dataclasses.replace(model.config, memory_dtype="int8") if how == "int8-all" else model.config
+  after = quantization.quantized_model(model, how, scaled_inputs=how == "int4" and method == "awq")
   moments = None
   if how == "int4" and method != "round":
     moments = calibration.moments(model, params, batches(), memory_length)
   else:
     method = "round"
-  made = calibrated.quantized(form, params, moments, model.declared[1], method)
-  return LanguageModel(config, form), jax.tree.map(jnp.asarray, made)
+  assert isinstance(after.form, Quantization)
+  made = calibrated.quantized(after.form, params, moments, model.declared[1], method)
+  return after, jax.tree.map(jnp.asarray, made)
 
 
 def _bindings(before: LanguageModel, after: LanguageModel) -> list[str]:

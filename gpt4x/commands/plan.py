@@ -1,18 +1,26 @@
-"""`gpt4x plan`: plans what `gpt4x train` with these files would do."""
+"""`gpt4x plan`: plans what `gpt4x train` with these files would do, or `gpt4x generate` with their model."""
 
 import argparse
 import dataclasses
 import json
+from typing import Any
 
+import gin
 import jax
 
-from gpt4x import partitioning
+from gpt4x import configuration, partitioning
 from gpt4x.commands import reading
-from gpt4x.planning import compiler, plan
-from gpt4x.planning.chips import parse_topology
+from gpt4x.errors import CommandError
+import gpt4x.inference.generate  # noqa: F401  Gin knows its window.
+from gpt4x.partitioning import Partitioner
+from gpt4x.planning import compiler, decoding, plan, steps
+from gpt4x.planning.chips import parse_topology, Topology
 
 
 def run(arguments: argparse.Namespace) -> None:
+  for flag in ("batch_size", "window"):
+    if getattr(arguments, flag) is not None and not arguments.decode:
+      raise CommandError(f"--{flag} is of decoding: add --decode, or leave it out; training has macros of gin for it")
   jax.config.update("jax_platforms", "cpu")  # Nothing runs, so a TPU at hand stays free.
   topology = parse_topology(arguments.topology, arguments.slices)
   try:
@@ -20,11 +28,28 @@ def run(arguments: argparse.Namespace) -> None:
   except ImportError:
     devices = None
   with partitioning.planning_for(devices or topology.num_devices):
-    config = reading.new_run(arguments.gin_file, arguments.gin)
-    step = compiler.Step.of(config)
-    plans = list(plan.search(step, topology)) if arguments.search else [
-        plan.make(step, config.partitioner, topology, compiled=devices is not None)]
-  if arguments.json:
-    print(json.dumps([dataclasses.asdict(one) for one in plans] if arguments.search else dataclasses.asdict(plans[0])))
+    (_decoding if arguments.decode else _training)(arguments, topology, compiled=devices is not None)
+
+
+def _training(arguments: argparse.Namespace, topology: Topology, compiled: bool) -> None:
+  config = reading.new_run(arguments.gin_file, arguments.gin)
+  step = steps.TrainingStep.of(config)
+  if arguments.search:
+    found = list(plan.search(step, topology))
+    print(_json(found) if arguments.json else plan.ranking(found, topology))
   else:
-    print(plan.ranking(plans, topology) if arguments.search else plan.describe(plans[0]))
+    one = plan.make(step, config.partitioner, topology, compiled=compiled)
+    print(_json(one) if arguments.json else plan.describe(one))
+
+
+def _decoding(arguments: argparse.Namespace, topology: Topology, compiled: bool) -> None:
+  experiment = reading.new_experiment(arguments.gin_file, arguments.gin)
+  window = gin.get_bindings("generate").get("window") if arguments.window is None else arguments.window
+  with configuration.placing():
+    step = steps.DecodingStep.of(experiment, arguments.batch_size or 16, window)
+  found = decoding.plans(step, configuration.build(Partitioner), topology, compiled=compiled)
+  print(_json(found) if arguments.json else decoding.describe(found))
+
+
+def _json(found: Any) -> str:
+  return json.dumps(list(map(dataclasses.asdict, found)) if isinstance(found, list) else dataclasses.asdict(found))

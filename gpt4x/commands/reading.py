@@ -24,6 +24,12 @@ def new_run(gin_files: Sequence[str], bindings: Sequence[str] = (), model_dir: s
   return _train_config()
 
 
+def new_experiment(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Experiment:
+  """The experiment of such a run, which may have stored integers, that no training takes."""
+  configuration.load(("runs/train.gin", *gin_files), bindings)
+  return configuration.build(Experiment)
+
+
 def saved_run(model_dir: str, bindings: Sequence[str] = ()) -> "TrainConfig":
   """The run of a model directory, changed by `bindings`."""
   from gpt4x.training.config import TrainConfig

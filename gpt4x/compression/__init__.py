@@ -2,6 +2,7 @@
 
     integers.py      kernels of eight and four bits
     quantization.py  which kernels of a model are such, stored or in training
+    training_products.py  products of eight bits in training
     calibration.py   second moments of what kernels multiply on given text
     calibrated.py    four bits that fit these: GPTQ, AWQ
     second_order.py  the arithmetic of rounding and pruning that make up for their errors

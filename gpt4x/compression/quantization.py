@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gpt4x.compression import integers
 from gpt4x.errors import refuse
+from gpt4x.models.language_model import LanguageModel
 from gpt4x.models.parameters import contract, Declaration, map_declared, Substitute
 from gpt4x.models.rounding import rounded
 
@@ -70,8 +71,9 @@ class Quantization:
     kept = *declaration.summed_axes, *declaration.leading_axes
     return tuple(size if axis in kept else 1 for axis, size in enumerate(shape))
 
-  def used(self, params: Any, declarations: Any) -> Any:
-    """What a model computes with."""
+  def used(self, params: Any, declarations: Any, training: bool) -> Any:
+    """What a model computes with, in training and otherwise."""
+    del training
     if self.stored:
       return params
 
@@ -80,6 +82,13 @@ class Quantization:
       return _Rounded(array, near, self.activations) if isinstance(near, Substitute) else array
 
     return map_declared(one, params, declarations)
+
+
+def quantized_model(model: LanguageModel, how: str, scaled_inputs: bool = False) -> LanguageModel:
+  """The model with stored integers, 'int8' or 'int4'; 'int8-all' makes products and the memory of decoding int8 too."""
+  everything = how == "int8-all"
+  form = Quantization("int4" if how == "int4" else "int8", everything, scaled_inputs, stored=True)
+  return LanguageModel(dataclasses.replace(model.config, memory_dtype="int8") if everything else model.config, form)
 
 
 STORED = (Quantization("int8", stored=True), Quantization("int4", stored=True),

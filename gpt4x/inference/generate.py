@@ -50,20 +50,14 @@ class Generator:
       guidance: how often the difference that a prompt makes to the logits counts (arXiv:2207.12598); 1: once.
     """
     self._model_dir, self._experiment, self._step = model_dir, experiment, step
-    model, dataset = experiment.language_model, experiment.dataset
-    config = model.config
+    model = experiment.language_model
     self._vocabulary: Any = vocabularies.load(model_dir)
-    if window is None:
-      memory = max(experiment.memory_length, experiment.eval_memory_length)
-      window = memory if config.same_length and memory else memory + dataset.segment_length
-    if window < 1:
-      raise UserError(f"generate.window = {window} must be at least 1")
-    self.window = window
-    self._bidirectional = dataset.feature_converter == "prefix_lm"
-    self._ids = range(vocabularies.first_text_id(self._vocabulary), config.vocab_size)
+    self.window = experiment.decoding_window(window)
+    self._bidirectional = experiment.dataset.feature_converter == "prefix_lm"
+    self._ids = range(vocabularies.first_text_id(self._vocabulary), model.config.vocab_size)
     self._output, self._guidance = output, guidance
     self._max_tokens = media.max_tokens(self._vocabulary, output) if output else MAX_TOKENS
-    self._engine = Engine(model, window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,
+    self._engine = Engine(model, self.window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,
                           first_id=self._ids.start, grammar=media.grammar(self._vocabulary, output), guidance=guidance)
 
   def prompt(self, text: str, given: Sequence[Medium] = ()) -> str | Prompt:

@@ -44,7 +44,7 @@ class Form(Protocol):
   def __call__(self, params: Params, declarations: Any) -> Params:
     """Parameters of this form, of arrays."""
 
-  def used(self, params: Params, declarations: Any) -> Params:
+  def used(self, params: Params, declarations: Any, training: bool) -> Params:
     """What is computed with, of parameters."""
 
 
@@ -78,8 +78,8 @@ class LanguageModel:
   def _stored(self, params: Params) -> Params:
     return self.form(params, self._arrays[1]) if self.form and self.form.stored else params
 
-  def _used(self, params: Params) -> Params:
-    return self.form.used(params, self._arrays[1]) if self.form else params
+  def _used(self, params: Params, training: bool = False) -> Params:
+    return self.form.used(params, self._arrays[1], training) if self.form else params
 
   def variables(self, rng: jax.Array) -> Mapping[str, Any]:
     """Fresh `params` and, as flax.linen.partitioning has them, their `params_axes`."""
@@ -110,10 +110,11 @@ class LanguageModel:
   def forward(self, params: Params, tokens: Int[Array, "B L"], memory: Memory,
               segment_ids: Int[Array, "B L"] | None = None, prefix: Int[Array, "B L"] | None = None,
               window: int | None = None, dropout_rng: Rng = None, capture: Collection[str] = ()) -> Output:
-    """Runs a segment through the stack; see `TransformerXL.__call__`. Dropout if there is a key for it."""
+    """Runs a segment through the stack; see `TransformerXL.__call__`. A key, of dropout, means training."""
     rngs = {} if dropout_rng is None else {"dropout": dropout_rng}
+    params = self._used(params, training=dropout_rng is not None)
     (hidden, memory, captures), collected = self.module.apply(
-        {"params": self._used(params)}, tokens, memory, segment_ids, prefix, window, deterministic=dropout_rng is None,
+        {"params": params}, tokens, memory, segment_ids, prefix, window, deterministic=dropout_rng is None,
         capture=capture, rngs=rngs, mutable=["router"])
     real = jnp.full((), tokens.size) if segment_ids is None else jnp.sum(segment_ids > 0)
     return Output(hidden, memory, moe.sums(collected.get("router", {}), real.astype(jnp.float32)), captures)

@@ -15,6 +15,7 @@ class Chip:
 
   name: str
   peak: float  # FLOP/s in bfloat16.
+  int8_peak: float  # The same of products of int8.
   hbm: float  # Bytes that the compiler lets a program use.
   hbm_bandwidth: float  # Bytes per second, as below.
   link_bandwidth: float  # One inter-chip link in one direction; a chip has two such links on each torus axis.
@@ -25,10 +26,10 @@ class Chip:
 # Peaks and memories are from cloud.google.com/tpu/docs, bandwidths from jax-ml.github.io/scaling-book/tpus; the network
 # has 25 GB/s for a host of four chips (v5e, v6e: eight). The runtime keeps 1% of memory.
 CHIPS = {chip.name: chip for chip in (
-    Chip("v4", 275e12, 32 * GIB * 0.99, 1.2e12, 4.5e10, 3, 6.25e9),
-    Chip("v5e", 197e12, 16 * GIB * 0.99, 8.1e11, 4.5e10, 2, 3.125e9),
-    Chip("v5p", 459e12, 95 * GIB * 0.99, 2.8e12, 9e10, 3, 6.25e9),
-    Chip("v6e", 918e12, 32 * GIB * 0.99, 1.6e12, 9e10, 2, 3.125e9),
+    Chip("v4", 275e12, 275e12, 32 * GIB * 0.99, 1.2e12, 4.5e10, 3, 6.25e9),
+    Chip("v5e", 197e12, 393e12, 16 * GIB * 0.99, 8.1e11, 4.5e10, 2, 3.125e9),
+    Chip("v5p", 459e12, 918e12, 95 * GIB * 0.99, 2.8e12, 9e10, 3, 6.25e9),
+    Chip("v6e", 918e12, 1836e12, 32 * GIB * 0.99, 1.6e12, 9e10, 2, 3.125e9),
 )}
 
 

@@ -1,6 +1,5 @@
-"""Compiles a training step for TPUs that are not here: libtpu has the compiler and knows every topology."""
+"""Compiles a step for TPUs that are not here: libtpu has the compiler and knows every topology."""
 
-from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import os
@@ -8,69 +7,14 @@ from typing import Any
 
 import jax
 
-from gpt4x.checkpoints import frozen_models
-from gpt4x.data.stream import FEATURES
 from gpt4x.errors import UserError
-from gpt4x.models.config import TransformerConfig
-from gpt4x.models.language_model import LanguageModel
-from gpt4x.models.saved_model import SavedModel
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning import collectives
 from gpt4x.planning.chips import Topology
-from gpt4x.training import gradients
-from gpt4x.training.config import TrainConfig
-from gpt4x.training.initial_state import state_shapes
-from gpt4x.training.step import TrainStep
+from gpt4x.planning.steps import Step
 
 # Products that overlap with their own communication become loops, and the compiler counts only one turn of a loop.
-_NO_LOOPS = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-  """A training step on B rows of L tokens with a memory of M positions: what is compiled."""
-
-  train_step: TrainStep
-  batch_size: int
-  segment_length: int
-  memory_length: int
-  microbatches: int = 1
-
-  @classmethod
-  def of(cls, config: TrainConfig) -> "Step":
-    """The step of a run, checked to fit its mesh; a dtype of 'auto' becomes bfloat16, as on a TPU."""
-    experiment = config.experiment
-    config.partitioner.check_batch(experiment.dataset.batch_size, config.microbatches)
-    step = cls(config.step, experiment.dataset.batch_size, experiment.dataset.segment_length,
-               experiment.memory_length, config.microbatches)
-    step = step.replace_frozen(lambda config: {"dtype": "bfloat16"} if config.dtype == "auto" else {})
-    return step.replace_config(dtype="bfloat16") if experiment.language_model.config.dtype == "auto" else step
-
-  @property
-  def config(self) -> TransformerConfig:
-    return self.train_step.model.config
-
-  def state(self, partitioner: Partitioner) -> Any:
-    return state_shapes(self.train_step, self.batch_size, self.memory_length, partitioner,
-                        frozen_models.shapes(self.frozen_models, partitioner))
-
-  @property
-  def frozen_models(self) -> Mapping[str, SavedModel]:
-    return getattr(self.train_step.objective, "frozen_models", {})
-
-  def replace_config(self, **changes: Any) -> "Step":
-    model = LanguageModel(dataclasses.replace(self.config, **changes))
-    return dataclasses.replace(self, train_step=dataclasses.replace(self.train_step, model=model))
-
-  def replace_frozen(self, changes: Callable[[TransformerConfig], dict[str, Any]]) -> "Step":
-    """The step with what `changes` says of the configuration of each frozen model."""
-    if not self.frozen_models:
-      return self
-    objective: Any = self.train_step.objective
-    models = {name: dataclasses.replace(one, model=LanguageModel(dataclasses.replace(
-        one.model.config, **changes(one.model.config)))) for name, one in self.frozen_models.items()}
-    return dataclasses.replace(self, train_step=dataclasses.replace(
-        self.train_step, objective=objective.with_frozen_models(models)))
+_NO_LOOPS: dict[str, str | bool] = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,33 +56,17 @@ def topology_devices(topology: Topology) -> list[Any]:
                     " shape of a slice that exists") from error
 
 
-def compile_step(step: Step, partitioner: Partitioner, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
-  """Compiles the step that `gpt4x train` would run on the partitioner's mesh."""
-  shapes = step.state(partitioner)
-  more = getattr(step.train_step.objective, "token_features", None)
-  features = {name: ((), dtype) for name, dtype in FEATURES.items()} | (more.features if more else {})
-  batch = {name: jax.ShapeDtypeStruct((step.batch_size, step.segment_length, *shape), dtype,
-                                      sharding=partitioner.sharding("batch", *(None,) * (1 + len(shape))))
-           for name, (shape, dtype) in features.items()}
-  with partitioner.activate():
-    lowered = step.train_step.jit(shapes).lower(shapes, batch)
-  return lowered.compile(options)
-
-
 def step_cost(step: Step, partitioner: Partitioner) -> tuple[Cost, list[collectives.Collective]]:
   """The cost of a whole step, and the collectives of two of its repeating blocks.
 
   The compiler counts the body of a loop once. So one block and two blocks are compiled, unrolled, and the rest is
-  extrapolated; frozen models are unrolled whole. One microbatch is compiled and multiplied, which counts the optimizer
-  too often.
+  extrapolated; frozen models are unrolled whole. One microbatch is compiled and multiplied.
   """
-  period, times = step.config.period, step.microbatches
-  step = dataclasses.replace(step, train_step=dataclasses.replace(step.train_step, gradients=gradients.whole),
-                             batch_size=step.batch_size // times, microbatches=1)
-  step = step.replace_frozen(lambda _: {"scan_layers": False})
+  period, times, step = step.config.period, step.microbatches, step.part()
 
   def of(blocks: int) -> tuple[Cost, list[collectives.Collective]]:
-    compiled = compile_step(step.replace_config(num_layers=blocks * period, scan_layers=False), partitioner, _NO_LOOPS)
+    alone = step.replace_config(num_layers=blocks * period, scan_layers=False)
+    compiled = alone.lower(partitioner).compile(_NO_LOOPS)
     analysis, text = compiled.cost_analysis(), compiled.as_text()
     found = collectives.parse(text, partitioner.mesh.shape)
     unknown = text.count('custom_call_target="PrepareAsyncCall')  # The compiler gives each of these -1 second.
@@ -151,9 +79,17 @@ def step_cost(step: Step, partitioner: Partitioner) -> tuple[Cost, list[collecti
   return Cost(times * whole.flops, times * whole.bytes, times * whole.seconds, traffic), found
 
 
-def memory(compiled: jax.stages.Compiled) -> dict[str, float]:
-  """Bytes of one device's HBM: inputs, outputs beyond them, what is needed between, and the program."""
-  analysis = compiled.memory_analysis()
+def memory(lowered: jax.stages.Lowered) -> dict[str, float] | None:
+  """Bytes of one device's HBM: inputs, outputs beyond them, what is needed between, and the program.
+
+  None: there is no room, and so no program.
+  """
+  try:
+    analysis: Any = lowered.compile().memory_analysis()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" in str(error):
+      return None
+    raise
   return {"arguments": analysis.argument_size_in_bytes, "temporaries": analysis.temp_size_in_bytes,
           "outputs": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
           "program": analysis.generated_code_size_in_bytes}

@@ -4,6 +4,7 @@ State is counted exactly, from shapes and shardings. The rest sums the large par
 reads and writes, sends, and holds between the forward and the backward pass.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -13,7 +14,8 @@ import jax
 from gpt4x.models.config import TransformerConfig
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning.chips import Topology
-from gpt4x.planning.compiler import Cost, Step
+from gpt4x.planning.compiler import Cost
+from gpt4x.planning.steps import TrainingStep
 from gpt4x.training.state import TrainState
 
 
@@ -37,7 +39,7 @@ class Sizes:
   owned: float  # Parameters that the device stores.
 
   @classmethod
-  def of(cls, step: Step, state: TrainState, partitioner: Partitioner) -> "Sizes":
+  def of(cls, step: TrainingStep, state: TrainState, partitioner: Partitioner) -> "Sizes":
     shape, config = partitioner.mesh.shape, step.config
     rows = step.batch_size / partitioner.num_batch_shards / step.microbatches
     gathered = 0.0
@@ -71,7 +73,7 @@ class Sizes:
     return self.tokens * wide / self.tensor * (2 if c.activation == "swiglu" else 1)
 
 
-def temporaries(step: Step, state: TrainState, partitioner: Partitioner) -> float:
+def temporaries(step: TrainingStep, state: TrainState, partitioner: Partitioner) -> float:
   """Bytes of gradients, of what is kept for the backward pass, and of one layer's work or the logits."""
   s = Sizes.of(step, state, partitioner)
   c = s.config
@@ -83,7 +85,7 @@ def temporaries(step: Step, state: TrainState, partitioner: Partitioner) -> floa
   return 4 * s.owned + 2 * 2 * block + c.num_layers * kept + max(work, logits)
 
 
-def cost(step: Step, state: TrainState, partitioner: Partitioner) -> Cost:
+def cost(step: TrainingStep, state: TrainState, partitioner: Partitioner) -> Cost:
   """Arithmetic, memory traffic and communication of a step on one device."""
   s, shape, c = Sizes.of(step, state, partitioner), partitioner.mesh.shape, step.config
   tokens = step.batch_size * step.segment_length / partitioner.mesh.size
@@ -98,28 +100,29 @@ def cost(step: Step, state: TrainState, partitioner: Partitioner) -> Cost:
   weights += 2 * (4 * s.owned + device_bytes(state.opt_state)) + 12 * s.owned
   activations = c.num_layers * (2 * 30 * s.tokens * c.embed_dim + 2 * 8 * s.hidden + 4 * 16 * s.scores)
   logits = 4 * 6 * s.tokens * c.vocab_size / s.tensor
-  traffic: dict[str, float] = {}
-
-  def add(axes, amount):
-    size = math.prod(shape[name] for name in axes)
-    if size > 1 and amount:
-      name = " x ".join(name for name in shape if name in axes and shape[name] > 1)
-      traffic[name] = traffic.get(name, 0.0) + amount * (size - 1) / size
-
   # Weights are gathered for each pass over them, and their gradients scattered, in the compute dtype.
-  add(("fsdp",), (2 + (again > 0) + 1) * step.microbatches * 2 * s.gathered)
-  add([name for name in ("slice", "data") if name in shape], 2 * 4 * s.owned)
-  add(("tensor",), (4 + 2 * (again > 0)) * step.microbatches * c.num_layers * 2 * 2 * s.tokens * c.embed_dim)
+  traffic = ring_traffic(("fsdp",), (2 + (again > 0) + 1) * step.microbatches * 2 * s.gathered, shape)
+  traffic |= ring_traffic(("slice", "data"), 2 * 4 * s.owned, shape)
+  traffic |= ring_traffic(
+      ("tensor",), (4 + 2 * (again > 0)) * step.microbatches * c.num_layers * 2 * 2 * s.tokens * c.embed_dim, shape)
   if c.moe:
     sent = 2 * s.tokens * c.embed_dim * c.moe.experts_per_token * (c.moe.capacity_factor or 1.0)
-    add(("expert",), (4 + 2 * (again > 0)) * step.microbatches * c.num_mixtures * sent)
+    traffic |= ring_traffic(("expert",), (4 + 2 * (again > 0)) * step.microbatches * c.num_mixtures * sent, shape)
   return Cost(arithmetic, weights + step.microbatches * (activations + logits), math.nan, traffic)
 
 
-def seconds(cost: Cost, topology: Topology, partitioner: Partitioner) -> dict[str, float]:
+def ring_traffic(axes: Sequence[str], amount: float, shape: Mapping[str, int]) -> dict[str, float]:
+  """Bytes that a device sends, of an amount that goes around a ring over mesh axes, by their names; none for one."""
+  size = math.prod(shape[name] for name in axes)
+  name = " x ".join(name for name in axes if shape[name] > 1)
+  return {name: amount * (size - 1) / size} if size > 1 and amount else {}
+
+
+def seconds(cost: Cost, topology: Topology, partitioner: Partitioner, int8_share: float = 0.0) -> dict[str, float]:
   """The roofline: seconds that arithmetic, memory and each network would take alone, at their peaks."""
   chip = topology.chip
-  found = {"arithmetic": cost.flops / chip.peak, "memory": cost.bytes / chip.hbm_bandwidth}
+  found = {"arithmetic": cost.flops * ((1 - int8_share) / chip.peak + int8_share / chip.int8_peak),
+           "memory": cost.bytes / chip.hbm_bandwidth}
   for axes, traffic in cost.traffic.items():
     size = math.prod(partitioner.mesh.shape[name] for name in axes.split(" x "))
     # A mesh axis takes as many axes of the torus as it needs, with a ring of two links on each.

@@ -11,80 +11,48 @@ import jax
 from gpt4x.errors import UserError
 from gpt4x.models.config import TransformerConfig
 from gpt4x.partitioning import Partitioner
-from gpt4x.planning import collectives, compiler, estimate
+from gpt4x.planning import collectives, estimate, needs
 from gpt4x.planning.chips import GIB, Topology
-from gpt4x.planning.compiler import Step
+from gpt4x.planning.needs import Needs, SPARE
+from gpt4x.planning.steps import parts_of, TrainingStep
 from gpt4x.training.state import TrainState
 
-SPARE = 0.10  # The fraction of memory to leave free.
 LARGE = 64 * 2**20  # Bytes: copies of a smaller part of an array than this are not worth a warning.
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """A step of an experiment on a topology, as JSON has it; bytes and FLOPs are those of one device."""
+class Plan(Needs):
+  """A training step of an experiment."""
 
-  topology: str
-  devices: int
-  mesh: dict[str, int]
-  source: str  # 'compiler' or 'formula'
   params: int
   active_params: int
   flops_per_token: float  # What training asks of the model, with only the scores that causal attention needs.
   tokens_per_step: int
   remat: str
-  memory: dict[str, float]  # Bytes of params, optimizer, recurrent memory, temporaries and so on.
-  hbm: float
-  flops: float
-  bytes: float
-  traffic: dict[str, float]  # Bytes sent, by mesh axes.
-  seconds: dict[str, float]  # The roofline's parts.
-  roofline: float  # Seconds of a step in which all of these overlap.
-  compiled: float | None  # Seconds of a step by the compiler's own estimate.
-  mfu: float  # Computed from the slower of these two.
+  mfu: float  # Computed from the slower of the roofline's time and the compiler's.
   tokens_per_day: float
   warnings: list[str]
   advice: str | None
 
-  @property
-  def spare(self) -> float:
-    return 1 - sum(self.memory.values()) / self.hbm
 
-
-def make(step: Step, partitioner: Partitioner, topology: Topology, compiled: bool,
+def make(step: TrainingStep, partitioner: Partitioner, topology: Topology, compiled: bool,
          state: TrainState | None = None) -> Plan:
   """Plans a step on a topology: with the TPU compiler, which takes minutes, if `compiled`, otherwise by formula."""
   config, state = step.config, state or step.state(partitioner)
-  parts = {"params": state.params, "optimizer": state.opt_state, "memory": state.memory}
-  parts |= {"frozen": state.frozen} if state.frozen else {}
-  memory = {name: estimate.device_bytes(tree) for name, tree in parts.items()}
-  warnings = list(_coarse(state.params, partitioner))
-  if compiled:
-    found = compiler.memory(compiler.compile_step(step, partitioner))
-    memory |= {"batch": found["arguments"] - sum(memory.values())} | {
-        name: found[name] for name in ("outputs", "temporaries", "program")}
-    cost, sent = compiler.step_cost(step, partitioner)
-    warnings += _surprises(sent, _largest_expected(step, state, partitioner))
-  else:
-    memory["temporaries"] = estimate.temporaries(step, state, partitioner)
-    cost = estimate.cost(step, state, partitioner)
-  seconds = estimate.seconds(cost, topology, partitioner)
-  roofline = max(seconds.values())
-  slower = max(roofline, cost.seconds) if compiled else roofline
+  formulas = needs.Formulas(estimate.temporaries(step, state, partitioner), estimate.cost(step, state, partitioner))
+  found, sent = needs.of(step, parts_of(state), partitioner, topology, formulas, compiled)
+  warnings = [*_coarse(state.params, partitioner), *_surprises(sent, _largest_expected(step, state, partitioner))]
   tokens, peak = step.batch_size * step.segment_length, topology.num_devices * topology.chip.peak
   flops_per_token = config.flops_per_token(step.segment_length, step.memory_length, training=True)
   plan = Plan(
-      topology=str(topology), devices=topology.num_devices, mesh=dict(partitioner.mesh.shape),
-      source="compiler" if compiled else "formula", params=config.num_params(),
-      active_params=config.num_active_params(), flops_per_token=flops_per_token, tokens_per_step=tokens,
-      remat=config.remat, memory=memory, hbm=topology.chip.hbm, flops=cost.flops, bytes=cost.bytes,
-      traffic=cost.traffic, seconds=seconds, roofline=roofline, compiled=cost.seconds if compiled else None,
-      mfu=flops_per_token * tokens / (slower * peak), tokens_per_day=tokens / slower * 86400, warnings=warnings,
-      advice=None)
+      **vars(found), params=config.num_params(), active_params=config.num_active_params(),
+      flops_per_token=flops_per_token, tokens_per_step=tokens, remat=config.remat,
+      mfu=flops_per_token * tokens / (found.slower * peak), tokens_per_day=tokens / found.slower * 86400,
+      warnings=warnings, advice=None)
   return dataclasses.replace(plan, advice=_advice(plan, step))
 
 
-def _advice(plan: Plan, step: Step) -> str | None:
+def _advice(plan: Plan, step: TrainingStep) -> str | None:
   """Names the first thing to change if a plan does not fit."""
   if plan.spare >= SPARE:
     return None
@@ -113,7 +81,7 @@ def _coarse(params: Any, partitioner: Partitioner) -> Iterator[str]:
       yield f"{name} {leaf.shape}: {held / GIB:.2f} GiB on each device, of which the mesh has {copies:.0f} copies"
 
 
-def _largest_expected(step: Step, state: TrainState, partitioner: Partitioner) -> float:
+def _largest_expected(step: TrainingStep, state: TrainState, partitioner: Partitioner) -> float:
   """Bytes of the largest array that a step should move at once: a gathered parameter of a block, or activations."""
   tokens = estimate.Sizes.of(step, state, partitioner).tokens
 
@@ -131,7 +99,7 @@ def _surprises(found: list[collectives.Collective], expected: float) -> list[str
           f" {one.result_bytes / GIB:.2f} GiB" for one in found if one.result_bytes > expected]
 
 
-def search(step: Step, topology: Topology) -> list[Plan]:
+def search(step: TrainingStep, topology: Topology) -> list[Plan]:
   """Plans every mesh and remat policy by formula: those that fit come first, the fastest at the top."""
   found = []
   for mesh in _meshes(topology, step):
@@ -148,7 +116,7 @@ def search(step: Step, topology: Topology) -> list[Plan]:
   return sorted(found, key=lambda plan: (plan.spare < SPARE, -round(plan.mfu, 3), sum(plan.seconds.values())))
 
 
-def _meshes(topology: Topology, step: Step) -> Iterator[dict[str, Any]]:
+def _meshes(topology: Topology, step: TrainingStep) -> Iterator[dict[str, Any]]:
   chips, moe = math.prod(topology.shape), step.config.moe
   powers = [2**i for i in range(int(math.log2(chips)) + 1)]
   for tensor, expert, fsdp in itertools.product(powers[:5], powers if moe else [1], powers):
@@ -160,11 +128,10 @@ def _meshes(topology: Topology, step: Step) -> Iterator[dict[str, Any]]:
 def describe(plan: Plan) -> str:
   """The plan as text."""
   gib = lambda size: f"{size / GIB:.2f}"
-  mesh = " x ".join(f"{name}={size}" for name, size in plan.mesh.items())
   fits = f"{plan.spare:.0%} spare" if plan.spare >= SPARE else f"{plan.spare:.0%} spare: DOES NOT FIT with {SPARE:.0%}"
   active = f", {plan.active_params:,} of them for a token" if plan.active_params < plan.params else ""
   lines = [
-      ("on", f"{plan.topology}, {plan.devices:,} devices: mesh {mesh}, remat {plan.remat!r}"),
+      ("on", f"{plan.place}, remat {plan.remat!r}"),
       ("parameters", f"{plan.params:,}{active}"),
       ("a step", f"{plan.tokens_per_step:,} tokens of {plan.flops_per_token / 1e9:.4g} GFLOP each (causal once)"),
       ("GiB a device", ", ".join(f"{name} {gib(size)}" for name, size in plan.memory.items())),

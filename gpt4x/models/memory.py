@@ -111,6 +111,7 @@ class Cache(flax.struct.PyTreeNode):
   constants: list[StepConstants] | StepConstants
   segment_ids: jax.Array  # [B, W]
   index: jax.Array  # []
+  kernels: Any = None  # What steps use in the places of parameters, as `parameters.for_steps` makes it.
 
   @property
   def window(self) -> int:

@@ -260,10 +260,18 @@ def dot_rows(equation: str, query: jax.Array, rows: jax.Array | Rows) -> jax.Arr
 
 
 def integer_product(equation: str, x: jax.Array, values: jax.Array) -> jax.Array:
-  """jnp.einsum of x and int8 values: float32, of integers, x rounded to 15 bits."""
+  """jnp.einsum of x [..., R, C] and int8 values to [..., R, O]: float32, of integers, x rounded to 15 bits."""
   if x.shape[-1] > LONGEST:
     return jnp.einsum(equation, x.astype(jnp.float32), values.astype(jnp.float32))
-  return fine_product(lambda rows: jnp.einsum(equation, rows, values, preferred_element_type=jnp.int32), x)
+
+  def product(rows):
+    y = jnp.einsum(equation, rows, values, preferred_element_type=jnp.int32)
+    if y.shape[-1] <= rows.shape[-1]:
+      return y
+    # XLA's CPU backend is faster with the longer matrix in front, but would turn the product around.
+    return jnp.swapaxes(jax.lax.optimization_barrier(jnp.swapaxes(y, -1, -2)), -1, -2)
+
+  return fine_product(product, x)
 
 
 def position_biases(module: nn.Module, config: TransformerConfig) -> tuple[jax.Array, jax.Array]:

@@ -30,23 +30,25 @@ def row_steps(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
   return jnp.maximum(jnp.max(jnp.abs(x), axes, keepdims=True), 1e-30) / 127
 
 
-def fine_product(product: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+def fine_product(product: Callable[[jax.Array], jax.Array], x: jax.Array, parts: int = 2) -> jax.Array:
   """A product that is linear in the rows of x [..., R, C], computed of integers: float32 [..., R, O].
 
-  Each row becomes two, the second of what the first leaves over in steps 1/254 as large. XLA's CPU backend has a fast
-  product of integers for two rows and more, so that a single one comes to 15 bits for nothing.
+  Each row becomes several, of what the one before leaves over in steps 1/254 as large: two have 15 bits, three those of
+  float32. XLA's CPU backend has a fast product of integers for two rows and more, so that this costs a single row little.
 
   Args:
-    product: of int8 [..., 2 R, C] to int32 [..., 2 R, O]; C may be `LONGEST` at most.
+    product: of int8 [..., parts R, C] to int32 [..., parts R, O]; C may be `LONGEST` at most.
     x: what is rounded.
+    parts: rows for each of x.
   """
   x = x.astype(jnp.float32)
   steps = row_steps(x, (-1,))
-  x = x / steps
-  coarse = jnp.round(x)
-  rows = jnp.concatenate([coarse, jnp.round((x - coarse) * 254)], -2).astype(jnp.int8)
-  coarse, fine = jnp.split(product(rows).astype(jnp.float32), 2, -2)
-  return (coarse + fine * (1 / 254)) * steps
+  x, rows = x / steps, []
+  for _ in range(parts):
+    rows.append(jnp.round(x))
+    x = (x - rows[-1]) * 254
+  found = product(jnp.concatenate(rows, -2).astype(jnp.int8)).astype(jnp.float32)
+  return sum(part * 254.0**-i for i, part in enumerate(jnp.split(found, parts, -2))) * steps
 
 
 LONGEST = 2**31 // 127**2  # Products of int8 that an int32 holds the sum of.

@@ -102,11 +102,11 @@ class Graph:
   # Products by the model's kernels: all of them, and nothing else.
 
   def product(self, x: Value, kernel: Any, transposed: bool = False) -> Value:
-    """x [..., I] by a kernel [I, O], or [O, I] if it is transposed."""
+    """x [..., I] by a kernel [I, O], or [O, I] if it is transposed; or one of several, along axes in front."""
     if not isinstance(kernel, Quantized):
       return self.matmul(x, self.transpose(kernel, (1, 0)) if transposed else kernel)
     values, scales = self.constants.get(kernel.values.name), self.constants.get(kernel.scales.name)
-    if values is None or scales is None or scales.shape[1 if transposed else 0] > 1:
+    if values is None or scales is None or values.ndim > 2 or scales.shape[1 if transposed else 0] > 1:
       return self._integer_product(x, kernel, transposed)
     inputs, outputs = values.shape[::-1] if transposed else values.shape
     packed, steps = self._blocks(kernel, transposed)
@@ -116,8 +116,8 @@ class Graph:
   def _blocks(self, kernel: Quantized, transposed: bool) -> tuple[Value, Value]:
     """int8 values as MatMulNBits has them, [O, blocks, BLOCK] bytes with zero at 128, and a scale for each block.
 
-    It rounds each block of a row of x by itself, in the same kernel: a step of 12 layers of width 512 has 400 nodes less
-    than with MatMulInteger.
+    It rounds each block of a row of x by itself, in the same kernel: a step of 12 layers of width 512 has 400 nodes
+    less than with MatMulInteger.
     """
     name = f"{kernel.values.name}.blocks"
     if name not in self.constants:
@@ -129,7 +129,7 @@ class Graph:
     return tuple(Value(self, one, self.constants[one].dtype) for one in (name, f"{name}.scales"))
 
   def _integer_product(self, x: Value, kernel: Quantized, transposed: bool) -> Value:
-    """By int8 values that are not constants, with a scale for each row of x and for each output.
+    """By int8 values that are several or no constants, with a scale for each row of x and for each output.
 
     Rows become bytes with zero at 128: the same integers, by kernels of ONNX Runtime that are 70 times as fast as those
     of int8 by int8 (512 x 2,048 and one row: 15 us, 1,113 us; float32: 48 us).

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import functools
 import math
-from typing import Any
 
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
@@ -202,8 +201,8 @@ class Attention(nn.Module):
       scores = content(query + u) + jnp.roll(by_distance, slot + 1, -1).reshape(*heads, -1, window)
     else:
       # A key was rotated by its slot, so one that lies ahead of the query in the ring is a whole turn behind it.
-      scores = jnp.where(jnp.arange(window) <= slot, content(rotated(query, slot)),
-                         content(rotated(query, slot + window)))
+      both = [rotated(query, slot + turn).reshape(*heads, -1, c.head_dim) for turn in (0, window)]
+      scores = jnp.where(jnp.arange(window) <= slot, *jnp.split(content(jnp.concatenate(both, -2)), 2, -2))
     scores = scores.reshape(len(x), c.num_heads, window) * c.head_dim**-0.5
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, flash.MASKED)).astype(x.dtype)
     weights = weights.reshape(*heads, -1, window)

@@ -34,7 +34,7 @@ def fine_product(product: Callable[[jax.Array], jax.Array], x: jax.Array, parts:
   """A product that is linear in the rows of x [..., R, C], computed of integers: float32 [..., R, O].
 
   Each row becomes several, of what the one before leaves over in steps 1/254 as large: two have 15 bits, three those of
-  float32. XLA's CPU backend has a fast product of integers for two rows and more, so that this costs a single row little.
+  float32. XLA's CPU backend has a fast product of integers for two rows and more: this costs a single row little.
 
   Args:
     product: of int8 [..., parts R, C] to int32 [..., parts R, O]; C may be `LONGEST` at most.

@@ -60,10 +60,11 @@ def test_a_quantized_model_computes_what_its_arrays_do(stack, form):
 
 
 @pytest.mark.parametrize("style, tolerance", [
-    ({}, 1e-4), (STYLES["same_length"], 1e-4), (STYLES["modern"], 0.05),
-    (dict(num_heads=4, num_kv_heads=2, head_dim=8), 1e-4)])
+    ({}, 1e-3), (STYLES["same_length"], 1e-3), (STYLES["modern"], 0.05),
+    (dict(num_heads=4, num_kv_heads=2, head_dim=8), 1e-3)])
 def test_a_memory_of_integers_decodes_as_it_evaluates(style, tolerance):
-  """Over three windows, so that the ring wraps. Rotary keys are rounded as they are rotated, by their slot."""
+  """Over three windows, so that the ring wraps; queries and weights have 15 bits. Rotary keys are rounded as they are
+  rotated, by their slot."""
   made = tiny.make(**{**style, "memory_length": LENGTH})
   model = LanguageModel(dataclasses.replace(made.config, memory_dtype="int8"))
   tokens = tiny.random_tokens(made.config, 3 * LENGTH)

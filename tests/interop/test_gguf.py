@@ -106,7 +106,8 @@ def test_integers_are_the_numbers_that_they_stand_for(tmp_path):
     ({"norm": "layer"}, "norm is 'layer'"), ({"norm_position": "post"}, "norm_position is 'post'"),
     ({"activation": "relu"}, "activation is 'relu'"), ({"mlp_bias": True}, "mlp_bias is True"),
     ({"output_bias": True}, "output_bias is True"), ({"moe": MoEConfig(num_experts=2)}, "moe is MoEConfig"),
-    ({"adaptive_cutoffs": (3,)}, r"adaptive_cutoffs is \(3,\)"), ({"vocab_embed_dim": 4}, "vocab_embed_dim is 4, and 8"),
+    ({"adaptive_cutoffs": (3,)}, r"adaptive_cutoffs is \(3,\)"),
+    ({"vocab_embed_dim": 4}, "vocab_embed_dim is 4, and 8"),
 ])
 def test_what_is_no_llama_is_refused(changes, words):
   with pytest.raises(UserError, match=f"Llama's architecture: {words}"):

@@ -113,22 +113,24 @@ def write_gguf(case: Case) -> None:
   gguf_files.save(case.folder, model.config, decoding_weights.named(params), case.window, "gguf-q8_0")
 
 
+def config(case: Case) -> Any:
+  from gpt4x.models.config import TransformerConfig
+  return TransformerConfig(**dict(case.sizes))
+
+
 def _model(case: Case, how: str = "") -> tuple[Any, Any]:
   """A model and its parameters: float32, or as `gpt4x compress` makes it."""
   import jax
 
   from gpt4x.compression.quantization import Quantization
-  from gpt4x.models.config import TransformerConfig
   from gpt4x.models.language_model import LanguageModel
-  config = TransformerConfig(**dict(case.sizes))
-  model = LanguageModel(config, form=None)
+  model = LanguageModel(config(case), form=None)
   params = jax.jit(model.init)(jax.random.key(0))
   if not how:
     return model, params
   form = Quantization("int8", activations=how == "int8-all", stored=True)
-  if how == "int8-all":
-    config = dataclasses.replace(config, memory_dtype="int8")
-  return LanguageModel(config, form=form), jax.jit(lambda params: form(params, model.declared[1]))(params)
+  changes = {"memory_dtype": "int8"} if how == "int8-all" else {}
+  return LanguageModel(dataclasses.replace(model.config, **changes), form=form), jax.jit(lambda params: form(params, model.declared[1]))(params)
 
 
 def _engine(case: Case, model: Any, params: Any) -> Callable[[], Round]:

@@ -127,7 +127,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, c: TransformerConfig, vocabulary: A
     writer.add_tokenizer_model("no_vocab")
     return
   from sentencepiece import sentencepiece_model_pb2
-  pieces = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.sp_model)
+  pieces = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.sp_model)  # type: ignore[attr-defined]
   # llama.cpp has one reader for SentencePiece's BPE, "llama", and one for its unigrams, "t5".
   unigrams = pieces.trainer_spec.model_type == pieces.trainer_spec.UNIGRAM
   writer.add_tokenizer_model("t5" if unigrams else "llama")

@@ -126,7 +126,7 @@ class Graph:
       bytes_ = np.pad(values, ((0, 0), (0, -values.shape[1] % BLOCK))).view(np.uint8) ^ 128
       self.constants[name] = bytes_.reshape(len(values), -1, BLOCK)
       self.constants[f"{name}.scales"] = np.repeat(scales.reshape(-1), self.constants[name].shape[1])
-    return tuple(Value(self, one, self.constants[one].dtype) for one in (name, f"{name}.scales"))
+    return Value(self, name, np.dtype(np.uint8)), Value(self, f"{name}.scales", np.dtype(np.float32))
 
   def _integer_product(self, x: Value, kernel: Quantized, transposed: bool) -> Value:
     """By int8 values that are several or no constants, with a scale for each row of x and for each output.

@@ -120,7 +120,8 @@ def test_a_quantized_product_is_that_of_the_same_integers(ops, transposed):
 
 
 def constants(graph, kernel):
-  return decoding_weights.Quantized(graph.constant("k.values", kernel.values), graph.constant("k.scales", kernel.scales))
+  return decoding_weights.Quantized(graph.constant("k.values", kernel.values),
+                                    graph.constant("k.scales", kernel.scales))
 
 
 def test_a_quantized_table_gives_its_rows():

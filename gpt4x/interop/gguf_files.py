@@ -6,18 +6,21 @@ the window that it is written with, such a model is a Llama. `embed` scales by s
 
 from collections.abc import Iterator, Mapping
 import os
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import gguf
 import numpy as np
-import seqio
 
 from gpt4x import storage
+from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.inference.engine import BOS
 from gpt4x.interop import decoding_weights
 from gpt4x.interop.decoding_weights import Weight
 from gpt4x.models.config import TransformerConfig
+
+if TYPE_CHECKING:
+  import seqio
 
 NAME = "model.gguf"
 TYPES = {"gguf": gguf.GGMLQuantizationType.F32, "gguf-f16": gguf.GGMLQuantizationType.F16,
@@ -28,6 +31,7 @@ _FILE_TYPES = {"gguf": gguf.LlamaFileType.ALL_F32, "gguf-f16": gguf.LlamaFileTyp
 _NEEDED: dict[str, Any] = {
     "positions": "rotary", "norm": "rms", "norm_position": "pre", "activation": "swiglu", "mlp_bias": False,
     "output_bias": False, "moe": None, "adaptive_cutoffs": ()}
+_READ_BY_LLAMA = "SentencePieceVocabulary", "LosslessSentencePieceVocabulary"
 _KERNELS = {"attention.value": "attn_v", "mlp.wi_gate": "ffn_gate", "mlp.wi": "ffn_up", "mlp.wo": "ffn_down"}
 _NORMS = {"attention_norm.scale": "attn_norm", "mlp_norm.scale": "ffn_norm"}
 
@@ -47,9 +51,8 @@ def check(config: TransformerConfig, vocabulary: "seqio.Vocabulary | None") -> N
   if config.has_projections:
     raise UserError(f"GGUF is for models of Llama's architecture: vocab_embed_dim is {config.vocab_embed_dim}, and"
                     f" {config.embed_dim} there; choose another --format")
-  if vocabulary is not None and not isinstance(vocabulary, seqio.SentencePieceVocabulary):
-    raise UserError(f"GGUF needs a SentencePiece vocabulary, and this is a {type(vocabulary).__name__}: choose another"
-                    " --format")
+  if vocabulary is not None and (name := vocabularies.spec(vocabulary)["class"]) not in _READ_BY_LLAMA:
+    raise UserError(f"GGUF needs a SentencePiece vocabulary, and this is a {name}: choose another --format")
 
 
 def save(directory: str | os.PathLike, config: TransformerConfig, parameters: Mapping[str, Weight], window: int,

@@ -130,7 +130,8 @@ def _model(case: Case, how: str = "") -> tuple[Any, Any]:
     return model, params
   form = Quantization("int8", activations=how == "int8-all", stored=True)
   changes = {"memory_dtype": "int8"} if how == "int8-all" else {}
-  return LanguageModel(dataclasses.replace(model.config, **changes), form=form), jax.jit(lambda params: form(params, model.declared[1]))(params)
+  params = jax.jit(lambda params: form(params, model.declared[1]))(params)
+  return LanguageModel(dataclasses.replace(model.config, **changes), form=form), params
 
 
 def _engine(case: Case, model: Any, params: Any) -> Callable[[], Round]:

@@ -87,7 +87,7 @@ setuptools.setup(
             "ruff>=0.17,<0.18",
         ],
         # What `gpt4x export` makes ONNX with, and what its run.py decodes with; TFLite is made by TensorFlow.
-        "export": ["ai-edge-litert>=2.1,<3", "onnx>=1.20,<2", "onnxruntime>=1.24,<2",
+        "export": ["ai-edge-litert>=2.1,<3", "gguf>=0.17,<0.20", "onnx>=1.20,<2", "onnxruntime>=1.24,<2",
                    "backports.strenum>=1.2,<1.3"],  # Of ai-edge-litert; 1.3 is not for Python 3.11 and later.
         "huggingface": ["tokenizers>=0.20,<0.24"],  # For a tokenizer.json as a vocabulary.
         # Trackers. MLflow without its server; the last two are for a store in a file, 'sqlite:////PATH/mlflow.db'.

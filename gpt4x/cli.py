@@ -186,9 +186,10 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
       "transfo_xl: a Transformer-XL directory of Hugging Face; safetensors: what gpt4x export wrote"))
   convert.add_argument("--input", required=True, type=_directory, metavar="DIR", help="the directory to read")
   export = command("export", "write a checkpoint of the run in DIR in another format")
-  export.add_argument("--format", choices=["safetensors", "onnx", "stablehlo", "tflite"], default="safetensors", help=(
-      "safetensors: the parameters; the others: a folder that decodes without gpt4x, by OUT/run.py"
-      " (default: %(default)s)"))
+  export.add_argument("--format", default="safetensors", choices=[
+      "safetensors", "onnx", "stablehlo", "tflite", "gguf", "gguf-f16", "gguf-q8_0"], help=(
+          "safetensors: the parameters; gguf: a file for llama.cpp, in float32, float16 or Q8_0; the others: a folder"
+          " that decodes without gpt4x, by OUT/run.py (default: %(default)s)"))
   export.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the directory to write")
   compress = command("compress", "make a smaller model of the run in DIR", gin="changes to DIR's own configuration")
   compress.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the model directory to write")

@@ -45,6 +45,11 @@ def planning_for(devices: Sequence[jax.Device] | int):
     _planned = None
 
 
+def is_planning() -> bool:
+  """Whether what is made is for devices that are not here, whatever backend JAX has."""
+  return _planned is not None
+
+
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Partitioner:

@@ -1,14 +1,15 @@
 """`gpt4x export`: writes a checkpoint as safetensors, with vocabulary and configuration, or as the files of a codec.
 
-In the other formats it becomes a folder that decodes without this project.
+In the other formats it becomes a folder that decodes without this project, or a file for llama.cpp.
 """
 
 import argparse
+from typing import Any
 
 from gpt4x import configuration, run_directory, storage
 from gpt4x.commands import reading
 from gpt4x.data import vocabularies
-from gpt4x.errors import UserError
+from gpt4x.errors import one_line, UserError
 from gpt4x.experiment import Experiment
 from gpt4x.interop import exports
 from gpt4x.media import codec_files
@@ -18,10 +19,17 @@ from gpt4x.partitioning import Partitioner
 
 def run(arguments: argparse.Namespace) -> None:
   experiment = reading.saved_experiment(arguments.model_dir, data=False)
-  bundle = arguments.format != "safetensors"
+  bundle, llama = arguments.format != "safetensors", arguments.format.startswith("gguf")
   window = _decoding_window(arguments, experiment) if bundle else 0
   step, params = experiment.restore_params(arguments.model_dir, Partitioner(data=1, num_devices=1), arguments.step)
   wrote = f"wrote {arguments.output}: step {step}, {experiment.model.config.num_params():,} parameters"
+  if llama:
+    from gpt4x.interop import decoding_weights
+    gguf_files = _gguf_files()
+    gguf_files.save(arguments.output, experiment.language_model.config, decoding_weights.named(params), window,
+                    arguments.format, vocabularies.load(arguments.model_dir))
+    print(f"{wrote}. Try: llama-cli -m {arguments.output}/{gguf_files.NAME} -p TEXT")
+    return
   if bundle:
     from gpt4x.interop import bundles
     bundles.save(arguments.output, arguments.format, bundles.Decoder.of(experiment.language_model, params, window),
@@ -42,6 +50,15 @@ def run(arguments: argparse.Namespace) -> None:
   print(wrote)
 
 
+def _gguf_files() -> Any:
+  try:
+    from gpt4x.interop import gguf_files
+  except ImportError as error:
+    raise UserError(f"--format=gguf needs a package that is not installed ({one_line(error)}): pip install"
+                    " 'gpt4x[export]'") from error
+  return gguf_files
+
+
 def _decoding_window(arguments: argparse.Namespace, experiment: Experiment) -> int:
   """The window that `gpt4x generate` decodes with; a UserError, before anything is read, for what is not exported."""
   from gpt4x.inference.generate import Generator
@@ -52,7 +69,12 @@ def _decoding_window(arguments: argparse.Namespace, experiment: Experiment) -> i
   if experiment.dataset.feature_converter == "prefix_lm":
     raise UserError(f"--format={arguments.format}: the model in {arguments.model_dir} reads its prompt in both"
                     " directions, which an exported one cannot: leave --format out")
-  bundles.check(vocabularies.load(arguments.model_dir))
-  bundles.check_free(arguments.output, arguments.format)
+  vocabulary = vocabularies.load(arguments.model_dir)
+  if arguments.format.startswith("gguf"):
+    _gguf_files().check(experiment.language_model.config, vocabulary)
+    _gguf_files().check_free(arguments.output)
+  else:
+    bundles.check(vocabulary)
+    bundles.check_free(arguments.output, arguments.format)
   with configuration.placing():
     return Generator(arguments.model_dir, experiment, step=arguments.step).window

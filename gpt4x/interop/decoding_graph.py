@@ -100,7 +100,7 @@ def _attend(ops: Any, c: TransformerConfig, window: int, own: Mapping[str, Weigh
     new = turned(key)
     content = query + own["content_bias"]
     scores = ops.concatenate([ops.matmul(content, keys), ops.matmul(content, new)], -1)
-    by_distance = ops.matmul(query, own["position_keys"]) + own["position_bias"]
+    by_distance = ops.product(query, own["position_keys"]) + own["position_bias"]
     scores = scores + ops.take(ops.reshape(by_distance, (0, 0, 0, -1)), places.columns, 3)
   else:
     near = _rotate(ops, c, query, places.near)

@@ -16,13 +16,13 @@ gelu, softmax, log_softmax, transpose = jax.nn.gelu, jax.nn.softmax, jax.nn.log_
 
 
 def product(x: jax.Array, kernel: Any, transposed: bool = False) -> jax.Array:
-  """x [..., I] by a kernel [I, O], or [O, I] if it is transposed."""
+  """x [..., I] by a kernel [I, O], or [O, I] if it is transposed; or one of several, along axes in front."""
   if not isinstance(kernel, Quantized):
     return jnp.matmul(x, kernel.T if transposed else kernel)
   values, scales = (part.T if transposed else part for part in (kernel.values, kernel.scales))
   row_scales = jnp.maximum(jnp.max(jnp.abs(x), -1, keepdims=True), 1e-30) * (1 / 127)
   rows = jnp.round(x / row_scales).astype(jnp.int8)
-  integers = jax.lax.dot_general(rows, values, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
+  integers = jnp.matmul(rows, values, preferred_element_type=jnp.int32)
   return integers.astype(jnp.float32) * row_scales * scales
 
 

@@ -102,7 +102,8 @@ def _attention(c: TransformerConfig, own: Mapping[str, Weight], parameters: Mapp
   query = own["attention.query"]
   query = query.scaled(scale) if isinstance(query, Quantized) else query * np.float32(scale)
   kernels = [query, own["attention.key"], own["attention.value"]]
-  found = {"project": _join([_matrix(kernel, 1) for kernel in kernels]), "out": _matrix(own["attention.out"], 2)}
+  found: dict[str, Weight] = {"project": _join([_matrix(kernel, 1) for kernel in kernels]),
+                              "out": _matrix(own["attention.out"], 2)}
   if c.positions == "relative":
     biases = own if c.untie_biases else parameters
     prefix = "attention." if c.untie_biases else ""
@@ -111,9 +112,15 @@ def _attention(c: TransformerConfig, own: Mapping[str, Weight], parameters: Mapp
                                                         jnp.arange(window)[::-1]))
     position_keys = np.einsum("sd,dgk->gks", positions, dense(own["attention.relative_key"]))
     found["content_bias"] = u * np.float32(scale)
-    found["position_keys"] = np.ascontiguousarray(position_keys[:, None])  # [G, 1, K, W]
-    found["position_bias"] = np.float32(scale) * (v @ found["position_keys"])  # [G, H / G, 1, W]
+    kept = np.ascontiguousarray(position_keys[:, None])  # [G, 1, K, W]
+    found["position_keys"] = _rounded(kept, 2) if c.memory_dtype == "int8" else kept
+    found["position_bias"] = np.float32(scale) * (v @ dense(found["position_keys"]))  # [G, H / G, 1, W]
   return found
+
+
+def _rounded(array: np.ndarray, axis: int) -> Quantized:
+  steps = (np.maximum(np.abs(array).max(axis, keepdims=True), 1e-30) / 127).astype(np.float32)
+  return Quantized(np.rint(array / steps).astype(np.int8), steps)
 
 
 def _matrix(kernel: Weight, summed: int) -> Weight:

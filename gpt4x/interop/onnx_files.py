@@ -36,9 +36,10 @@ def save(folder: pathlib.Path, config: TransformerConfig, weights: Mapping[str, 
   used = {name for node in graph.nodes for name in node.input}
   tensors = _tensors({name: one for name, one in graph.constants.items() if name in used}, external)
   outputs_declared = declared(decoding_inputs.output_shapes(config))
+  domains = {("", onnx_graph.OPSET)} | {(node.domain, onnx_graph.DOMAIN_VERSION) for node in graph.nodes if node.domain}
   model = helper.make_model(
       helper.make_graph(graph.nodes, "decoder", declared(shapes), outputs_declared, tensors),
-      opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)], ir_version=onnx_graph.IR_VERSION,
+      opset_imports=[helper.make_opsetid(*one) for one in domains], ir_version=onnx_graph.IR_VERSION,
       producer_name="gpt4x")
   (folder / NAMES[0]).write_bytes(model.SerializeToString())
   return list(NAMES if external else NAMES[:1])

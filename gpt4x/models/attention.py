@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import functools
 import math
-from typing import Any
 
 import flax.linen as nn
 from flax.linen import partitioning as nn_partitioning
@@ -16,8 +15,8 @@ from gpt4x.models.config import TransformerConfig
 from gpt4x.models.layers import constrain, residual_scale
 from gpt4x.models.masks import Mask
 from gpt4x.models.memory import KeyValues, RingKeyValues, StepConstants
-from gpt4x.models.parameters import joined, kernel_init, param, product, product_of_rows
-from gpt4x.models.rounding import rounded, Rows
+from gpt4x.models.parameters import HEADS, joined, kernel_init, param, product, product_of_rows
+from gpt4x.models.rounding import fine_product, LONGEST, rounded, Rows
 
 # What attention takes of a mask: the boolean blocks of its chunks of queries; the fused kernel takes the mask itself.
 Prepared = list[jax.Array] | Mask
@@ -91,7 +90,7 @@ class Attention(nn.Module):
     query, key = (c.embed_dim, c.num_heads, c.head_dim), (c.embed_dim, c.num_kv_heads, c.head_dim)
 
     def project(name, shape):
-      return param(self, name, kernel_init(0, (1, 2)), shape, ("embed", "heads", "kv"), ("embed",))
+      return param(self, name, kernel_init(0, (1, 2)), shape, ("embed", *HEADS), ("embed",))
 
     self.query = project("query", query)
     self.key = project("key", key)
@@ -202,15 +201,16 @@ class Attention(nn.Module):
       scores = content(query + u) + jnp.roll(by_distance, slot + 1, -1).reshape(*heads, -1, window)
     else:
       # A key was rotated by its slot, so one that lies ahead of the query in the ring is a whole turn behind it.
-      scores = jnp.where(jnp.arange(window) <= slot, content(rotated(query, slot)),
-                         content(rotated(query, slot + window)))
+      both = [rotated(query, slot + turn).reshape(*heads, -1, c.head_dim) for turn in (0, window)]
+      scores = jnp.where(jnp.arange(window) <= slot, *jnp.split(content(jnp.concatenate(both, -2)), 2, -2))
     scores = scores.reshape(len(x), c.num_heads, window) * c.head_dim**-0.5
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, flash.MASKED)).astype(x.dtype)
     weights = weights.reshape(*heads, -1, window)
-    seen: Any = values
     if isinstance(values, Rows):
-      weights, seen = (weights * jnp.swapaxes(values.steps, -1, -2)).astype(x.dtype), values.values.astype(x.dtype)
-    mixed = jnp.einsum("...rt,...tk->...rk", weights, seen)
+      mixed = integer_product("...rt,...tk->...rk", weights * jnp.swapaxes(values.steps, -1, -2), values.values)
+      mixed = mixed.astype(x.dtype)
+    else:
+      mixed = jnp.einsum("...rt,...tk->...rk", weights, values)
     out = product_of_rows(mixed.reshape(len(x), c.num_heads, c.head_dim), self.out)
     return out[:, None], RingKeyValues(keys, values)
 
@@ -224,8 +224,8 @@ class Attention(nn.Module):
       position_keys = self.project_positions(relative_positions(self.config, jnp.arange(window)[::-1]))
     single = [axis for axis, size in enumerate((rows, groups)) if size == 1]
     ring = RingKeyValues(*(self.kept(jnp.squeeze(jnp.swapaxes(x, 0, 1), single)) for x in (keys, past.values)))
-    return ring, StepConstants(joined([self.query, self.key, self.value], axis=1),
-                               None if position_keys is None else self.kept(position_keys))
+    kernels = tuple(kernel.for_steps() for kernel in joined([self.query, self.key, self.value], axis=1))
+    return ring, StepConstants(kernels, None if position_keys is None else self.kept(position_keys))
 
   def kept(self, x: jax.Array) -> jax.Array | Rows:
     """Keys, values or projected R as they are kept while decoding."""
@@ -253,10 +253,24 @@ class Attention(nn.Module):
 
 def dot_rows(equation: str, query: jax.Array, rows: jax.Array | Rows) -> jax.Array:
   """The float32 product of a query [..., r, K] and rows [..., t, K], whose steps come in behind it."""
-  dot = functools.partial(jnp.einsum, equation, query, preferred_element_type=jnp.float32)
   if isinstance(rows, Rows):
-    return dot(rows.values.astype(query.dtype)) * jnp.swapaxes(rows.steps, -1, -2)
-  return dot(rows)
+    return integer_product(equation, query, rows.values) * jnp.swapaxes(rows.steps, -1, -2)
+  return jnp.einsum(equation, query, rows, preferred_element_type=jnp.float32)
+
+
+def integer_product(equation: str, x: jax.Array, values: jax.Array) -> jax.Array:
+  """jnp.einsum of x [..., R, C] and int8 values to [..., R, O]: float32, of integers, x rounded to 15 bits."""
+  if x.shape[-1] > LONGEST:
+    return jnp.einsum(equation, x.astype(jnp.float32), values.astype(jnp.float32))
+
+  def product(rows):
+    y = jnp.einsum(equation, rows, values, preferred_element_type=jnp.int32)
+    if y.shape[-1] <= rows.shape[-1]:
+      return y
+    # XLA's CPU backend is faster with the longer matrix in front, but would turn the product around.
+    return jnp.swapaxes(jax.lax.optimization_barrier(jnp.swapaxes(y, -1, -2)), -1, -2)
+
+  return fine_product(product, x)
 
 
 def position_biases(module: nn.Module, config: TransformerConfig) -> tuple[jax.Array, jax.Array]:

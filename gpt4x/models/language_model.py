@@ -187,12 +187,14 @@ class LanguageModel:
 
   def start_decoding(self, params: Params, memory: Memory, index: int | jax.Array = 0) -> Cache:
     """The ring cache of the W positions that a prefilled memory holds, to be continued at position `index`."""
-    return self._apply(params, memory, index, method="ring")
+    cache = self._apply(params, memory, index, method="ring")
+    return cache.replace(kernels=parameters.for_steps(params, self._arrays[1]))
 
   def decode_step(self, params: Params, tokens: Int[Array, " B"], cache: Cache,
                   segment_ids: Int[Array, " B"] | None = None) -> tuple[Float[Array, "B V"], Cache]:
     """The logits of the next token and the cache moved on by one, at a cost that does not grow."""
     segment_ids = jnp.ones_like(tokens) if segment_ids is None else segment_ids
+    params = parameters.put(params, cache.kernels)
     hidden, cache = self._apply(params, tokens, cache, segment_ids, method="step")
     return self.unembed(params, hidden)[:, 0], cache
 

@@ -121,6 +121,7 @@ class Cache(flax.struct.PyTreeNode):
   segment_ids: jax.Array  # [B, W]
   index: jax.Array  # []
   places: jax.Array | None = None  # As those of a Memory.
+  kernels: Any = None  # What steps use in the places of parameters, as `parameters.for_steps` makes it.
 
   @property
   def window(self) -> int:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from gpt4x.models.shapes import Array
 
 Initializer = Callable[..., jax.Array]
+HEADS = "heads", "kv"  # The logical axes of what is projected to heads.
 
 
 @flax.struct.dataclass
@@ -63,6 +64,10 @@ class Substitute:
     """What `product` gives; override it where there is a better way than by the whole array."""
     return contract(x, self.dense(x.dtype), summed)
 
+  def for_steps(self, summed: tuple[int, ...]) -> "Substitute":
+    """What `product` is best at with few rows at a time, as in decoding; leaves may have any axes."""
+    return self
+
   def rows(self, ids: Any) -> "Substitute":
     """Rows of the first axis, which is not summed over: a slice, or an array of indices."""
     return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == 1 else leaf[ids], self)
@@ -82,6 +87,9 @@ class Kernel(flax.struct.PyTreeNode):
     """Rows of the first axis, which is not summed over."""
     ids = slice(start, stop)
     return self.replace(value=self.value.rows(ids) if isinstance(self.value, Substitute) else self.value[ids])
+
+  def for_steps(self) -> "Kernel":
+    return self.replace(value=self.value.for_steps(self.summed)) if isinstance(self.value, Substitute) else self
 
   def transposed(self) -> "Kernel":
     """A kernel of two axes for products in the other direction."""
@@ -130,6 +138,29 @@ def map_declared(function: Callable[[Any, Declaration], Any], params: Any, decla
   """`function(parameter, its declaration)` in the place of each parameter, a Substitute being one."""
   return jax.tree.map(lambda declaration, param: function(param, declaration), declarations, params,
                       is_leaf=lambda x: isinstance(x, Declaration))
+
+
+def for_steps(params: Any, declarations: Any) -> Any:
+  """What the steps of decoding use in the places of some kernels, None in those of all other parameters.
+
+  Kernels to heads are not among them: a cache has them joined (`StepConstants`).
+  """
+  def one(param, declaration):
+    names = declaration.names
+    if not (isinstance(param, Substitute) and declaration.is_hidden) or "expert" in names or names[-2:] == HEADS:
+      return None
+    layers = names.count("layers")
+    turn = lambda param: param.for_steps(tuple(axis - layers for axis in declaration.summed_axes))
+    turned = jax.vmap(turn)(param) if layers else turn(param)
+    return None if type(turned) is type(param) else turned
+
+  return map_declared(one, params, declarations)
+
+
+def put(params: Any, others: Any) -> Any:
+  """Parameters, with others in their places where there are any."""
+  return jax.tree.map(lambda other, param: param if other is None else other, others, params,
+                      is_leaf=lambda x: x is None or isinstance(x, Substitute))
 
 
 def product(x: Float[Array, "*rows_and_summed"], kernel: Kernel, dtype: Any = None) -> Float[Array, "..."]:

@@ -1,11 +1,13 @@
 """Kernels of integers: what they multiply to, in float64, and what they take."""
 
+from unittest import mock
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gpt4x.compression import integers
-from gpt4x.models import parameters
+from gpt4x.models import attention, parameters, rounding
 from gpt4x.models.parameters import Kernel
 
 RNG = np.random.default_rng(0)
@@ -47,9 +49,37 @@ def test_a_product_of_integers_is_that_of_float64(shape, summed, rows):
   rounded = np.round(np.asarray(x) / np.asarray(steps, np.float32))
   expected = exact(rounded, found.values, summed)
   expected *= steps.reshape(*rows, *[1] * (expected.ndim - len(rows))) * np.squeeze(np.asarray(found.scales), summed)
-  product = parameters.product(x, Kernel(found, summed, jnp.float32))
-  assert product.shape == expected.shape
-  np.testing.assert_allclose(product, expected, rtol=1e-5, atol=1e-6)
+  kernel = Kernel(found, summed, jnp.float32)
+  assert isinstance(kernel.for_steps().value, integers.TurnedInt8)
+  for one in (kernel, kernel.for_steps()):
+    product = parameters.product(x, one)
+    assert product.shape == expected.shape
+    np.testing.assert_allclose(product, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [(1,), (2, 3)])
+@pytest.mark.parametrize("shape, summed", KERNELS)
+def test_a_turned_kernel_multiplies_all_the_bits_of_x(shape, summed, rows):
+  kernel, x = arrays(shape, summed, rows)
+  found = integers.to_int8(kernel, summed)
+  dense = np.asarray(found.values, np.float64) * np.asarray(found.scales, np.float64)
+  product = parameters.product(x, Kernel(found, summed, jnp.float32).for_steps())
+  np.testing.assert_allclose(product, exact(x, dense, summed), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 40), (3, 40), (1, 5)])
+def test_a_fine_product_is_exact_to_15_bits(rows, columns):
+  """Of rows of any size, in either order; zeros stay zeros, and what is longer than an int32 holds is no integers."""
+  x, values = RNG.normal(size=(2, rows, 16)) * 1e-3, RNG.integers(-127, 128, (2, columns, 16), dtype=np.int8)
+  x[0, 0] = 0
+  expected = np.einsum("brc,btc->brt", x, values.astype(np.float64))
+  bound = np.abs(x).max(-1, keepdims=True) * 2.0**-15 * np.abs(values.astype(np.float64)).sum(-1)[:, None]
+  found = attention.integer_product("...rk,...tk->...rt", jnp.asarray(x, jnp.float32), jnp.asarray(values))
+  assert np.all(np.abs(found - expected) <= bound + 1e-7) and not np.any(found[0, 0])
+  with mock.patch.object(attention, "LONGEST", 15):
+    whole = attention.integer_product("...rk,...tk->...rt", jnp.asarray(x, jnp.float32), jnp.asarray(values))
+  np.testing.assert_allclose(whole, expected, atol=1e-6)
+  assert rounding.LONGEST * 127**2 <= 2**31
 
 
 @pytest.mark.parametrize("shape, summed", KERNELS)

@@ -1,6 +1,8 @@
 """Quantization of whole models, whatever their stack: what they compute, what they take, what training sees."""
 
 import dataclasses
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -60,10 +62,11 @@ def test_a_quantized_model_computes_what_its_arrays_do(stack, form):
 
 
 @pytest.mark.parametrize("style, tolerance", [
-    ({}, 1e-4), (STYLES["same_length"], 1e-4), (STYLES["modern"], 0.05),
-    (dict(num_heads=4, num_kv_heads=2, head_dim=8), 1e-4)])
+    ({}, 1e-3), (STYLES["same_length"], 1e-3), (STYLES["modern"], 0.05),
+    (dict(num_heads=4, num_kv_heads=2, head_dim=8), 1e-3)])
 def test_a_memory_of_integers_decodes_as_it_evaluates(style, tolerance):
-  """Over three windows, so that the ring wraps. Rotary keys are rounded as they are rotated, by their slot."""
+  """Over three windows, so that the ring wraps; queries and weights have 15 bits. Rotary keys are rounded as they are
+  rotated, by their slot."""
   made = tiny.make(**{**style, "memory_length": LENGTH})
   model = LanguageModel(dataclasses.replace(made.config, memory_dtype="int8"))
   tokens = tiny.random_tokens(made.config, 3 * LENGTH)
@@ -151,3 +154,21 @@ def test_training_sees_rounded_kernels_and_moves_whole_ones(form):
 def test_contradictions_are_refused(arguments, message):
   with pytest.raises(UserError, match=message):
     Quantization(**arguments)
+
+
+def test_a_step_on_a_cpu_makes_no_array_of_a_kernel_or_of_the_ring():
+  """Integers are multiplied where they lie, and the ring is not copied."""
+  made = tiny.make(vocab_size=160, embed_dim=64, num_heads=2, head_dim=32, mlp_dim=96, scan_layers=False)
+  form = Quantization(activations=True, stored=True)
+  model = LanguageModel(dataclasses.replace(made.config, memory_dtype="int8"), form)
+  params = jax.eval_shape(lambda params: form(params, made.lm.declared[1]), made.params)
+  cache = jax.eval_shape(model.start_decoding, params, jax.eval_shape(
+      lambda: model.initial_memory(1, 80, projected=True)))
+  tokens = jax.ShapeDtypeStruct((1,), jnp.int32)
+  compiled = jax.jit(model.decode_step, donate_argnums=2).lower(params, tokens, cache).compile().as_text()
+  sizes = {160 * 64, 64 * 3 * 64, 64 * 64, 64 * 96, 2 * 80 * 32}
+  results = re.findall(r"^\s+(?:ROOT )?%([\w.-]+) = (\w+)\[([\d,]+)\]\S* ([\w-]+)\(", compiled, re.MULTILINE)
+  assert any(kind == "dot" for *_, kind in results)
+  for name, dtype, shape, kind in results:
+    if math.prod(map(int, shape.split(","))) in sizes:
+      assert dtype == "s8" and kind not in ("copy", "transpose", "convert"), name

@@ -1,5 +1,6 @@
 """Exported decoders: their logits are JAX's, in three windows of tokens; quantized kernels; files of any size."""
 
+import dataclasses
 import functools
 
 import flax.struct
@@ -14,6 +15,7 @@ import seqio
 from gpt4x.compression.integers import to_int8
 from gpt4x.interop import bundles, decoding_inputs, decoding_jax, decoding_weights, layerwise, onnx_files, onnx_graph
 from gpt4x.models import parameters
+from gpt4x.models.language_model import LanguageModel
 from tests.interop import exported
 from tests.interop.exported import WINDOW
 from tests.models import tiny
@@ -89,20 +91,46 @@ def test_several_documents_and_rows_do_not_see_each_other():
     cache["cache_segment_ids"] = documents[:, piece]
 
 
-@pytest.mark.parametrize("ops", ["onnx", "jax"])
 @pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("ops", ["onnx", "jax", "several onnx", "several jax"])
 def test_a_quantized_product_is_that_of_the_same_integers(ops, transposed):
-  rng = np.random.default_rng(0)
-  x = rng.normal(size=(1, 3, 16)).astype(np.float32)
+  """ONNX Runtime's rounds each block of a row by itself, but where there are several kernels."""
+  rng, several = np.random.default_rng(0), ops.startswith("several")
+  inputs = 2 * onnx_graph.BLOCK + 40
+  x = rng.normal(size=(1, 3, inputs)).astype(np.float32)
   x[0, 1] = 0
-  values = rng.integers(-127, 128, (16, 9), dtype=np.int8)
+  values = rng.integers(-127, 128, (inputs, 9), dtype=np.int8)
   scales = rng.uniform(0.01, 0.1, (1, 9)).astype(np.float32)
-  rows = np.maximum(np.abs(x).max(-1, keepdims=True), np.float32(1e-30)) * np.float32(1 / 127)
-  integers = np.rint(x / rows).astype(np.float64) @ values.astype(np.float64)
-  kernel = decoding_weights.Quantized(*((part.T.copy() if transposed else part) for part in (values, scales)))
-  found = (jax.jit(lambda x: decoding_jax.product(x, kernel, transposed))(x) if ops == "jax" else
-           evaluate(lambda graph, x: graph.product(x, kernel, transposed), x))
-  np.testing.assert_allclose(found, integers * rows * scales, rtol=1e-6)
+  blocks = np.split(x, (onnx_graph.BLOCK, 2 * onnx_graph.BLOCK), -1) if ops == "onnx" else [x]
+  expected, start = 0.0, 0
+  for block in blocks:
+    steps = np.maximum(np.abs(block).max(-1, keepdims=True), np.float32(1e-30)) * np.float32(1 / 127)
+    part = values[start:start + block.shape[-1]].astype(np.float64)
+    expected, start = expected + np.rint(block / steps).astype(np.float64) @ part * steps, start + block.shape[-1]
+  if several:
+    if transposed:
+      pytest.skip("R alone is several kernels")
+    x, expected = x[None], expected[None]
+    kernel = decoding_weights.Quantized(values[None, None], scales[None, None])
+  else:
+    kernel = decoding_weights.Quantized(*((part.T.copy() if transposed else part) for part in (values, scales)))
+  found = (jax.jit(lambda x: decoding_jax.product(x, kernel, transposed))(x) if "jax" in ops else
+           evaluate(lambda graph, x: graph.product(x, constants(graph, kernel), transposed), x))
+  np.testing.assert_allclose(found, expected * scales, rtol=1e-4, atol=1e-4)
+
+
+def constants(graph, kernel):
+  return decoding_weights.Quantized(graph.constant("k.values", kernel.values),
+                                    graph.constant("k.scales", kernel.scales))
+
+
+def test_a_quantized_table_gives_its_rows():
+  rng = np.random.default_rng(0)
+  table = decoding_weights.Quantized(rng.integers(-127, 128, (7, 40), dtype=np.int8),
+                                     rng.uniform(0.01, 0.1, (7, 1)).astype(np.float32))
+  found = evaluate(lambda graph, x: graph.lookup(constants(graph, table), graph._cast(x, np.int32)),
+                   np.array([[3, 0, 6]], np.float32))
+  np.testing.assert_allclose(found, table.dense()[[[3, 0, 6]]])
 
 
 def evaluate(function, x):
@@ -111,10 +139,12 @@ def evaluate(function, x):
   graph = onnx_graph.Graph()
   graph.add("Identity", [function(graph, onnx_graph.Value(graph, "x", x.dtype))], np.float32, name="y")
   declare = lambda name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-  constants = [onnx.numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
+  made_of = [onnx.numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
   made = onnx.helper.make_model(
-      onnx.helper.make_graph(graph.nodes, "g", [declare("x")], [declare("y")], constants),
-      opset_imports=[onnx.helper.make_opsetid("", onnx_graph.OPSET)], ir_version=onnx_graph.IR_VERSION)
+      onnx.helper.make_graph(graph.nodes, "g", [declare("x")], [declare("y")], made_of),
+      opset_imports=[onnx.helper.make_opsetid("", onnx_graph.OPSET),
+                     onnx.helper.make_opsetid(onnx_graph.ONNX_RUNTIME, onnx_graph.DOMAIN_VERSION)],
+      ir_version=onnx_graph.IR_VERSION)
   return onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"x": x})[0]
 
 
@@ -172,6 +202,18 @@ def test_substitutes_in_the_parameters_are_found(style):
     kernel = name.rpartition(".")[2] in ("query", "key", "value", "out", "relative_key", "wi", "wi_gate", "table")
     assert isinstance(found, decoding_weights.Quantized) == kernel or name == "vocabulary.output_kernel"
     np.testing.assert_allclose(decoding_weights.dense(found), array, atol=0.01)
+
+
+def test_a_memory_of_integers_makes_integers_of_positions(tmp_path):
+  made = tiny.make(**exported.STYLES["paper"])
+  config = dataclasses.replace(made.config, memory_dtype="int8")
+  weights = decoding_weights.make(config, layerwise.split(made.params), WINDOW)
+  for kind in ("onnx", "stablehlo"):
+    bundles.save(tmp_path / kind, kind, bundles.Decoder(LanguageModel(config), weights, WINDOW), seqio.ByteVocabulary())
+    found = exported.model(tmp_path / kind).read(exported.tokens(config))
+    assert 1e-4 < np.abs(found - exported.expected("paper")[-1]).max() < 0.3
+  keys = weights["layers.0.position_keys"]
+  assert keys.values.dtype == np.int8 and keys.scales.shape == (4, 1, 1, WINDOW)
 
 
 @pytest.mark.parametrize("style", ["paper", "modern", "adaptive"])

@@ -20,6 +20,8 @@ def product(x: jax.Array, kernel: Any, transposed: bool = False) -> jax.Array:
   if not isinstance(kernel, Quantized):
     return jnp.matmul(x, kernel.T if transposed else kernel)
   values, scales = (part.T if transposed else part for part in (kernel.values, kernel.scales))
+  if scales.shape[-2] > 1:  # Of a kernel that sums the other way, as a tied projection: inputs have scales.
+    x, scales = x * scales[..., 0], 1.0
   row_scales = jnp.maximum(jnp.max(jnp.abs(x), -1, keepdims=True), 1e-30) * (1 / 127)
   rows = jnp.round(x / row_scales).astype(jnp.int8)
   integers = jnp.matmul(rows, values, preferred_element_type=jnp.int32)

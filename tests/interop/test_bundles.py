@@ -119,6 +119,21 @@ def test_a_quantized_product_is_that_of_the_same_integers(ops, transposed):
   np.testing.assert_allclose(found, expected * scales, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("ops", ["onnx", "jax"])
+def test_a_quantized_product_in_the_other_direction(ops):
+  """As that of a tied projection: a scale for each input, which x is multiplied by first."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(1, 3, 9)).astype(np.float32)
+  kernel = decoding_weights.Quantized(rng.integers(-127, 128, (40, 9), dtype=np.int8),
+                                      rng.uniform(0.01, 0.1, (1, 9)).astype(np.float32))
+  found = (jax.jit(lambda x: decoding_jax.product(x, kernel, True))(x) if ops == "jax" else
+           evaluate(lambda graph, x: graph.product(x, constants(graph, kernel), True), x))
+  x *= kernel.scales
+  steps = np.maximum(np.abs(x).max(-1, keepdims=True), np.float32(1e-30)) * np.float32(1 / 127)
+  expected = np.rint(x / steps).astype(np.float64) @ kernel.values.T * steps
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def constants(graph, kernel):
   return decoding_weights.Quantized(graph.constant("k.values", kernel.values),
                                     graph.constant("k.scales", kernel.scales))
@@ -216,11 +231,12 @@ def test_a_memory_of_integers_makes_integers_of_positions(tmp_path):
   assert keys.values.dtype == np.int8 and keys.scales.shape == (4, 1, 1, WINDOW)
 
 
-@pytest.mark.parametrize("style", ["paper", "modern", "adaptive"])
+@pytest.mark.parametrize("style", ["paper", "modern", "adaptive", "bottleneck"])
 def test_a_model_of_quantized_kernels_is_near_the_one_that_they_stand_for(style, tmp_path):
   """Every kernel that `product` multiplies by, the tied table and the layer's joint projections among them."""
   made = tiny.make(**exported.STYLES[style])
-  axes = {"query": 0, "key": 0, "value": 0, "relative_key": 0, "out": (0, 1), "wi": 0, "wi_gate": 0, "wo": 0}
+  axes = {"query": 0, "key": 0, "value": 0, "relative_key": 0, "out": (0, 1), "wi": 0, "wi_gate": 0, "wo": 0,
+          "projection": 0}
   named = layerwise.split(made.params)
   for name, array in named.items():
     kind = name.rpartition(".")[2]

@@ -14,7 +14,6 @@ import argparse
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
-import importlib.util
 import json
 import os
 import pathlib
@@ -24,6 +23,7 @@ import time
 from typing import Any
 
 from benchmarks import decoding, harness, results, run
+from benchmarks.compression import exports
 from benchmarks.harness import Round, Row
 
 SIZES = {"vocab_size": 4096, "num_heads": 8, "num_layers": 12, "embed_dim": 512, "norm_position": "pre",
@@ -81,8 +81,8 @@ def onnx_int8_all(case: Case) -> Callable[[], Round]:
   with tempfile.TemporaryDirectory() as made:
     folder = pathlib.Path(made) / "onnx"
     bundles.save(folder, "onnx", bundles.Decoder.of(*_model(case, "int8-all"), case.window), seqio.ByteVocabulary())
-    decoder = _load(folder / "run.py").Model(json.loads((folder / "config.json").read_text()),
-                                             _load(folder / "decoder.py").load)
+    written = json.loads((folder / "config.json").read_text())
+    decoder = exports.load(folder / "run.py").Model(written, exports.load(folder / "decoder.py").load)
   token = int(decoder.read([1] * case.window).argmax())
 
   def decode() -> Round:
@@ -139,13 +139,6 @@ def _engine(case: Case, model: Any, params: Any) -> Callable[[], Round]:
   from gpt4x.inference.sampling import Sampling
   engine = Engine(model, case.window, eos_id=None, sampling=Sampling(temperature=0))
   return lambda: {"tokens": 1 / decoding.our_seconds(engine, params, [[1] * 63], case.steps + 32)[1]}
-
-
-def _load(path: pathlib.Path) -> Any:
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
 
 
 def main() -> None:

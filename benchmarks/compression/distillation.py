@@ -62,7 +62,7 @@ def row(name: str, values: Sequence[float], goal: str = "") -> Row:
 
 def closed(bench: runs.Bench, name: str, teacher: float, steps: int, bindings: Mapping[str, Any]) -> Closed:
   distilled, seconds = trained(bench, f"{name}_distilled", steps, bindings)
-  plain = {**bindings, "OBJECTIVE": Reference("@NextToken()")}
+  plain = {**bindings, "OBJECTIVE": runs.Reference("@NextToken()")}
   same_tokens, spent = trained(bench, f"{name}_tokens", steps, plain, evaluations=2)
   rate = steps / spent
   for attempt in range(3):
@@ -78,12 +78,6 @@ def closed(bench: runs.Bench, name: str, teacher: float, steps: int, bindings: M
     raise RuntimeError(f"a teacher of {teacher:.4f} bits a byte leaves no gap to close: give it more --teacher_steps")
   share = lambda alone: 100 * (alone - distilled) / (alone - teacher)
   return Closed(share(min(same_tokens, same_time)), share(same_tokens))
-
-
-class Reference(str):
-  """A gin reference, which has no quotes."""
-
-  __repr__ = str.__str__
 
 
 def trained(bench: runs.Bench, name: str, steps: int, bindings: Mapping[str, Any],

@@ -83,8 +83,8 @@ def difference(folder: pathlib.Path, kind: str, window: int) -> float:
   """The largest of any logit, by the code of the bundle itself."""
   import numpy as np
   tokens, expected = np.load(folder / "tokens.npy").tolist(), np.load(folder / "logits.npy")
-  decoder = _load(folder / kind / "run.py").Model(
-      json.loads((folder / kind / "config.json").read_text()), _load(folder / kind / "decoder.py").load)
+  decoder = load(folder / kind / "run.py").Model(
+      json.loads((folder / kind / "config.json").read_text()), load(folder / kind / "decoder.py").load)
   worst = np.abs(decoder.read(tokens[:PROMPT]) - expected[0]).max()
   for token, logits in zip(tokens[PROMPT:], expected[1:], strict=True):
     worst = max(worst, np.abs(decoder([token]) - logits).max())
@@ -114,7 +114,8 @@ def first_token(python: pathlib.Path, folder: pathlib.Path) -> float:
   return seconds
 
 
-def _load(path: pathlib.Path) -> Any:
+def load(path: pathlib.Path) -> Any:
+  """A file of a bundle as a module."""
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

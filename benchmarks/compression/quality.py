@@ -78,16 +78,11 @@ def measured(bench: runs.Bench, seed: int, bindings: dict[str, Any], recover: in
   pattern, _ = compressed("pattern", "--prune=sparsegpt:2:4")
   for name, start in (("recovered_50", directory), ("recovered_2_4", pattern)):
     found[name] = change(bench.train(f"{name}{seed}", f"{start}/config.gin", **{
-        "train.init_from": start, "OPTIMIZER": Reference("@sparse()"), "sparse.optimizer": Reference("@muon()"),
+        "train.init_from": start, "OPTIMIZER": runs.Reference("@sparse()"),
+        "sparse.optimizer": runs.Reference("@muon()"),
         "TRAIN_STEPS": recover, "warmup_linear.peak": 0.005, "EVAL_PERIOD": None, "SEED": seed}))
   print(f"seed {seed}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
   return found
-
-
-class Reference(str):
-  """A gin reference, which has no quotes."""
-
-  __repr__ = str.__str__
 
 
 def table(printed: str) -> dict[str, float]:

@@ -22,6 +22,12 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
+class Reference(str):
+  """A gin reference, which has no quotes."""
+
+  __repr__ = str.__str__
+
+
 @dataclasses.dataclass(frozen=True)
 class Bench:
   """Where a script works.

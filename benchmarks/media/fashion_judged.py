@@ -1,7 +1,6 @@
 """How a decoder of Fashion-MNIST is judged: by what it draws, and by what it names."""
 
 from collections.abc import Callable, Sequence
-import functools
 import itertools
 
 import numpy as np
@@ -73,12 +72,10 @@ def scorer(run: str) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     ones = jnp.ones((count, length), jnp.int32)
     seen = model.forward(params, jnp.pad(inputs, ((0, 0), (1, 0))), model.initial_memory(count, length, projected=True),
                          ones, ones)
-    every = functools.partial(jnp.repeat, repeats=len(names))  # A row for each name.
-    memory = seen.memory.replace(layers=jax.tree.map(lambda leaf: every(leaf, axis=2), seen.memory.layers),
-                                 segment_ids=every(seen.memory.segment_ids, axis=0))
     targets = jnp.tile(names, (count, 1))
-    hidden = model.forward(params, targets[:, :-1], memory, (targets[:, 1:] > 0).astype(jnp.int32)).hidden
-    hidden = jnp.concatenate([every(seen.hidden[:, -1:], axis=0), hidden], 1)
+    memory, documents = seen.memory.repeat(len(names)), (targets[:, 1:] > 0).astype(jnp.int32)
+    hidden = model.forward(params, targets[:, :-1], memory, documents).hidden
+    hidden = jnp.concatenate([jnp.repeat(seen.hidden[:, -1:], len(names), 0), hidden], 1)
     found = model.token_log_probs(params, hidden, targets)
     return jnp.sum(jnp.where(targets > 0, found, 0), -1).reshape(count, -1)
 

@@ -44,6 +44,10 @@ class Memory(flax.struct.PyTreeNode):
     """The inverse of `split`."""
     return self._map(lambda x, rows, _: join_rows(x, rows))
 
+  def repeat(self, times: int) -> "Memory":
+    """Each row so many times in a row."""
+    return self._map(lambda x, rows, _: jnp.repeat(x, times, rows))
+
   def roll(self, shift: int | jax.Array) -> "Memory":
     """Moves every position on by `shift`, the last ones to the front."""
     return self._map(lambda x, _, positions: x if positions is None else jnp.roll(x, shift, positions))

@@ -145,6 +145,7 @@ def test_microbatches_have_their_rows():
   np.testing.assert_array_equal(memory.split(2).places[:, :, 0], [[0, 8], [4, 12]])
   np.testing.assert_array_equal(memory.split(2).join().places, memory.places)
   np.testing.assert_array_equal(memory.roll(1).places, memory.places)
+  np.testing.assert_array_equal(memory.repeat(2).places[:, 0], [0, 0, 4, 4, 8, 8, 12, 12])
 
 
 @pytest.mark.parametrize("field", ["text_size", "num_sizes", "frames", "rows", "columns"])

@@ -23,7 +23,7 @@ def test_captures_are_the_streams_parts(stack):
   run = tiny.jit(lambda params, names: model.lm.forward(params, tokens, memory, capture=names), static_argnums=1)
   output, plain = run(model.params, tuple(names)), run(model.params, ())
   assert set(output.captures) == set(names) and not plain.captures
-  np.testing.assert_array_equal(output.hidden, plain.hidden)
+  np.testing.assert_allclose(output.hidden, plain.hidden, rtol=1e-5, atol=2e-6)  # By another program.
   np.testing.assert_array_equal(output.captures["final"], output.hidden)
   stream = output.captures["embedding"]
   for i in range(n):

@@ -53,14 +53,14 @@ def test_places_follow_from_the_stream(layout):
     rng = np.random.default_rng(seed)
     rows = [random_parts(layout, rng) for _ in range(2)]
     expected, ids = [written(layout, parts) for parts in rows], [ids_of(layout, parts) for parts in rows]
-    length = max(map(len, ids))
+    length = 500  # The same for all, so that little is compiled.
+    assert length - 6 > max(map(len, ids))
     tokens = np.stack([np.pad(one, (length - len(one), 0)) for one in ids])
-    for cuts in ([], np.sort(rng.integers(0, length, 3))):
+    for cuts in ([], [length - 40, length - 33, length - 8]):
       state, pieces = config.start(2), []
       for piece in np.split(tokens, cuts, axis=1):
-        if piece.size:
-          places, placed, state = config.find(piece, state)
-          pieces.append((np.asarray(places), np.asarray(placed)))
+        places, placed, state = config.find(piece, state)
+        pieces.append((np.asarray(places), np.asarray(placed)))
       places, placed = (np.concatenate(parts, 1) for parts in zip(*pieces))
       for row, one in enumerate(expected):
         start = length - len(one)

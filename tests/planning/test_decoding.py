@@ -114,11 +114,12 @@ def test_the_cache_is_the_engine_s_own(form, rows, changes):
       lambda leaf: leaf.sharding, partitioner.place(*step.model.declared)))(jax.random.key(0))
   engine = Engine(step.model, step.window, None, partitioner=partitioner)
   theirs = engine.start(params, engine.prefill(params, [[1, 2, 3]] * rows)).cache
-  parts = step.parts(partitioner)
+  with planning_for(jax.devices()):
+    parts, lowered = step.parts(partitioner), step.lower(partitioner)
   ours, theirs = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding.shard_shape(leaf.shape)), cache)
                   for cache in (parts["cache"], theirs))
   assert ours == theirs
-  compiled = step.lower(partitioner).compile()
+  compiled = lowered.compile()
   tokens = 4 * rows / (4 if rows > 1 else 1)
   assert compiled.memory_analysis().argument_size_in_bytes == estimate.device_bytes(parts) + tokens
 

@@ -37,6 +37,9 @@ STYLES = {
 
 # Compilation is most of the time of these tests, and code this small runs no faster optimized.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# Two programs of one function have the same bits as XLA makes them by default, not as tests/conftest.py asks it to.
+jit_by_default = functools.partial(jax.jit, compiler_options={
+    "xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": True})
 
 
 @dataclasses.dataclass(frozen=True)

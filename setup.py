@@ -41,7 +41,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.14",  # TensorFlow 2.21 has no wheel for 3.14.
     packages=[*setuptools.find_namespace_packages(include=["gpt4x*", "gin_configs*"]), "gpt4x.tasks"],
     package_dir={"gpt4x.tasks": "tasks"},  # By no name of its own, which a user's `tasks` may have.
-    package_data={"": ["*.gin"]},
+    package_data={"": ["*.gin", "*.cc"]},
     install_requires=[
         "absl-py>=2.3,<3",
         "clu>=0.0.12,<0.1",

@@ -1,6 +1,5 @@
 """Kernels of small integers with scales, which lie where layers expect arrays (see models/parameters.py)."""
 
-import functools
 import math
 
 import flax.struct
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt4x import partitioning
+from gpt4x.models.integer_products import integer_rows_by_columns, rows_by_columns
 from gpt4x.models.parameters import contract, Substitute
-from gpt4x.models.rounding import fine_product, rounded
+from gpt4x.models.rounding import rounded
 
 GROUP = 32  # Neighbours along the last axis that is summed over, which have one scale, where integers have four bits.
 _LOWEST, _LEVELS = -8, 16
@@ -67,9 +67,9 @@ class TurnedInt8(Substitute):
     flat = x.reshape(math.prod(rows), -1)
     if self.activations:
       flat = rounded(flat)
-      y = _columns_product(self.values, flat.values).astype(jnp.float32) * flat.steps
+      y = integer_rows_by_columns(self.values, flat.values).astype(jnp.float32) * flat.steps
     else:
-      y = fine_product(functools.partial(_columns_product, self.values), flat, parts=3)
+      y = rows_by_columns(self.values, flat, parts=3)
     return (y.reshape(*rows, *self.scales.shape) * self.scales).astype(x.dtype)
 
 
@@ -100,20 +100,10 @@ def integer_product(x: jax.Array, values: jax.Array, summed: tuple[int, ...]) ->
   rows = x.shape[:x.ndim - len(summed)]
   flat = x.reshape(-1, *x.shape[len(rows):])
   if summed == (values.ndim - 1,):
-    y = _columns_product(values.reshape(-1, values.shape[-1]), flat)
+    y = integer_rows_by_columns(values.reshape(-1, values.shape[-1]), flat)
   else:
     y = contract(_two_or_more(flat), values, summed, jnp.int32)[:len(flat)]
   return y.reshape(*rows, *(size for axis, size in enumerate(values.shape) if axis not in summed)).astype(jnp.float32)
-
-
-def _columns_product(values: jax.Array, rows: jax.Array) -> jax.Array:
-  """int8 [O, I] by the columns of int8 [R, I]: int32 [R, O]."""
-  if len(rows) == 1:
-    columns, summed = jnp.pad(rows.reshape(-1, 1), ((0, 0), (0, 1))), 0
-  else:
-    columns, summed = rows, 1
-  y = jax.lax.dot_general(values, columns, (((1,), (summed,)), ((), ())), preferred_element_type=jnp.int32)
-  return jax.lax.optimization_barrier(y).T[:len(rows)]  # Or XLA would turn the product around, which is slower.
 
 
 def _two_or_more(rows: jax.Array) -> jax.Array:

@@ -12,11 +12,12 @@ from jax.sharding import PartitionSpec
 
 from gpt4x.models import flash
 from gpt4x.models.config import TransformerConfig
+from gpt4x.models.integer_products import rows_by_columns, rows_by_rows
 from gpt4x.models.layers import constrain, residual_scale
 from gpt4x.models.masks import Mask
 from gpt4x.models.memory import KeyValues, RingKeyValues, StepConstants
 from gpt4x.models.parameters import HEADS, joined, kernel_init, param, product, product_of_rows
-from gpt4x.models.rounding import fine_product, LONGEST, rounded, Rows
+from gpt4x.models.rounding import rounded, Rows
 
 # What attention takes of a mask: the boolean blocks of its chunks of queries; the fused kernel takes the mask itself.
 Prepared = list[jax.Array] | Mask
@@ -190,13 +191,15 @@ class Attention(nn.Module):
       return jax.tree.map(lambda one, row: jax.lax.dynamic_update_slice_in_dim(one, row, slot, len(heads)), past, new)
 
     def content(query):
-      return dot_rows("...rk,...tk->...rt", query.reshape(*heads, -1, c.head_dim), keys)
+      return dot_rows(query.reshape(*heads, -1, c.head_dim), keys)
 
     keys = put(ring.keys, rotated(key, slot) if c.positions == "rotary" else key)
     values = put(ring.values, value)
     if c.positions == "relative":
       u, v = (self.group(bias) for bias in (self.biases if c.untie_biases else biases))
-      by_distance = dot_rows("bgrk,gsk->bgrs", query + v, constants.position_keys)
+      by_group = jnp.swapaxes(query + v, 0, 1).reshape(c.num_kv_heads, -1, c.head_dim)
+      by_distance = dot_rows(by_group, constants.position_keys)
+      by_distance = jnp.swapaxes(by_distance.reshape(c.num_kv_heads, len(x), -1, window), 0, 1)
       # The last column, distance 0, comes to the token's slot.
       scores = content(query + u) + jnp.roll(by_distance, slot + 1, -1).reshape(*heads, -1, window)
     else:
@@ -205,12 +208,7 @@ class Attention(nn.Module):
       scores = jnp.where(jnp.arange(window) <= slot, *jnp.split(content(jnp.concatenate(both, -2)), 2, -2))
     scores = scores.reshape(len(x), c.num_heads, window) * c.head_dim**-0.5
     weights = jax.nn.softmax(jnp.where(mask[:, None], scores, flash.MASKED)).astype(x.dtype)
-    weights = weights.reshape(*heads, -1, window)
-    if isinstance(values, Rows):
-      mixed = integer_product("...rt,...tk->...rk", weights * jnp.swapaxes(values.steps, -1, -2), values.values)
-      mixed = mixed.astype(x.dtype)
-    else:
-      mixed = jnp.einsum("...rt,...tk->...rk", weights, values)
+    mixed = mixed_rows(weights.reshape(*heads, -1, window), values).astype(x.dtype)
     out = product_of_rows(mixed.reshape(len(x), c.num_heads, c.head_dim), self.out)
     return out[:, None], RingKeyValues(keys, values)
 
@@ -251,26 +249,18 @@ class Attention(nn.Module):
     return product(jax.lax.collapse(mixed, 2, 4), self.out)
 
 
-def dot_rows(equation: str, query: jax.Array, rows: jax.Array | Rows) -> jax.Array:
-  """The float32 product of a query [..., r, K] and rows [..., t, K], whose steps come in behind it."""
+def dot_rows(query: jax.Array, rows: jax.Array | Rows) -> jax.Array:
+  """The float32 product of a query [..., r, K] and rows [..., t, K], whose steps come in behind it: [..., r, t]."""
   if isinstance(rows, Rows):
-    return integer_product(equation, query, rows.values) * jnp.swapaxes(rows.steps, -1, -2)
-  return jnp.einsum(equation, query, rows, preferred_element_type=jnp.float32)
+    return rows_by_columns(rows.values, query) * jnp.swapaxes(rows.steps, -1, -2)
+  return jnp.einsum("...rk,...tk->...rt", query, rows, preferred_element_type=jnp.float32)
 
 
-def integer_product(equation: str, x: jax.Array, values: jax.Array) -> jax.Array:
-  """jnp.einsum of x [..., R, C] and int8 values to [..., R, O]: float32, of integers, x rounded to 15 bits."""
-  if x.shape[-1] > LONGEST:
-    return jnp.einsum(equation, x.astype(jnp.float32), values.astype(jnp.float32))
-
-  def product(rows):
-    y = jnp.einsum(equation, rows, values, preferred_element_type=jnp.int32)
-    if y.shape[-1] <= rows.shape[-1]:
-      return y
-    # XLA's CPU backend is faster with the longer matrix in front, but would turn the product around.
-    return jnp.swapaxes(jax.lax.optimization_barrier(jnp.swapaxes(y, -1, -2)), -1, -2)
-
-  return fine_product(product, x)
+def mixed_rows(weights: jax.Array, rows: jax.Array | Rows) -> jax.Array:
+  """The product of weights [..., r, t] and rows [..., t, K], whose steps come in before it: [..., r, K]."""
+  if isinstance(rows, Rows):
+    return rows_by_rows(rows.values, weights.astype(jnp.float32) * jnp.swapaxes(rows.steps, -1, -2))
+  return jnp.einsum("...rt,...tk->...rk", weights, rows)
 
 
 def position_biases(module: nn.Module, config: TransformerConfig) -> tuple[jax.Array, jax.Array]:

@@ -12,6 +12,7 @@ import pytest
 from gpt4x.compression import integers
 from gpt4x.compression.quantization import Quantization
 from gpt4x.errors import UserError
+from gpt4x.models import integer_products
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.models.parameters import map_declared, Substitute
 from gpt4x.objectives.next_token import NextToken
@@ -61,12 +62,12 @@ def test_a_quantized_model_computes_what_its_arrays_do(stack, form):
     np.testing.assert_allclose(one, other, atol=5e-5)
 
 
-@pytest.mark.parametrize("style, tolerance", [
-    ({}, 1e-3), (STYLES["same_length"], 1e-3), (STYLES["modern"], 0.05),
-    (dict(num_heads=4, num_kv_heads=2, head_dim=8), 1e-3)])
-def test_a_memory_of_integers_decodes_as_it_evaluates(style, tolerance):
-  """Over three windows, so that the ring wraps; queries and weights have 15 bits. Rotary keys are rounded as they are
-  rotated, by their slot."""
+@pytest.mark.parametrize("style, near, tolerance", [
+    ({}, 1e-4, 5e-3), (STYLES["same_length"], 1e-4, 5e-3), (STYLES["modern"], 0.05, 0.05),
+    (dict(num_heads=4, num_kv_heads=2, head_dim=8), 1e-4, 5e-3)])
+def test_a_memory_of_integers_decodes_as_it_evaluates(style, near, tolerance):
+  """Over three windows, so that the ring wraps; queries have 15 bits. A key that lies between two integers may become
+  either, for some rows' later tokens. Rotary keys are rounded as they are rotated, by their slot."""
   made = tiny.make(**{**style, "memory_length": LENGTH})
   model = LanguageModel(dataclasses.replace(made.config, memory_dtype="int8"))
   tokens = tiny.random_tokens(made.config, 3 * LENGTH)
@@ -89,6 +90,7 @@ def test_a_memory_of_integers_decodes_as_it_evaluates(style, tolerance):
   assert {leaf.dtype for leaf in jax.tree.leaves(cache.rings)} == {jnp.dtype("int8"), jnp.dtype("float32")}
   expected = tiny.jit(evaluate, static_argnums=0)(model)
   np.testing.assert_allclose(found, expected[1:], atol=tolerance)
+  assert np.mean(np.abs(found - expected[1:]).max(-1) <= near) > 0.75
   assert np.abs(expected - tiny.jit(evaluate, static_argnums=0)(made.lm)).max() > 1e-4
 
 
@@ -156,8 +158,13 @@ def test_contradictions_are_refused(arguments, message):
     Quantization(**arguments)
 
 
-def test_a_step_on_a_cpu_makes_no_array_of_a_kernel_or_of_the_ring():
+@pytest.mark.parametrize("native", [True, False])
+def test_a_step_on_a_cpu_makes_no_array_of_a_kernel_or_of_the_ring(native, monkeypatch):
   """Integers are multiplied where they lie, and the ring is not copied."""
+  if not native:
+    monkeypatch.setattr(integer_products, "_registered", lambda: False)
+  elif not integer_products.use_native():
+    pytest.skip("no C++ compiler")
   made = tiny.make(vocab_size=160, embed_dim=64, num_heads=2, head_dim=32, mlp_dim=96, scan_layers=False)
   form = Quantization(activations=True, stored=True)
   model = LanguageModel(dataclasses.replace(made.config, memory_dtype="int8"), form)
@@ -168,7 +175,7 @@ def test_a_step_on_a_cpu_makes_no_array_of_a_kernel_or_of_the_ring():
   compiled = jax.jit(model.decode_step, donate_argnums=2).lower(params, tokens, cache).compile().as_text()
   sizes = {160 * 64, 64 * 3 * 64, 64 * 64, 64 * 96, 2 * 80 * 32}
   results = re.findall(r"^\s+(?:ROOT )?%([\w.-]+) = (\w+)\[([\d,]+)\]\S* ([\w-]+)\(", compiled, re.MULTILINE)
-  assert any(kind == "dot" for *_, kind in results)
+  assert ("custom-call" if native else "dot") in {kind for *_, kind in results}
   for name, dtype, shape, kind in results:
     if math.prod(map(int, shape.split(","))) in sizes:
       assert dtype == "s8" and kind not in ("copy", "transpose", "convert"), name

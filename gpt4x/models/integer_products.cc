@@ -11,12 +11,12 @@
 
 namespace ffi = xla::ffi;
 
-constexpr int64_t kPiece = 1 << 15;  // Bytes of a matrix that a thread takes at a time.
+constexpr int64_t kPiece = 1 << 15;  // Bytes of a matrix that a thread takes at a time; fewer are not worth another.
 
-// Runs `piece(i)` for each i below `count`, on this thread and on those of the pool that are free: it never waits for
-// one that has not begun.
+// Runs `piece(i)` for each i below `count`, of so many bytes in all, on this thread and on those of the pool that are
+// free: it never waits for one that has not begun.
 template <typename Piece>
-void Each(ffi::ThreadPool& pool, int64_t count, Piece piece) {
+void Each(ffi::ThreadPool& pool, int64_t count, int64_t bytes, Piece piece) {
   struct Counts {
     std::atomic<int64_t> begun{0}, done{0};
   };
@@ -24,7 +24,7 @@ void Each(ffi::ThreadPool& pool, int64_t count, Piece piece) {
   auto work = [=] {
     for (int64_t i; (i = counts->begun++) < count; counts->done++) piece(i);
   };
-  const int64_t others = std::min<int64_t>(pool.num_threads(), count) - 1;
+  const int64_t others = std::min({pool.num_threads(), count, bytes / kPiece}) - 1;
   for (int64_t i = 0; i < others; ++i) pool.Schedule([work] { work(); });
   work();
   while (counts->done < count) std::this_thread::yield();
@@ -39,7 +39,7 @@ ffi::Error RowsByColumns(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> values, ffi:
   const int8_t* v = values.typed_data();
   const int16_t* x = rows.typed_data();
   int32_t* y = out->typed_data();
-  Each(pool, N * pieces, [=](int64_t piece) {
+  Each(pool, N * pieces, N * O * I, [=](int64_t piece) {
     const int64_t n = piece / pieces, from = piece % pieces * size, to = std::min(O, from + size);
     for (int64_t r = n * R; r < (n + 1) * R; ++r) {
       for (int64_t o = from; o < to; ++o) {
@@ -70,7 +70,7 @@ ffi::Error RowsByRows(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> values, ffi::Bu
   const int8_t* v = values.typed_data();
   const float* x = rows.typed_data();
   float* y = out->typed_data();
-  Each(pool, values.dimensions()[0] * R, [=](int64_t row) {
+  Each(pool, values.dimensions()[0] * R, values.element_count() * R, [=](int64_t row) {
     const int8_t* matrix = v + row / R * T * K;
     const float* weights = x + row * T;
     float* sums = y + row * K;

@@ -8,9 +8,9 @@ from typing import Any, TYPE_CHECKING
 import gin
 import jax
 
-from gpt4x.checkpoints import layout
+from gpt4x.checkpoints import frozen_models, layout
 from gpt4x.checkpoints.manager import Checkpoints
-from gpt4x.compression import quantization
+from gpt4x.compression import low_rank, quantization
 import gpt4x.compression.training_products  # noqa: F401  A form that gin knows.
 from gpt4x.data.dataset import Dataset, DatasetConfig
 from gpt4x.errors import refuse, UserError
@@ -73,7 +73,12 @@ class Experiment:
     """The model, where text is asked of it; a UserError if it is none of language."""
     if not isinstance(self.model, LanguageModel):
       raise UserError(f"the model is a {type(self.model).__name__}, which has no text: name a run of a language model")
-    return self.model
+    return self.model.whole_model
+
+  @property
+  def held_models(self) -> Mapping[str, SavedModel]:
+    """All models that training needs and never changes: the objective's, and the base of a model of adapters."""
+    return {**self.model.frozen_models, **self.frozen_models}
 
   @property
   def frozen_models(self) -> Mapping[str, SavedModel]:
@@ -114,7 +119,7 @@ class Experiment:
       eos = self.data.vocabulary.eos_id
       refuse(self.objective, eos not in (None, getattr(self.objective, "eos_id", None)), "eos_id",
              f"does not end the documents of {self.dataset.mixture_or_task_name}: make it {eos}")
-    for one in self.frozen_models.values():
+    for one in self.held_models.values():
       vocabularies.check_alike(self.data.vocabulary, self.dataset.mixture_or_task_name, one.directory,
                                f"give {one.parameter} another directory")
       if vocabularies.extends(self.data.vocabulary, one.directory):
@@ -135,8 +140,17 @@ class Experiment:
     refuse(places, places.num_sizes != sizes[1], "num_sizes", f"is not MediaTokens.sizes = {sizes[1]}: set it to that")
 
   def restore_params(self, model_dir: str, partitioner: Partitioner, step: int | None = None) -> tuple[int, Any]:
-    """(step, params) of a checkpoint, the newest if step is None, laid out on the partitioner's mesh."""
-    return Checkpoints(model_dir).restore_params(partitioner.place(*self.model.declared), step)
+    """(step, params) of a checkpoint, the newest if step is None, laid out on the partitioner's mesh; whole ones."""
+    directory, models = Checkpoints(model_dir), self.model.frozen_models
+    step, params = directory.restore_params(partitioner.place(*self.model.declared), step)
+    if not models:
+      return step, params
+    whole = {name: dataclasses.replace(one, dtype="float32") for name, one in models.items()}
+    known = directory.frozen(step)
+    references = frozen_models.find(whole, {name: known[name] for name in models if name in known}, strict=False)
+    params = self.model.whole(params, frozen_models.load(whole, references, partitioner))
+    with partitioner.activate():
+      return step, jax.jit(low_rank.merged)(params)
 
   def params_from(self, model_dir: str, partitioner: Partitioner, fresh: Any) -> Any:
     """The newest parameters of the run that a new one starts from; ids that it does not know have those of `fresh`."""

@@ -37,10 +37,10 @@ T = TypeVar("T")
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
 MODULES = tuple(f"gpt4x.{module}" for module in (
     "data.local_text", "data.dataset", "media.codec_module", "media.local_media", "media.tokens",
-    "models.config", "models.places", "models.language_model", "models.codec_model", "compression.quantization",
-    "compression.training_products", "partitioning", "objectives.cached_distillation", "objectives.distillation",
-    "objectives.next_token", "objectives.reconstruction", "checkpoints.manager", "experiment", "evaluation.likelihood",
-    "evaluation.samples", "inference.generate"))
+    "models.config", "models.places", "models.language_model", "models.codec_model", "compression.low_rank",
+    "compression.quantization", "compression.training_products", "partitioning", "objectives.cached_distillation",
+    "objectives.distillation", "objectives.next_token", "objectives.reconstruction", "checkpoints.manager",
+    "experiment", "evaluation.likelihood", "evaluation.samples", "inference.generate"))
 TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (
     "config", "optimizers", "sparsity", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))
 

@@ -1,7 +1,8 @@
 """CodecModel: what a loop, an evaluation and checkpoints see of a codec, as LanguageModel is of a decoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
+import types
 from typing import Any
 
 import flax.core
@@ -28,6 +29,10 @@ class CodecModel:
 
   coefficients: dict[str, float] = {}
   after_update: tuple[Callable[[Params, Sums], Params], ...] = ()
+  frozen_models: Mapping[str, Any] = types.MappingProxyType({})
+
+  def whole(self, params: Params, frozen: Mapping[str, Any]) -> Params:
+    return params
 
   def init(self, rng: jax.Array) -> Params:
     """Fresh float32 parameters, a nested dict."""

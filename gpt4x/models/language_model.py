@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 import functools
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.core
 import flax.struct
@@ -48,6 +48,23 @@ class Form(Protocol):
     """What is computed with, of parameters."""
 
 
+@runtime_checkable
+class Adapter(Protocol):
+  """A form whose parameters are beside those of a frozen model, 'base'. See compression/low_rank.py."""
+
+  def init(self, rng: jax.Array, shapes: Params, declarations: Any) -> Params:
+    """Fresh parameters, of the shapes of a model's arrays."""
+
+  def declared(self, shapes: Params, declarations: Any) -> tuple[Params, Any]:
+    """Their shapes and Declarations."""
+
+  def whole(self, params: Params, base: Params) -> Params:
+    """All that is computed with."""
+
+  def whole_model(self, model: "LanguageModel") -> "LanguageModel":
+    """The model that has whole parameters."""
+
+
 @gin.configurable
 class LanguageModel:
   """A Transformer-XL language model as pure functions of its parameters."""
@@ -61,13 +78,35 @@ class LanguageModel:
 
   def init(self, rng: jax.Array) -> Params:
     """Fresh parameters, a nested dict; float32, but for those of a form of their own."""
+    if self._adapter:
+      return self._adapter.init(rng, *self._arrays)
     return self._stored(self.variables(rng)["params"])
 
   @functools.cached_property
   def declared(self) -> tuple[Params, Any]:
     """The shape and the Declaration of each parameter, two trees; no computation."""
     arrays, declarations = self._arrays
+    if self._adapter:
+      return self._adapter.declared(arrays, declarations)
     return jax.eval_shape(self._stored, arrays), declarations
+
+  @property
+  def frozen_models(self) -> Mapping[str, Any]:
+    """Models that this one needs beside its parameters, by name: a SavedModel 'base' under adapters."""
+    return getattr(self.form, "frozen_models", {})
+
+  def whole(self, params: Params, frozen: Mapping[str, Params]) -> Params:
+    """What the functions below take, of what is trained and what is frozen."""
+    return self._adapter.whole(params, frozen["base"]) if self._adapter else params
+
+  @functools.cached_property
+  def whole_model(self) -> "LanguageModel":
+    """The model that whole parameters are the parameters of."""
+    return self._adapter.whole_model(self) if self._adapter else self
+
+  @property
+  def _adapter(self) -> Adapter | None:
+    return self.form if isinstance(self.form, Adapter) else None
 
   @functools.cached_property
   def _arrays(self) -> tuple[Params, Any]:

@@ -1,6 +1,6 @@
 """What a loop, an evaluation and checkpoints ask of a model; LanguageModel has more, for those who decode text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -21,6 +21,13 @@ class Model(Protocol):
   @property
   def declared(self) -> tuple[Any, Any]:
     """The shape and the Declaration of each parameter, two trees; no computation."""
+
+  @property
+  def frozen_models(self) -> Mapping[str, Any]:
+    """The SavedModels that it needs beside its parameters, by name; none for most."""
+
+  def whole(self, params: Any, frozen: Mapping[str, Any]) -> Any:
+    """What an objective takes, of what is trained and what is frozen."""
 
   @property
   def coefficients(self) -> dict[str, float]:

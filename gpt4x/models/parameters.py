@@ -6,7 +6,7 @@ quantized or masked kernel, one with an adapter. Layers do not know which.
 
 from collections.abc import Callable, Mapping, Sequence
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import traverse_util
 import flax.linen as nn
@@ -53,8 +53,11 @@ class Declaration(nn_partitioning.AxisMetadata):
 class Substitute:
   """What may lie in the place of a kernel's array: a pytree, its leaves with an axis for layers that are scanned.
 
-  Each leaf has the kernel's axes; those that a product sums over may have another size, the others have it or 1.
+  Each leaf has the kernel's axes; those that a product sums over may have another size, the others have it or 1. What
+  is not `joinable` may have others.
   """
+
+  joinable: ClassVar[bool] = True  # Whether two may become one by joining leaves along an axis of outputs.
 
   def dense(self, dtype: Any) -> jax.Array:
     """The array that it stands for."""
@@ -218,7 +221,8 @@ def product_of_rows(x: jax.Array, kernel: Kernel) -> jax.Array:
 def joined(kernels: Sequence[Kernel], axis: int) -> tuple[Kernel, ...]:
   """Kernels beside each other along an axis of outputs, as one if they are of one kind, else as they are."""
   values = [kernel.value for kernel in kernels]
-  if len({jax.tree.structure(value) for value in values}) > 1 or any(
-      1 in (leaf.shape[axis] for leaf in jax.tree.leaves(value)) for value in values if isinstance(value, Substitute)):
+  odd = lambda value: isinstance(value, Substitute) and (
+      not value.joinable or 1 in (leaf.shape[axis] for leaf in jax.tree.leaves(value)))
+  if len({jax.tree.structure(value) for value in values}) > 1 or any(map(odd, values)):
     return tuple(kernels)
   return kernels[0].replace(value=jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis), *values)),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gpt4x import configuration, run_directory, storage
 from gpt4x.errors import UserError
-from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.language_model import Adapter, LanguageModel
 from gpt4x.models.parameters import Declaration, Substitute
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -51,4 +51,7 @@ def read(parameter: str, directory: str, step: int | None = None, dtype: DType =
     raise UserError(f"{parameter} = {directory!r} cannot be read ({error}): mend that, or name another") from error
   if not isinstance(model, LanguageModel):
     raise UserError(f"{parameter} = {directory!r} holds a {type(model).__name__}: name a language model")
+  if isinstance(model.form, Adapter):
+    raise UserError(f"{parameter} = {directory!r} holds adapters alone: name their base, or the whole model that `gpt4x"
+                    " export` and `gpt4x convert --from=safetensors` make of them")
   return SavedModel(parameter, directory, model, step, dtype)

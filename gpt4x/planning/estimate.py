@@ -93,7 +93,7 @@ def cost(step: TrainingStep, state: TrainState, partitioner: Partitioner) -> Cos
   again = {"full": 1.0, "none": 0.0}.get(c.remat, 0.3)
   arithmetic = tokens * (flops(True) + again * flops(False))
   arithmetic += sum(tokens * one.model.config.flops_per_token(step.segment_length, causal=False)
-                    for one in step.frozen_models.values())
+                    for name, one in step.frozen_models.items() if name not in step.model.frozen_models)
 
   passes = (3 + (again > 0)) * step.microbatches  # Forward, again, and twice backward, all over the weights.
   weights = passes * 2 * s.gathered + step.microbatches * device_bytes(state.frozen)

@@ -72,7 +72,8 @@ class TrainingStep:
     """The step of a run, checked to fit its mesh."""
     experiment = config.experiment
     config.partitioner.check_batch(experiment.dataset.batch_size, config.microbatches)
-    train_step = dataclasses.replace(config.step, model=for_tpu(experiment.language_model))
+    model = LanguageModel(experiment.language_model.config, getattr(experiment.model, "form", None))
+    train_step = dataclasses.replace(config.step, model=for_tpu(model))
     return cls(train_step, experiment.dataset.batch_size, experiment.dataset.segment_length,
                experiment.memory_length, config.microbatches).replace_frozen(for_tpu)
 
@@ -91,7 +92,7 @@ class TrainingStep:
 
   @property
   def frozen_models(self) -> Mapping[str, SavedModel]:
-    return getattr(self.train_step.objective, "frozen_models", {})
+    return {**self.model.frozen_models, **getattr(self.train_step.objective, "frozen_models", {})}
 
   @property
   def int8_share(self) -> float:
@@ -116,12 +117,14 @@ class TrainingStep:
 
   def replace_frozen(self, change: Callable[[LanguageModel], LanguageModel]) -> "TrainingStep":
     """The step with what `change` makes of each frozen model."""
-    if not self.frozen_models:
-      return self
-    objective: Any = self.train_step.objective
-    models = {name: dataclasses.replace(one, model=change(one.model)) for name, one in self.frozen_models.items()}
+    def changed(owner: Any) -> Any:
+      models = getattr(owner, "frozen_models", {})
+      return owner.with_frozen_models({
+          name: dataclasses.replace(one, model=change(one.model)) for name, one in models.items()}) if models else owner
+
+    model = LanguageModel(self.config, changed(self.model.form))
     return dataclasses.replace(self, train_step=dataclasses.replace(
-        self.train_step, objective=objective.with_frozen_models(models)))
+        self.train_step, model=model, objective=changed(self.train_step.objective)))
 
   def lower(self, partitioner: Partitioner) -> jax.stages.Lowered:
     shapes = self.state(partitioner)

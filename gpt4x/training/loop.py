@@ -53,7 +53,7 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   if config.eval_period:
     experiment.data.check_split(config.eval_split)  # Before anything is tokenized.
   show = shower(experiment, config.eval_split) if config.eval_period and config.eval_samples else None
-  directory, models = Checkpoints(model_dir, config.checkpoints), experiment.frozen_models
+  directory, models = Checkpoints(model_dir, config.checkpoints), experiment.held_models
   references = frozen_models.find(models, directory.frozen(from_step) if goes_on else {})
 
   # The state and the data, from the same step.
@@ -97,10 +97,11 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
     max_batches = None if config.whole_final_eval and step == total_steps else config.eval_batches
     gallery = None
     try:
-      metrics = likelihood(state.params, state.frozen, between_batches=preemption.check, max_batches=max_batches)
-      metrics |= task_metrics(state.params, preemption.check)
+      params = experiment.model.whole(state.params, state.frozen)
+      metrics = likelihood(params, state.frozen, between_batches=preemption.check, max_batches=max_batches)
+      metrics |= task_metrics(params, preemption.check)
       if show:
-        measures, gallery = show(state.params, config.eval_samples, preemption.check)
+        measures, gallery = show(params, config.eval_samples, preemption.check)
         metrics |= measures
     except Stopped:
       return False

@@ -50,7 +50,8 @@ class TrainStep:
     trained, fixed = select(state.params, self.trained)
 
     def loss(params, batch, memory, rng):
-      return self.objective(self.model, merge(params, fixed), state.frozen, batch, memory, rng)
+      whole = self.model.whole(merge(params, fixed), state.frozen)
+      return self.objective(self.model, whole, state.frozen, batch, memory, rng)
 
     rng = jax.random.fold_in(run_keys(self.seed)[1], state.step)
     gradients, sums, memory = self.gradients(

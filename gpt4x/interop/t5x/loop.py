@@ -54,6 +54,8 @@ def _train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] |
     raise UserError(f"{dataset.mixture_or_task_name} has the vocabulary {vocabularies.describe(by_name)}, but"
                     f" {model_dir} was trained with {vocabularies.describe(experiment.data.vocabulary)}: put that one"
                     " in its place, or use --loop=gpt4x")
+  if experiment.model.frozen_models:
+    raise UserError("LanguageModel.form has adapters, whose base --loop=t5x has no place for: use --loop=gpt4x")
   unknown = {"--profile_steps": profile_steps, "CheckpointConfig.keep_period": checkpoints.keep_period,
              "train.whole_final_eval": config.whole_final_eval, "train.trained": config.trained,
              "train.after_update": config.after_update,

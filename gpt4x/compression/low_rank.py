@@ -15,11 +15,15 @@ import jax.numpy as jnp
 
 from gpt4x.errors import require, UserError
 from gpt4x.models import saved_model
+from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.models.parameters import contract, Declaration, Substitute
 from gpt4x.models.saved_model import DType, SavedModel
 
 RANK = "rank"  # The logical axis between the two factors.
+# What may be another than the base's: it changes neither parameters nor what a token is made of.
+_OF_A_RUN = {"memory_length", "eval_memory_length", "dropout_rate", "attention_dropout_rate", "dtype", "memory_dtype",
+             "remat", "attention_kernel", "attention_chunk", "loss_chunk"}
 
 
 @gin.configurable(denylist=["saved"])
@@ -75,9 +79,9 @@ class LowRank:
     """What a model computes with, of whole parameters."""
     return params
 
-  def declared(self, shapes: Any, declarations: Any) -> tuple[Any, Any]:
+  def declared(self, config: TransformerConfig, shapes: Any, declarations: Any) -> tuple[Any, Any]:
     """The shapes and Declarations of the adapters of a model's arrays."""
-    self._check_base(shapes)
+    self._check(config)
     leaves, declared = {}, {}
     for path, leaf, one in self._adapted(shapes, declarations):
       lead, names = len(one.leading_axes), one.names
@@ -94,17 +98,13 @@ class LowRank:
     return traverse_util.unflatten_dict(leaves), traverse_util.unflatten_dict(declared)
 
   def init(self, rng: jax.Array, shapes: Any, declarations: Any) -> Any:
-    """Fresh adapters, which add nothing."""
-    flat = traverse_util.flatten_dict(self.declared(shapes, declarations)[0])
-    made = {}
-    for i, (path, leaf) in enumerate(flat.items()):
-      fan_in = math.prod(leaf.shape[self._leading(leaf, path, declarations):-1])
+    """Fresh adapters, which add nothing, as `declared` has them."""
+    flat, made = traverse_util.flatten_dict(declarations), {}
+    for i, (path, leaf) in enumerate(traverse_util.flatten_dict(shapes).items()):
+      fan_in = math.prod(leaf.shape[len(flat[path].leading_axes):-1])
       made[path] = (jnp.zeros(leaf.shape) if path[-1] == "high" else
                     jax.random.normal(jax.random.fold_in(rng, i), leaf.shape) * fan_in**-0.5)
     return traverse_util.unflatten_dict(made)
-
-  def _leading(self, leaf, path, declarations) -> int:
-    return len(traverse_util.flatten_dict(declarations)[path[:-1]].leading_axes)
 
   def whole(self, params: Any, base: Any) -> Any:
     """The base's parameters, with adapters in the places of the kernels that have them."""
@@ -124,18 +124,17 @@ class LowRank:
       if one.is_hidden and "expert" not in one.names and kernels.fullmatch("/".join(path)):
         yield path, leaf, one
 
-  def _check_base(self, shapes: Any) -> None:
-    """Raises UserError if the base has other parameters than the model."""
+  def _check(self, config: TransformerConfig) -> None:
+    """Raises UserError if the base is another model, or has no gradient."""
     base = self.frozen_models["base"]
-    if base.model.form is not None and getattr(base.model.form, "activations", False):
+    if getattr(base.model.form, "activations", False):
       raise UserError(f"LowRank.base = {base.directory!r} rounds what its kernels multiply (int8-all), which has no"
                       " gradient: compress it with --quantize=int8 or int4")
-    sizes = lambda tree: {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
-    theirs, ours = sizes(LanguageModel(base.model.config, form=None).declared[0]), sizes(shapes)
-    for name in sorted({*theirs, *ours}):
-      if theirs.get(name) != ours.get(name):
-        raise UserError(f"LowRank.base = {base.directory!r} has {name} of shape {theirs.get(name)}, and the model"
-                        f" {ours.get(name)}: make TransformerConfig the base's, as its config.gin does")
+    for field in dataclasses.fields(config):
+      theirs, ours = (getattr(one, field.name) for one in (base.model.config, config))
+      if theirs != ours and field.name not in _OF_A_RUN:
+        raise UserError(f"LowRank.base = {base.directory!r} has TransformerConfig.{field.name} = {theirs!r}, and this"
+                        f" model {ours!r}: make it the base's")
 
 
 @flax.struct.dataclass

@@ -52,11 +52,11 @@ class Form(Protocol):
 class Adapter(Protocol):
   """A form whose parameters are beside those of a frozen model, 'base'. See compression/low_rank.py."""
 
-  def init(self, rng: jax.Array, shapes: Params, declarations: Any) -> Params:
-    """Fresh parameters, of the shapes of a model's arrays."""
+  def declared(self, config: TransformerConfig, shapes: Params, declarations: Any) -> tuple[Params, Any]:
+    """The shapes and Declarations of its parameters, for a model's arrays."""
 
-  def declared(self, shapes: Params, declarations: Any) -> tuple[Params, Any]:
-    """Their shapes and Declarations."""
+  def init(self, rng: jax.Array, shapes: Params, declarations: Any) -> Params:
+    """Fresh parameters, as `declared` has them."""
 
   def whole(self, params: Params, base: Params) -> Params:
     """All that is computed with."""
@@ -79,7 +79,7 @@ class LanguageModel:
   def init(self, rng: jax.Array) -> Params:
     """Fresh parameters, a nested dict; float32, but for those of a form of their own."""
     if self._adapter:
-      return self._adapter.init(rng, *self._arrays)
+      return self._adapter.init(rng, *self.declared)
     return self._stored(self.variables(rng)["params"])
 
   @functools.cached_property
@@ -87,7 +87,7 @@ class LanguageModel:
     """The shape and the Declaration of each parameter, two trees; no computation."""
     arrays, declarations = self._arrays
     if self._adapter:
-      return self._adapter.declared(arrays, declarations)
+      return self._adapter.declared(self.config, arrays, declarations)
     return jax.eval_shape(self._stored, arrays), declarations
 
   @property

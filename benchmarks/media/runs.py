@@ -121,12 +121,13 @@ def last_metrics(directory: str, split: str = "validation") -> dict[str, Any]:
 
 def main(rows: Callable[[Bench], Iterator[Row]]) -> None:
   """Runs a script: measures its rows, and keeps them in results.json and RESULTS.md."""
-  module = pathlib.Path(sys.argv[0]).stem
-  parser = argparse.ArgumentParser(prog=f"python -m benchmarks.media.{module}")
+  script = pathlib.Path(sys.argv[0])
+  command = f"python -m benchmarks.{script.parent.name}.{script.stem}"
+  parser = argparse.ArgumentParser(prog=command)
   parser.add_argument("--data", required=True, metavar="DIR", help="the directory of the public sets")
   parser.add_argument("--seeds", type=int, default=3, help="models to train (default: %(default)s)")
   parser.add_argument("--dry_run", action="store_true", help="keep no rows")
   arguments = parser.parse_args()
-  with tempfile.TemporaryDirectory(prefix=f"{module}-") as folder:
+  with tempfile.TemporaryDirectory(prefix=f"{script.stem}-") as folder:
     bench = Bench(os.path.abspath(arguments.data), arguments.seeds, pathlib.Path(folder))
-    run.keep_seeds(rows(bench), arguments.seeds, f"python -m benchmarks.media.{module} --data=DIR", arguments.dry_run)
+    run.keep_seeds(rows(bench), arguments.seeds, f"{command} --data=DIR", arguments.dry_run)

@@ -5,7 +5,7 @@ row, all cores, in turn, beside the float32 model in the engine that `gpt4x gene
 parameters or of the model's file, and `/bits_per_byte` is by `gpt4x eval` on the whole validation split. Exported files
 compute what the model computes that they are of.
 
-    python -m benchmarks.compression.formats [--rounds=5] [--steps=400] [--dry_run]
+    python -m benchmarks.compression.formats [--rounds=5] [--steps=200] [--dry_run]
 """
 
 import argparse
@@ -102,7 +102,7 @@ def _restored(directory: str) -> tuple[Any, Any, int]:
 def main() -> None:
   parser = argparse.ArgumentParser(prog="python -m benchmarks.compression.formats")
   parser.add_argument("--rounds", type=int, default=5, help="of decoding (default: %(default)s)")
-  parser.add_argument("--steps", type=int, default=400, help="of training (default: %(default)s)")
+  parser.add_argument("--steps", type=int, default=200, help="of training (default: %(default)s)")
   parser.add_argument("--dry_run", action="store_true", help="keep no rows")
   arguments = parser.parse_args()
   with tempfile.TemporaryDirectory(prefix="formats-") as folder:

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 import functools
 import json
 import os
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from gpt4x import run_directory
+from gpt4x import run_directory, storage
+from gpt4x.data.local_text import LocalText
 from gpt4x.data.vocabularies.files import FileVocabulary, PythonVocabulary
 from gpt4x.errors import nearest, UserError
 
@@ -22,17 +23,45 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
 
   saved_as = run_directory.TOKENIZER
 
-  def __init__(self, path: str | os.PathLike, eos: str | None = None):
-    """Takes the file, and the token that ends a document, such as `<|endoftext|>`; None: none does."""
+  def __init__(self, path: str | os.PathLike | None = None, eos: str | None = None, bos: str | None = None):
+    """Takes the file, and the tokens that end and begin a document.
+
+    Args:
+      path: the file; None: that of the model directory which gin gives to `LocalText.tokenizer`, with its eos and bos.
+      eos: the token that ends a document, such as `<|endoftext|>`; None: none does.
+      bos: the token that is the input before a document's first, such as `<s>`; None: the one of id 0 is.
+    """
     super().__init__()
-    self._where, self._eos = os.fspath(path), eos
+    self._where, self._eos, self._bos = None if path is None else os.fspath(path), eos, bos
+
+  @property
+  def by_name(self) -> bool:
+    return self._where is None
+
+  @property
+  def file(self) -> str:
+    if self._where is not None:
+      return os.path.expanduser(self._where)
+    return str(storage.path(_model_directory()) / run_directory.TOKENIZER)
+
+  def _remedy(self) -> str:
+    return "set LocalText.tokenizer to a model directory with a tokenizer.json" if self.by_name else super()._remedy()
 
   @property
   def arguments(self) -> dict[str, Any]:
-    return {"eos": self._eos}
+    if self.by_name:
+      from gpt4x.data.vocabularies import saving  # Which knows this class.
+      known = saving.spec_in(_model_directory())
+      return {name: known[name] for name in ("eos", "bos") if name in known}
+    return {"eos": self._eos} | ({} if self._bos is None else {"bos": self._bos})
+
+  def held(self, own: Self | None = None) -> Self:
+    if own is not None or not self.by_name:
+      return super().held(own)
+    return type(self).from_bytes(self.to_bytes(), self.file, **self.arguments)
 
   def _check(self) -> None:
-    _ = self._tokenizer, self.eos_id
+    _ = self._tokenizer, self.eos_id, self.bos_id
 
   @property
   def _tokenizer(self) -> Any:
@@ -44,12 +73,19 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
 
   @property
   def eos_id(self) -> int | None:
-    if self._eos is None:
+    return self._id("eos", "end")
+
+  @property
+  def bos_id(self) -> int | None:  # type: ignore[override]
+    return self._id("bos", "begin")
+
+  def _id(self, argument: str, verb: str) -> int | None:
+    if (token := self.arguments.get(argument)) is None:
       return None
     tokenizer = self._tokenizer
-    if (found := tokenizer.token_to_id(self._eos)) is None:
-      special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-      raise UserError(f"{self.file} has no token {self._eos!r} to end a document{nearest(self._eos, special)}")
+    if (found := tokenizer.token_to_id(token)) is None:
+      special = [one.content for one in tokenizer.get_added_tokens_decoder().values()]
+      raise UserError(f"{self.file} has no token {token!r} to {verb} a document{nearest(token, special)}")
     return found
 
   @property
@@ -64,6 +100,15 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
     special = self._tokenizer.get_added_tokens_decoder().get(0)
     return 0 if special is not None and special.special and 0 not in (self.eos_id, self.unk_id) else None
 
+  @property
+  def start_id(self) -> int:
+    """The input before a document's first token."""
+    return self.bos_id or 0
+
+  def token(self, i: int) -> str | None:
+    """The token of an id as the file writes it; None if no token has it."""
+    return self._tokenizer.id_to_token(i)
+
   def _encode(self, s: str) -> Sequence[int]:
     return self._tokenizer.encode(s, add_special_tokens=False).ids
 
@@ -75,9 +120,16 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
     return _token_bytes(self._content(), self.file).copy()
 
   def __eq__(self, other: Any) -> bool:
-    mine, theirs = ((vocabulary._where, vocabulary._held, vocabulary._eos) if isinstance(
+    mine, theirs = ((vocabulary._where, vocabulary._held, vocabulary._eos, vocabulary._bos) if isinstance(
         vocabulary, HuggingFaceVocabulary) else None for vocabulary in (self, other))
     return mine == theirs
+
+
+def _model_directory() -> str:
+  if directory := LocalText().tokenizer:
+    return os.path.expanduser(directory)
+  raise UserError("LocalText.tokenizer is not set; name the model directory that has the tokenizer, for instance"
+                  " --gin.LocalText.tokenizer=\"'runs/smollm'\"")
 
 
 @functools.lru_cache(maxsize=4)

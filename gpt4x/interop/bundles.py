@@ -86,8 +86,8 @@ def save(directory: str | os.PathLike, kind: str, decoder: Decoder, vocabulary: 
     content = {
         "format": f"gpt4x-{kind}", "version": 1, "files": {name: _fingerprint(made / name) for name in names},
         "window": decoder.window, "chunk": decoder.chunk, "vocab_size": config.vocab_size,
-        "bos_id": vocabularies.start_id(vocabulary), "eos_id": vocabulary.eos_id, "first_id": vocabularies.first_text_id(vocabulary),
-        "end_id": min(vocabulary.vocab_size, config.vocab_size),
+        "bos_id": vocabularies.start_id(vocabulary), "eos_id": vocabulary.eos_id,
+        "first_id": vocabularies.first_text_id(vocabulary), "end_id": min(vocabulary.vocab_size, config.vocab_size),
         "cache": {name: shape for name, (_, shape) in decoding_inputs.input_shapes(config, decoder.window, 1, 1).items()
                   if name.startswith(("cache", "keys", "values"))}}
     (made / "run.py").write_bytes((_RUNNER / "run.py").read_bytes())

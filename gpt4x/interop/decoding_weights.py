@@ -106,8 +106,8 @@ def _attention(c: TransformerConfig, own: Mapping[str, Weight], parameters: Mapp
   found: dict[str, Weight] = {"project": _join([_matrix(kernel, 1) for kernel in kernels]),
                               "out": _matrix(own["attention.out"], 2)}
   if c.qkv_bias:
-    query_bias, *biases = (np.asarray(own[f"attention.{name}_bias"]).reshape(-1) for name in ("query", "key", "value"))
-    found["project_bias"] = np.concatenate([query_bias * np.float32(1 if c.qk_norm else scale), *biases])
+    query_bias, *others = (dense(own[f"attention.{name}_bias"]).reshape(-1) for name in ("query", "key", "value"))
+    found["project_bias"] = np.concatenate([query_bias * np.float32(1 if c.qk_norm else scale), *others])
   if c.qk_norm:
     found["query_norm"] = dense(own["attention.query_norm.scale"]) * np.float32(scale)
     found["key_norm"] = dense(own["attention.key_norm.scale"])

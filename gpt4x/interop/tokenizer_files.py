@@ -105,8 +105,8 @@ def found(model_dir: str | os.PathLike) -> Found:
     read[run_directory.TOKENIZER] = own.to_bytes()
     if _TOKENIZER_CONFIG not in read:
       tokens = {f"{name}_token": token for name, token in own.arguments.items() if token is not None}
-      content = {"tokenizer_class": "PreTrainedTokenizerFast", **tokens}
-      read[_TOKENIZER_CONFIG] = (json.dumps(content, indent=2) + "\n").encode()
+      described = {"tokenizer_class": "PreTrainedTokenizerFast", **tokens}
+      read[_TOKENIZER_CONFIG] = (json.dumps(described, indent=2) + "\n").encode()
   if (template := storage.read(directory / run_directory.CHAT_TEMPLATE)) is not None:
     read[run_directory.CHAT_TEMPLATE] = template
   return Found(own, fields, read)

@@ -263,7 +263,8 @@ def test_the_commands(tmp_path, capsys):
   assert text.split() == ["w3", "w5", *words.split()]
 
   (tmp_path / "text.txt").write_text("w1 w2 w3 w4\n" * 3)
-  data = [f"--gin.LocalText.files='{tmp_path}/text.txt'", f"--gin.LocalText.validation_files='{tmp_path}/text.txt'"]
+  (tmp_path / "train.txt").write_text("w5\n")
+  data = [f"--gin.LocalText.files='{tmp_path}/train.txt'", f"--gin.LocalText.validation_files='{tmp_path}/text.txt'"]
   out, _ = run(capsys, "eval", model, *data)
   found = {name: float(value) for name, value in (line.split() for line in out.splitlines())}
   ids = np.array([1, *vocabulary.encode((tmp_path / "text.txt").read_text()), 2])

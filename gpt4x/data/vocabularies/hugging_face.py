@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt4x import run_directory, storage
 from gpt4x.data.local_text import LocalText
-from gpt4x.data.vocabularies.files import FileVocabulary, PythonVocabulary
+from gpt4x.data.vocabularies.files import FileVocabulary, Missing, PythonVocabulary
 from gpt4x.errors import nearest, UserError
 
 
@@ -49,11 +49,8 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
 
   @property
   def arguments(self) -> dict[str, Any]:
-    if self.by_name:
-      from gpt4x.data.vocabularies import saving  # Which knows this class.
-      known = saving.spec_in(_model_directory())
-      return {name: known[name] for name in ("eos", "bos") if name in known}
-    return {"eos": self._eos} | ({} if self._bos is None else {"bos": self._bos})
+    eos, bos = _ends(_model_directory()) if self.by_name else (self._eos, self._bos)
+    return {"eos": eos} | ({} if bos is None else {"bos": bos})
 
   def held(self, own: Self | None = None) -> Self:
     if own is not None or not self.by_name:
@@ -130,6 +127,21 @@ def _model_directory() -> str:
     return os.path.expanduser(directory)
   raise UserError("LocalText.tokenizer is not set; name the model directory that has the tokenizer, for instance"
                   " --gin.LocalText.tokenizer=\"'runs/smollm'\"")
+
+
+def _ends(directory: str) -> tuple[str | None, str | None]:
+  """The tokens that end and begin a document, as a model directory has them."""
+  path = storage.path(directory) / run_directory.VOCABULARY
+  try:
+    known = json.loads(storage.read_bytes(path).decode("utf-8"))
+    found = known.get("eos"), known.get("bos")
+    if all(token is None or isinstance(token, str) for token in found):
+      return found
+    reason = "eos and bos must be text"
+  except (OSError, ValueError, AttributeError, RecursionError) as error:
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+  raise Missing(f"no tokens that end and begin a document in {path} ({reason}): set LocalText.tokenizer to a model"
+                " directory with a tokenizer.json and its vocabulary.json")
 
 
 @functools.lru_cache(maxsize=4)

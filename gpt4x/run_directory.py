@@ -20,6 +20,9 @@ VOCABULARY = "vocabulary.json"
 SENTENCEPIECE = "sentencepiece.model"
 WORDS = "words.txt"
 TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"  # How a tokenizer writes a conversation, if one came with the model.
+# What else a model of Hugging Face came with, and is written back with.
+HUGGING_FACE = "huggingface"
 OWN_VOCABULARY = "vocabulary.bin"
 COMMITTED = "commit_success.txt"  # In a checkpoint that is in a bucket.
 

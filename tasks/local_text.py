@@ -4,7 +4,7 @@ import seqio
 
 from gpt4x.data.local_text import LocalTextSource
 from gpt4x.data.preprocessors import append_eos, text_to_targets, tokenize
-from gpt4x.data.vocabularies import LosslessSentencePieceVocabulary, WordVocabulary
+from gpt4x.data.vocabularies import HuggingFaceVocabulary, LosslessSentencePieceVocabulary, WordVocabulary
 
 seqio.TaskRegistry.add(
     "local_text_bytes",
@@ -28,4 +28,12 @@ seqio.TaskRegistry.add(
     source=LocalTextSource(),
     preprocessors=[text_to_targets, tokenize],
     output_features={"targets": seqio.Feature(WordVocabulary(), add_eos=False)},
+)
+
+# For a model with a tokenizer.json: --gin.LocalText.tokenizer="'MODEL_DIR'".
+seqio.TaskRegistry.add(
+    "local_text_tokenizer",
+    source=LocalTextSource(),
+    preprocessors=[text_to_targets, tokenize, append_eos],
+    output_features={"targets": seqio.Feature(HuggingFaceVocabulary(), add_eos=True)},
 )

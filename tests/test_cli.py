@@ -80,7 +80,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
         prompt=lambda text, media: text, stream=recorder("stream", iter(["b", "c"])),
         complete=recorder("complete", COMPLETIONS))
 
-  foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None,
+  foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None, files={},
                                   params="PARAMS")
   stand_ins = {
       "tasks": {},

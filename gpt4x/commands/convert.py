@@ -23,6 +23,9 @@ def _convert(arguments: argparse.Namespace) -> None:
     found = model_directories.read(arguments.source, directory, model_dir)
   files, text = (["runs/experiment.gin"], found.data) if found.text is None else ([], found.text)
   configuration.load(files, found.bindings, text=text, where=f"{arguments.input}/{run_directory.CONFIG}")
+  for name, content in found.files.items():
+    storage.make_directory((model_dir / name).parent)
+    storage.write(model_dir / name, content)
   model_directories.write(model_dir, found.params, found.vocabulary, configuration.config_text())
   print(f"wrote {model_dir}: {found.model.config.num_params():,} parameters")
   if found.vocabulary is None:

@@ -1,6 +1,6 @@
 """`gpt4x export`: writes a checkpoint as safetensors, with vocabulary and configuration, or as the files of a codec.
 
-In the other formats it becomes a folder that decodes without this project, or a file for llama.cpp.
+In the other formats it becomes a folder that decodes without this project, or one for transformers or llama.cpp.
 """
 
 import argparse
@@ -23,6 +23,14 @@ def run(arguments: argparse.Namespace) -> None:
   window = _decoding_window(arguments, experiment) if bundle else 0
   step, params = experiment.restore_params(arguments.model_dir, Partitioner(data=1, num_devices=1), arguments.step)
   wrote = f"wrote {arguments.output}: step {step}, {experiment.model.config.num_params():,} parameters"
+  if arguments.format == "huggingface":
+    from gpt4x.interop import decoding_weights, hugging_face, tokenizer_files
+    found = tokenizer_files.found(arguments.model_dir)
+    hugging_face.save(arguments.output, experiment.language_model.config, decoding_weights.named(params), window,
+                      **found.fields)
+    found.write(arguments.output)
+    print(wrote)
+    return
   if llama:
     from gpt4x.interop import decoding_weights
     gguf_files = _gguf_files()
@@ -69,12 +77,17 @@ def _decoding_window(arguments: argparse.Namespace, experiment: Experiment) -> i
   if experiment.dataset.feature_converter == "prefix_lm":
     raise UserError(f"--format={arguments.format}: the model in {arguments.model_dir} reads its prompt in both"
                     " directions, which an exported one cannot: leave --format out")
-  vocabulary = vocabularies.load(arguments.model_dir)
-  if arguments.format.startswith("gguf"):
-    _gguf_files().check(experiment.language_model.config, vocabulary)
+  if arguments.format == "huggingface":
+    from gpt4x.interop import hugging_face
+    hugging_face.check(experiment.language_model.config)
+    hugging_face.check_free(arguments.output)
+    if not vocabularies.saved_in(arguments.model_dir):
+      return experiment.decoding_window()
+  elif arguments.format.startswith("gguf"):
+    _gguf_files().check(experiment.language_model.config, vocabularies.load(arguments.model_dir))
     _gguf_files().check_free(arguments.output)
   else:
-    bundles.check(vocabulary)
+    bundles.check(vocabularies.load(arguments.model_dir))
     bundles.check_free(arguments.output, arguments.format)
   with configuration.placing():
     return Generator(arguments.model_dir, experiment, step=arguments.step).window

@@ -149,8 +149,12 @@ def _converted(config: Layout, provider: "seqio.Task | seqio.Mixture", split: st
   """Examples after the feature converter, [L] each feature."""
   import seqio
 
+  from gpt4x.data import vocabularies
+
   converters = {"lm": seqio.LMFeatureConverter, "prefix_lm": seqio.PrefixLMFeatureConverter}
-  converter, lengths = converters[config.feature_converter](pack=config.pack), dict(config.task_feature_lengths)
+  bos_id = vocabularies.start_id(provider.output_features["targets"].vocabulary)
+  converter = converters[config.feature_converter](pack=config.pack, bos_id=bos_id)
+  lengths = dict(config.task_feature_lengths)
 
   def convert(dataset):
     return converter(cuts.trim(dataset) if cuts else dataset, lengths).skip(skip)

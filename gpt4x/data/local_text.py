@@ -40,11 +40,13 @@ class LocalText:
     validation_files: globs of the validation split; files that they match are never trained on. Without them, part of
       `files` is held out: 5% of the documents by a hash of their text where there are many, else the end of each.
     words: the file that holds the vocabulary of the task local_text_words, such as words.txt of a model.
+    tokenizer: the model directory that holds the vocabulary of the task local_text_tokenizer.
     on_bad_record: `raise` ends a run at a record or a file that cannot be read; `skip` leaves it out and counts it.
   """
   files: str | Sequence[str] = ()
   validation_files: str | Sequence[str] = ()
   words: str | None = None
+  tokenizer: str | None = None
   on_bad_record: Literal["raise", "skip"] = "raise"
 
   def __post_init__(self):

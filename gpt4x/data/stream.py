@@ -94,6 +94,7 @@ class _Rows:
     self._rows = {row: place for place, row in enumerate(range(batch_size) if rows is None else rows)}
     self._stores, self._beside, self._patience = stores, beside, _PATIENCE
     self._num_ids = min(store.num_ids for store in stores)
+    self._start_id = stores[0].start_id  # All have one vocabulary.
     self._pieces = [_Pieces(store, batch_size, one, whole)
                     for store, one in itertools.zip_longest(stores, beside)]
     # The number of each store's first piece among those of all stores.
@@ -142,7 +143,8 @@ class _Rows:
         length = min(stop - start, self._segment_length - column)
         if row in self._rows:
           views = {name: value[self._rows[row], column:column + length] for name, value in batch.items()}
-          first = int(start == 0)  # A document's first token has none before it, so its input is 0.
+          first = int(start == 0)  # A document's first token has none before it: its input is that of all documents.
+          views["decoder_input_tokens"][:first] = self._start_id
           views["decoder_target_tokens"][:] = document[start:start + length]
           views["decoder_input_tokens"][first:] = document[start - 1 + first:start + length - 1]
           views["decoder_segment_ids"][:] = 1 + self._documents[row] % 2**30

@@ -32,11 +32,12 @@ class TokenStore:
     num_tokens: the number of tokens of all documents.
     longest: the number of tokens of the longest document.
     num_ids: the size of the vocabulary that the tokens are of.
+    start_id: the input before a document's first token.
     path: the folder.
   """
 
-  def __init__(self, path: os.PathLike | str, num_ids: int):
-    self.path, self.num_ids = pathlib.Path(path), num_ids
+  def __init__(self, path: os.PathLike | str, num_ids: int, start_id: int = 0):
+    self.path, self.num_ids, self.start_id = pathlib.Path(path), num_ids, start_id
     try:
       spec = json.loads((self.path / prepared.SPEC).read_text())
       tokens = np.memmap(self.path / prepared.TOKENS, spec["dtype"], mode="r")

@@ -41,7 +41,10 @@ def open_or_build(task: "seqio.Task", split: str) -> TokenStore:
   except OSError as error:
     raise UserError(f"cannot write {path} ({error.strerror}): make room, or set {variable()} elsewhere") from error
   prepared.note_use(path)
-  store = TokenStore(path, task.output_features["targets"].vocabulary.vocab_size)
+  from gpt4x.data import vocabularies  # Which loads TensorFlow.
+
+  vocabulary = task.output_features["targets"].vocabulary
+  store = TokenStore(path, vocabulary.vocab_size, vocabularies.start_id(vocabulary))
   if store.name != f"{task.name}/{split}":  # The order of documents depends on it.
     raise store.damaged(f"it is called {store.name!r}")
   return store

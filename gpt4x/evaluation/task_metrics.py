@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
+from gpt4x.data import vocabularies
 from gpt4x.data.task_examples import errors_of
 from gpt4x.evaluation import shuffled_media
 from gpt4x.experiment import Experiment
@@ -46,7 +47,8 @@ class TaskMetrics:
     self._engine = Engine(
         model, window=dataset.segment_length, eos_id=vocabulary.eos_id, num_ids=vocabulary.vocab_size,
         sampling=Sampling(temperature=0.0), segment_length=16,
-        grammar=Grammar(layout, frozenset(layout.media)) if layout else None)
+        grammar=Grammar(layout, frozenset(layout.media)) if layout else None,
+        start_id=vocabularies.start_id(vocabulary))
     self._eos_id = vocabulary.eos_id
     self._score = jax.jit(lambda params, batch: _scores(model, params, batch))
 

@@ -17,7 +17,7 @@ from gpt4x.models.language_model import LanguageModel, Params
 from gpt4x.models.memory import Cache, Memory
 from gpt4x.partitioning import Partitioner
 
-BOS = 0  # The first input of every document, as in seqio's decoder features.
+BOS = 0  # The first input of every document, as in seqio's decoder features, unless the vocabulary says another.
 
 
 class Piece(NamedTuple):
@@ -65,7 +65,7 @@ class Engine:
   def __init__(self, model: LanguageModel, window: int, eos_id: int | None, num_ids: int | None = None,
                sampling: Sampling = Sampling(), segment_length: int = 128, chunk_length: int = 32,
                first_id: int = BOS + 1, partitioner: Partitioner | None = None, grammar: Grammar | None = None,
-               guidance: float = 1.0):
+               guidance: float = 1.0, start_id: int = BOS):
     """Prepares to decode.
 
     Args:
@@ -81,7 +81,9 @@ class Engine:
       grammar: what may be drawn where; None: anything anywhere.
       guidance: how far a row's logits go from those of its null prompt (0) to its own (1), or beyond
         (arXiv:2207.12598).
+      start_id: the input before a prompt's first token.
     """
+    self._start_id = start_id
     self._model, self._window, self._eos_id = model, window, -1 if eos_id is None else eos_id
     self._segment_length, self._chunk_length = segment_length, chunk_length
     ids = np.arange(model.config.vocab_size)
@@ -145,7 +147,7 @@ class Engine:
     tokens = np.zeros((len(prompts), total), np.int32)
     segment_ids = np.zeros_like(tokens)
     for row, prompt in enumerate(prompts):
-      tokens[row, total - len(prompt):] = prompt
+      tokens[row, total - len(prompt) - 1:] = [self._start_id, *prompt]
       segment_ids[row, total - len(prompt) - 1:] = 1
     with self._mesh():
       memory = self._empty_memory(len(prompts))

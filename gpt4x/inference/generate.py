@@ -58,7 +58,8 @@ class Generator:
     self._output, self._guidance = output, guidance
     self._max_tokens = media.max_tokens(self._vocabulary, output) if output else MAX_TOKENS
     self._engine = Engine(model, self.window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,
-                          first_id=self._ids.start, grammar=media.grammar(self._vocabulary, output), guidance=guidance)
+                          first_id=self._ids.start, grammar=media.grammar(self._vocabulary, output), guidance=guidance,
+                          start_id=vocabularies.start_id(self._vocabulary))
 
   def prompt(self, text: str, given: Sequence[Medium] = ()) -> str | Prompt:
     """A prompt whose media stand at the marks <image>, <audio> and <video> of its text, or before it without any."""

@@ -16,7 +16,6 @@ import zlib
 from gpt4x import storage
 from gpt4x.data import vocabularies
 from gpt4x.errors import one_line, UserError
-from gpt4x.inference.engine import BOS
 from gpt4x.interop import decoding_inputs, decoding_weights
 from gpt4x.models.language_model import LanguageModel
 
@@ -86,9 +85,9 @@ def save(directory: str | os.PathLike, kind: str, decoder: Decoder, vocabulary: 
     names = _format(kind).save(made, config, decoder.weights, decoder.window, decoder.chunk)
     content = {
         "format": f"gpt4x-{kind}", "version": 1, "files": {name: _fingerprint(made / name) for name in names},
-        "window": decoder.window, "chunk": decoder.chunk, "vocab_size": config.vocab_size, "bos_id": BOS,
-        "eos_id": vocabulary.eos_id, "first_id": vocabularies.first_text_id(vocabulary),
-        "end_id": min(vocabulary.vocab_size, config.vocab_size),
+        "window": decoder.window, "chunk": decoder.chunk, "vocab_size": config.vocab_size,
+        "bos_id": vocabularies.start_id(vocabulary), "eos_id": vocabulary.eos_id,
+        "first_id": vocabularies.first_text_id(vocabulary), "end_id": min(vocabulary.vocab_size, config.vocab_size),
         "cache": {name: shape for name, (_, shape) in decoding_inputs.input_shapes(config, decoder.window, 1, 1).items()
                   if name.startswith(("cache", "keys", "values"))}}
     (made / "run.py").write_bytes((_RUNNER / "run.py").read_bytes())

@@ -93,8 +93,14 @@ def _attend(ops: Any, c: TransformerConfig, window: int, own: Mapping[str, Weigh
   def heads(x, per_key):  # [B, L, ...] -> [B, G, H / G, L, K]
     return ops.transpose(ops.reshape(x, (0, 0, g, per_key, k)), (0, 2, 3, 1, 4))
 
-  query, key, value = ops.split(ops.product(x, own["project"]), (h * k, g * k, g * k))
+  projected = ops.product(x, own["project"])
+  if c.qkv_bias:
+    projected = projected + own["project_bias"]
+  query, key, value = ops.split(projected, (h * k, g * k, g * k))
   query, key, value = heads(query, h // g), heads(key, 1), heads(value, 1)
+  if c.qk_norm:
+    query, key = (ops.norm(one, own[f"{name}_norm"], None, c.norm_epsilon)
+                  for one, name in ((query, "query"), (key, "key")))
   turned = lambda x: ops.transpose(x, (0, 1, 2, 4, 3))
   if c.positions == "relative":
     new = turned(key)
@@ -171,7 +177,7 @@ def _embed(ops: Any, c: TransformerConfig, weights: Mapping[str, Weight], tokens
     found = ops.lookup(own[f"table{number}"], ids)
     return ops.product(found, own[f"projection{number}"]) if c.has_projections else found
 
-  scale = np.float32(c.embed_dim**0.5)
+  scale = np.float32(c.embed_dim**0.5 if c.scale_embeddings else 1)
   if len(c.tables) == 1:
     return rows(0, tokens) * scale
   embedded = None

@@ -100,10 +100,17 @@ def _attention(c: TransformerConfig, own: Mapping[str, Weight], parameters: Mapp
                window: int) -> dict[str, Weight]:
   scale, (h, g, k) = c.head_dim**-0.5, (c.num_heads, c.num_kv_heads, c.head_dim)
   query = own["attention.query"]
-  query = query.scaled(scale) if isinstance(query, Quantized) else query * np.float32(scale)
+  if not c.qk_norm:  # Which would take it back.
+    query = query.scaled(scale) if isinstance(query, Quantized) else query * np.float32(scale)
   kernels = [query, own["attention.key"], own["attention.value"]]
   found: dict[str, Weight] = {"project": _join([_matrix(kernel, 1) for kernel in kernels]),
                               "out": _matrix(own["attention.out"], 2)}
+  if c.qkv_bias:
+    query_bias, *others = (dense(own[f"attention.{name}_bias"]).reshape(-1) for name in ("query", "key", "value"))
+    found["project_bias"] = np.concatenate([query_bias * np.float32(1 if c.qk_norm else scale), *others])
+  if c.qk_norm:
+    found["query_norm"] = dense(own["attention.query_norm.scale"]) * np.float32(scale)
+    found["key_norm"] = dense(own["attention.key_norm.scale"])
   if c.positions == "relative":
     biases = own if c.untie_biases else parameters
     prefix = "attention." if c.untie_biases else ""

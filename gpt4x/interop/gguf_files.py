@@ -1,7 +1,7 @@
 """A model of Llama's architecture as a GGUF file, for llama.cpp and what is built on it.
 
 That is rotary positions, RMS norms in front, SwiGLU, no biases and one table, with no memory before the text: within
-the window that it is written with, such a model is a Llama. `embed` scales by sqrt(D), which goes into the table here.
+the window that it is written with, such a model is a Llama. Where `embed` scales by sqrt(D), that goes into the table.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ _FILE_TYPES = {"gguf": gguf.LlamaFileType.ALL_F32, "gguf-f16": gguf.LlamaFileTyp
 # What a Llama has; everything else is a size, or has to do with training or execution.
 _NEEDED: dict[str, Any] = {
     "positions": "rotary", "norm": "rms", "norm_position": "pre", "activation": "swiglu", "mlp_bias": False,
-    "output_bias": False, "moe": None, "adaptive_cutoffs": ()}
+    "qkv_bias": False, "qk_norm": False, "output_bias": False, "moe": None, "adaptive_cutoffs": ()}
 _READ_BY_LLAMA = "SentencePieceVocabulary", "LosslessSentencePieceVocabulary"
 _KERNELS = {"attention.value": "attn_v", "mlp.wi_gate": "ffn_gate", "mlp.wi": "ffn_up", "mlp.wo": "ffn_down"}
 _NORMS = {"attention_norm.scale": "attn_norm", "mlp_norm.scale": "ffn_norm"}
@@ -90,7 +90,7 @@ def tensors(config: TransformerConfig, parameters: Mapping[str, Weight]) -> Iter
   found = lambda name: decoding_weights.dense(parameters[name])
   matrix = lambda kernel, inputs: np.ascontiguousarray(kernel.reshape(inputs, -1).T)
   table = found("vocabulary.table")
-  yield "token_embd.weight", table * np.float32(c.embed_dim**0.5)
+  yield "token_embd.weight", table * np.float32(c.embed_dim**0.5) if c.scale_embeddings else table
   yield "output.weight", table if c.tie_embeddings else found("vocabulary.output_kernel")
   yield "output_norm.weight", found("final_norm.scale")
   for i in range(c.num_layers):

@@ -1,6 +1,6 @@
 """Model directories: of models in other formats, and of compressed ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import Any
@@ -15,17 +15,18 @@ from gpt4x import run_directory, storage
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
-from gpt4x.interop import exports, transfo_xl
+from gpt4x.interop import exports, hugging_face, tokenizer_files, transfo_xl
 from gpt4x.models.language_model import LanguageModel
 
 # The data of a model that comes without any: text files of the user, which eval and fine-tuning ask for.
 _DATA = """
 import gpt4x.tasks
 MIXTURE_OR_TASK_NAME = '{task}'
-TASK_FEATURE_LENGTHS = {{'targets': 128}}
+TASK_FEATURE_LENGTHS = {{'targets': {segment_length}}}
 BATCH_SIZE = 8
 """
-_TASKS = {"ByteVocabulary": "local_text_bytes", "WordVocabulary": "local_text_words", "NoneType": "local_text_words"}
+_TASKS = {"ByteVocabulary": "local_text_bytes", "WordVocabulary": "local_text_words", "NoneType": "local_text_words",
+          "HuggingFaceVocabulary": "local_text_tokenizer"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +38,29 @@ class Foreign:
   vocabulary: seqio.Vocabulary | None
   text: str | None  # The gin text that it came with.
   bindings: Sequence[str]  # Gin bindings of the model and of the file of its words.
+  segment_length: int = 128  # For a model that came without gin text.
+  files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)  # What is kept beside the model, by name.
 
   @property
   def data(self) -> str:
     """Gin text of the data, for a model that came without gin text."""
-    return _DATA.format(task=_TASKS.get(type(self.vocabulary).__name__, "local_text_spm"))
+    task = _TASKS.get(type(self.vocabulary).__name__, "local_text_spm")
+    return _DATA.format(task=task, segment_length=self.segment_length)
 
 
 def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Foreign:
-  """Reads a directory of format `source`, 'transfo_xl' or 'safetensors'; writes its words into `model_dir`."""
+  """Reads a directory of format `source`, as convert's flag --from has it; writes words of it into `model_dir`."""
   vocabulary = text = None
+  more: dict[str, Any] = {}
   if source == "transfo_xl":
     model, params = transfo_xl.from_hugging_face(directory)
     if (words := transfo_xl.read_words(directory)) is not None:
       vocabulary = vocabularies.write_words(words, model_dir)
+  elif source == "huggingface":
+    model, params = hugging_face.load(directory)
+    vocabulary = tokenizer_files.vocabulary(directory)
+    more = {"segment_length": hugging_face.segment_length(directory / hugging_face.CONFIG),
+            "files": tokenizer_files.kept(directory)}
   else:
     model, params = exports.load(directory)
     if (directory / run_directory.VOCABULARY).exists():
@@ -74,7 +84,10 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
   if isinstance(vocabulary, vocabularies.WordVocabulary):
     file = model_dir / run_directory.WORDS
     bindings.append(f"LocalText.words={str(file if storage.is_remote(file) else file.absolute())!r}")
-  return Foreign(model, params, vocabulary, text, bindings)
+  if isinstance(vocabulary, vocabularies.HuggingFaceVocabulary):
+    where = model_dir if storage.is_remote(model_dir) else model_dir.absolute()
+    bindings.append(f"LocalText.tokenizer={str(where)!r}")
+  return Foreign(model, params, vocabulary, text, bindings, **more)
 
 
 def write(model_dir: pathlib.Path, params: Any, vocabulary: seqio.Vocabulary | None, config_text: str,

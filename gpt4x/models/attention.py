@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from gpt4x.models import flash
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.integer_products import rows_by_columns, rows_by_rows
-from gpt4x.models.layers import constrain, residual_scale
+from gpt4x.models.layers import constrain, Norm, residual_scale
 from gpt4x.models.masks import Mask
 from gpt4x.models.memory import KeyValues, RingKeyValues, StepConstants
 from gpt4x.models.parameters import HEADS, joined, kernel_init, param, product, product_of_rows
@@ -98,6 +98,11 @@ class Attention(nn.Module):
     self.value = project("value", key)
     self.out = param(self, "out", kernel_init((0, 1), 2, residual_scale(c)), query[1:] + query[:1],
                      ("heads", "kv", "embed"), ("heads", "kv"))
+    if c.qkv_bias:
+      bias = lambda name, shape: param(self, f"{name}_bias", nn.initializers.zeros, shape[1:], HEADS)
+      self.query_bias, self.key_bias, self.value_bias = bias("query", query), bias("key", key), bias("value", key)
+    if c.qk_norm:
+      self.query_norm, self.key_norm = Norm(c, "rms", "kv"), Norm(c, "rms", "kv")
     if c.positions == "relative":
       self.relative_key = project("relative_key", key)
       if c.untie_biases:
@@ -120,7 +125,7 @@ class Attention(nn.Module):
       [B, L, D] and the KeyValues of all T positions.
     """
     c = self.config
-    query = constrain(product(x, self.query), ("batch", "length", "heads", "kv"))
+    query = self.queries(constrain(product(x, self.query), ("batch", "length", "heads", "kv")))
     query = jnp.einsum("blgrk->gbrlk", self.group(query))
     # Memory is projected separately: with post-norm it needs no gradient, which saves one backward product.
     old = memory if isinstance(memory, KeyValues) else self.key_values(memory)
@@ -181,7 +186,7 @@ class Attention(nn.Module):
     slot = index % window
     projected = jnp.concatenate([product(x[:, 0], kernel) for kernel in constants.kernels], 1)
     query, key, value = jnp.split(projected, (c.num_heads, c.num_heads + c.num_kv_heads), 1)
-    query = self.group(query)
+    query, key, value = self.group(self.queries(query)), self.keys(key), self.values(value)
 
     def rotated(x, position):
       return rotate(x, position[None], c.rotary_base)
@@ -230,10 +235,24 @@ class Attention(nn.Module):
     return rounded(x) if self.config.memory_dtype == "int8" else x
 
   def key_values(self, x: jax.Array) -> KeyValues:
-    def project(kernel):
-      return jnp.einsum("btgk->gbtk", constrain(product(x, kernel), ("batch", "length", "heads", "kv")))
+    def project(kernel, finish):
+      return jnp.einsum("btgk->gbtk", finish(constrain(product(x, kernel), ("batch", "length", "heads", "kv"))))
 
-    return KeyValues(project(self.key), project(self.value))
+    return KeyValues(project(self.key, self.keys), project(self.value, self.values))
+
+  def queries(self, projected: jax.Array) -> jax.Array:
+    """Queries [..., H, K] of what the kernel alone makes."""
+    query = projected + self.query_bias if self.config.qkv_bias else projected
+    return self.query_norm(query) if self.config.qk_norm else query
+
+  def keys(self, projected: jax.Array) -> jax.Array:
+    """Keys [..., G, K] likewise."""
+    key = projected + self.key_bias if self.config.qkv_bias else projected
+    return self.key_norm(key) if self.config.qk_norm else key
+
+  def values(self, projected: jax.Array) -> jax.Array:
+    """Values [..., G, K] likewise."""
+    return projected + self.value_bias if self.config.qkv_bias else projected
 
   def project_positions(self, relative: jax.Array) -> jax.Array:
     """R [S, D] -> position keys [G, S, K]."""

@@ -81,6 +81,11 @@ class TransformerConfig:
   # Before document 1: nothing, or (post-norm only) zero vectors that it attends to, as the published models do.
   empty_memory: Literal["masked", "zeros"] = "masked"
 
+  # Heads. Biases of queries, keys and values, and an RMS norm over each head of queries and of keys (arXiv:2302.05442)
+  # behind them, before any rotation.
+  qkv_bias: bool = False
+  qk_norm: bool = False
+
   # The block.
   norm: Literal["layer", "rms"] = "layer"
   norm_position: Literal["pre", "post"] = "post"
@@ -97,6 +102,7 @@ class TransformerConfig:
   # divisor above 1 the adaptive input embedding (arXiv:1809.10853), where cluster i has width vocab_embed_dim /
   # divisor**i. Tables of another width than embed_dim, and all with such a divisor, are projected from and to it.
   tie_embeddings: bool = True
+  scale_embeddings: bool = True  # What enters the stack is sqrt(D) times the rows of the table.
   output_bias: bool = False
   vocab_embed_dim: int | None = None  # None: embed_dim.
   adaptive_cutoffs: tuple[int, ...] = ()
@@ -242,6 +248,8 @@ class TransformerConfig:
     layers = self._layer_products(experts) + (self.num_layers - mixtures) * biases(self.mlp_dim)
     layers += self.num_layers * (2 * norm + relative * d * self.num_kv_heads * self.head_dim)
     layers += self.num_layers * 2 * head_width * (relative and self.untie_biases)
+    layers += self.num_layers * (self.num_heads + 2 * self.num_kv_heads) * self.head_dim * self.qkv_bias
+    layers += self.num_layers * 2 * self.head_dim * self.qk_norm
     if moe:
       layers += mixtures * moe.num_experts * (moe.bias_rate > 0)
       layers += mixtures * biases(moe.num_shared_experts * self.expert_dim) * (moe.num_shared_experts > 0)

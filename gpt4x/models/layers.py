@@ -29,16 +29,19 @@ class Norm(nn.Module):
   """Layer norm (arXiv:1607.06450) or RMS norm (arXiv:1910.07467) over the last axis, in float32."""
 
   config: TransformerConfig
+  kind: str | None = None  # None: the configuration's.
+  axis: str = "embed"  # The logical name of the last axis.
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     dtype, x = x.dtype, x.astype(jnp.float32)
-    scale = param(self, "scale", nn.initializers.ones, x.shape[-1:], ("embed",), dtype=jnp.float32)
-    if self.config.norm == "layer":
+    kind, axes = self.kind or self.config.norm, (self.axis,)
+    scale = param(self, "scale", nn.initializers.ones, x.shape[-1:], axes, dtype=jnp.float32)
+    if kind == "layer":
       x = x - jnp.mean(x, -1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + self.config.norm_epsilon) * scale
-    if self.config.norm == "layer":
-      x += param(self, "bias", nn.initializers.zeros, x.shape[-1:], ("embed",), dtype=jnp.float32)
+    if kind == "layer":
+      x += param(self, "bias", nn.initializers.zeros, x.shape[-1:], axes, dtype=jnp.float32)
     return x.astype(dtype)
 
 
@@ -126,7 +129,8 @@ class Vocabulary(nn.Module):
     if places is not None:
       table = constrain(self.code_places, (None, None))  # Whole, as `lookup` has its table.
       embedded += jnp.where(placed[..., None], jnp.sum(table[places], -2), 0)
-    return constrain(embedded * c.embed_dim**0.5, ("batch", "residual_length", "embed"))
+    embedded = embedded * c.embed_dim**0.5 if c.scale_embeddings else embedded
+    return constrain(embedded, ("batch", "residual_length", "embed"))
 
   def unembedding(self, hidden: jax.Array) -> tuple[jax.Array, Kernel, jax.Array | float]:
     """What the logits of a plain softmax are the product of, the projected hidden and the kernel [V, D]; the bias."""

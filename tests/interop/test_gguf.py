@@ -17,6 +17,7 @@ gguf = pytest.importorskip("gguf")
 LLAMA = dict(positions="rotary", norm="rms", norm_position="pre", activation="swiglu", mlp_bias=False)
 STYLES = {
     "grouped": dict(LLAMA, num_kv_heads=2, tie_embeddings=False), "tied": LLAMA,
+    "unscaled": dict(LLAMA, scale_embeddings=False, tie_embeddings=False),
     "shared": dict(LLAMA, num_layers=4, share_layers=2, num_kv_heads=1), "apart": dict(LLAMA, scan_layers=False)}
 LARGE = dict(LLAMA, vocab_size=300, embed_dim=64, head_dim=16, mlp_dim=96)
 
@@ -105,6 +106,7 @@ def test_integers_are_the_numbers_that_they_stand_for(tmp_path):
     ({"positions": "relative"}, "positions is 'relative', and 'rotary' there"),
     ({"norm": "layer"}, "norm is 'layer'"), ({"norm_position": "post"}, "norm_position is 'post'"),
     ({"activation": "relu"}, "activation is 'relu'"), ({"mlp_bias": True}, "mlp_bias is True"),
+    ({"qkv_bias": True}, "qkv_bias is True"), ({"qk_norm": True}, "qk_norm is True"),
     ({"output_bias": True}, "output_bias is True"), ({"moe": MoEConfig(num_experts=2)}, "moe is MoEConfig"),
     ({"adaptive_cutoffs": (3,)}, r"adaptive_cutoffs is \(3,\)"),
     ({"vocab_embed_dim": 4}, "vocab_embed_dim is 4, and 8"),

@@ -94,7 +94,13 @@ def attention_scores(layer, biases, config, queries, keys, query_position, key_p
   share = config.num_heads // config.num_kv_heads
   for_every_head = lambda projected: np.repeat(projected, share, axis=2)  # Query head h takes kv head h // share.
   q = np.einsum("bld,dhk->blhk", queries, _f64(layer["query"]))
-  k = for_every_head(np.einsum("btd,dgk->btgk", keys, _f64(layer["key"])))
+  k = np.einsum("btd,dgk->btgk", keys, _f64(layer["key"]))
+  if config.qkv_bias:
+    q, k = q + _f64(layer["query_bias"]), k + _f64(layer["key_bias"])
+  if config.qk_norm:
+    rms = dataclasses.replace(config, norm="rms")
+    q, k = _norm(layer["query_norm"], rms, q), _norm(layer["key_norm"], rms, k)
+  k = for_every_head(k)
   if config.positions == "rotary":
     q = _rotate(q, query_position, config.rotary_base)
     k = _rotate(k, key_position, config.rotary_base)
@@ -133,6 +139,7 @@ def _attention(layer, biases, config, queries, keys, query_position, key_positio
   total = weights.sum(axis=-1, keepdims=True)
   probabilities = weights / np.where(total > 0, total, 1)  # A query that sees nothing attends to nothing.
   values = np.einsum("btd,dgk->btgk", keys, _f64(layer["value"]))
+  values = values + _f64(layer["value_bias"]) if config.qkv_bias else values
   values = np.repeat(values, config.num_heads // config.num_kv_heads, axis=2)
   attended = np.einsum("bhlt,bthk->blhk", probabilities, values)
   return np.einsum("blhk,hkd->bld", attended, _f64(layer["out"]))
@@ -208,7 +215,7 @@ def embed(vocabulary, config, tokens):
     inside = (tokens >= start) & (tokens < end)
     rows = _f64(vocabulary["table" + suffix])[tokens[inside] - start]
     x[inside] = rows @ _f64(vocabulary["projection" + suffix]) if _is_projected(config) else rows
-  return x * np.sqrt(config.embed_dim)
+  return x * np.sqrt(config.embed_dim) if config.scale_embeddings else x
 
 
 def output_log_probs(vocabulary, config, x):

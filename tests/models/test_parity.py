@@ -31,6 +31,8 @@ _OPTIONS = [
     [dict(norm_position="post"), dict(norm_position="pre"), dict(empty_memory="zeros")],
     [dict(mlp_bias=True), dict(mlp_bias=False)],
     [dict(output_bias=False), dict(output_bias=True)],
+    [dict(), dict(qkv_bias=True), dict(qk_norm=True), dict(qkv_bias=True, qk_norm=True)],
+    [dict(), dict(scale_embeddings=False)],
     [dict(scan_layers=True), dict(scan_layers=False)],
 ]
 

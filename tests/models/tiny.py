@@ -31,6 +31,8 @@ STYLES = {
                              tie_embeddings=False, positions="rotary", activation="gelu"),
     "zeros": dict(empty_memory="zeros", same_length=True, untie_biases=True, adaptive_cutoffs=(3, 7),
                   adaptive_divisor=2, tie_projections=(False, True, True), output_bias=True),
+    "heads": dict(positions="rotary", norm="rms", norm_position="pre", activation="swiglu", mlp_bias=False,
+                  num_kv_heads=2, qkv_bias=True, qk_norm=True, scale_embeddings=False),
     "mixture": dict(moe=MoEConfig(num_experts=5, mlp_dim=9, period=2, num_shared_experts=1), num_layers=4,
                     activation="swiglu", remat="full"),
 }

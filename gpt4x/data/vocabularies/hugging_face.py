@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 import functools
 import json
 import os
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from gpt4x import run_directory
-from gpt4x.data.vocabularies.files import FileVocabulary, PythonVocabulary
+from gpt4x import run_directory, storage
+from gpt4x.data.local_text import LocalText
+from gpt4x.data.vocabularies.files import FileVocabulary, Missing, PythonVocabulary
 from gpt4x.errors import nearest, UserError
 
 
@@ -22,17 +23,42 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
 
   saved_as = run_directory.TOKENIZER
 
-  def __init__(self, path: str | os.PathLike, eos: str | None = None):
-    """Takes the file, and the token that ends a document, such as `<|endoftext|>`; None: none does."""
+  def __init__(self, path: str | os.PathLike | None = None, eos: str | None = None, bos: str | None = None):
+    """Takes the file, and the tokens that end and begin a document.
+
+    Args:
+      path: the file; None: that of the model directory which gin gives to `LocalText.tokenizer`, with its eos and bos.
+      eos: the token that ends a document, such as `<|endoftext|>`; None: none does.
+      bos: the token that is the input before a document's first, such as `<s>`; None: the one of id 0 is.
+    """
     super().__init__()
-    self._where, self._eos = os.fspath(path), eos
+    self._where, self._eos, self._bos = None if path is None else os.fspath(path), eos, bos
+
+  @property
+  def by_name(self) -> bool:
+    return self._where is None
+
+  @property
+  def file(self) -> str:
+    if self._where is not None:
+      return os.path.expanduser(self._where)
+    return str(storage.path(_model_directory()) / run_directory.TOKENIZER)
+
+  def _remedy(self) -> str:
+    return "set LocalText.tokenizer to a model directory with a tokenizer.json" if self.by_name else super()._remedy()
 
   @property
   def arguments(self) -> dict[str, Any]:
-    return {"eos": self._eos}
+    eos, bos = _ends(_model_directory()) if self.by_name else (self._eos, self._bos)
+    return {"eos": eos} | ({} if bos is None else {"bos": bos})
+
+  def held(self, own: Self | None = None) -> Self:
+    if own is not None or not self.by_name:
+      return super().held(own)
+    return type(self).from_bytes(self.to_bytes(), self.file, **self.arguments)
 
   def _check(self) -> None:
-    _ = self._tokenizer, self.eos_id
+    _ = self._tokenizer, self.eos_id, self.bos_id
 
   @property
   def _tokenizer(self) -> Any:
@@ -44,12 +70,19 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
 
   @property
   def eos_id(self) -> int | None:
-    if self._eos is None:
+    return self._id("eos", "end")
+
+  @property
+  def bos_id(self) -> int | None:  # type: ignore[override]
+    return self._id("bos", "begin")
+
+  def _id(self, argument: str, verb: str) -> int | None:
+    if (token := self.arguments.get(argument)) is None:
       return None
     tokenizer = self._tokenizer
-    if (found := tokenizer.token_to_id(self._eos)) is None:
-      special = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-      raise UserError(f"{self.file} has no token {self._eos!r} to end a document{nearest(self._eos, special)}")
+    if (found := tokenizer.token_to_id(token)) is None:
+      special = [one.content for one in tokenizer.get_added_tokens_decoder().values()]
+      raise UserError(f"{self.file} has no token {token!r} to {verb} a document{nearest(token, special)}")
     return found
 
   @property
@@ -64,6 +97,15 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
     special = self._tokenizer.get_added_tokens_decoder().get(0)
     return 0 if special is not None and special.special and 0 not in (self.eos_id, self.unk_id) else None
 
+  @property
+  def start_id(self) -> int:
+    """The input before a document's first token."""
+    return self.bos_id or 0
+
+  def token(self, i: int) -> str | None:
+    """The token of an id as the file writes it; None if no token has it."""
+    return self._tokenizer.id_to_token(i)
+
   def _encode(self, s: str) -> Sequence[int]:
     return self._tokenizer.encode(s, add_special_tokens=False).ids
 
@@ -75,9 +117,31 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
     return _token_bytes(self._content(), self.file).copy()
 
   def __eq__(self, other: Any) -> bool:
-    mine, theirs = ((vocabulary._where, vocabulary._held, vocabulary._eos) if isinstance(
+    mine, theirs = ((vocabulary._where, vocabulary._held, vocabulary._eos, vocabulary._bos) if isinstance(
         vocabulary, HuggingFaceVocabulary) else None for vocabulary in (self, other))
     return mine == theirs
+
+
+def _model_directory() -> str:
+  if directory := LocalText().tokenizer:
+    return os.path.expanduser(directory)
+  raise UserError("LocalText.tokenizer is not set; name the model directory that has the tokenizer, for instance"
+                  " --gin.LocalText.tokenizer=\"'runs/smollm'\"")
+
+
+def _ends(directory: str) -> tuple[str | None, str | None]:
+  """The tokens that end and begin a document, as a model directory has them."""
+  path = storage.path(directory) / run_directory.VOCABULARY
+  try:
+    known = json.loads(storage.read_bytes(path).decode("utf-8"))
+    found = known.get("eos"), known.get("bos")
+    if all(token is None or isinstance(token, str) for token in found):
+      return found
+    reason = "eos and bos must be text"
+  except (OSError, ValueError, AttributeError, RecursionError) as error:
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+  raise Missing(f"no tokens that end and begin a document in {path} ({reason}): set LocalText.tokenizer to a model"
+                " directory with a tokenizer.json and its vocabulary.json")
 
 
 @functools.lru_cache(maxsize=4)

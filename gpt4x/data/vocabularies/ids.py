@@ -35,6 +35,11 @@ def _checked(sizes: Any, vocabulary: seqio.Vocabulary) -> np.ndarray:
   return sizes.astype(np.int32)
 
 
+def start_id(vocabulary: seqio.Vocabulary) -> int:
+  """The input before a document's first token: 0, or what a vocabulary says, such as `<s>` of a tokenizer."""
+  return getattr(vocabulary, "start_id", 0)
+
+
 def first_text_id(vocabulary: seqio.Vocabulary) -> int:
   """The lowest id that may stand for text: 1 where 0 is padding, 0 where it is a word or what is unknown."""
   return 0 if vocabulary.pad_id is None or vocabulary.unk_id == seqio.PAD_ID else 1

@@ -155,6 +155,8 @@ def spec_in(directory: str | os.PathLike) -> dict[str, Any]:
   if not isinstance(name, str):
     raise _damaged(directory, f"{run_directory.VOCABULARY} names no class")
   fits = _ARGUMENTS.get(name, {}) | ({} if name == _BYTES else {"sha256": lambda value: isinstance(value, str)})
+  if "bos" in known and name == "HuggingFaceVocabulary":
+    fits["bos"] = lambda value: isinstance(value, str)
   for argument, fit in fits.items():
     if argument not in known or not fit(known[argument]):
       shown = repr(known.get(argument))[:40] if argument in known else "missing"

@@ -182,17 +182,18 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   generate.set_defaults(media=[])
 
   convert = command("convert", "make a model directory of a model in another format")
-  convert.add_argument("--from", dest="source", required=True, choices=["transfo_xl", "huggingface", "safetensors"],
-                       help=(
-      "transfo_xl: a Transformer-XL directory of Hugging Face; huggingface: one of a Llama, Mistral, Qwen2 or Qwen3;"
-      " safetensors: what gpt4x export wrote"))
+  convert.add_argument("--from", dest="source", required=True, choices=[
+      "transfo_xl", "huggingface", "peft", "safetensors"], help=(
+          "transfo_xl: a Transformer-XL directory of Hugging Face; huggingface: one of a Llama, Mistral, Qwen2 or"
+          " Qwen3; peft: adapters of such a model, of PEFT; safetensors: what gpt4x export wrote"))
   convert.add_argument("--input", required=True, type=_directory, metavar="DIR", help="the directory to read")
+  convert.add_argument("--base", type=_directory, metavar="DIR", help="the model directory of what --from=peft adapts")
   export = command("export", "write a checkpoint of the run in DIR in another format")
   export.add_argument("--format", default="safetensors", choices=[
-      "safetensors", "huggingface", "onnx", "stablehlo", "tflite", "gguf", "gguf-f16", "gguf-q8_0"], help=(
-          "safetensors: the parameters; huggingface: a Llama, Qwen2 or Qwen3 for transformers; gguf: a file for"
-          " llama.cpp, in float32, float16 or Q8_0; the others: a folder that decodes without gpt4x, by OUT/run.py"
-          " (default: %(default)s)"))
+      "safetensors", "huggingface", "peft", "onnx", "stablehlo", "tflite", "gguf", "gguf-f16", "gguf-q8_0"], help=(
+          "safetensors: the parameters; huggingface: a Llama, Qwen2 or Qwen3 for transformers; peft: adapters of one"
+          " alone; gguf: a file for llama.cpp, in float32, float16 or Q8_0; the others: a folder that decodes without"
+          " gpt4x, by OUT/run.py (default: %(default)s)"))
   export.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the directory to write")
   compress = command("compress", "make a smaller model of the run in DIR", gin="changes to DIR's own configuration")
   compress.add_argument("--output", required=True, type=_directory, metavar="OUT", help="the model directory to write")

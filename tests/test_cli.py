@@ -33,7 +33,8 @@ class TrainConfig:
 class Experiment:
   """What the commands know of the real one; all are equal."""
 
-  model = language_model = types.SimpleNamespace(config=types.SimpleNamespace(num_params=lambda: 1234))
+  model = language_model = types.SimpleNamespace(
+      config=types.SimpleNamespace(num_params=lambda: 1234), frozen_models={})
   def __eq__(self, other):
     return isinstance(other, Experiment)
 
@@ -80,8 +81,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
         prompt=lambda text, media: text, stream=recorder("stream", iter(["b", "c"])),
         complete=recorder("complete", COMPLETIONS))
 
-  foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None, files={},
-                                  params="PARAMS")
+  foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None,
+                                  files={}, params="PARAMS")
   stand_ins = {
       "tasks": {},
       "experiment": {"Experiment": Experiment},

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from gpt4x import configuration, run_directory, storage
-from gpt4x.errors import UserError
+from gpt4x.errors import CommandError, UserError
 from gpt4x.interop import model_directories
 from gpt4x.launch import lock
 
@@ -19,14 +19,19 @@ def _convert(arguments: argparse.Namespace) -> None:
   for name in (run_directory.CONFIG, run_directory.CHECKPOINTS):
     if (model_dir / name).exists():
       raise UserError(f"{model_dir} has a run already ({name}): choose another --model_dir")
+  if (arguments.source == "peft") != (arguments.base is not None):
+    raise CommandError("--from=peft needs --base=DIR, the model directory of what was adapted, and no other format has"
+                       " it")
   with storage.local_copy(storage.path(arguments.input)) as directory:
-    found = model_directories.read(arguments.source, directory, model_dir)
+    found = (model_directories.read_adapters(directory, arguments.base) if arguments.base else
+             model_directories.read(arguments.source, directory, model_dir))
   files, text = (["runs/experiment.gin"], found.data) if found.text is None else ([], found.text)
   configuration.load(files, found.bindings, text=text, where=f"{arguments.input}/{run_directory.CONFIG}")
   for name, content in found.files.items():
     storage.make_directory((model_dir / name).parent)
     storage.write(model_dir / name, content)
-  model_directories.write(model_dir, found.params, found.vocabulary, configuration.config_text())
+  model_directories.write(model_dir, found.params, found.vocabulary, configuration.config_text(),
+                          models=found.model.frozen_models)
   print(f"wrote {model_dir}: {found.model.config.num_params():,} parameters")
   if found.vocabulary is None:
     print(f"gpt4x: warning: {arguments.input} has no vocabulary, so {model_dir} cannot generate text", file=sys.stderr)

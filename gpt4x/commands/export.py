@@ -6,7 +6,10 @@ In the other formats it becomes a folder that decodes without this project, or o
 import argparse
 from typing import Any
 
+import jax
+
 from gpt4x import configuration, run_directory, storage
+from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.commands import reading
 from gpt4x.data import vocabularies
 from gpt4x.errors import one_line, UserError
@@ -19,6 +22,9 @@ from gpt4x.partitioning import Partitioner
 
 def run(arguments: argparse.Namespace) -> None:
   experiment = reading.saved_experiment(arguments.model_dir, data=False)
+  if arguments.format == "peft":
+    _export_adapters(arguments, experiment)
+    return
   bundle, llama = arguments.format != "safetensors", arguments.format.startswith("gguf")
   window = _decoding_window(arguments, experiment) if bundle else 0
   step, params = experiment.restore_params(arguments.model_dir, Partitioner(data=1, num_devices=1), arguments.step)
@@ -56,6 +62,17 @@ def run(arguments: argparse.Namespace) -> None:
   text = configuration.read(storage.path(arguments.model_dir) / run_directory.CONFIG)
   storage.write(storage.path(arguments.output) / run_directory.CONFIG, text.encode())
   print(wrote)
+
+
+def _export_adapters(arguments: argparse.Namespace, experiment: Experiment) -> None:
+  """Adapters alone; their base is not read."""
+  from gpt4x.interop import peft_files
+  model, _ = peft_files.check(experiment.model)
+  peft_files.check_free(arguments.output)
+  placed = Partitioner(data=1, num_devices=1).place(*model.declared)
+  step, params = Checkpoints(arguments.model_dir).restore_params(placed, arguments.step)
+  peft_files.save(arguments.output, model, params)
+  print(f"wrote {arguments.output}: step {step}, {sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters")
 
 
 def _gguf_files() -> Any:

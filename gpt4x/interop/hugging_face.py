@@ -148,6 +148,11 @@ def _transformer_config(c: Mapping[str, Any]) -> TransformerConfig:
       qk_norm=c["kind"] == "qwen3")
 
 
+def names(config: TransformerConfig) -> dict[str, str]:
+  """Their name for each of our parameters, the first of several."""
+  return {name: source.names[0] for name, source in _sources(config)}
+
+
 def _sources(c: TransformerConfig) -> Iterator[tuple[str, Source]]:
   """The source of every parameter."""
   d, h, g, k, f = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_dim

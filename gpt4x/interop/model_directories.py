@@ -11,12 +11,14 @@ from gpt4x.data import tensorflow_quietly  # noqa: F401
 import jax.numpy as jnp
 import seqio
 
-from gpt4x import run_directory, storage
+from gpt4x import configuration, run_directory, storage
+from gpt4x.checkpoints import frozen_models
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
-from gpt4x.interop import exports, hugging_face, tokenizer_files, transfo_xl
+from gpt4x.interop import exports, hugging_face, peft_files, tokenizer_files, transfo_xl
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.models.saved_model import SavedModel
 
 # The data of a model that comes without any: text files of the user, which eval and fine-tuning ask for.
 _DATA = """
@@ -90,13 +92,24 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
   return Foreign(model, params, vocabulary, text, bindings, **more)
 
 
+def read_adapters(directory: pathlib.Path, base: str) -> Foreign:
+  """Reads adapters of PEFT's for the model in the directory `base`, whose data, words and configuration they have."""
+  model, params = peft_files.load(directory, base)
+  where = base if storage.is_remote(base) else str(storage.path(base).absolute())
+  bindings = ["LanguageModel.form=@LowRank()", f"LowRank.base={where!r}",
+              *(f"LowRank.{name}={getattr(model.form, name)!r}" for name in ("rank", "alpha", "kernels"))]
+  vocabulary = vocabularies.load(base) if vocabularies.saved_in(base) else None
+  text = configuration.read(storage.path(base) / run_directory.CONFIG)
+  return Foreign(model, params, vocabulary, text, bindings, files=tokenizer_files.copied(base))
+
+
 def write(model_dir: pathlib.Path, params: Any, vocabulary: seqio.Vocabulary | None, config_text: str,
-          step: int = 0) -> None:
-  """Writes a model directory, as `eval`, `generate` and `train.init_from` read it."""
+          step: int = 0, models: Mapping[str, SavedModel] | None = None) -> None:
+  """Writes a model directory, as `eval`, `generate` and `train.init_from` read it; `models` are those it needs."""
   if vocabulary is not None:
     vocabularies.save(vocabulary, model_dir)
   checkpoints = Checkpoints(str(model_dir), CheckpointConfig())
   checkpoints.save(step, {"params": params, "step": jnp.asarray(step, jnp.int32)}, data_state={}, seed=0,
-                   config_text=config_text, wait=True)
+                   config_text=config_text, wait=True, frozen=frozen_models.find(models or {}, {}))
   checkpoints.close()
   storage.write(model_dir / run_directory.CONFIG, config_text.encode())

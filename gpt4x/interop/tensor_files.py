@@ -12,7 +12,7 @@ import safetensors
 from gpt4x.errors import one_line, UserError
 from gpt4x.interop import json_files, torch_files
 
-SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
+SAFETENSORS = "model.safetensors"
 _FLOATS = {"F64", "F32", "F16", "BF16"}  # Names of safetensors.
 _MAX_NAME = 500  # Characters.
 
@@ -32,15 +32,16 @@ class TensorFile:
         raise UserError(f"{self.where}: {one_line(name)!r} is no name of a tensor: copy it again")
 
 
-def open_directory(directory: str | os.PathLike) -> TensorFile:
-  """Opens `model.safetensors`, else `pytorch_model.bin`, whole or in shards."""
+def open_directory(directory: str | os.PathLike, stem: str = "model", torch_stem: str = "pytorch_model") -> TensorFile:
+  """Opens STEM.safetensors, else TORCH_STEM.bin, whole or in shards."""
   directory = pathlib.Path(directory)
-  for name, open_file in ((SAFETENSORS, _open_safetensors), (TORCH, _open_torch)):
+  files = f"{stem}.safetensors", f"{torch_stem}.bin"
+  for name, open_file in zip(files, (_open_safetensors, _open_torch)):
     if (directory / name).is_file():
       return open_file(directory / name)
     if (index := directory / f"{name}.index.json").is_file():
       return _join(index, open_file)
-  raise UserError(f"no weights in {directory}: there must be {SAFETENSORS} or {TORCH}, or the index of its shards")
+  raise UserError(f"no weights in {directory}: there must be {files[0]} or {files[1]}, or the index of its shards")
 
 
 def _join(index: pathlib.Path, open_file: Callable[[pathlib.Path], TensorFile]) -> TensorFile:

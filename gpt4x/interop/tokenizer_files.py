@@ -69,6 +69,12 @@ def kept(directory: pathlib.Path) -> dict[str, bytes]:
   return found | ({run_directory.CHAT_TEMPLATE: text.encode()} if isinstance(text, str) else {})
 
 
+def copied(model_dir: str | os.PathLike) -> dict[str, bytes]:
+  """What another model directory keeps, for one that is made of it."""
+  names = run_directory.CHAT_TEMPLATE, *(f"{run_directory.HUGGING_FACE}/{name}" for name in (_CONFIG, *_WRITTEN_BACK))
+  return {name: content for name in names if (content := storage.read(storage.path(model_dir) / name)) is not None}
+
+
 @dataclasses.dataclass(frozen=True)
 class Found:
   """What a model directory has for an export."""

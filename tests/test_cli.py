@@ -276,7 +276,7 @@ def test_convert(calls, capsys, tmp_path):
   argv = ("convert", "--from=transfo_xl", "--input=a", f"--model_dir={model_dir}")
   foreign = sys.modules["gpt4x.interop.model_directories"].foreign
   read = ("read", "transfo_xl", pathlib.Path("a"), model_dir, {})
-  write = lambda vocabulary: ("write", model_dir, "PARAMS", vocabulary, "TEXT", {})
+  write = lambda vocabulary: ("write", model_dir, "PARAMS", vocabulary, "TEXT", {"models": {}})
   assert cli.main(argv) == 0
   assert calls == [read, ("load", ["runs/experiment.gin"], ["A=1"], {"text": "DATA", "where": "a/config.gin"}),
                    write(None)]

@@ -115,7 +115,8 @@ def first_token(python: pathlib.Path, folder: pathlib.Path) -> float:
 
 def opened(folder: pathlib.Path) -> Any:
   """The model of a bundle, by its own code: called with tokens it gives logits, and `read` takes a prompt."""
-  return load(folder / "run.py").Model(json.loads((folder / "config.json").read_text()), load(folder / "decoder.py").load)
+  written = json.loads((folder / "config.json").read_text())
+  return load(folder / "run.py").Model(written, load(folder / "decoder.py").load)
 
 
 def load(path: pathlib.Path) -> Any:

@@ -83,8 +83,7 @@ def difference(folder: pathlib.Path, kind: str, window: int) -> float:
   """The largest of any logit, by the code of the bundle itself."""
   import numpy as np
   tokens, expected = np.load(folder / "tokens.npy").tolist(), np.load(folder / "logits.npy")
-  decoder = load(folder / kind / "run.py").Model(
-      json.loads((folder / kind / "config.json").read_text()), load(folder / kind / "decoder.py").load)
+  decoder = opened(folder / kind)
   worst = np.abs(decoder.read(tokens[:PROMPT]) - expected[0]).max()
   for token, logits in zip(tokens[PROMPT:], expected[1:], strict=True):
     worst = max(worst, np.abs(decoder([token]) - logits).max())
@@ -112,6 +111,12 @@ def first_token(python: pathlib.Path, folder: pathlib.Path) -> float:
   if process.returncode or not first:
     raise RuntimeError(f"run.py ended with {process.returncode}")
   return seconds
+
+
+def opened(folder: pathlib.Path) -> Any:
+  """The model of a bundle, by its own code: called with tokens it gives logits, and `read` takes a prompt."""
+  written = json.loads((folder / "config.json").read_text())
+  return load(folder / "run.py").Model(written, load(folder / "decoder.py").load)
 
 
 def load(path: pathlib.Path) -> Any:

@@ -12,14 +12,13 @@ import argparse
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
-import json
 import pathlib
 import tempfile
-import time
 from typing import Any
 
 from benchmarks import decoding, harness, run
 from benchmarks.compression import exports
+from benchmarks.compression.decoding import greedy
 from benchmarks.harness import Round, Row
 from benchmarks.media import runs
 
@@ -74,19 +73,7 @@ def engine(name: str, case: Case) -> Callable[[], Round]:
 
 
 def exported(name: str, case: Case) -> Callable[[], Round]:
-  folder = pathlib.Path(case.folder, name)
-  decoder = exports.load(folder / "run.py").Model(
-      json.loads((folder / "config.json").read_text()), exports.load(folder / "decoder.py").load)
-  token = int(decoder.read([1] * 64).argmax())
-
-  def decode() -> Round:
-    nonlocal token
-    start = time.perf_counter()
-    for _ in range(case.steps):
-      token = int(decoder([token]).argmax())
-    return {"tokens": case.steps / (time.perf_counter() - start)}
-
-  return decode
+  return greedy(exports.opened(pathlib.Path(case.folder, name)), [1] * 64, case.steps)
 
 
 def _restored(directory: str) -> tuple[Any, Any, int]:

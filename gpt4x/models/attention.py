@@ -271,14 +271,14 @@ class Attention(nn.Module):
 def dot_rows(query: jax.Array, rows: jax.Array | Rows) -> jax.Array:
   """The float32 product of a query [..., r, K] and rows [..., t, K], whose steps come in behind it: [..., r, t]."""
   if isinstance(rows, Rows):
-    return rows_by_columns(rows.values, query) * jnp.swapaxes(rows.steps, -1, -2)
+    return rows_by_columns(rows.values, rows.steps[..., 0], query)
   return jnp.einsum("...rk,...tk->...rt", query, rows, preferred_element_type=jnp.float32)
 
 
 def mixed_rows(weights: jax.Array, rows: jax.Array | Rows) -> jax.Array:
   """The product of weights [..., r, t] and rows [..., t, K], whose steps come in before it: [..., r, K]."""
   if isinstance(rows, Rows):
-    return rows_by_rows(rows.values, weights.astype(jnp.float32) * jnp.swapaxes(rows.steps, -1, -2))
+    return rows_by_rows(rows.values, rows.steps[..., 0], weights)
   return jnp.einsum("...rt,...tk->...rk", weights, rows)
 
 

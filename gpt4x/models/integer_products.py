@@ -17,10 +17,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gpt4x import data, partitioning
 from gpt4x.errors import one_line, UserError
@@ -29,17 +30,43 @@ from gpt4x.models.rounding import fine_product, LONGEST, rounded
 _LOG = logging.getLogger(__name__)
 
 FEW = 16  # Rows up to which the functions below are faster than XLA's.
-FINEST = 2**15 - 1  # 16 bits.
-_LONGEST_OF_FINEST = 2**31 // (127 * FINEST)  # An int32 holds the sum of so many products of such by int8.
+_FINEST = 2**15 - 1  # Of 16 bits.
 _SOURCE = pathlib.Path(__file__).with_suffix(".cc")
 _FUNCTIONS = "gpt4x_rows_by_columns", "gpt4x_rows_by_rows"
-_FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-ffp-contract=fast", "-std=c++17", "-shared", "-fPIC", "-w")
+_FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+          "-std=c++17", "-shared", "-fPIC", "-w")
 
 
-def integer_rows_by_columns(values: jax.Array, rows: jax.Array) -> jax.Array:
+def rows_by_columns(values: jax.Array, scales: jax.Array, x: jax.Array, bits: Literal[8, 15, 23] = 15) -> jax.Array:
+  """x [..., R, I] by the columns of int8 [..., O, I], times scales [..., O]: float32 [..., R, O].
+
+  Each row of x is rounded to integers of at least so many bits, with a step of its own.
+  """
+  if _native(x):
+    fine = bits == 15 and x.shape[-1] * 127 * _FINEST < 2**31  # An int32 holds the sum.
+    parts, most = (1, _FINEST) if fine else ({8: 1, 15: 2, 23: 3}[bits], 127)
+    return _call(_FUNCTIONS[0], values, scales, x, values.shape[-2], parts=np.int32(parts), most=np.float32(most))
+  if bits == 8:
+    rows = rounded(x)
+    y = _integer_rows_by_columns(values, rows.values).astype(jnp.float32) * rows.steps
+  else:
+    y = fine_product(functools.partial(_integer_rows_by_columns, values), x, 2 if bits == 15 else 3)
+  return y * scales[..., None, :]
+
+
+def rows_by_rows(values: jax.Array, scales: jax.Array, weights: jax.Array) -> jax.Array:
+  """weights [..., R, T] by int8 [..., T, K] times scales [..., T]: float32 [..., R, K], sums of rows."""
+  if _native(weights):
+    return _call(_FUNCTIONS[1], values, scales, weights, values.shape[-1])
+  weights = weights.astype(jnp.float32) * scales[..., None, :]
+  if weights.shape[-1] > LONGEST:
+    return jnp.einsum("...tk,...rt->...rk", values.astype(jnp.float32), weights)
+  product = lambda rows: jnp.einsum("...tk,...rt->...rk", values, rows, preferred_element_type=jnp.int32)
+  return fine_product(product, weights)
+
+
+def _integer_rows_by_columns(values: jax.Array, rows: jax.Array) -> jax.Array:
   """int8 [..., O, I] by the columns of int8 [..., R, I]: int32 [..., R, O]."""
-  if _native(rows):
-    return _call(_FUNCTIONS[0], values, rows.astype(jnp.int16), values.shape[-2], jnp.int32)
   # XLA's CPU backend is faster with the longer matrix in front, but would turn the product around. A single column it
   # gives to a slower loop: that gets a second, of zeros.
   count = rows.shape[-2]
@@ -49,36 +76,16 @@ def integer_rows_by_columns(values: jax.Array, rows: jax.Array) -> jax.Array:
   return jnp.swapaxes(jax.lax.optimization_barrier(y), -1, -2)[..., :count, :]
 
 
-def rows_by_columns(values: jax.Array, rows: jax.Array, parts: int = 2) -> jax.Array:
-  """int8 [..., O, I] by the columns of [..., R, I]: float32 [..., R, O].
-
-  Rows are rounded to 15 bits or more, and with three parts to those of float32.
-  """
-  if parts == 2 and rows.shape[-1] <= _LONGEST_OF_FINEST and _native(rows):
-    fine = rounded(rows, most=FINEST)
-    return _call(_FUNCTIONS[0], values, fine.values, values.shape[-2], jnp.int32).astype(jnp.float32) * fine.steps
-  return fine_product(functools.partial(integer_rows_by_columns, values), rows, parts)
-
-
-def rows_by_rows(values: jax.Array, rows: jax.Array) -> jax.Array:
-  """int8 [..., T, K] by [..., R, T]: float32 [..., R, K], sums of values' rows."""
-  if _native(rows):
-    return _call(_FUNCTIONS[1], values, rows.astype(jnp.float32), values.shape[-1], jnp.float32)
-  if rows.shape[-1] > LONGEST:
-    return jnp.einsum("...tk,...rt->...rk", values.astype(jnp.float32), rows.astype(jnp.float32))
-  product = lambda rows: jnp.einsum("...tk,...rt->...rk", values, rows, preferred_element_type=jnp.int32)
-  return fine_product(product, rows)
-
-
 def _native(rows: jax.Array) -> bool:
   return rows.shape[-2] <= FEW and use_native()
 
 
-def _call(name: str, values: jax.Array, rows: jax.Array, size: int, dtype: Any) -> jax.Array:
-  matrices = lambda x: x.reshape(-1, *x.shape[-2:])
-  found = jax.ShapeDtypeStruct((math.prod(rows.shape[:-2]), rows.shape[-2], size), dtype)
+def _call(name: str, values: jax.Array, scales: jax.Array, rows: jax.Array, size: int, **attributes: Any) -> jax.Array:
+  found = jax.ShapeDtypeStruct((math.prod(rows.shape[:-2]), rows.shape[-2], size), jnp.float32)
+  matrices = [x.reshape(-1, *x.shape[-axes:]) for x, axes in (
+      (values, 2), (scales.astype(jnp.float32), 1), (rows.astype(jnp.float32), 2))]
   call = jax.ffi.ffi_call(name, found, vmap_method="sequential")
-  return call(matrices(values), matrices(rows)).reshape(*rows.shape[:-1], size)
+  return call(*matrices, **attributes).reshape(*rows.shape[:-1], size)
 
 
 def use_native() -> bool:

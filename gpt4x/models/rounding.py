@@ -1,4 +1,4 @@
-"""Rows of numbers as small integers, each row with a step of its own."""
+"""Rows of numbers as int8 integers, each row with a step of its own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,24 +10,24 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Rows:
-  """values [..., R, K], mostly from -127 to 127, times a step for each row."""
+  """values [..., R, K] from -127 to 127, times a step for each row."""
 
-  values: jax.Array  # int8, or int16
+  values: jax.Array  # int8
   steps: jax.Array  # float32 [..., R, 1]
 
   def dense(self, dtype: Any) -> jax.Array:
     return (self.values * self.steps).astype(dtype)
 
 
-def rounded(x: jax.Array, axes: tuple[int, ...] = (-1,), most: int = 127) -> Rows:
-  """The nearest integers to x, whose rows lie along `axes`; the largest magnitude of each is `most`."""
+def rounded(x: jax.Array, axes: tuple[int, ...] = (-1,)) -> Rows:
+  """The nearest integers to x, whose rows lie along `axes`; the largest magnitude of each is 127."""
   x = x.astype(jnp.float32)
-  steps = row_steps(x, axes, most)
-  return Rows(jnp.round(x / steps).astype(jnp.int8 if most < 128 else jnp.int16), steps)
+  steps = row_steps(x, axes)
+  return Rows(jnp.round(x / steps).astype(jnp.int8), steps)
 
 
-def row_steps(x: jax.Array, axes: tuple[int, ...], most: int = 127) -> jax.Array:
-  return jnp.maximum(jnp.max(jnp.abs(x), axes, keepdims=True), 1e-30) / most
+def row_steps(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+  return jnp.maximum(jnp.max(jnp.abs(x), axes, keepdims=True), 1e-30) / 127
 
 
 def fine_product(product: Callable[[jax.Array], jax.Array], x: jax.Array, parts: int = 2) -> jax.Array:

@@ -53,3 +53,23 @@ def test_a_model_of_any_stack_is_fitted(style, method):
   tokens = tiny.random_tokens(made.config, LENGTH)
   found, _ = tiny.jit(model.log_probs)(params, tokens)
   np.testing.assert_allclose(found, tiny.jit(made.lm.log_probs)(arrays(params, declarations), tokens)[0], atol=1e-4)
+
+
+def test_experts_that_no_text_was_seen_of_are_rounded_to_the_nearest():
+  """Their moments are zero; so are those of a kernel that the text never came to."""
+  made = tiny.make(**STYLES["mixture"], memory_length=LENGTH)
+  form, declarations = Quantization("int4", stored=True), made.lm.declared[1]
+  moments = calibration.moments(made.lm, made.params, batches(made.config), LENGTH)
+  nearest = calibrated.quantized(form, made.params, None, declarations, "round")
+  found = calibrated.quantized(form, made.params, moments, declarations, "gptq")
+  unseen = calibrated.quantized(form, made.params, jax.tree.map(np.zeros_like, moments), declarations, "gptq")
+  dense = lambda params: {path: np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(
+      arrays(params, declarations))}
+  experts = {path for path, one in jax.tree_util.tree_leaves_with_path(
+      declarations, is_leaf=lambda x: isinstance(x, Declaration)) if "expert" in one.names and one.is_kernel}
+  assert experts
+  for path in experts:
+    np.testing.assert_array_equal(dense(found)[path], dense(nearest)[path])
+  assert any(np.any(dense(found)[path] != one) for path, one in dense(nearest).items())
+  for path, one in dense(nearest).items():
+    np.testing.assert_array_equal(dense(unseen)[path], one)

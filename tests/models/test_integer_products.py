@@ -36,39 +36,37 @@ def within(found, x, matrix, bits):
   return np.all(np.abs(found - x @ matrix) <= bound)
 
 
+@pytest.mark.parametrize("bits", [8, 15, 23])
 @pytest.mark.parametrize("lead, rows, columns, size", SHAPES)
-def test_integers_are_multiplied_exactly(native, lead, rows, columns, size):
-  _, values = arrays(lead, rows, columns, size)
-  x = jnp.asarray(RNG.integers(-127, 128, (*lead, rows, size), np.int8))
-  found = jax.jit(lambda values, x: integer_products.integer_rows_by_columns(values, x))(values, x)
-  assert found.dtype == jnp.int32
-  np.testing.assert_array_equal(found, np.asarray(x, int) @ np.swapaxes(np.asarray(values, int), -1, -2))
-
-
-@pytest.mark.parametrize("lead, rows, columns, size", SHAPES)
-def test_rows_have_15_bits_or_all(native, lead, rows, columns, size):
+def test_rows_have_so_many_bits(native, lead, rows, columns, size, bits):
   x, values = arrays(lead, rows, columns, size)
-  x = x.at[..., 0, :].set(0)
-  turned = np.swapaxes(values, -1, -2)
-  found = integer_products.rows_by_columns(values, x)
-  assert within(found, x, turned, 15) and not np.any(found[..., 0, :])
-  assert within(integer_products.rows_by_columns(values, x, parts=3), x, turned, 22)
+  x, scales = x.at[..., 0, :].set(0), jnp.asarray(RNG.uniform(0.1, 2, (*lead, columns)), jnp.float32)
+  found = jax.jit(integer_products.rows_by_columns, static_argnums=3)(values, scales, x, bits)
+  matrix = np.swapaxes(np.asarray(values, np.float64) * np.asarray(scales)[..., None], -1, -2)
+  assert within(found, x, matrix, min(bits, 22)) and not np.any(found[..., 0, :])
+  if bits == 8:  # Integers are multiplied exactly.
+    steps = np.abs(np.asarray(x)).max(-1, keepdims=True).clip(1e-30) / np.float32(127)
+    expected = np.round(np.asarray(x) / steps).astype(int) @ np.swapaxes(np.asarray(values, int), -1, -2)
+    np.testing.assert_allclose(found, expected * np.float64(steps) * np.asarray(scales)[..., None, :], rtol=1e-6)
 
 
 @pytest.mark.parametrize("lead, rows, size, columns", SHAPES)
 def test_rows_are_mixed(native, lead, rows, size, columns):
   x, values = arrays(lead, rows, columns, size)
-  assert within(integer_products.rows_by_rows(jnp.swapaxes(values, -1, -2), x), x, np.swapaxes(values, -1, -2), 15)
+  values, scales = jnp.swapaxes(values, -1, -2), jnp.asarray(RNG.uniform(0.1, 2, (*lead, size)), jnp.float32)
+  found = jax.jit(integer_products.rows_by_rows)(values, scales, x)
+  assert within(found, np.asarray(x) * np.asarray(scales)[..., None, :], values, 15)
 
 
 def test_the_largest_integers_do_not_overflow(native):
-  """The longest rows that an int32 holds the sums of, and longer ones, which are no integers when they are mixed."""
-  for size in (integer_products._LONGEST_OF_FINEST, integer_products._LONGEST_OF_FINEST + 1, rounding.LONGEST,
-               rounding.LONGEST + 1):
-    x, values = jnp.ones((1, size)), jnp.full((size, 1), 127, jnp.int8)
+  """Sums of as many as an int32 holds, and of more, which are no sums of integers where rows are mixed."""
+  for size in (515, 516, 517, rounding.LONGEST, rounding.LONGEST + 1):
+    x, values, one = jnp.ones((1, size)), jnp.full((size, 1), 127, jnp.int8), jnp.ones(1)
     if size <= rounding.LONGEST:
-      np.testing.assert_allclose(integer_products.rows_by_columns(values.T, x), [[127 * size]], rtol=1e-4)
-    np.testing.assert_allclose(integer_products.rows_by_rows(values, x), [[127 * size]], rtol=1e-4)
+      for bits in (8, 15, 23):
+        found = integer_products.rows_by_columns(values.T, one, x, bits)
+        np.testing.assert_allclose(found, [[127 * size]], rtol=1e-4)
+    np.testing.assert_allclose(integer_products.rows_by_rows(values, jnp.ones(size), x), [[127 * size]], rtol=1e-4)
 
 
 def test_programs_of_several_devices_have_none_of_it(monkeypatch):

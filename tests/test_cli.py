@@ -80,8 +80,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
         prompt=lambda text, media: text, stream=recorder("stream", iter(["b", "c"])),
         complete=recorder("complete", COMPLETIONS))
 
-  foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None, files={},
-                                  params="PARAMS")
+  foreign = types.SimpleNamespace(text=None, data="DATA", bindings=["A=1"], model=Experiment.model, vocabulary=None,
+                                  params="PARAMS", files={})
   stand_ins = {
       "tasks": {},
       "experiment": {"Experiment": Experiment},
@@ -430,7 +430,7 @@ def test_processes_that_are_not_found(monkeypatch, calls, capsys, error, status,
     ("plan --topology=v5e:2x2 --search --decode", ["--decode", "not allowed with", "--search"]),
     ("plan --topology=v5e:2x2 --batch_size=4", ["--batch_size", "--decode"]),
     ("plan --topology=v5e:2x2 --window=4", ["--window", "--decode"]),
-    ("convert --from=torch --input=a --model_dir=b", ["--from", "'torch'", "transfo_xl", "safetensors"]),
+    ("convert --from=torch --input=a --model_dir=b", ["--from", "'torch'", "transfo_xl", "huggingface", "safetensors"]),
     ("generate --model_dir=a --prompt=b --step=x", ["--step", "'x'", "whole number"]),
     ("generate --model_dir=a", ["--prompt", "--prompt_file", "required"]),
     ("generate --model_dir=a --prompt=b --prompt_file=c", ["--prompt_file", "not allowed with", "--prompt"]),

@@ -216,22 +216,6 @@ def test_weights_that_do_not_fit(tmp_path):
 
 # The command line.
 
-TEMPLATE = "{% for message in messages %}<s>{{ message.content }}</s>{% endfor %}"
-
-
-def write_tokenizer(directory):
-  """A tokenizer of words, with what tells its special tokens and its chat template."""
-  tokenizers = pytest.importorskip("tokenizers", reason="needs the extra huggingface")
-  words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(20))]
-  tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
-  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-  tokenizer.add_special_tokens(words[:3])
-  tokenizer.save(str(directory / "tokenizer.json"))
-  (directory / "tokenizer_config.json").write_text(json.dumps({
-      "bos_token": {"content": "<s>", "special": True}, "eos_token": "</s>", "chat_template": TEMPLATE,
-      "model_max_length": 10**30}))
-
-
 def run(capsys, *argv):
   """What a command that succeeds prints, and what it says on standard error."""
   status = cli.main([str(argument) for argument in argv])
@@ -244,11 +228,11 @@ def test_the_commands(tmp_path, capsys):
   config = llama.make_config("smollm")
   tensors = llama.make_tensors(config)
   source = llama.write(tmp_path / "hf", config, tensors, shards=2)
-  write_tokenizer(source)
+  llama.write_tokenizer(source)
   model = f"--model_dir={tmp_path}/run"
   out, err = run(capsys, "convert", "--from=huggingface", f"--input={source}", model)
   assert "parameters" in out and "no vocabulary" not in err
-  assert (tmp_path / "run" / "chat_template.jinja").read_text() == TEMPLATE
+  assert (tmp_path / "run" / "chat_template.jinja").read_text() == llama.TEMPLATE
   vocabulary = vocabularies.load(tmp_path / "run")
   assert (vocabulary.eos_id, vocabulary.bos_id, vocabularies.start_id(vocabulary)) == (2, 1, 1)
 
@@ -279,7 +263,7 @@ def test_the_commands(tmp_path, capsys):
     assert written[name] == config[name]
   for name in ("tokenizer.json", "tokenizer_config.json"):
     assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
-  assert (tmp_path / "out" / "chat_template.jinja").read_text() == TEMPLATE
+  assert (tmp_path / "out" / "chat_template.jinja").read_text() == llama.TEMPLATE
   run(capsys, "convert", "--from=huggingface", f"--input={tmp_path}/out", f"--model_dir={tmp_path}/again")
   assert vocabularies.spec(vocabularies.load(tmp_path / "again")) == vocabularies.spec(vocabulary)
   assert cli.main(["export", model, f"--output={tmp_path}/out", "--format=huggingface"]) == 1

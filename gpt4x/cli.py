@@ -182,10 +182,10 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   generate.set_defaults(media=[])
 
   convert = command("convert", "make a model directory of a model in another format")
-  convert.add_argument("--from", dest="source", required=True, choices=["transfo_xl", "huggingface", "safetensors"],
-                       help=(
-      "transfo_xl: a Transformer-XL directory of Hugging Face; huggingface: one of a Llama, Mistral, Qwen2 or Qwen3;"
-      " safetensors: what gpt4x export wrote"))
+  convert.add_argument(
+      "--from", dest="source", required=True, choices=["transfo_xl", "huggingface", "safetensors"], help=(
+          "transfo_xl: a Transformer-XL directory of Hugging Face; huggingface: one of a Llama, Mistral, Qwen2 or"
+          " Qwen3; safetensors: what gpt4x export wrote"))
   convert.add_argument("--input", required=True, type=_directory, metavar="DIR", help="the directory to read")
   export = command("export", "write a checkpoint of the run in DIR in another format")
   export.add_argument("--format", default="safetensors", choices=[

@@ -12,9 +12,10 @@ import safetensors.numpy
 from benchmarks.fuzzing import mutations
 from benchmarks.fuzzing.kinds import Kind
 from gpt4x.interop import exports, tensor_files, torch_files, transfo_xl
+from gpt4x.interop import hugging_face as hugging_face_models
 from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
-from tests.interop import hugging_face
+from tests.interop import hugging_face, llama
 
 _TENSORS = {"a.weight": np.arange(60, dtype=np.float32).reshape(5, 12), "b": np.ones(7, np.float32)}
 _WORDS = ["<eos>", "<unk>", "the", "ünïcödé", ","]
@@ -62,6 +63,11 @@ def _hugging_face(folder: pathlib.Path) -> None:
   hugging_face.write(folder, config, hugging_face.make_tensors(config))
 
 
+def _llama(folder: pathlib.Path) -> None:
+  config = llama.make_config("mistral")
+  llama.write(folder, config, llama.make_tensors(config))
+
+
 def _export(folder: pathlib.Path) -> None:
   import jax
   model = LanguageModel(TransformerConfig(
@@ -107,6 +113,8 @@ KINDS = {
         *mutations.BYTES, mutations.edit_text, *[mutations.edit_json] * 5)}, _read_tensors, memory=_MEMORY),
     "config": Kind(_hugging_face, {"config.json": mutations.any_of(
         mutations.flip_bits, mutations.edit_text, *[mutations.edit_json] * 5)}, transfo_xl.from_hugging_face),
+    "llama": Kind(_llama, {"config.json": mutations.any_of(
+        mutations.flip_bits, mutations.edit_text, *[mutations.edit_json] * 5)}, hugging_face_models.load),
     "export": Kind(_export, {"config.json": mutations.any_of(
         mutations.flip_bits, mutations.edit_text, *[mutations.edit_json] * 5)}, exports.load),
 }

@@ -130,6 +130,7 @@ _PARTS = {
     "heads": ("heads", dict(num_heads=4, head_dim=4)),
     "heads of own biases": ("heads", dict(num_heads=4, head_dim=4, untie_biases=True, norm_position="pre")),
     "groups": ("heads", dict(num_heads=4, num_kv_heads=2, head_dim=4, scan_layers=False)),
+    "heads with biases and norms": ("heads", STYLES["heads"]),
     "mlp": ("mlp", dict(mlp_dim=16)),
     "gated mlp": ("mlp", {**STYLES["modern"], "mlp_dim": 16}),
     "experts": ("experts", STYLES["mixture"]),

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import gin
 from hypothesis import example, given, settings
 import numpy as np
 import pytest
@@ -165,3 +166,50 @@ def test_mistakes_are_one_line(tmp_path, path, monkeypatch):
   (tmp_path / "tokenizer.json").write_bytes(path.read_bytes() + b"\n")
   with pytest.raises(UserError, match=r"needs the package tokenizers .*pip install 'gpt4x\[huggingface\]'"):
     HuggingFaceVocabulary(tmp_path / "tokenizer.json").encode("x")
+
+
+@pytest.mark.parametrize("converter", ["stream", "lm"])
+def test_documents_begin_with_the_token_that_begins_them(tmp_path, monkeypatch, converter):
+  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path / "data"))
+  for name in "ab":
+    (tmp_path / f"{name}.txt").write_text("the cat")
+  path = byte_level(tmp_path / "tokenizer.json", special=["<pad>", "<s>", END])
+  seqio.TaskRegistry.add(
+      "toy_beginning", source=LocalTextSource(LocalText(f"{tmp_path}/a.txt", f"{tmp_path}/b.txt")),
+      preprocessors=[text_to_targets, tokenize, append_eos],
+      output_features={"targets": seqio.Feature(HuggingFaceVocabulary(path, END, "<s>"))})
+  try:
+    dataset = Dataset(DatasetConfig("toy_beginning", {"targets": 8}, 1, feature_converter=converter))
+    vocabulary = dataset.vocabulary
+    assert (vocabulary.bos_id, vocabularies.start_id(vocabulary)) == (1, 1)
+    batch = next(dataset.evaluation("validation"))
+    there = batch["decoder_segment_ids"] > 0
+    assert batch["decoder_target_tokens"][there].tolist() == [*vocabulary.encode("the cat"), 2]
+    assert batch["decoder_input_tokens"][there].tolist() == [1, *vocabulary.encode("the cat")]
+  finally:
+    seqio.TaskRegistry.remove("toy_beginning")
+
+
+def test_the_tokenizer_of_a_model_directory_by_name(tmp_path):
+  path = byte_level(tmp_path / "tokenizer.json", special=["<pad>", "<s>", END])
+  original = HuggingFaceVocabulary(path, END, "<s>")
+  named = HuggingFaceVocabulary()
+  with pytest.raises(UserError, match="LocalText.tokenizer is not set"):
+    _ = named.eos_id
+  gin.parse_config(f"LocalText.tokenizer = '{tmp_path}/run'")
+  with pytest.raises(UserError, match=f"no vocabulary at {tmp_path}/run/tokenizer.json .*set LocalText.tokenizer"):
+    vocabularies.held(named)
+  assert vocabularies.held(named, original) is original  # A run's own, where the directory has gone.
+  vocabularies.save(original, tmp_path / "run")
+  held = vocabularies.held(named)
+  assert vocabularies.spec(held) == vocabularies.spec(named) == vocabularies.spec(original)
+  assert (named.eos_id, named.bos_id, held.eos_id, held.bos_id) == (2, 1, 2, 1)
+  spec = json.loads((tmp_path / "run" / "vocabulary.json").read_text())
+  (tmp_path / "run" / "vocabulary.json").write_text(json.dumps(spec | {"bos": 5}))
+  for read in (lambda: vocabularies.load(tmp_path / "run"), lambda: vocabularies.held(HuggingFaceVocabulary())):
+    with pytest.raises(UserError, match="bos"):
+      read()
+  del spec["bos"]  # As earlier versions saved it.
+  (tmp_path / "run" / "vocabulary.json").write_text(json.dumps(spec))
+  loaded = vocabularies.load(tmp_path / "run")
+  assert (loaded.eos_id, loaded.bos_id, vocabularies.start_id(loaded)) == (2, None, 0)

@@ -19,7 +19,7 @@ documents_strategy = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 class Whole:
   """What no fake store fails in."""
-  num_ids = 2**31
+  num_ids, start_id = 2**31, 0
 
   def check(self, patience=None):
     pass

@@ -22,7 +22,7 @@ from gpt4x.partitioning import planning_for
 from gpt4x.planning import compiler
 from tests import shown
 from tests.integration import corpus, media_folder
-from tests.interop import hugging_face
+from tests.interop import hugging_face, llama
 
 # By what is in the command: why it cannot run here, and the devices that it is for.
 ELSEWHERE = {
@@ -46,7 +46,7 @@ MODEL = {"TransformerConfig.vocab_size": 512, "TransformerConfig.num_layers": 2,
          "MoEConfig.num_experts": 4, "MoEConfig.mlp_dim": 8}
 MEDIA_MODEL = MODEL | {"TransformerConfig.vocab_size": 4352}
 # What an earlier command of the pages has made, by its name there.
-EARLIER = {"runs/wt103": "converted", "runs/codec": "image_run", "CODEC": "image_run",
+EARLIER = {"runs/wt103": "converted", "runs/smollm": "llama", "runs/codec": "image_run", "CODEC": "image_run",
            **dict.fromkeys(("runs/draw", "runs/see", "runs/any"), "media_run")}
 CODEC = {"CodecConfig.width": 4, "CodecConfig.depth": 1}
 ONE_DEVICE = {"Partitioner.data": 1, "Partitioner.num_devices": 1}  # Which compiles faster.
@@ -122,6 +122,10 @@ def _made(library, tmp_path_factory):
     config = hugging_face.make_config(vocab_size=24)
     hugging_face.write(folder / "transfo-xl-wt103", config, hugging_face.make_tensors(config), "legacy")
     (folder / "transfo-xl-wt103" / "vocab.txt").write_text("\n".join(words))
+    config = llama.make_config("smollm")
+    llama.write(folder / "smollm", config, llama.make_tensors(config))
+    llama.write_tokenizer(folder / "smollm")
+    run("convert", "--from=huggingface", "--input=smollm", "--model_dir=llama")
     run("train", "--gin_file=experiments/stdlib_tiny.gin", "--model_dir=run", *gin(MODEL | RUN | ONE_DEVICE))
     run("convert", "--from=transfo_xl", "--input=transfo-xl-wt103", "--model_dir=converted")
     run("export", "--model_dir=run", "--output=exported")
@@ -142,8 +146,8 @@ def _made(library, tmp_path_factory):
 @pytest.mark.parametrize("text", [text for text in COMMANDS if not reason(text)])
 def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   monkeypatch.chdir(tmp_path)
-  for name in ("corpus", "transfo-xl-wt103", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens", "images",
-               "sounds", "videos", "media", "pictures", *(["codecs"] if "export" not in text else [])):
+  for name in ("corpus", "transfo-xl-wt103", "smollm", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens",
+               "images", "sounds", "videos", "media", "pictures", *(["codecs"] if "export" not in text else [])):
     os.symlink(made / name, name)
   for name in ("boots.png", "a.png", "b.png"):
     os.symlink(made / "images" / "0.png", name)

@@ -7,6 +7,7 @@ import json
 import pathlib
 
 import numpy as np
+import pytest
 import safetensors.numpy
 
 SIZES = dict(vocab_size=30, hidden_size=8, intermediate_size=14, num_hidden_layers=2, num_attention_heads=4,
@@ -30,6 +31,8 @@ FAMILIES = {
                          tie_word_embeddings=False, rope_theta=None,
                          rope_parameters={"rope_type": "default", "rope_theta": 100.0}),
 }
+
+TEMPLATE = "{% for message in messages %}<s>{{ message.content }}</s>{% endfor %}"
 
 
 def make_config(family, **changes):
@@ -129,3 +132,16 @@ def write(directory, config, tensors, shards=1):
   (directory / "model.safetensors.index.json").write_text(
       json.dumps({"metadata": {"total_size": total}, "weight_map": places}))
   return directory
+
+
+def write_tokenizer(directory):
+  """A tokenizer of words, with what tells its special tokens and its chat template."""
+  tokenizers = pytest.importorskip("tokenizers", reason="needs the extra huggingface")
+  words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(20))]
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+  tokenizer.add_special_tokens(words[:3])
+  tokenizer.save(str(directory / "tokenizer.json"))
+  (directory / "tokenizer_config.json").write_text(json.dumps({
+      "bos_token": {"content": "<s>", "special": True}, "eos_token": "</s>", "chat_template": TEMPLATE,
+      "model_max_length": 10**30}))

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import seqio
 
 from gpt4x import cli
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
-from gpt4x.interop import decoding_weights, hugging_face
+from gpt4x.interop import decoding_weights, hugging_face, tokenizer_files
 from gpt4x.models.config import MoEConfig
 from tests.interop import llama
 from tests.models import tiny
@@ -216,22 +217,6 @@ def test_weights_that_do_not_fit(tmp_path):
 
 # The command line.
 
-TEMPLATE = "{% for message in messages %}<s>{{ message.content }}</s>{% endfor %}"
-
-
-def write_tokenizer(directory):
-  """A tokenizer of words, with what tells its special tokens and its chat template."""
-  tokenizers = pytest.importorskip("tokenizers", reason="needs the extra huggingface")
-  words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(20))]
-  tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
-  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-  tokenizer.add_special_tokens(words[:3])
-  tokenizer.save(str(directory / "tokenizer.json"))
-  (directory / "tokenizer_config.json").write_text(json.dumps({
-      "bos_token": {"content": "<s>", "special": True}, "eos_token": "</s>", "chat_template": TEMPLATE,
-      "model_max_length": 10**30}))
-
-
 def run(capsys, *argv):
   """What a command that succeeds prints, and what it says on standard error."""
   status = cli.main([str(argument) for argument in argv])
@@ -244,11 +229,11 @@ def test_the_commands(tmp_path, capsys):
   config = llama.make_config("smollm")
   tensors = llama.make_tensors(config)
   source = llama.write(tmp_path / "hf", config, tensors, shards=2)
-  write_tokenizer(source)
+  llama.write_tokenizer(source)
   model = f"--model_dir={tmp_path}/run"
   out, err = run(capsys, "convert", "--from=huggingface", f"--input={source}", model)
   assert "parameters" in out and "no vocabulary" not in err
-  assert (tmp_path / "run" / "chat_template.jinja").read_text() == TEMPLATE
+  assert (tmp_path / "run" / "chat_template.jinja").read_text() == llama.TEMPLATE
   vocabulary = vocabularies.load(tmp_path / "run")
   assert (vocabulary.eos_id, vocabulary.bos_id, vocabularies.start_id(vocabulary)) == (2, 1, 1)
 
@@ -279,11 +264,59 @@ def test_the_commands(tmp_path, capsys):
     assert written[name] == config[name]
   for name in ("tokenizer.json", "tokenizer_config.json"):
     assert (tmp_path / "out" / name).read_bytes() == (source / name).read_bytes()
-  assert (tmp_path / "out" / "chat_template.jinja").read_text() == TEMPLATE
+  assert (tmp_path / "out" / "chat_template.jinja").read_text() == llama.TEMPLATE
   run(capsys, "convert", "--from=huggingface", f"--input={tmp_path}/out", f"--model_dir={tmp_path}/again")
   assert vocabularies.spec(vocabularies.load(tmp_path / "again")) == vocabularies.spec(vocabulary)
   assert cli.main(["export", model, f"--output={tmp_path}/out", "--format=huggingface"]) == 1
   assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("files, ends, template", [
+    ({}, ("</s>", "<s>"), None),  # By the ids of config.json.
+    ({"tokenizer_config.json": {"eos_token": "w1", "bos_token": None}}, ("w1", "<s>"), None),
+    ({"special_tokens_map.json": {"eos_token": {"content": "w2"}, "bos_token": "w3"}}, ("w2", "w3"), None),
+    ({"config.json": {"eos_token_id": [5, 2]}}, ("w2", "w2"), None), ({"config.json": {}}, (None, None), None),
+    ({"tokenizer_config.json": {"chat_template": [{"name": "tool", "template": "a"},
+                                                  {"name": "default", "template": "b"}]}}, ("</s>", "<s>"), "b"),
+    ({"tokenizer_config.json": {"chat_template": "b"}, "chat_template.jinja": "c"}, ("</s>", "<s>"), "c"),
+], ids=str)
+def test_where_special_tokens_and_template_are(files, ends, template, tmp_path):
+  llama.write_tokenizer(tmp_path)
+  (tmp_path / "tokenizer_config.json").unlink()
+  (tmp_path / "config.json").write_text(json.dumps(llama.SIZES))
+  for name, content in files.items():
+    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+  vocabulary = tokenizer_files.vocabulary(tmp_path)
+  assert (vocabulary.arguments["eos"], vocabulary.arguments.get("bos")) == ends
+  kept = tokenizer_files.kept(tmp_path)
+  assert kept.get("chat_template.jinja") == (None if template is None else template.encode())
+
+
+def test_special_tokens_that_are_none(tmp_path):
+  llama.write_tokenizer(tmp_path)
+  (tmp_path / "config.json").write_text(json.dumps(llama.SIZES))
+  for value, words in ((5, "tokenizer_config.json: eos_token = 5 must be text"), ("<end>", "has no token '<end>'")):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": value}))
+    with pytest.raises(UserError, match=words):
+      tokenizer_files.vocabulary(tmp_path)
+
+
+def test_another_vocabulary_goes_along(tmp_path):
+  """As a model directory keeps it; a tokenizer of one's own run says its special tokens in transformers' way."""
+  vocabularies.save(seqio.ByteVocabulary(), tmp_path / "bytes")
+  found = tokenizer_files.found(tmp_path / "bytes")
+  assert found.fields == {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+  found.write(tmp_path / "out")
+  assert vocabularies.spec(tokenizer_files.vocabulary(tmp_path / "out")) == vocabularies.spec(seqio.ByteVocabulary())
+  llama.write_tokenizer(tmp_path)
+  vocabularies.save(vocabularies.HuggingFaceVocabulary(tmp_path / "tokenizer.json", "w4", "w5"), tmp_path / "own")
+  found = tokenizer_files.found(tmp_path / "own")
+  assert found.fields == {"bos_token_id": 8, "eos_token_id": 7}
+  (tmp_path / "again").mkdir()
+  found.write(tmp_path / "again")
+  described = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
+  assert described == {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w4", "bos_token": "w5"}
+  assert tokenizer_files.vocabulary(tmp_path / "again").arguments == {"eos": "w4", "bos": "w5"}
 
 
 def test_without_a_tokenizer(tmp_path, capsys):

@@ -34,7 +34,7 @@ def make(folder: pathlib.Path) -> None:
   tokens = np.random.default_rng(0).integers(0, _SIZES["vocab_size"], (ROWS, LENGTH), dtype=np.int32)
   np.save(folder / "tokens.npy", tokens)
   for name, (kind, options) in MODELS.items():
-    config = getattr(transformers, f"{kind}Config")(**_SIZES, **options)
+    config = getattr(transformers, f"{kind}Config")(**(_SIZES | options))
     model = getattr(transformers, f"{kind}ForCausalLM")(config).float().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

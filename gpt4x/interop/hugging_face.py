@@ -26,7 +26,8 @@ from gpt4x.models.language_model import LanguageModel
 
 CONFIG = "config.json"
 SHARD_BYTES = 5 * 10**9  # Of a file, at most, as transformers has it.
-_LONGEST_WINDOW = 4096  # Positions that a converted model sees unless it is said; a cache costs as many.
+# What a converted model has unless it is said: positions that a token sees, tokens of a segment, and logits at a time.
+_LONGEST_WINDOW, _LONGEST_SEGMENT, _LOSS_CHUNK = 4096, 512, 128
 
 # Values of the fields that config.json leaves out.
 _LLAMA: dict[str, Any] = dict(
@@ -85,9 +86,9 @@ def read_config(path: str | os.PathLike) -> TransformerConfig:
 
 
 def segment_length(path: str | os.PathLike) -> int:
-  """Tokens of a segment for a config.json: half of the window, which has max_position_embeddings, or 4,096 positions.
+  """Tokens of a segment for a config.json: 512, or half of a shorter window.
 
-  The other half is the evaluation memory.
+  The evaluation memory has the rest of the window, which has max_position_embeddings, or 4,096 positions.
   """
   return _window(_fields(pathlib.Path(path)))[0]
 
@@ -95,7 +96,8 @@ def segment_length(path: str | os.PathLike) -> int:
 def _window(c: Mapping[str, Any]) -> tuple[int, int]:
   """The length of a segment and that of the evaluation memory."""
   window = min(c["max_position_embeddings"], _LONGEST_WINDOW)
-  return -(-window // 2), window // 2
+  segment = min(_LONGEST_SEGMENT, -(-window // 2))
+  return segment, window - segment
 
 
 def _fields(path: pathlib.Path) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def _transformer_config(c: Mapping[str, Any]) -> TransformerConfig:
       rotary_base=c["rope_theta"], norm="rms", norm_position="pre", norm_epsilon=c["rms_norm_eps"],
       activation="swiglu", mlp_bias=False, attention_dropout_rate=c["attention_dropout"],
       tie_embeddings=c["tie_word_embeddings"], scale_embeddings=False, qkv_bias=c["kind"] == "qwen2",
-      qk_norm=c["kind"] == "qwen3")
+      qk_norm=c["kind"] == "qwen3", loss_chunk=_LOSS_CHUNK)
 
 
 def names(config: TransformerConfig) -> dict[str, str]:

@@ -116,7 +116,7 @@ def test_ours_out_and_in(changes, tmp_path):
   hugging_face.save(tmp_path, made.config, decoding_weights.named(made.params), 16)
   model, params = read(tmp_path, scan_layers=made.config.scan_layers)
   if not made.config.scale_embeddings:
-    assert dataclasses.replace(model.config, eval_memory_length=0) == made.config
+    assert dataclasses.replace(model.config, eval_memory_length=0, loss_chunk=None) == made.config
     jax.tree.map(np.testing.assert_array_equal, params, made.params)
   tokens = tiny.random_tokens(made.config, 6)
   expected, _ = made.lm.logits(made.params, tokens, made.lm.initial_memory(len(tokens)))
@@ -179,6 +179,15 @@ def test_what_changes_nothing_is_read(changes, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(llama.make_config("mistral") | changes))
   config = hugging_face.read_config(tmp_path / "config.json")
   assert config.num_kv_heads == (4 if "num_key_value_heads" in changes else 2)
+
+
+@pytest.mark.parametrize("positions, segment, memory", [(1, 1, 0), (65, 33, 32), (2048, 512, 1536), (40960, 512, 3584)])
+def test_segment_and_memory_are_what_a_text_may_have(positions, segment, memory, tmp_path):
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps(llama.make_config("llama", max_position_embeddings=positions)))
+  config = hugging_face.read_config(path)
+  assert hugging_face.segment_length(path) == segment
+  assert (config.memory_length, config.eval_memory_length) == (0, memory)
 
 
 ODD = (True, None, 0.5, "2", [2], {}, -1, 2**31, 10**400, float("nan"), [[]], "x" * 10_000)

@@ -25,6 +25,7 @@ from gpt4x import cli
 from tests import shown
 
 PACKAGES = ("gpt4x", "tasks", "gin_configs")
+SUFFIXES = ".py", ".gin", ".cc"  # The last are compiled where they are used.
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_a_source_distribution_holds_the_repository(sdist, repository):
 
 def test_a_wheel_holds_the_packages_with_their_gin_files_and_nothing_else(source, wheel):
   expected = {path.relative_to(source).as_posix() for name in PACKAGES for path in (source / name).rglob("*")
-              if path.suffix in (".py", ".gin")}
+              if path.suffix in SUFFIXES}
   assert any(name.startswith("tasks/") for name in expected)
   assert any(name.startswith("gin_configs/experiments/") for name in expected)
   names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
@@ -116,7 +117,7 @@ def test_a_wheel_holds_the_packages_with_their_gin_files_and_nothing_else(source
 def test_git_ignores_no_part_of_a_package(repository):
   if not (repository / ".git").exists():
     pytest.skip("not a clone")
-  files = [str(path) for name in PACKAGES for path in (repository / name).rglob("*") if path.suffix in (".py", ".gin")]
+  files = [str(path) for name in PACKAGES for path in (repository / name).rglob("*") if path.suffix in SUFFIXES]
   result = subprocess.run(["git", "check-ignore", *files], cwd=repository, capture_output=True, text=True)
   assert result.stdout == ""
 

@@ -154,7 +154,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   arguments = shown.Command(text).arguments
   parsed = cli._parse(arguments)
   command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
-  tuned = "init_from" in text
+  tuned = "init_from" in text and "/config.gin" in text  # Which has the sizes that its parameters have.
   needed = {}  # What an earlier command has made.
   if command in ("eval", "generate", "export", "report", "compress", "teach") or (command == "train" and not new):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
@@ -162,7 +162,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
     needed["runs/wt103"] = "converted"
   if command == "train":
     needed |= {f"runs/{name}": name for name in ("small", "pruned") if f"runs/{name}/" in text}
-  if "distillation_tiny.gin" in text:
+  if any(name in text for name in ("distillation_tiny.gin", "low_rank_tiny.gin", "'runs/stdlib_tiny'")):
     needed["runs/stdlib_tiny"] = "run"
   if "runs/taught" in text and command == "train":
     needed["runs/taught"] = "taught"

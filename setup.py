@@ -51,6 +51,7 @@ setuptools.setup(
         "gin-config>=0.5,<0.6",
         "grain>=0.2.18,<0.3",
         "jax>=0.10.2,<0.11",
+        "jinja2>=3.1,<4",  # Chat templates; seqio's packages bring it anyway.
         "jaxtyping>=0.3.11,<0.4",
         "matplotlib>=3.10,<4",
         "numpy>=2.1,<3",

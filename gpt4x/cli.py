@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   _prepare_streams()
   try:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
-    if argv is None and arguments.command != "train" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if argv is None and arguments.command not in ("train", "chat") and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
       signal.signal(signal.SIGINT, _ending(os.dup(2)))
     from gpt4x.commands import running
     status, message = running.run(arguments)
@@ -158,11 +158,6 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
       " tokens, log_probs"))
   generate.add_argument("--max_tokens", type=_number(int, 1), metavar="N",
                         help="tokens to add at most (default: 256; with --output, what its length and size need)")
-  generate.add_argument("--temperature", type=_number(float, 0), default=1.0, metavar="T",
-                        help="0 always takes the likeliest token (default: %(default)s)")
-  generate.add_argument("--top_k", type=_number(int, 1), metavar="K", help="sample among the K likeliest tokens")
-  generate.add_argument("--top_p", type=_number(float, 0, 1), metavar="P",
-                        help="sample among the likeliest tokens that hold a probability of P together")
   generate.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S", help=(
       "the same prompt with the same seed gives the same text, alone or among others (default: %(default)s)"))
   group = generate.add_argument_group("images, audio and video", (
@@ -180,6 +175,21 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   group.add_argument("--guidance", type=_number(float, 0, 1000), default=1.0, metavar="G", help=(
       "how much more the prompt is to count; 1 is the model as it is, 2 to 5 are usual (default: %(default)s)"))
   generate.set_defaults(media=[])
+
+  chat = command("chat", "talk with the model in DIR")
+  chat.add_argument("--system", type=_filled_text, metavar="TEXT", help="what the model is told before all messages")
+  chat.add_argument("--max_tokens", type=_number(int, 1), default=256, metavar="N",
+                    help="of an answer (default: %(default)s)")
+  chat.add_argument("--window", type=_number(int, 1, _MANY), metavar="W",
+                    help="latest positions that the model has in view (default: those of its training)")
+  for sub in (generate, chat):
+    sub.add_argument("--temperature", type=_number(float, 0), default=1.0, metavar="T",
+                     help="0 always takes the likeliest token (default: %(default)s)")
+    sub.add_argument("--top_k", type=_number(int, 1), metavar="K", help="sample among the K likeliest tokens")
+    sub.add_argument("--top_p", type=_number(float, 0, 1), metavar="P",
+                     help="sample among the likeliest tokens that hold a probability of P together")
+  chat.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S",
+                    help="the same messages with the same seed get the same answers (default: %(default)s)")
 
   convert = command("convert", "make a model directory of a model in another format")
   convert.add_argument("--from", dest="source", required=True, choices=[
@@ -219,7 +229,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                      help="what the logits of both models are divided by (default: %(default)s)")
   teach.add_argument("--split", action="append", type=_filled_text,
                      help="a split to go through; may be repeated (default: train)")
-  for sub in (evaluate, generate, export, compress, teach):
+  for sub in (evaluate, generate, chat, export, compress, teach):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))

@@ -59,6 +59,7 @@ class Experiment:
     from gpt4x.data import vocabularies
     experiment = self.of_run(model_dir) if goes_on else self
     experiment.check_vocabulary()
+    experiment.check_pairs()
     vocabularies.spec(experiment.data.vocabulary)
     if init_from and not goes_on:
       vocabularies.check_alike(experiment.data.vocabulary, self.dataset.mixture_or_task_name, init_from)
@@ -83,7 +84,13 @@ class Experiment:
   @property
   def frozen_models(self) -> Mapping[str, SavedModel]:
     """The models whose parameters the objective is given, by name; none for most."""
-    return getattr(self.objective, "frozen_models", {})
+    own = getattr(self.objective, "frozen_models", {})
+    return {**self.model.frozen_models, **own} if getattr(self.objective, "refers_to_base", False) else own
+
+  def collector(self, partitioner: Partitioner) -> Any | None:
+    """What makes a batch of the data, by the parameters, one to train on, where an objective has such `rollouts`."""
+    rollouts = getattr(self.objective, "rollouts", None)
+    return rollouts.collector(self, partitioner) if rollouts else None
 
   @property
   def memory_length(self) -> int:
@@ -125,6 +132,17 @@ class Experiment:
       if vocabularies.extends(self.data.vocabulary, one.directory):
         raise UserError(f"{one.parameter} = {one.directory!r} knows none of the media of"
                         f" {self.dataset.mixture_or_task_name}: name a model with the same vocabulary")
+
+  def check_pairs(self) -> None:
+    """Raises UserError unless the objective compares two answers where the data has two."""
+    task, pairs = self.dataset.mixture_or_task_name, getattr(self.data, "has_pairs", False)
+    name = type(self.objective).__name__
+    if getattr(self.objective, "compares", False) and not pairs:
+      raise UserError(f"{name} compares two answers, and {task} has one a record: name a task such as"
+                      " local_preferences_bytes")
+    if pairs and not getattr(self.objective, "compares", False):
+      raise UserError(f"{task} has a better and a worse answer a record, and {name} would train on both alike: set"
+                      " OBJECTIVE = @Preference(), or name another task")
 
   def _check_places(self) -> None:
     """Raises UserError if the model would look for codes among other ids than the vocabulary has them."""

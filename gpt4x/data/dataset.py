@@ -1,7 +1,9 @@
 """A seqio task or mixture as NumPy batches, for training and for evaluation.
 
   * `stream`: pre-training. Endless rows of segments for a model with memory (`stream.py`), from token stores.
-  * `lm`, `prefix_lm`: fine-tuning. One example a row, or several packed, through seqio's feature converters.
+  * `lm`, `causal_lm`, `prefix_lm`: fine-tuning. One example a row, or several packed, through seqio's feature
+    converters. `lm` reads targets alone, and what a task knows of each of their tokens (`feature_converters.py`). The
+    others have inputs before the targets, which see each other in both directions with `prefix_lm`.
 
 Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_causal_attention`, and a vocabulary with
 media `decoder_target_modality` (`modalities.py`).
@@ -24,12 +26,14 @@ from gpt4x.errors import nearest, UserError
 if TYPE_CHECKING:
   import seqio
 
+  from gpt4x.data.chat_template import Template
   from gpt4x.data.token_store import TokenStore
 
 Batch = dict[str, np.ndarray]
 
 # The task features that each feature converter reads.
-_TASK_FEATURES = {"stream": ("targets",), "lm": ("targets",), "prefix_lm": ("inputs", "targets")}
+_TASK_FEATURES = {"stream": ("targets",), "lm": ("targets",), "causal_lm": ("inputs", "targets"),
+                  "prefix_lm": ("inputs", "targets")}
 
 
 class TokenFeatures(Protocol):
@@ -63,19 +67,21 @@ class DatasetConfig:
 
   Attributes:
     mixture_or_task_name: a name registered with seqio.
-    task_feature_lengths: {"targets": L} for `stream` and `lm`; {"inputs": A, "targets": C}, L = A + C, for `prefix_lm`.
+    task_feature_lengths: {"targets": L} for `stream` and `lm`; {"inputs": A, "targets": C}, L = A + C, for the others.
     batch_size: B, the rows of all hosts together.
-    feature_converter: `stream`, `lm` or `prefix_lm`.
-    pack: whether `lm` and `prefix_lm` put several examples into a row.
+    feature_converter: `stream`, `lm`, `causal_lm` or `prefix_lm`.
+    pack: whether the last three put several examples into a row.
     seed: decides the order of examples.
+    repeat: how often each example stands in a training batch, in rows one after another.
   """
 
   mixture_or_task_name: str
   task_feature_lengths: Mapping[str, int]
   batch_size: int
-  feature_converter: Literal["stream", "lm", "prefix_lm"] = "stream"
+  feature_converter: Literal["stream", "lm", "causal_lm", "prefix_lm"] = "stream"
   pack: bool = False
   seed: int = 0
+  repeat: int = 1
 
   def __post_init__(self):
     if self.feature_converter not in _TASK_FEATURES:
@@ -90,6 +96,9 @@ class DatasetConfig:
       raise UserError(f"DatasetConfig.batch_size = {self.batch_size} must be at least 1: set BATCH_SIZE")
     if self.pack and self.carries_memory:
       raise UserError("DatasetConfig.pack = True, but a stream has no padding to fill: unset it, or use 'lm'")
+    if self.repeat < 1 or self.repeat > 1 and (self.carries_memory or self.batch_size % self.repeat):
+      raise UserError(f"DatasetConfig.repeat = {self.repeat} must be 1, or a part of BATCH_SIZE = {self.batch_size} for"
+                      " another feature converter than 'stream': correct one of them")
 
   @property
   def carries_memory(self) -> bool:
@@ -173,6 +182,20 @@ class Dataset:
     return self._provider
 
   @property
+  def chat_template(self) -> "Template | None":
+    """How the conversations of the task are written; None if it has none."""
+    import seqio
+
+    from gpt4x.data.chat_template import ChatTemplate
+    steps = [getattr(step, "func", step) for task in seqio.get_subtasks(self._provider) for step in task.preprocessors]
+    return ChatTemplate().read() if any(getattr(step, "writes_chats", False) for step in steps) else None
+
+  @property
+  def has_pairs(self) -> bool:
+    """Whether an example has two sequences, one better than the other."""
+    return "segments" in example_rows.beside_of(self._provider)
+
+  @property
   def has_metrics(self) -> bool:
     """Whether a task has seqio metrics of its own, for infer-evaluation."""
     import seqio
@@ -218,14 +241,20 @@ def _find(config: DatasetConfig, own: "seqio.Vocabulary | None") -> "seqio.Task 
   if missing:
     raise UserError(f"task {name} has no feature {' or '.join(missing)}, which the feature converter"
                     f" {config.feature_converter!r} needs: choose another task or DatasetConfig.feature_converter")
-  if "inputs" in provider.output_features and config.feature_converter != "prefix_lm":
+  beside = example_rows.beside_of(provider)
+  if "inputs" in provider.output_features and "inputs" not in config.task_feature_lengths:
     raise UserError(f"task {name} has inputs, which the feature converter {config.feature_converter!r} would drop:"
-                    " set DatasetConfig.feature_converter = 'prefix_lm'")
+                    " set DatasetConfig.feature_converter = 'causal_lm' or 'prefix_lm'")
+  if beside and config.feature_converter != "lm":
+    raise UserError(f"task {name} says which tokens count, which the feature converter {config.feature_converter!r}"
+                    " would drop: set DatasetConfig.feature_converter = 'lm'")
+  if "segments" in beside and config.pack:
+    raise UserError(f"task {name} has several sequences an example, which are not packed: unset DatasetConfig.pack")
   provider = settle(provider, own)
   first, *others = [task.output_features["targets"].vocabulary for task in seqio.get_subtasks(provider)]
   if any(other != first for other in others):
     raise UserError(f"the tasks of mixture {name} differ in their vocabulary: give all of them one vocabulary")
-  if vocabularies.first_text_id(first) == 0 and not config.carries_memory:
+  if vocabularies.first_text_id(first) == 0 and not config.carries_memory and not beside:
     raise UserError(f"the vocabulary of task {name} has text for id 0, which {config.feature_converter!r} takes for"
                     " padding: set DatasetConfig.feature_converter = 'stream'")
   return provider

@@ -34,6 +34,8 @@ class Layout(Protocol):
   def pack(self) -> bool: ...
   @property
   def seed(self) -> int: ...
+  @property
+  def repeat(self) -> int: ...
 
 
 class Examples:
@@ -50,7 +52,8 @@ class Examples:
     self._num_epochs = 1 if list(rates) == [provider] else None
     self._tasks = {f"{task.name}/{split}": _content(task, split, config.task_feature_lengths) for task in rates}
     names = "feature_converter", "batch_size", "task_feature_lengths", "pack", "seed"
-    self._identity = {name: getattr(config, name) for name in names} | {
+    self._identity = {name: getattr(config, name) for name in names} | (
+        {"repeat": config.repeat} if config.repeat > 1 else {}) | {  # Earlier runs know nothing of it.
         "task_feature_lengths": dict(config.task_feature_lengths), "rates": list(rates.values()),
         "content": [facts["content"] for facts in self._tasks.values()]}
     self._rewind(0, 0)
@@ -69,7 +72,7 @@ class Examples:
     while len(found) < self._config.batch_size:
       example = next(self._examples, None)
       if example is not None:
-        found.append(example)
+        found += [example] * self._config.repeat
         self._taken += 1
       elif self._taken:
         self._rewind(self._epoch + 1, 0)
@@ -87,7 +90,7 @@ class Examples:
 
 def once(config: Layout, tasks: Sequence["seqio.Task"], split: str, rows: Sequence[int] | None) -> Iterator[Batch]:
   """Batches that hold each example of the tasks once; padding fills up the last."""
-  cuts = {task: Cuts(config.task_feature_lengths) for task in tasks}
+  cuts = {task: Cuts(_lengths(config, task)) for task in tasks}
   found = itertools.chain.from_iterable(
       _converted(config, task, split, cuts=cuts[task], shuffle=False, num_epochs=1, seed=0) for task in tasks)
   group = list(itertools.islice(found, config.batch_size))
@@ -138,23 +141,32 @@ def _read_content(task: "seqio.Task", split: str, lengths: Mapping[str, int]) ->
 def _report_cuts(task: "seqio.Task", split: str, lengths: Mapping[str, int], count: int, cut: Mapping[str, int],
                  longest: Mapping[str, int]) -> None:
   for name, number in cut.items():
-    if number:
+    if number and name in lengths:  # What is beside the targets is as long as they are.
       say_once(f"gpt4x: warning: {task.name}/{split}: {number:,} of {count:,} examples have more than {lengths[name]}"
                f" tokens of {name}, at most {longest[name]:,}, and are cut there: raise TASK_FEATURE_LENGTHS or let the"
                " task split them")
 
 
+def beside_of(provider: "seqio.Task | seqio.Mixture") -> tuple[str, ...]:
+  """What a task knows of each token of its targets; see feature_converters.py."""
+  from gpt4x.data import feature_converters
+  found = tuple(name for name in feature_converters.BESIDE if name in provider.output_features)
+  return found if "weights" in found else ()
+
+
+def _lengths(config: Layout, provider: "seqio.Task | seqio.Mixture") -> dict[str, int]:
+  lengths = config.task_feature_lengths
+  return {**lengths, **dict.fromkeys(beside_of(provider), lengths["targets"])}
+
+
 def _converted(config: Layout, provider: "seqio.Task | seqio.Mixture", split: str, skip: int = 0,
                cuts: Cuts | None = None, **options: Any) -> Iterator[Batch]:
   """Examples after the feature converter, [L] each feature."""
-  import seqio
+  from gpt4x.data import feature_converters, vocabularies
 
-  from gpt4x.data import vocabularies
-
-  converters = {"lm": seqio.LMFeatureConverter, "prefix_lm": seqio.PrefixLMFeatureConverter}
+  beside, lengths = beside_of(provider), _lengths(config, provider)
   bos_id = vocabularies.start_id(provider.output_features["targets"].vocabulary)
-  converter = converters[config.feature_converter](pack=config.pack, bos_id=bos_id)
-  lengths = dict(config.task_feature_lengths)
+  converter = feature_converters.converter(config.feature_converter, beside, config.pack, bos_id)
 
   def convert(dataset):
     return converter(cuts.trim(dataset) if cuts else dataset, lengths).skip(skip)
@@ -168,7 +180,9 @@ def _stack(config: Layout, rows: Sequence[int] | None, found: list[Batch]) -> Ba
   padding = {name: np.zeros_like(value) for name, value in found[0].items() if name != "decoder_positions"}
   found = [found[row] if row < len(found) else padding for row in rows]
   batch = {name: np.stack([example[name] for example in found]) for name in padding}
-  if not config.pack:
+  if config.feature_converter == "causal_lm":
+    del batch["decoder_causal_attention"]  # What sees both directions in prefix_lm.
+  if "decoder_segment_ids" not in batch:
     # seqio numbers the examples of a row only if it packs them; token 0 is its padding in any vocabulary.
     batch["decoder_segment_ids"] = batch["decoder_target_tokens"] != 0
   return {name: value.astype(FEATURES.get(name, np.int32)) for name, value in batch.items()}

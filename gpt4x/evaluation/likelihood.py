@@ -42,6 +42,7 @@ class Evaluator:
       shuffled_media.check(experiment.data)
     self._experiment, self._partitioner, self._split = experiment, partitioner, split
     self._shuffle_media = shuffle_media
+    self._collect = experiment.collector(partitioner)
     self._units = _units_per_token(experiment.data.vocabulary)
     model, objective, dataset = experiment.model, experiment.objective, experiment.dataset
     token_bytes = vocabularies.token_bytes(experiment.data.vocabulary).astype(np.float32)
@@ -81,8 +82,10 @@ class Evaluator:
       memory = self._empty_memory(params)
       batches = (shuffled_media.batches(self._experiment.data, self._split, rows) if self._shuffle_media else
                  self._experiment.data.evaluation(self._split, rows, max_batches))
-      for batch in itertools.islice(batches, max_batches):
+      for number, batch in enumerate(itertools.islice(batches, max_batches)):
         between_batches()
+        if self._collect:
+          batch = self._collect(params, batch, seed=0, number=number, group=1)
         placed = {name: partitioner.global_array(value, dataset.batch_size) for name, value in batch.items()}
         sums, num_bytes, memory = self._step(params, frozen or {}, self._token_bytes, placed, memory)
         if not dataset.carries_memory:

@@ -159,6 +159,23 @@ class Engine:
                                        segment_ids[:, piece] if bidirectional else None)
     return Prefilled(logits, memory.replace(position_keys=None), states)
 
+  def extend(self, params: Params, prefilled: Prefilled, tokens: Sequence[int]) -> Prefilled:
+    """A prompt alone in its batch, with more tokens behind it; their cost does not depend on what came before.
+
+    What was prefilled is used up. There is no padding, which would move the tokens away from those before: pieces have
+    few lengths, so that few are compiled.
+    """
+    if self._grammar is not None or self._copies > 1 or len(prefilled.logits) != 1:
+      raise ValueError("one row without grammar and guidance can be extended")
+    logits, memory, place = prefilled.logits, prefilled.memory, 0
+    with self._mesh():
+      while place < len(tokens):
+        length = next(one for one in (self._segment_length, 16, 1) if one <= len(tokens) - place)
+        piece = np.asarray(tokens[place:place + length], np.int32)[None]
+        logits, memory = self._prefill(params, piece, np.ones_like(piece), memory, None)
+        place += length
+    return Prefilled(logits, memory)
+
   def start(self, params: Params, prefilled: Prefilled, seed: int = 0,
             samples: Sequence[int] | None = None) -> Slots:
     """Slots with a row of prefilled prompts each; `seed` and `samples` as when the engine is called."""

@@ -10,10 +10,11 @@ from gpt4x.data import tensorflow_quietly  # noqa: F401
 import seqio
 import tensorflow as tf
 
+from gpt4x.data.bad_records import BadRecords
 from gpt4x.data.text_files import shown
 from gpt4x.errors import UserError
 from gpt4x.media import reading
-from gpt4x.media.local_media import BadRecords
+from gpt4x.media.local_media import ON_BAD_RECORD
 from gpt4x.media.source import files_of, parsed
 
 
@@ -25,7 +26,7 @@ def media_bytes(dataset: tf.data.Dataset, medium: str) -> tf.data.Dataset:
 
   def read(chunk: bytes) -> list[np.ndarray]:
     options, examples = parsed(chunk)
-    bad, good = BadRecords(options["on_bad_record"]), list[np.ndarray]()
+    bad, good = BadRecords(options["on_bad_record"], ON_BAD_RECORD), list[np.ndarray]()
     files = [stat for _, stat in files_of(examples)]
     found = dict(zip(files, reading.raw(medium, files, options)))
     for place, _, ((_, *stat),) in examples:

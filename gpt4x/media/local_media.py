@@ -8,8 +8,9 @@ import gin
 
 from gpt4x.data import named_files
 from gpt4x.data.objects import Stat
-from gpt4x.data.task_examples import say_once
 from gpt4x.errors import require, UserError
+
+ON_BAD_RECORD = "LocalMedia.on_bad_record"
 
 
 @gin.configurable
@@ -71,20 +72,3 @@ class LocalMedia:
   def find(self) -> tuple[tuple[Stat, ...], tuple[Stat, ...]]:
     """The JSON-lines for training and those for validation, in order of their names."""
     return named_files.find(self, "JSON-lines", "pictures/*.jsonl")
-
-
-class BadRecords:
-  """What is done with records that cannot be used: an error, or a count and a warning."""
-
-  def __init__(self, policy: str):
-    self.policy, self.count, self.first = policy, 0, ""
-
-  def __call__(self, message: str) -> None:
-    if self.policy == "raise":
-      raise UserError(f"{message}, or set LocalMedia.on_bad_record = 'skip'")
-    self.count, self.first = self.count + 1, self.first or message
-
-  def report(self, of: int, what: str) -> None:
-    if self.count:
-      say_once(f"gpt4x: warning: skipped {self.count:,} bad {what} of {of:,}, as LocalMedia.on_bad_record = 'skip' has"
-               f" it; the first: {self.first}")

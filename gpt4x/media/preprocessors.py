@@ -16,11 +16,12 @@ from gpt4x.data import tensorflow_quietly  # noqa: F401
 import seqio
 import tensorflow as tf
 
+from gpt4x.data.bad_records import BadRecords
 from gpt4x.data.text_files import shown
 from gpt4x.errors import UserError
 from gpt4x.media import reading
 from gpt4x.media.layout import Span
-from gpt4x.media.local_media import BadRecords
+from gpt4x.media.local_media import ON_BAD_RECORD
 from gpt4x.media.medium import MEDIA
 from gpt4x.media.source import files_of, parsed
 from gpt4x.media.vocabulary import shared_out
@@ -59,7 +60,7 @@ TYPES = [tf.string, tf.int32, tf.int32, tf.int32, tf.int64, tf.int64, tf.int32, 
 
 
 def _flat(examples: Sequence[Any], codes: dict[tuple[str, str], Any], options: dict[str, Any]) -> list[np.ndarray]:
-  bad, good = BadRecords(options["on_bad_record"]), list[tuple[int, list[Any]]]()
+  bad, good = BadRecords(options["on_bad_record"], ON_BAD_RECORD), list[tuple[int, list[Any]]]()
   for place, num_inputs, parts in examples:
     found = [part if isinstance(part, str) else (part[0], codes[part[0], part[1]]) for part in parts]
     if wrong := [part[1] for part in found if not isinstance(part, str) and isinstance(part[1], UserError)]:

@@ -3,9 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
-import hashlib
 import json
-import math
 import random
 import sys
 from typing import Any
@@ -17,25 +15,25 @@ import seqio
 import tensorflow as tf
 
 from gpt4x.data import objects
+from gpt4x.data.bad_records import BadRecords
+from gpt4x.data.held_out import hash_of, held_out, MANY, PERCENT
 from gpt4x.data.named_files import stat_of
 from gpt4x.data.objects import Stat
 from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
 from gpt4x.errors import UserError
 from gpt4x.media import records
-from gpt4x.media.local_media import BadRecords, LocalMedia
+from gpt4x.media.local_media import LocalMedia, ON_BAD_RECORD
 from gpt4x.media.medium import MEDIA
 from gpt4x.media.records import Example, File, Kind, Record
 
 READER = 2  # Raise it whenever other examples are found in the same files.
-HELD_OUT_PERCENT = 5
-MANY = 200  # Groups of records from which on the hash of each decides; of fewer, those with the lowest are held out.
 CHUNK, CHUNK_OF_VIDEOS = 256, 16  # Examples that are made ready together.
 
 
 @functools.lru_cache(maxsize=16)
 def _read(files: tuple[Stat, ...], policy: str, max_records: int | None) -> tuple[tuple[Record, ...], ...]:
   """The records of each file."""
-  bad, found = BadRecords(policy), list[tuple[Record, ...]]()
+  bad, found = BadRecords(policy, ON_BAD_RECORD), list[tuple[Record, ...]]()
   for path, opened in objects.opened(files):
     try:
       with opened or open(path, "rb") as file:
@@ -49,17 +47,6 @@ def _read(files: tuple[Stat, ...], policy: str, max_records: int | None) -> tupl
     raise UserError(f"there are no records in {len(files)} file(s), {shown(files[0][0])} the first: write lines such as"
                     f" {records.EXAMPLE}")
   return tuple(found)
-
-
-def _hash(text: str) -> int:
-  return int(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16], 16)
-
-
-def held_out(groups: set[str]) -> set[str]:
-  """The groups of records that are for validation, by their hashes: about 5%, and at least one."""
-  if len(groups) < MANY:
-    return set(sorted(groups, key=_hash)[:math.ceil(len(groups) * HELD_OUT_PERCENT / 100)])
-  return {one for one in groups if _hash(one) % 100 < HELD_OUT_PERCENT}
 
 
 class LocalMediaSource(seqio.DataSource):
@@ -93,7 +80,7 @@ class LocalMediaSource(seqio.DataSource):
                 if name not in ("files", "validation_files")}
     return {"files": [*train, *self._media(train, local)],
             "validation_files": [*validation, *self._media(validation, local)],
-            "held_out": (HELD_OUT_PERCENT, MANY), "reader": (READER, self._kind), "settings": settings}
+            "held_out": (PERCENT, MANY), "reader": (READER, self._kind), "settings": settings}
 
   def _media(self, files: tuple[Stat, ...], local: LocalMedia) -> list[Stat]:
     paths = {part.path for found in (_read(files, local.on_bad_record, local.max_records) if files else ())
@@ -112,7 +99,7 @@ class LocalMediaSource(seqio.DataSource):
         kept_out = {part for one in found for record in one if records.group(record) in out for part in record.parts}
       found = tuple(tuple(record for record in one if (records.group(record) in out) == (split == "validation"))
                     for one in found)
-    bad = BadRecords(local.on_bad_record)
+    bad = BadRecords(local.on_bad_record, ON_BAD_RECORD)
     made = [[example for record in one for example in self._examples(record, local, bad)
              if not (self._kind in MEDIA and example.parts[0] in kept_out)] for one in found]
     bad.report(sum(map(len, found)), f"records of {split}")
@@ -122,7 +109,7 @@ class LocalMediaSource(seqio.DataSource):
     return made
 
   def _examples(self, record: Record, local: LocalMedia, bad: BadRecords) -> list[Example]:
-    text_first = local.order == "text_first" or local.order == "both" and _hash(record.place.rpartition("/")[2]) % 2 > 0
+    text_first = local.order == "text_first" or local.order == "both" and hash_of(record.place.rpartition("/")[2]) % 2 > 0
     try:
       return records.examples(record, self._kind, text_first)
     except ValueError as error:

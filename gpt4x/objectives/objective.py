@@ -18,6 +18,10 @@ class Objective(Protocol):
   It may need models that are never changed, such as a teacher. Then it has an attribute `frozen_models`, a SavedModel
   by name, whose parameters it gets as `frozen`; and `with_frozen_models(models)`, the same objective with others.
 
+  Where it compares the model with the base under its adapters, it has an attribute `refers_to_base` that is True, and
+  gets that as 'base'. An attribute `compares` that is True says that a row has a better and a worse answer. With an
+  attribute `rollouts`, a loop has it make each batch of the data's, by the parameters (`posttraining/rollouts.py`).
+
   It may need more features of each token than a stream has. Then it has an attribute `token_features`, a
   `data.dataset.TokenFeatures`, and does without them where an evaluation has none.
   """

@@ -11,6 +11,7 @@ from gpt4x.checkpoints import frozen_models
 from gpt4x.compression.quantization import Quantization
 from gpt4x.compression.training_products import TrainingProducts
 from gpt4x.data.stream import FEATURES
+from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
@@ -72,6 +73,9 @@ class TrainingStep:
     """The step of a run, checked to fit its mesh."""
     experiment = config.experiment
     config.partitioner.check_batch(experiment.dataset.batch_size, config.microbatches)
+    if getattr(experiment.objective, "rollouts", None):
+      raise UserError(f"{type(experiment.objective).__name__} has the model answer prompts between steps, which is not"
+                      " planned: plan with OBJECTIVE = @NextToken(), and with --decode")
     model = LanguageModel(experiment.language_model.config, getattr(experiment.model, "form", None))
     train_step = dataclasses.replace(config.step, model=for_tpu(model))
     return cls(train_step, experiment.dataset.batch_size, experiment.dataset.segment_length,

@@ -10,7 +10,7 @@ import jax
 from gpt4x import run_directory, storage
 from gpt4x.checkpoints import frozen_models
 from gpt4x.checkpoints.manager import Checkpoints
-from gpt4x.data import vocabularies
+from gpt4x.data import chat_template, vocabularies
 from gpt4x.data.prefetch import prefetch
 from gpt4x.evaluation.likelihood import Evaluator
 from gpt4x.evaluation.samples import shower
@@ -79,11 +79,12 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   # What reports.
   likelihood = Evaluator(experiment, partitioner, config.eval_split) if config.eval_period else None
   task_metrics = TaskMetrics(experiment, config.eval_split) if config.eval_period else None
-  write_configuration(model_dir, experiment, gin_text)
+  write_configuration(model_dir, experiment, gin_text, config.init_from)
   writer = MetricsWriter(model_dir)
   writer.start(config.trackers, step if restored else -1, gin_text, went_back=from_step is not None)
   rates, profiler = Rates(experiment, partitioner), Profiler(model_dir, profile_steps)
   print(_describe(experiment, partitioner, rates, step, total_steps), file=sys.stderr)
+  collect = experiment.collector(partitioner)
   progress, batches, start = Progress(total_steps, step), prefetch(stream), step
   watch = finiteness.Watch(model_dir, directory, config.max_skipped)
 
@@ -129,6 +130,8 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
         evaluated = evaluate()
       while step < total_steps and not preemption.reached():
         batch, data_state = rates.next(batches)
+        if collect:
+          batch = collect(experiment.model.whole(state.params, state.frozen), batch, config.seed, step)
         batch = {name: partitioner.global_array(rows, dataset.batch_size) for name, rows in batch.items()}
         if compiled is None:
           compiled = config.step.jit(shapes).lower(state, batch).compile()
@@ -168,13 +171,18 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   return preemption.status
 
 
-def write_configuration(model_dir: str, experiment: Experiment, gin_text: str) -> None:
+def write_configuration(model_dir: str, experiment: Experiment, gin_text: str, init_from: str | None = None) -> None:
   """Writes the vocabulary and the gin text, so that `eval` and `generate` need nothing but the directory.
 
-  And what the run is trained on, for those who read of it later.
+  And what the run is trained on, for those who read of it later. Where the data has no conversations, the chat template
+  of the model that the run starts from, or whose adapters it trains, stays that of the run.
   """
   if jax.process_index() == 0:
     vocabularies.save(experiment.data.vocabulary, model_dir)
+    parents = [*(one.directory for one in experiment.model.frozen_models.values()), *([init_from] if init_from else [])]
+    found = [getattr(experiment.data, "chat_template", None), *map(chat_template.of_run, [model_dir, *parents])]
+    if template := next(filter(None, found), None):
+      storage.write(storage.path(model_dir) / run_directory.CHAT_TEMPLATE, template.text.encode())
     storage.write(storage.path(model_dir) / run_directory.CONFIG, gin_text.encode())
     hardware.write_environment(model_dir)
 

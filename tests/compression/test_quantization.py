@@ -12,9 +12,10 @@ import pytest
 from gpt4x.compression import integers
 from gpt4x.compression.quantization import Quantization
 from gpt4x.errors import UserError
-from gpt4x.models import integer_products
+from gpt4x.models import attention, integer_products
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.models.parameters import map_declared, Substitute
+from gpt4x.models.rounding import rounded
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
 from tests.models import tiny
@@ -92,6 +93,19 @@ def test_a_memory_of_integers_decodes_as_it_evaluates(style, near, tolerance):
   np.testing.assert_allclose(found, expected[1:], atol=tolerance)
   assert np.mean(np.abs(found - expected[1:]).max(-1) <= near) > 0.75
   assert np.abs(expected - tiny.jit(evaluate, static_argnums=0)(made.lm)).max() > 1e-4
+
+
+@pytest.mark.parametrize("queries", [1, 4])
+def test_attention_over_the_same_integers_is_exact(queries):
+  """Whatever key or value a number was rounded to, so for every row, where decoding may round one otherwise."""
+  rng = np.random.default_rng(0)
+  query, keys, values = (rng.normal(size=(ROWS, rows, 16)).astype(np.float32) for rows in (queries, 37, 37))
+  keys, values = rounded(jnp.asarray(keys)), rounded(jnp.asarray(values))
+  found = tiny.jit(lambda query: attention.mixed_rows(jax.nn.softmax(attention.dot_rows(query, keys)), values))(query)
+  keys, values = (np.asarray(rows.values, np.float64) * np.asarray(rows.steps, np.float64) for rows in (keys, values))
+  scores = np.exp(np.einsum("brk,btk->brt", query.astype(np.float64), keys))
+  np.testing.assert_allclose(found, np.einsum("brt,btk->brk", scores / scores.sum(-1, keepdims=True), values),
+                             atol=1e-4)
 
 
 def test_what_is_quantized():

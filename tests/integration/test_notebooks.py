@@ -56,6 +56,21 @@ def test_draw_tiny(repository, tmp_path, shown):
   assert all(images.read(tmp_path / path).pixels.shape == (64, 64, 1) for path in shown)
 
 
+def test_assistant_tiny(repository, tmp_path, shown, capsys):
+  first, *cells = cells_of(repository, "assistant_tiny")
+  assert first == cells_of(repository)[0]
+  code = "\n\n".join([first, *cells])
+  for whole, small in (("base_steps, steps = 200, 100", "base_steps, steps = 2, 2"), ("max_tokens=60", "max_tokens=4"),
+                       ("'EVAL_STEPS=20'", "'EVAL_STEPS=1'"),
+                       ("'EVAL_PERIOD=50'", "'EVAL_PERIOD=2', 'BATCH_SIZE=4', 'EVAL_STEPS=1'")):
+    assert code.count(whole) == 1, whole
+    code = code.replace(whole, small)
+  exec(compile(code, "notebook", "exec"), {})
+  printed = capsys.readouterr().out
+  assert "What does copyfile do? ->" in printed and " of 2,066,496 parameters trained" in printed
+  assert (tmp_path / "exported" / "model.safetensors").exists()
+
+
 # In the place of pip: notes what it is to install, and brings another version of `later`.
 PIP = """
 import pathlib, sys

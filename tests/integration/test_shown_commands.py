@@ -76,6 +76,8 @@ def sizes_of(text: str) -> dict:
     return {name: value for name, value in RUN.items() if name != "TASK_FEATURE_LENGTHS"} | CODEC
   if "pixels_tiny.gin" in text or "media_tiny.gin" in text:
     return MEDIA_MODEL | RUN
+  if any(name in text for name in ("chat_tiny", "preference_tiny", "group_relative_tiny")):
+    return MODEL | RUN | {"TASK_FEATURE_LENGTHS": {"targets": 160}, "Rollouts.max_tokens": 2}
   if "MediaTokens" in text:
     return MEDIA_MODEL | RUN | FROM_PREFIX
   return MODEL | RUN
@@ -101,6 +103,14 @@ def _library(tmp_path_factory):
     for name in ("local_text_spm", "stdlib_spm"):
       vocabularies.train_sentencepiece(["how every page begins"] * 9, 280, vocabularies.model_path(name))
     yield
+
+
+def write_chats(folder: pathlib.Path) -> None:
+  """Records of conversations, of preferences and of prompts, in folders of their own."""
+  for name, record in (("chats", {"completion": "b"}), ("pairs", {"chosen": "b", "rejected": "c"}), ("prompts", {})):
+    (folder / name).mkdir()
+    lines = [{"prompt": [{"role": "user", "content": f"a{i}"}], **record} for i in range(20)]
+    (folder / name / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _no_tpu_compiler(*_):
@@ -132,6 +142,7 @@ def _made(library, tmp_path_factory):
     for name, flag in (("small", "--quantize=int8"), ("pruned", "--prune=magnitude:50%")):
       run("compress", "--model_dir=run", f"--output={name}", "--max_batches=0", flag)
     run("teach", "--model_dir=run", "--output=taught", "--top_k=4", *gin(LONG))
+    write_chats(folder)
     media_folder.write(folder)
     for name, files in (("image", "images"), ("audio", "sounds")):
       flags = [f"--gin_file=experiments/{name}_codec.gin", f"--gin.LocalMedia.files='{files}/*.jsonl'"]
@@ -147,7 +158,8 @@ def _made(library, tmp_path_factory):
 def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   monkeypatch.chdir(tmp_path)
   for name in ("corpus", "transfo-xl-wt103", "smollm", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens",
-               "images", "sounds", "videos", "media", "pictures", *(["codecs"] if "export" not in text else [])):
+               "images", "sounds", "videos", "media", "pictures", "chats", "pairs", "prompts",
+               *(["codecs"] if "export" not in text else [])):
     os.symlink(made / name, name)
   for name in ("boots.png", "a.png", "b.png"):
     os.symlink(made / "images" / "0.png", name)
@@ -156,13 +168,17 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
   tuned = "init_from" in text and "/config.gin" in text  # Which has the sizes that its parameters have.
   needed = {}  # What an earlier command has made.
-  if command in ("eval", "generate", "export", "report", "compress", "teach") or (command == "train" and not new):
+  reads = command in ("eval", "generate", "export", "report", "compress", "teach", "chat")
+  if reads or (command == "train" and not new):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
   if command == "train" and tuned:
     needed["runs/wt103"] = "converted"
   if command == "train":
     needed |= {f"runs/{name}": name for name in ("small", "pruned") if f"runs/{name}/" in text}
-  if any(name in text for name in ("distillation_tiny.gin", "low_rank_tiny.gin", "'runs/stdlib_tiny'")):
+  if "preference_tiny" in text:
+    needed["runs/chat"] = "run"
+  if any(name in text for name in ("distillation_tiny.gin", "low_rank_tiny.gin", "chat_tiny.gin",
+                                   "group_relative_tiny.gin", "'runs/stdlib_tiny'")):
     needed["runs/stdlib_tiny"] = "run"
   if "runs/taught" in text and command == "train":
     needed["runs/taught"] = "taught"
@@ -186,7 +202,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   drawn = {".png": ["--size=8x8"], ".wav": ["--seconds=0.01"]}.get(ending)
   tiny = {"train": [*gin(sizes), *back], "vocabulary": ["--size=360"], "generate": drawn or ["--max_tokens=3"],
           "eval": ["--samples=2"] if getattr(parsed, "samples", None) else [],
-          "compress": ["--calibration_batches=1", "--max_batches=1"], "teach": gin(LONG)}
+          "compress": ["--calibration_batches=1", "--max_batches=1"], "teach": gin(LONG), "chat": ["--max_tokens=3"]}
   assert cli.main([*arguments, *tiny.get(command, [])]) == 0, capfd.readouterr().err
   out, err = capfd.readouterr()
   assert "Traceback" not in err

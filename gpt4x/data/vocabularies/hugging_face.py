@@ -109,6 +109,10 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
   def _encode(self, s: str) -> Sequence[int]:
     return self._tokenizer.encode(s, add_special_tokens=False).ids
 
+  def encode_special(self, text: str) -> list[int]:
+    """The ids of a text whose special tokens are meant, such as a chat template's own."""
+    return _load(self._content(), self.file, special=True).encode(text, add_special_tokens=False).ids
+
   def _decode(self, ids: Iterable[int]) -> str:
     return self._tokenizer.decode([int(i) for i in ids])
 
@@ -144,8 +148,9 @@ def _ends(directory: str) -> tuple[str | None, str | None]:
                 " directory with a tokenizer.json and its vocabulary.json")
 
 
-@functools.lru_cache(maxsize=4)
-def _load(content: bytes, file: str) -> Any:
+@functools.lru_cache(maxsize=8)
+def _load(content: bytes, file: str, special: bool = False) -> Any:
+  """The tokenizer; `special`: it finds special tokens in a text."""
   try:
     import tokenizers
   except ImportError as error:
@@ -156,7 +161,7 @@ def _load(content: bytes, file: str) -> Any:
     raise UserError(f"{file} is no tokenizer.json ({' '.join(str(error).split())}): copy it again") from error
   tokenizer.no_truncation()
   tokenizer.no_padding()
-  tokenizer.encode_special_tokens = True
+  tokenizer.encode_special_tokens = not special
   if getattr(tokenizer.model, "dropout", None) is not None:
     tokenizer.model.dropout = None
   return tokenizer

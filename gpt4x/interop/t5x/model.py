@@ -50,6 +50,9 @@ class TransformerXLModel(models.DecoderOnlyModel):
     if frozen := getattr(experiment.objective, "frozen_models", {}):
       raise UserError(f"{next(iter(frozen.values())).parameter} is set, and t5x has no place for parameters that are"
                       " never trained: choose another objective, or use --loop=gpt4x")
+    if getattr(experiment.objective, "rollouts", None):
+      raise UserError(f"{type(experiment.objective).__name__} has the model answer prompts between steps, for which t5x"
+                      " has no place: use --loop=gpt4x")
     if more := getattr(experiment.objective, "token_features", None):
       raise more.error("has more features of each token, for which t5x has no place: choose another objective, or use"
                        " --loop=gpt4x")

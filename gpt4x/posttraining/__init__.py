@@ -1,0 +1,1 @@
+"""Learning from rewards: what a model writes itself, and what that is worth."""

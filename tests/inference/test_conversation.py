@@ -19,15 +19,19 @@ from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 
 MODEL = LanguageModel(TransformerConfig(vocab_size=260, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32,
-                                        norm_position="pre"))
+                                        norm_position="pre", output_bias=True))
 DATA = DatasetConfig("local_chat_bytes", {"targets": 200}, 2, "lm")
 GREEDY = Sampling(temperature=0.0)
 
 
 @pytest.fixture(scope="module", name="params")
 def _params():
-  """With which every byte is drawn now and then."""
-  return jax.tree.map(lambda leaf: 3 * leaf, MODEL.init(jax.random.key(0)))
+  """Letters and blanks are drawn, and the end now and then: what is read is then what was written."""
+  drawn = [1, *(3 + ord(letter) for letter in "abcdefghijklm ")]
+  bias = np.full(260, -1e3, np.float32)
+  bias[drawn] = 0
+  place = lambda path, leaf: bias if "output_bias" in jax.tree_util.keystr(path) else 3 * leaf
+  return jax.tree_util.tree_map_with_path(place, MODEL.init(jax.random.key(0)))
 
 
 @dataclasses.dataclass(frozen=True)

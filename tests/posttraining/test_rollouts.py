@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpt4x.data.dataset import DatasetConfig
+import gpt4x.data.local_chat  # noqa: F401  LocalChat.
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.models.config import TransformerConfig
@@ -22,7 +23,7 @@ from tests.models import tiny
 MODEL = LanguageModel(TransformerConfig(vocab_size=260, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=32,
                                         norm_position="pre"))
 PROMPTS = ["one", "another one", "x", "four"]
-ROWS, GROUP, LENGTH, TOKENS = 8, 2, 16, 6
+ROWS, GROUP, LENGTH, TOKENS = 8, 2, 24, 6
 
 
 def seen(prompt, answer, reference):

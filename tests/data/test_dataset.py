@@ -244,7 +244,8 @@ def test_errors_say_what_to_do():
   train = lambda *args, **kwargs: Dataset(config(*args, **kwargs)).train()
   wrong("unknown task or mixture 'stdlib_byte': did you mean stdlib_bytes", train, "stdlib_byte")
   wrong("task toy has no split 'test': use one of train, validation", Dataset(config()).evaluation, "test")
-  wrong("task toy_pairs has inputs.*set DatasetConfig.feature_converter = 'prefix_lm'", train, "toy_pairs")
+  wrong("task toy_pairs has inputs.*set DatasetConfig.feature_converter = 'causal_lm' or 'prefix_lm'", train,
+        "toy_pairs")
   wrong("task toy_pairs has inputs", train, "toy_pairs", feature_converter="lm")
   wrong("task toy has no feature inputs", train, "toy", feature_converter="prefix_lm")
   wrong("task toy_empty, split train: the corpus is empty", train, "toy_empty")

@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   _prepare_streams()
   try:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
-    if argv is None and arguments.command not in ("train", "chat") and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    ends = argv is None and arguments.command not in ("train", "chat")  # Which have a use for Ctrl-C.
+    if ends and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
       signal.signal(signal.SIGINT, _ending(os.dup(2)))
     from gpt4x.commands import running
     status, message = running.run(arguments)

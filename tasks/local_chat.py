@@ -8,10 +8,11 @@ import functools
 
 import seqio
 
+from gpt4x.data.chat_records import Kind
 from gpt4x.data.local_chat import chat_tokens, LocalChatSource
 from gpt4x.data.vocabularies import HuggingFaceVocabulary, LosslessSentencePieceVocabulary
 
-_TASKS = {"local_chat": "answers", "local_prompts": "prompts", "local_preferences": "preferences"}
+_TASKS: dict[str, Kind] = {"local_chat": "answers", "local_prompts": "prompts", "local_preferences": "preferences"}
 _VOCABULARIES = {
     "bytes": seqio.ByteVocabulary,
     "spm": lambda: LosslessSentencePieceVocabulary("local_text_spm", "local_text_bytes"),

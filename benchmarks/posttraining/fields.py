@@ -4,8 +4,8 @@ The base is experiments/quickstart.gin (1.4M parameters, Python's standard libra
 
   field_medicine   PubMedQA's questions, with the end of their abstracts: yes, no or maybe, whichever is likeliest; a
                    seed has its own 250 held-out questions of 1,000. The peer always says yes.
-  field_education  bAbI's first task, with an explanation: "hallway, for Daniel went back to the hallway."; 200 questions
-                   of its test set, written greedily, of which the place counts. The peer names the place said last.
+  field_education  bAbI's first task, with an explanation: "hallway, for Daniel went back to the hallway."; of 200
+                   questions of its test set, answered greedily, the place counts. The peer names the place said last.
   field_education/explained  the share of right answers that name the right sentence, in per cent.
 
     python -m benchmarks.posttraining.fields --data=DIR [--seeds=3] [--dry_run]
@@ -83,7 +83,7 @@ def of_education(bench: runs.Bench, base: str, stories: Sequence[Question], test
   held_out = random.Random(seed).sample(list(test), STORIES)
   directory = tuned(bench, f"education{seed}", base, stories, STEPS["education"], seed)
   place = lambda text: text.split(",")[0].strip()
-  before, after = ([text for text in written(bench, model, held_out, seed)] for model in (base, directory))
+  before, after = (written(bench, model, held_out, seed) for model in (base, directory))
   right = [place(text) == place(one.answer) for text, one in zip(after, held_out)]
   reasons = [text.strip() == one.answer.strip() for text, one, ok in zip(after, held_out, right) if ok]
   share = lambda values: 100 * float(np.mean(values)) if len(values) else 0.0

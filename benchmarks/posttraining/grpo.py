@@ -1,4 +1,4 @@
-"""Rewards: how many more different letters answers of 16 bytes have, after minutes of experiments/group_relative_tiny.gin.
+"""Rewards: how many more different letters answers of 16 bytes have after experiments/group_relative_tiny.gin.
 
 The base is experiments/stdlib_tiny.gin with fewer steps, the prompts are beginnings of lines of its held-out text, and
 half of them are only evaluated on. The figure is the held-out reward at the end over that at the beginning.

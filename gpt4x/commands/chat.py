@@ -62,6 +62,6 @@ def _cost(conversation: Conversation) -> str:
   """What the last answer took: a token costs the same, however long the conversation is."""
   turn = conversation.turns[-1]
   each = lambda seconds, tokens: f"{1000 * seconds / max(tokens, 1):.1f} ms"
-  return (f"[turn {len(conversation.turns)}: {turn.history:,} tokens so far, the latest {conversation.window:,} in view;"
-          f" {turn.read:,} read, {each(turn.read_seconds, turn.read)} each; {turn.written:,} written,"
+  return (f"[turn {len(conversation.turns)}: {turn.history:,} tokens so far, the latest {conversation.window:,} in"
+          f" view; {turn.read:,} read, {each(turn.read_seconds, turn.read)} each; {turn.written:,} written,"
           f" {each(turn.write_seconds, turn.written)} each]")

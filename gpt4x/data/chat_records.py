@@ -68,7 +68,7 @@ def parse(line: Any, kind: Kind) -> Record:
 
 def _checked(record: Record, kind: Kind) -> Record:
   for answer in record.answers:
-    if not answer or (not _is_text(answer) and answer[-1]["role"] != ASSISTANT):
+    if not answer or (not isinstance(answer, str) and answer[-1]["role"] != ASSISTANT):
       raise ValueError("it has an answer without text, or that the role 'assistant' does not end: correct it")
   if kind == "preferences" and record.answers[0] == record.answers[1]:
     raise ValueError("its chosen and rejected answers are the same: take it out")

@@ -173,8 +173,8 @@ class ChatTemplate:
 
   def read(self) -> Template:
     if self.source is None:
-      own = of_run(LocalText().tokenizer) if LocalText().tokenizer else None
-      return own or Template()
+      directory = LocalText().tokenizer
+      return (of_run(directory) if directory else None) or Template()
     path = storage.path(self.source)
     if path.is_dir():
       path /= run_directory.CHAT_TEMPLATE

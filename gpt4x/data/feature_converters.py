@@ -22,7 +22,7 @@ class WeightedLMFeatureConverter(seqio.LMFeatureConverter):
   def __init__(self, beside: tuple[str, ...], **kwargs):
     """Takes which of BESIDE there are, `weights` among them."""
     super().__init__(**kwargs)
-    self.TASK_FEATURES = {name: _INT32 for name in ("targets", *beside)}
+    self.TASK_FEATURES = dict.fromkeys(("targets", *beside), _INT32)
     if not self.pack:
       self.MODEL_FEATURES = {**super().MODEL_FEATURES, "decoder_segment_ids": _INT32}
 

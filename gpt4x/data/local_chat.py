@@ -99,7 +99,7 @@ class LocalChatSource(seqio.DataSource):
       random.Random(seed).shuffle(records)
     strings = tf.TensorSpec([None], tf.string)
 
-    def chunks() -> Iterator[dict[str, list[str]]]:
+    def chunks() -> Iterator[dict[str, Sequence[str]]]:
       for start in range(0, len(records), _CHUNK):
         places, lines = zip(*records[start:start + _CHUNK])
         yield {"place": places, "record": lines}

@@ -93,7 +93,7 @@ class Conversation:
     jax.block_until_ready(self._prefilled.logits)
     read_seconds, start = time.perf_counter() - start, time.perf_counter()
     stop = [self._stop] if self._stop.strip() else []
-    answer = Text(_Ending(self._vocabulary, self._end), [], self._max_tokens, stop)  # type: ignore[arg-type]
+    answer = Text(_Ending(self._vocabulary, self._end), [], self._max_tokens, stop)
     slots = self._engine.start(self._params, self._prefilled, self._seed, [len(self.turns)])
     while not answer.finish_reason:
       piece, slots = self._engine.step(self._params, slots)

@@ -109,7 +109,8 @@ class LocalMediaSource(seqio.DataSource):
     return made
 
   def _examples(self, record: Record, local: LocalMedia, bad: BadRecords) -> list[Example]:
-    text_first = local.order == "text_first" or local.order == "both" and hash_of(record.place.rpartition("/")[2]) % 2 > 0
+    by_chance = hash_of(record.place.rpartition("/")[2]) % 2 > 0
+    text_first = local.order == "text_first" or local.order == "both" and by_chance
     try:
       return records.examples(record, self._kind, text_first)
     except ValueError as error:

@@ -65,8 +65,8 @@ class GroupRelative:
     require(self, "0 or more", lambda value: 0 <= value < math.inf, "kl")
     require(self, "a step from 0 on, or None", lambda step: step >= 0, "step")
     if self.kl == 0 and self.reference is not None:
-      raise UserError(f"GroupRelative.reference = {self.reference!r} has no part while GroupRelative.kl = 0: set that, or"
-                      " leave out the reference")
+      raise UserError(f"GroupRelative.reference = {self.reference!r} has no part while GroupRelative.kl = 0: set that,"
+                      " or leave out the reference")
 
   @property
   def refers_to_base(self) -> bool:
@@ -92,8 +92,8 @@ class GroupRelative:
     weights = batch["decoder_loss_weights"]
     lengths = jnp.sum(weights, -1)
     counts = weights if self.mean == "tokens" else weights / jnp.maximum(lengths, 1)[:, None]
-    total, answers = Sum(jnp.zeros(()), jnp.sum(counts)), (lengths > 0).astype(jnp.float32)
-    of_tokens = lambda values: total.replace(value=jnp.sum(values * counts))
+    answers = (lengths > 0).astype(jnp.float32)
+    of_tokens = lambda values: Sum(jnp.sum(values * counts), jnp.sum(counts))
     of_answers = lambda values: Sum(jnp.sum(values * answers), jnp.sum(answers))
     loss, clipped = policy_loss(log_probs, batch["sampled_log_probs"], batch["advantages"][:, None], self.clip)
     found = {"loss": of_tokens(loss), "clipped": of_tokens(clipped), "reward": of_answers(batch["rewards"]),

@@ -1,7 +1,6 @@
 """The frozen model that a policy is compared with: one of its own directory, or the base under its adapters."""
 
 from collections.abc import Mapping
-import functools
 from typing import Any, Protocol
 
 import jax

@@ -94,7 +94,8 @@ class Collector:
         batch["decoder_target_tokens"], batch["decoder_loss_weights"], batch["decoder_segment_ids"] > 0)]
     real = np.array([len(prompt) > 0 for prompt, _ in rows])
     max_tokens = self._rollouts.max_tokens
-    pieces = list(self._engine(params, [prompt for prompt, _ in rows], max_tokens, bidirectional=self._bidirectional,
+    prompts = [prompt.tolist() for prompt, _ in rows]
+    pieces = list(self._engine(params, prompts, max_tokens, bidirectional=self._bidirectional,
                                seed=int(fingerprint([seed, number])[:8], 16)))
     drawn = np.concatenate([piece.tokens for piece in pieces], 1)
     log_probs = np.concatenate([piece.log_probs for piece in pieces], 1)
@@ -112,7 +113,7 @@ class Collector:
     return found | {"rewards": rewards, "ended": (ends.any(1) * real).astype(np.float32),
                     "advantages": advantages(rewards, group, self._rollouts.by_deviation) * real.astype(np.float32)}
 
-  def _reward(self, prompt: Sequence[int], answer: Sequence[int], reference: Sequence[int]) -> float:
+  def _reward(self, prompt: np.ndarray, answer: np.ndarray, reference: np.ndarray) -> float:
     texts = [self._text(ids) for ids in (prompt, answer, reference)]
     total = 0.0
     for function, weight in zip(self._rollouts.rewards, self._rollouts.weights or [1.0] * len(self._rollouts.rewards)):
@@ -127,9 +128,8 @@ class Collector:
       total += weight * found
     return total
 
-  def _text(self, ids: Sequence[int]) -> str:
-    ids = [int(token) for token in ids if token != self._end]  # Vocabularies end a text at the first end.
-    return self._vocabulary.decode(ids)
+  def _text(self, ids: np.ndarray) -> str:
+    return self._vocabulary.decode([token for token in ids.tolist() if token != self._end])
 
 
 def advantages(rewards: np.ndarray, group: int, by_deviation: bool = True) -> np.ndarray:

@@ -62,7 +62,7 @@ def test_assistant_tiny(repository, tmp_path, shown, capsys):
   code = "\n\n".join([first, *cells])
   for whole, small in (("base_steps, steps = 200, 100", "base_steps, steps = 2, 2"), ("max_tokens=60", "max_tokens=4"),
                        ("'EVAL_STEPS=20'", "'EVAL_STEPS=1'"),
-                       ("'EVAL_PERIOD=50'", "'EVAL_PERIOD=2', 'BATCH_SIZE=4', 'EVAL_STEPS=1'")):
+                       ("'EVAL_PERIOD=50'", "'EVAL_PERIOD=2', 'BATCH_SIZE=8', 'EVAL_STEPS=1'")):
     assert code.count(whole) == 1, whole
     code = code.replace(whole, small)
   exec(compile(code, "notebook", "exec"), {})

@@ -140,7 +140,7 @@ class Trainer:
     if not (isinstance(own, seqio.ByteVocabulary) and isinstance(given, seqio.ByteVocabulary)):
       raise UserError(f"the tokenizer has the vocabulary {vocabularies.describe(given)}, but the model"
                       f" {vocabularies.describe(own)}: take the model's own tokenizer")
-    self.model.params = jax.tree.map(lambda leaf: leaf, self.model.params)  # Its directory says another vocabulary.
+    self.model.params = self.model.params  # Its directory says another vocabulary.
     self.model.speaks(given)
 
   # What the loop is told.
@@ -224,7 +224,7 @@ class Trainer:
       raise UserError(f"output_dir = {directory!r} has a run or a model already, at step {newest}: go on with a run by"
                       " train(resume_from_checkpoint=True), set it aside by overwrite_output_dir=True, or name another")
     if (place := self.model.checkpoint) is not None and _inside(place[0], directory):
-      self.model.params = jax.tree.map(lambda leaf: leaf, self.model.params)  # They are about to lie elsewhere.
+      self.model.params = self.model.params  # They are about to lie elsewhere.
     set_aside(storage.path(directory), "aside")
 
   def _initial(self, directory: str, goes_on: bool) -> str | None:

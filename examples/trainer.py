@@ -58,7 +58,8 @@ def main() -> None:
   before = trainer.evaluate()
   result = trainer.train(resume_from_checkpoint=arguments.resume)
   print(f"{pathlib.Path(arguments.file).name}: {len(blocks)} blocks, {result.global_step} steps")
-  print(f"bits per byte: {before['eval_bits_per_byte']:.3f} before, {trainer.evaluate()['eval_bits_per_byte']:.3f} after")
+  after = trainer.evaluate()
+  print(f"bits per byte: {before['eval_bits_per_byte']:.3f} before, {after['eval_bits_per_byte']:.3f} after")
 
   prompt = tokenizer("def main(", return_tensors="np")
   ids = model.generate(prompt.input_ids, max_new_tokens=40, do_sample=True, temperature=0.7, seed=1)

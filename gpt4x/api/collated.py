@@ -70,8 +70,8 @@ class CollatedDataset(Dataset):
 
     self.config, self.vocabulary = config, vocabulary or config.own_vocabulary
     if vocabulary is not None and not vocabularies.alike(vocabulary, config.own_vocabulary):
-      raise UserError(f"the tokenizer has the vocabulary {vocabularies.describe(config.own_vocabulary)}, but the run was"
-                      f" trained with {vocabularies.describe(vocabulary)}: take that one, or another output_dir")
+      raise UserError(f"the tokenizer has the vocabulary {vocabularies.describe(config.own_vocabulary)}, but the run"
+                      f" was trained with {vocabularies.describe(vocabulary)}: take that one, or another output_dir")
     self.start_id = vocabularies.start_id(self.vocabulary)
     self.modalities = Modalities(self.vocabulary, config.mixture_or_task_name)
     self._examples = {"train": config.train_examples, "validation": config.eval_examples}

@@ -42,15 +42,16 @@ class TextDataset:
     try:
       content = storage.read_bytes(path)
     except OSError as error:
-      raise UserError(f"TextDataset.file_path = {name} cannot be read ({error.strerror or error}): correct it") from None
+      raise UserError(f"TextDataset.file_path = {name} cannot be read ({error.strerror or error}): correct it"
+                      ) from None
     tokens = _tokens(tokenizer, content, name, block_size, cache_dir, overwrite_cache)
     count = len(tokens) // block_size
     if not count:
       raise UserError(f"{name} has {len(tokens):,} tokens, fewer than a block of block_size = {block_size:,}: make that"
                       " smaller, or the file longer")
     if rest := len(tokens) % block_size:
-      say_once(f"gpt4x: {name}: the last {rest:,} of {len(tokens):,} tokens fill no block of {block_size:,} and are left"
-               " out")
+      say_once(f"gpt4x: {name}: the last {rest:,} of {len(tokens):,} tokens fill no block of {block_size:,} and are"
+               " left out")
     self.examples = tokens[:count * block_size].reshape(count, block_size)
 
   def __len__(self) -> int:

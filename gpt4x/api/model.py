@@ -117,7 +117,8 @@ class GPT4LMHeadModel:
   # Logits and loss.
 
   def __call__(self, input_ids: Any, attention_mask: Any = None, labels: Any = None,
-               past_key_values: Memory | None = None, use_cache: bool = True, bidirectional: bool = False) -> Attributes:
+               past_key_values: Memory | None = None, use_cache: bool = True,
+               bidirectional: bool = False) -> Attributes:
     """The logits behind each token, and the loss of labels.
 
     Args:
@@ -143,7 +144,9 @@ class GPT4LMHeadModel:
     if bidirectional and past_key_values is not None:
       raise UserError("with bidirectional=True nothing comes before: leave past_key_values out")
     begins = past_key_values is None and not bidirectional
-    tokens, segments = layout.with_start(ids, real, self.config.bos_token_id) if begins else (ids, real.astype(np.int32))
+    tokens, segments = ids, real.astype(np.int32)
+    if begins:
+      tokens, segments = layout.with_start(ids, real, self.config.bos_token_id)
     memory = self._room(len(ids), tokens.shape[1], past_key_values, use_cache and not bidirectional)
     logits, memory = self._run(self.params, tokens, segments, memory, bidirectional=bidirectional)
     loss = None

@@ -145,8 +145,8 @@ class GPT4Tokenizer:
       import jax.numpy as jnp
       return Attributes(input_ids=jnp.asarray(ids), attention_mask=jnp.asarray(mask))
     if return_tensors is None:
-      lists = ids.tolist(), mask.tolist()
-      return Attributes(input_ids=lists[0][0] if single else lists[0], attention_mask=lists[1][0] if single else lists[1])
+      found = Attributes(input_ids=ids.tolist(), attention_mask=mask.tolist())
+      return Attributes({name: rows[0] for name, rows in found.items()}) if single else found
     return Attributes(input_ids=ids, attention_mask=mask)
 
   # Ids to text.

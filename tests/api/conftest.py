@@ -7,13 +7,13 @@ from tests.api import small
 
 @pytest.fixture(scope="session", name="tokenizer")
 def _tokenizer():
-  return small.tokenizer()
+  return small.make_tokenizer()
 
 
 @pytest.fixture(scope="session", name="model")
 def _model():
   """Whose parameters no test changes."""
-  return small.model()
+  return small.make_model()
 
 
 @pytest.fixture(scope="session", name="text")

@@ -10,13 +10,15 @@ from gpt4x.training.trackers.tensorboard import TensorBoard
 
 
 def test_steps_and_periods():
-  arguments = TrainingArguments("out", num_train_epochs=2.5, eval_strategy="epoch", save_strategy="no", save_total_limit=2)
+  arguments = TrainingArguments("out", num_train_epochs=2.5, eval_strategy="epoch", save_strategy="no",
+                                save_total_limit=2)
   assert arguments.total_steps(10, 4) == 7 and arguments.period("eval", 9, 3) == 3
   assert arguments.checkpoints(3) == CheckpointConfig(2**31 - 1, 2)
   assert TrainingArguments("out", max_steps=5).total_steps(10, 4) == 5
   assert TrainingArguments("out").period("eval", 500, 3) is None
   assert TrainingArguments("out", evaluation_strategy="steps").eval_strategy == "steps"
-  assert TrainingArguments("out").trackers == (TensorBoard(),) and not TrainingArguments("out", report_to="none").trackers
+  assert TrainingArguments("out").trackers == (TensorBoard(),)
+  assert TrainingArguments("out", report_to="none").trackers == ()
 
 
 @pytest.mark.parametrize("kind, expected", [
@@ -37,7 +39,8 @@ def test_what_has_no_effect_is_said(capsys):
 
 @pytest.mark.parametrize("wrong, message", [
     (dict(learning_rates=1.0), "has no learning_rates here: did you mean learning_rate?"),
-    (dict(per_device_train_batch_size=0), "must be a whole number from 1"), (dict(eval_strategy="daily"), "use one of no"),
+    (dict(per_device_train_batch_size=0), "must be a whole number from 1"),
+    (dict(eval_strategy="daily"), "use one of no"),
     (dict(lr_scheduler_type="polynomial"), "use one of linear"), (dict(optim="sgd"), "is not AdamW"),
     (dict(report_to="comet"), "there is no comet"), (dict(adam_beta1=1.0), "at least 0 and below 1"),
     (dict(eval_strategy="epoch", evaluation_strategy="steps"), "its older name"), (dict(max_steps=0), "or -1")])

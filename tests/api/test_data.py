@@ -48,7 +48,7 @@ def test_a_changed_file_is_read_again(tokenizer, tmp_path, cached):
     for file in cache.iterdir():
       file.write_bytes(file.read_bytes()[:40])
     assert tokenizer.decode(TextDataset(tokenizer, path, 16, cache_dir=cache)[0]) == "wxyz" * 4
-    TextDataset(small.tokenizer(2), path, 16, cache_dir=cache)
+    TextDataset(small.make_tokenizer(2), path, 16, cache_dir=cache)
     assert len(list(cache.iterdir())) == 3
 
 
@@ -88,14 +88,14 @@ def test_without_masks_all_tokens_are_labels(tokenizer):
   batch = collator([[5, 6, 0], {"input_ids": [7, 8, 9, 10, 11], "attention_mask": [0, 1, 1, 1, 1]}])
   assert batch.labels.tolist() == [[5, 6, 0] + [-100] * 5, [-100, 8, 9, 10, 11] + [-100] * 3]
   assert batch.attention_mask.tolist() == [[1] * 3 + [0] * 5, [0, 1, 1, 1, 1, 0, 0, 0]]
-  left = small.tokenizer()
+  left = small.make_tokenizer()
   left.padding_side = "left"
   batch = DefaultCollator(left)([{"input_ids": [5, 6], "labels": [-100, 6]}, [7, 8, 9]])
   assert batch.labels.tolist() == [[-100, -100, 6], [7, 8, 9]] and batch.input_ids.tolist() == [[0, 5, 6], [7, 8, 9]]
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda tokenizer: DataCollatorForLanguageModeling(small.tokenizer(0)), "the tokenizer has none: set mlm=False"),
+    (lambda tokenizer: DataCollatorForLanguageModeling(small.make_tokenizer(0)), "the tokenizer has none: set mlm"),
     (lambda tokenizer: DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.0), "above 0 and at most 1"),
     (lambda tokenizer: DefaultCollator(tokenizer)([{"ids": [3]}]), "takes examples with input_ids"),
     (lambda tokenizer: DefaultCollator(tokenizer)([{"input_ids": [3], "labels": [3, 4]}]), "labels .2. beside 1"),

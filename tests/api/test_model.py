@@ -51,7 +51,7 @@ def test_fresh_weights_are_those_of_a_run(model):
                          ids=["rotary", "relative"])
 def test_a_text_in_pieces_has_the_same_logits(model, changes):
   """Also where it is longer than what a token sees."""
-  model = small.model(**changes) if changes else model
+  model = small.make_model(**changes) if changes else model
   ids = np.random.default_rng(1).integers(3, 259, (2, 30), dtype=np.int32)
   whole = model(ids, labels=ids)
   past, found = None, []
@@ -135,7 +135,7 @@ def test_what_is_wrong_is_told(model, call, message):
 def test_saved_and_read_again(model, tmp_path, capsys):
   """By this class, and by the command line; once more is a newer checkpoint, and nothing of the first is lost."""
   place = tmp_path / "saved"
-  small.tokenizer().save_pretrained(place)
+  small.make_tokenizer().save_pretrained(place)
   model.save_pretrained(place)
   again = GPT4LMHeadModel.from_pretrained(place)
   np.testing.assert_array_equal(again(IDS).logits, model(IDS).logits)
@@ -143,7 +143,8 @@ def test_saved_and_read_again(model, tmp_path, capsys):
   assert GPT4Config.from_pretrained(place) == again.config and again.checkpoint == (str(place), 0)
   assert GPT4LMHeadModel.from_pretrained(place, n_positions=50).config.n_positions == 50
   ids = again.generate(GPT4Tokenizer.from_pretrained(place)("ab", return_tensors="np").input_ids, max_new_tokens=5)
-  assert cli.main(["generate", f"--model_dir={place}", "--prompt=ab", "--max_tokens=5", "--temperature=0", "--json"]) == 0
+  flags = [f"--model_dir={place}", "--prompt=ab", "--max_tokens=5", "--temperature=0", "--json"]
+  assert cli.main(["generate", *flags]) == 0
   assert json.loads(capsys.readouterr().out)["tokens"] == ids[0, 2:].tolist()
   again.params = jax.tree.map(lambda leaf: leaf + 1, again.params)
   assert again.checkpoint is None
@@ -189,7 +190,8 @@ class _NoHub(types.ModuleType):
 
 
 @pytest.mark.parametrize("hub, remedy", [
-    (None, "pip install huggingface_hub"), (_NoHub("huggingface_hub"), "ConnectionError: cannot reach the hub for gpt9")])
+    (None, "pip install huggingface_hub"),
+    (_NoHub("huggingface_hub"), "ConnectionError: cannot reach the hub for gpt9")], ids=["absent", "failing"])
 def test_an_unknown_name_is_one_line_without_a_network(monkeypatch, tmp_path, hub, remedy):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setitem(sys.modules, "huggingface_hub", hub)

@@ -7,8 +7,8 @@ from tests.api import small
 
 def test_the_python_of_the_page_runs(repository, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
-  small.tokenizer().save_pretrained("gpt4")
-  small.model(n_positions=40).save_pretrained("gpt4")
+  small.make_tokenizer().save_pretrained("gpt4")
+  small.make_model(n_positions=40).save_pretrained("gpt4")
   (tmp_path / "train.txt").write_text("so much depends upon a red wheel barrow " * 16)
   (tmp_path / "eval.txt").write_text("glazed with rain water beside the white chickens " * 4)
   page = (repository / "docs" / "hugging-face-style.md").read_text()

@@ -68,7 +68,7 @@ def test_a_call_gives_lists_or_arrays(tokenizer):
   assert one.input_ids.tolist() == [[100, 101]] and one["attention_mask"].dtype == np.int32
   right = tokenizer(["ab", "c"], padding=True, return_tensors="jax")
   assert right.input_ids.tolist() == [[100, 101], [102, 0]] and right.attention_mask.tolist() == [[1, 1], [1, 0]]
-  left = small.tokenizer()
+  left = small.make_tokenizer()
   left.padding_side = "left"
   assert left(["ab", "c"], padding="max_length", max_length=3).input_ids == [[0, 100, 101], [0, 0, 102]]
   assert left("abc", truncation=True, max_length=2).input_ids == [100, 101]

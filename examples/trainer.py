@@ -12,8 +12,6 @@ import argparse
 import pathlib
 import tempfile
 
-import seqio
-
 from gpt4x import (
   DataCollatorForLanguageModeling,
   GPT4Config,
@@ -38,7 +36,7 @@ def main() -> None:
     tokenizer = GPT4Tokenizer.from_pretrained(arguments.model)
     model = GPT4LMHeadModel.from_pretrained(arguments.model)
   else:
-    tokenizer = GPT4Tokenizer(seqio.ByteVocabulary())
+    tokenizer = GPT4Tokenizer.of_bytes()
     model = GPT4LMHeadModel(GPT4Config(vocab_size=384, n_positions=128, n_embd=64, n_layer=2, n_head=4))
 
   # Blocks of the file; the last tenth of them is held out.

@@ -39,7 +39,7 @@ class DataCollatorForLanguageModeling:
       raise UserError(f"return_tensors = {return_tensors!r} is unknown: leave it out, for NumPy's arrays")
     if mlm and tokenizer.mask_token_id is None:
       raise UserError("mlm=True hides tokens behind a mask token, and the tokenizer has none: set mlm=False to predict"
-                      " the next token, or take a vocabulary with <mask>, such as seqio.ByteVocabulary(extra_ids=1)")
+                      " the next token, or take a vocabulary with <mask>, such as GPT4Tokenizer.of_bytes()")
     self._draws = np.random.default_rng(seed)
     if mlm:
       self._special = np.array(tokenizer.all_special_ids, np.int32)
@@ -90,9 +90,10 @@ class DefaultCollator:
 
 def padded(features: Sequence[Any], tokenizer: GPT4Tokenizer, multiple: int | None = None) -> Attributes:
   """The `input_ids` and the `attention_mask` of examples, [B, n]; n is a multiple of `multiple`."""
-  rows = [feature(item).get("input_ids") for item in features]
-  if not rows or any(row is None for row in rows):
+  items = list(map(feature, features))
+  if not items or any("input_ids" not in item for item in items):
     raise UserError("a data collator takes examples with input_ids, or the ids themselves: give it some")
+  rows = [item["input_ids"] for item in items]
   longest = max(len(row) for row in rows)
   batch = tokenizer.pad(rows, -(-longest // (multiple or 1)) * (multiple or 1))
   _put(batch.attention_mask, "attention_mask", features, tokenizer)  # Which may leave out more than padding.

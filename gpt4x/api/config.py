@@ -91,8 +91,7 @@ class GPT4Config:
   def from_pretrained(cls, name: str | os.PathLike, **changes: Any) -> Self:
     """The configuration of a model, found as GPT4LMHeadModel.from_pretrained finds it; no weights are read."""
     from gpt4x.api import pretrained
-    config = pretrained.read_config(pretrained.find(name))
-    return cls(**config.to_dict() | changes) if changes else config
+    return cls(**pretrained.read_config(pretrained.find(name)).to_dict() | changes)
 
   def replaced(self, **fields: Any) -> Self:
     """With other fields of TransformerConfig."""

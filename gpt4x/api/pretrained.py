@@ -133,9 +133,7 @@ def save(directory: str | os.PathLike, model: LanguageModel, params: Any, config
   with lock.held(str(where)):
     latest = Checkpoints(str(where)).latest_step()
     step = 0 if latest is None else latest + 1
-    found = Foreign(model, params, vocabulary, None, model_directories.bindings_of(model.config, vocabulary, where),
-                    config.segment_length, files)
-    model_directories.keep(where, found, step)
+    model_directories.keep_new(where, model, params, vocabulary, config.segment_length, files, step)
   return str(where), step
 
 

@@ -28,8 +28,8 @@ def special_tokens(vocabulary: Any) -> dict[int, str]:
         found[i] = piece
     return found
   if isinstance(vocabulary, HuggingFaceVocabulary):
-    masks = {i: token for token in _MASKS if (i := vocabulary.find(token)) is not None}
-    return masks | vocabulary.special_tokens
+    masks = {vocabulary.find(token): token for token in _MASKS}
+    return {i: token for i, token in masks.items() if i is not None} | vocabulary.special_tokens
   if isinstance(vocabulary, WordVocabulary):
     return {i: word for i, word in enumerate(vocabulary.words) if word in _WORDS}
   if isinstance(text := getattr(vocabulary, "text", None), seqio.Vocabulary):  # Of text and media.

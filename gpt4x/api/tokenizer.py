@@ -30,7 +30,7 @@ class GPT4Tokenizer:
   """
 
   def __init__(self, vocabulary: seqio.Vocabulary, padding_side: str = "right"):
-    """Takes a vocabulary, such as seqio.ByteVocabulary(extra_ids=1), whose extra id is a mask token."""
+    """Takes a seqio vocabulary, of one's own or of a task."""
     if not isinstance(vocabulary, seqio.Vocabulary):
       raise UserError(f"GPT4Tokenizer takes a seqio vocabulary, not a {type(vocabulary).__name__}: write"
                       " GPT4Tokenizer.from_pretrained(NAME) for the tokenizer of a model")
@@ -41,6 +41,11 @@ class GPT4Tokenizer:
   def from_pretrained(cls, name: str | os.PathLike, padding_side: str = "right") -> Self:
     """The tokenizer of a model; see GPT4LMHeadModel.from_pretrained for names."""
     return cls(pretrained.read_vocabulary(pretrained.find(name)), padding_side)
+
+  @classmethod
+  def of_bytes(cls, extra_ids: int = 1) -> Self:
+    """The bytes of UTF-8, 259 ids with the special ones; the last of the extra ids is a mask token."""
+    return cls(seqio.ByteVocabulary(extra_ids))
 
   def save_pretrained(self, directory: str | os.PathLike) -> None:
     """Writes the vocabulary as every model directory has it."""

@@ -18,7 +18,7 @@ import numpy as np
 import seqio
 
 from gpt4x import storage
-from gpt4x.api import collated, layout, pretrained
+from gpt4x.api import collated, layout
 from gpt4x.api.arguments import TrainingArguments
 from gpt4x.api.collated import Collated
 from gpt4x.api.collators import DefaultCollator
@@ -111,11 +111,12 @@ class Trainer:
     if not isinstance(model, GPT4LMHeadModel):
       raise UserError(f"Trainer trains a GPT4LMHeadModel, not a {type(model).__name__}: give it one as model")
     self.model, self.args, self.compute_metrics = model, args or TrainingArguments(), compute_metrics
-    self.processing_class = processing_class or tokenizer or getattr(data_collator, "tokenizer", None) or (
+    found = processing_class or tokenizer or getattr(data_collator, "tokenizer", None) or (
         GPT4Tokenizer(model.vocabulary) if model.vocabulary is not None else None)
-    if not isinstance(self.processing_class, GPT4Tokenizer):
+    if not isinstance(found, GPT4Tokenizer):
       raise UserError("Trainer needs the tokenizer that the examples come from, which the run keeps: give it a"
                       " GPT4Tokenizer as tokenizer")
+    self.processing_class = found
     self.data_collator: Any = data_collator or DefaultCollator(self.processing_class)
     self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
     self.mlm = bool(getattr(data_collator, "mlm", False))

@@ -108,6 +108,13 @@ def keep(model_dir: pathlib.Path, found: Foreign, step: int = 0, where: str = "t
   write(model_dir, found.params, found.vocabulary, text, step, found.model.frozen_models)
 
 
+def keep_new(model_dir: pathlib.Path, model: LanguageModel, params: Any, vocabulary: seqio.Vocabulary | None,
+             segment_length: int, files: Mapping[str, bytes], step: int = 0) -> None:
+  """`keep` for a model that came from nowhere; `files` are what is kept beside it, by name."""
+  bindings = bindings_of(model.config, vocabulary, model_dir)
+  keep(model_dir, Foreign(model, params, vocabulary, None, bindings, segment_length, files), step)
+
+
 def read_adapters(directory: pathlib.Path, base: str) -> Foreign:
   """Reads adapters of PEFT's for the model in the directory `base`, whose data, words and configuration they have."""
   model, params = peft_files.load(directory, base)

@@ -90,7 +90,7 @@ def split_rows(x: jax.Array, axis: int, parts: int) -> jax.Array:
 def join_rows(x: jax.Array, axis: int) -> jax.Array:
   """The inverse of split_rows."""
   x = jnp.moveaxis(x, 0, axis + 1)
-  return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2:])
+  return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2:])
 
 
 @flax.struct.dataclass

@@ -3,8 +3,6 @@
 import functools
 from typing import Any
 
-import seqio
-
 from gpt4x import GPT4Config, GPT4LMHeadModel, GPT4Tokenizer, Trainer, TrainingArguments
 from gpt4x.partitioning import Partitioner
 
@@ -13,7 +11,7 @@ BLOCK = 16
 
 
 def make_tokenizer(extra_ids: int = 1) -> GPT4Tokenizer:
-  return GPT4Tokenizer(seqio.ByteVocabulary(extra_ids))
+  return GPT4Tokenizer.of_bytes(extra_ids)
 
 
 def make_model(seed: int = 0, **changes) -> GPT4LMHeadModel:

@@ -238,21 +238,19 @@ def test_parts_of_a_batch_with_unequal_masks(tmp_path):
 
 
 def test_masks_are_filled_from_the_right_too(tmp_path):
-  """Of pairs of equal tokens, the first is known from the second alone: what is behind it, unshifted."""
-  rng = np.random.default_rng(0)
-  rows = np.repeat(rng.integers(10, 16, (256, 8)), 2, axis=1)
+  """The first of two equal tokens is known from the second alone: from what is behind it, and unshifted."""
+  rows = np.repeat(np.random.default_rng(0).integers(10, 30, (512, 2)), 2, axis=1)
   collator = DataCollatorForLanguageModeling(small.make_tokenizer(), mlm=True, mlm_probability=0.3)
-  trainer = small.make_trainer(tmp_path / "out", rows[:240], data_collator=collator, max_steps=150,
-                          per_device_train_batch_size=32, logging_steps=50, save_strategy="no")
+  trainer = small.make_trainer(tmp_path / "out", rows[:448], data_collator=collator, max_steps=200, logging_steps=200,
+                               per_device_train_batch_size=32, save_strategy="no")
   trainer.train()
-  held = rows[240:]
+  held = rows[448:]
   hidden = held.copy()
-  hidden[:, 6] = trainer.tokenizer.mask_token_id
-  found = np.argmax(trainer.model(hidden, bidirectional=True).logits, -1)
-  assert (found[:, 6] == held[:, 6]).mean() > 0.9
-  hidden[:, 7] = 10 + (hidden[:, 7] - 9) % 6  # Another neighbour on the right, another answer.
-  found = np.argmax(trainer.model(hidden, bidirectional=True).logits, -1)
-  assert (found[:, 6] == hidden[:, 7]).mean() > 0.9
+  hidden[:, 0] = trainer.tokenizer.mask_token_id
+  filled = lambda: np.argmax(trainer.model(hidden, bidirectional=True).logits, -1)
+  assert (filled()[:, 0] == held[:, 0]).mean() > 0.9
+  hidden[:, 1] = 10 + (hidden[:, 1] - 9) % 20  # Another neighbour on the right, another answer.
+  assert (filled()[:, 0] == hidden[:, 1]).mean() > 0.9
   logits, labels, metrics = trainer.predict(held)
   assert (np.argmax(logits, -1) == labels)[labels != -100].mean() == pytest.approx(metrics["test_accuracy"])
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any, Self
 
+from gpt4x.api import pretrained
 from gpt4x.errors import nearest, UserError
 from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.places import CodePlaces
@@ -58,14 +59,13 @@ class GPT4Config:
 
   @classmethod
   def of(cls, transformer: TransformerConfig, n_positions: int | None = None,
-         tokens: tuple[int, int | None, int | None] = (0, None, None)) -> Self:
+         tokens: pretrained.Tokens = (0, None, None)) -> Self:
     """The configuration around a TransformerConfig; `tokens` are the ids of bos, eos and pad."""
     made = cls.__new__(cls)
     made._take(transformer, n_positions, tokens)
     return made
 
-  def _take(self, transformer: TransformerConfig, n_positions: int | None,
-            tokens: tuple[int, int | None, int | None]) -> None:
+  def _take(self, transformer: TransformerConfig, n_positions: int | None, tokens: pretrained.Tokens) -> None:
     self.transformer = transformer
     memory = self._memory
     whole = transformer.same_length and memory
@@ -90,13 +90,11 @@ class GPT4Config:
   @classmethod
   def from_pretrained(cls, name: str | os.PathLike, **changes: Any) -> Self:
     """The configuration of a model, found as GPT4LMHeadModel.from_pretrained finds it; no weights are read."""
-    from gpt4x.api import pretrained
-    return cls(**pretrained.read_config(pretrained.find(name)).to_dict() | changes)
+    return cls.of(*pretrained.read_sizes(pretrained.find(name))).replaced(**changes)
 
-  def replaced(self, **fields: Any) -> Self:
-    """With other fields of TransformerConfig."""
-    return self.of(dataclasses.replace(self.transformer, **fields), self.n_positions,
-                   (self.bos_token_id, self.eos_token_id, self.pad_token_id))
+  def replaced(self, **changes: Any) -> Self:
+    """With other values of what GPT4Config(...) takes."""
+    return type(self)(**self.to_dict() | changes)
 
   def to_dict(self) -> dict[str, Any]:
     """All that makes it again, by the names that `GPT4Config(...)` takes; JSON."""

@@ -63,7 +63,7 @@ class GPT4LMHeadModel:
       **changes: of its GPT4Config, which change nothing about the weights, such as n_positions or dtype.
     """
     found = pretrained.read(pretrained.find(name))
-    config = GPT4Config(**found.config.to_dict() | changes) if changes else found.config
+    config = GPT4Config.of(*found.sizes).replaced(**changes)
     made = cls.__new__(cls)
     made._set_up(config, found.vocabulary, found.sees_prompts_whole, found.files)
     made.params = found.params
@@ -76,7 +76,8 @@ class GPT4LMHeadModel:
 
     It has the vocabulary that the model came with or was trained with, or that a tokenizer was saved with there before.
     """
-    pretrained.save(directory, self.language_model, self.params, self.config, self.vocabulary, self._files)
+    pretrained.save(directory, self.language_model, self.params, self.config.segment_length, self.vocabulary,
+                    self._files)
 
   @property
   def params(self) -> Params:

@@ -7,10 +7,9 @@ model that ships with this package, or one of the hub's.
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt4x import configuration, run_directory, storage
-from gpt4x.api.config import GPT4Config
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.compression import quantization
 from gpt4x.data import vocabularies
@@ -20,6 +19,7 @@ from gpt4x.interop import exports, hugging_face, json_files, model_directories, 
 from gpt4x.interop.model_directories import Foreign
 from gpt4x.launch import lock
 import gpt4x.media.vocabulary  # noqa: F401  Registers its class, which a run may have.
+from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.partitioning import Partitioner
 
@@ -28,12 +28,23 @@ SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "shipped"
 _NOT_NEEDED = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "original/*", "onnx/*"]
 
 
+Tokens = tuple[int, int | None, int | None]  # The ids of bos, eos and pad.
+
+
+class Sizes(NamedTuple):
+  """What a GPT4Config is made of; without `n_positions` a token sees the memory alone."""
+
+  transformer: TransformerConfig
+  n_positions: int | None
+  tokens: Tokens
+
+
 @dataclasses.dataclass(frozen=True)
 class Loaded:
   """A model that was read.
 
   Attributes:
-    config: its configuration.
+    sizes: its configuration.
     params: its parameters; None where they were not asked for.
     vocabulary: what its ids stand for, if it came with that.
     place: (directory, step) of the checkpoint that has these parameters as they are; None: no checkpoint has.
@@ -41,7 +52,7 @@ class Loaded:
     files: what was beside the model and is to be kept with it, by name.
   """
 
-  config: GPT4Config
+  sizes: Sizes
   params: Any
   vocabulary: Any
   place: tuple[str, int] | None = None
@@ -89,10 +100,10 @@ def read_vocabulary(directory: pathlib.Path) -> Any:
   return found
 
 
-def read_config(directory: pathlib.Path) -> GPT4Config:
+def read_sizes(directory: pathlib.Path) -> Sizes:
   """The configuration of a model, without its weights."""
   if _is_ours(directory):
-    return _config_of(_experiment(directory))
+    return _of_run(_experiment(directory))
   path = directory / hugging_face.CONFIG
   _check_foreign(path)
   if _format(path) == "export":
@@ -100,7 +111,7 @@ def read_config(directory: pathlib.Path) -> GPT4Config:
   vocabulary = tokenizer_files.vocabulary(directory)
   config = hugging_face.read_config(path)
   window = hugging_face.segment_length(path) + (config.eval_memory_length or 0)
-  return GPT4Config.of(config, window, _tokens(vocabulary, path))
+  return Sizes(config, window, _tokens(vocabulary, path))
 
 
 def read(directory: pathlib.Path) -> Loaded:
@@ -115,11 +126,11 @@ def read(directory: pathlib.Path) -> Loaded:
   plain = model is experiment.model and model.form is None
   if model.form is not None:
     params = quantization.arrays(params, model.declared[1])
-  return Loaded(_config_of(experiment), params, experiment.vocabulary, (where, step) if plain else None,
+  return Loaded(_of_run(experiment), params, experiment.vocabulary, (where, step) if plain else None,
                 experiment.dataset.feature_converter == "prefix_lm", tokenizer_files.copied(directory))
 
 
-def save(directory: str | os.PathLike, model: LanguageModel, params: Any, config: GPT4Config, vocabulary: Any,
+def save(directory: str | os.PathLike, model: LanguageModel, params: Any, segment_length: int, vocabulary: Any,
          files: dict[str, bytes]) -> tuple[str, int]:
   """Writes a model directory, which `gpt4x generate` reads; returns (directory, step of the checkpoint).
 
@@ -133,7 +144,7 @@ def save(directory: str | os.PathLike, model: LanguageModel, params: Any, config
   with lock.held(str(where)):
     latest = Checkpoints(str(where)).latest_step()
     step = 0 if latest is None else latest + 1
-    model_directories.keep_new(where, model, params, vocabulary, config.segment_length, files, step)
+    model_directories.keep_new(where, model, params, vocabulary, segment_length, files, step)
   return str(where), step
 
 
@@ -157,33 +168,34 @@ def _read_foreign(directory: pathlib.Path) -> Foreign:
   return model_directories.read(_format(directory / hugging_face.CONFIG), directory, directory)
 
 
-def _of_foreign(found: Foreign, directory: pathlib.Path) -> GPT4Config:
-  config = found.model.config
-  memory = max(config.memory_length, config.eval_memory_length or 0)
-  window = None if config.same_length and memory else memory + found.segment_length
-  return GPT4Config.of(config, window, _tokens(found.vocabulary, directory / hugging_face.CONFIG))
+def _of_foreign(found: Foreign, directory: pathlib.Path) -> Sizes:
+  tokens = _tokens(found.vocabulary, directory / hugging_face.CONFIG)
+  return Sizes(found.model.config, _window(found.model.config, found.segment_length), tokens)
 
 
 def _experiment(directory: pathlib.Path) -> Experiment:
   return configuration.build_of(str(directory), "Experiment").of_run(str(directory))
 
 
-def _config_of(experiment: Experiment) -> GPT4Config:
-  config, memory = experiment.language_model.config, experiment.language_model.config.memory_length
-  memory = max(memory, config.eval_memory_length or 0)
-  # A run on examples has no memory; what its model may have, a token sees beside a segment.
-  window = None if config.same_length and memory else memory + experiment.dataset.segment_length
-  return GPT4Config.of(config, window, tokens_of(experiment.vocabulary))
+def _of_run(experiment: Experiment) -> Sizes:
+  config = experiment.language_model.config
+  return Sizes(config, _window(config, experiment.dataset.segment_length), tokens_of(experiment.vocabulary))
 
 
-def tokens_of(vocabulary: Any) -> tuple[int, int | None, int | None]:
+def _window(config: TransformerConfig, segment_length: int) -> int | None:
+  """The positions that a token sees: a segment, and the longer of the memories that the model may have."""
+  memory = max(config.memory_length, config.eval_memory_length or 0)
+  return None if config.same_length and memory else memory + segment_length
+
+
+def tokens_of(vocabulary: Any) -> Tokens:
   """The ids of bos, eos and pad, as a GPT4Config has them."""
   if vocabulary is None:
     return 0, None, None
   return vocabularies.start_id(vocabulary), vocabulary.eos_id, vocabulary.pad_id
 
 
-def _tokens(vocabulary: Any, path: pathlib.Path) -> tuple[int, int | None, int | None]:
+def _tokens(vocabulary: Any, path: pathlib.Path) -> Tokens:
   if vocabulary is not None:
     return tokens_of(vocabulary)
   content = json_files.read(path)  # What a model without a tokenizer says itself.

@@ -69,7 +69,7 @@ class GPT4Config:
     self.transformer = transformer
     memory = self._memory
     whole = transformer.same_length and memory
-    self.n_positions = n_positions or (memory if whole else _FREE + memory)
+    self.n_positions = n_positions if n_positions is not None else memory if whole else _FREE + memory
     self.bos_token_id, self.eos_token_id, self.pad_token_id = tokens
     if whole and self.n_positions != memory:
       raise UserError(f"GPT4Config.n_positions = {n_positions}, but with same_length a token sees the {memory} of the"

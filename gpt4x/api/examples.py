@@ -27,6 +27,8 @@ class Examples:
   def __init__(self, dataset: Any, name: str):
     """Takes the dataset and how messages call it."""
     self.dataset, self.name = dataset, name
+    if isinstance(dataset, Mapping):
+      raise UserError(f"{name} has several datasets ({', '.join(map(str, dataset))}): give it one of them")
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
       raise UserError(f"{name} is a {type(dataset).__name__} without a length or without items by number: give it"
                       " __len__ and __getitem__, or list(...) it")

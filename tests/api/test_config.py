@@ -31,6 +31,7 @@ def test_a_dict_makes_it_again(changes):
 
 @pytest.mark.parametrize("wrong, message", [
     (dict(n_heads=2), "no n_heads: did you mean n_head?"), (dict(n_positions=4, memory_length=4), "above the memory"),
+    (dict(n_positions=0), "above the memory"),
     (dict(n_embd=9), "does not divide"), (dict(norm="both"), "TransformerConfig.norm")])
 def test_what_is_wrong_is_told(wrong, message):
   with pytest.raises(UserError, match=message.replace("?", r"\?")):

@@ -101,6 +101,7 @@ def test_without_masks_all_tokens_are_labels(tokenizer):
     (lambda tokenizer: DefaultCollator(tokenizer)([{"input_ids": [3], "labels": [3, 4]}]), "labels .2. beside 1"),
     (lambda tokenizer: Examples(iter([[3]]), "mine"), "mine is a list_iterator without a length"),
     (lambda tokenizer: Examples([], "mine"), "mine has no examples"),
+    (lambda tokenizer: Examples({"train": [[3]]}, "mine"), "mine has several datasets .train."),
     (lambda tokenizer: Examples([[3], [0.5]], "mine").content, r"mine\[1\] has input_ids float64 \[1\]"),
     (lambda tokenizer: Examples([{"text": "a"}], "mine").content, r"mine\[0\] has text: give it input_ids")])
 def test_what_is_wrong_is_told(tokenizer, make, message):

@@ -153,6 +153,17 @@ def test_saved_and_read_again(model, tmp_path, capsys):
   assert sorted(path.name for path in (place / "checkpoints").iterdir()) == ["0", "1"]
 
 
+def test_a_compressed_model_is_read(model, tmp_path):
+  """As arrays, which can be trained; what they are read from is not where a run could start."""
+  small.make_tokenizer().save_pretrained(tmp_path / "saved")
+  model.save_pretrained(tmp_path / "saved")
+  flags = [f"--model_dir={tmp_path / 'saved'}", f"--output={tmp_path / 'int8'}", "--quantize=int8", "--max_batches=0"]
+  assert cli.main(["compress", *flags]) == 0
+  found = GPT4LMHeadModel.from_pretrained(tmp_path / "int8")
+  assert found.checkpoint is None and not np.array_equal(found(IDS).logits, model(IDS).logits)
+  np.testing.assert_allclose(found(IDS).logits, model(IDS).logits, atol=0.05)
+
+
 def test_a_model_that_ships_with_the_package(model, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(pretrained, "SHIPPED", tmp_path / "shipped")

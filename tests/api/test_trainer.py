@@ -273,6 +273,19 @@ def test_the_mesh_of_all_devices(blocks, tmp_path):
   assert seen == [(2, small.BLOCK, 264)] * 2 and 0 <= results[0][1]["eval_right"] <= 1
 
 
+def test_a_run_that_is_stopped_does_not_go_on_as_if_it_were_done(blocks, tmp_path, monkeypatch):
+  for number, (status, error) in enumerate([(130, KeyboardInterrupt), (75, SystemExit)]):
+    monkeypatch.setattr(loop, "train", lambda *_, **__: status)
+    with pytest.raises(error):
+      small.make_trainer(tmp_path / str(number), blocks).train()
+
+
+def test_how_activations_are_computed(blocks):
+  trainer = small.make_trainer("out", blocks, bf16=True, gradient_checkpointing=True)
+  config = trainer._experiment(trainer._train, None, 4).model.config
+  assert (config.dtype, config.remat, trainer.model.config.dtype) == ("bfloat16", "full", "float32")
+
+
 @pytest.mark.parametrize("make, message", [
     (dict(processing_class=small.make_tokenizer()), "tokenizer and processing_class, two names of one thing"),
     (dict(callbacks=[print]), "takes no callbacks here"), (dict(datas=1), "takes no datas"),

@@ -30,6 +30,12 @@ def test_schedules(kind, expected):
   assert [float(schedule(jnp.asarray(step))) for step in range(4)] == pytest.approx(expected)
 
 
+def test_the_optimizer():
+  arguments = TrainingArguments("out", adam_beta1=0.8, adam_beta2=0.7, adam_epsilon=1e-3, weight_decay=0.2)
+  made, given = arguments.optimizer(6)._gpt4x_made_by
+  assert made.__name__ == "adamw" and given.items() >= {"b1": 0.8, "b2": 0.7, "eps": 1e-3, "weight_decay": 0.2}.items()
+
+
 def test_what_has_no_effect_is_said(capsys):
   arguments = TrainingArguments("out", dataloader_num_workers=4, disable_tqdm=True, seed=7)
   assert arguments.seed == 7

@@ -38,9 +38,9 @@ class Experiment:
 
   @functools.cached_property
   def data(self) -> Dataset:
-    """The task or mixture that `dataset` names, resolved once."""
+    """What `dataset` names, resolved once."""
     import gpt4x.tasks  # noqa: F401  Registers the shipped tasks; a gin file imports a user's own.
-    return Dataset(self.dataset, self.vocabulary, getattr(self.objective, "token_features", None))
+    return self.dataset.open(self.vocabulary, getattr(self.objective, "token_features", None))
 
   def of_run(self, model_dir: str) -> "Experiment":
     """The experiment of the run in a directory, whose data has the vocabulary that the run keeps."""

@@ -16,10 +16,12 @@ name = lambda path: path.relative_to(ROOT).as_posix()
 # What Python's commands begin with, and where they are run: in a test, or else the reason why in none.
 _EXAMPLES = "tests/integration/test_examples.py::test_train_then_fine_tune_and_sample"
 _DRAW = "tests/integration/test_examples.py::test_draw"
+_TRAINER = "tests/integration/test_examples.py::test_trainer"
 _T5X = "tests/interop/test_t5x.py::test_t5x_s_own_command_trains_evaluates_and_infers"
 PYTHON = {
     "python examples/draw.py": _DRAW,
     "python examples/train.py": _EXAMPLES,
+    "python examples/trainer.py": _TRAINER,
     "python examples/fine_tune.py": _EXAMPLES,
     "python examples/sample.py": _EXAMPLES,
     "python -m benchmarks.gpu": "tests/test_benchmarks.py::test_the_gpu_script_runs_without_what_reads_data",

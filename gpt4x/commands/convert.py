@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from gpt4x import configuration, run_directory, storage
+from gpt4x import run_directory, storage
 from gpt4x.errors import CommandError, UserError
 from gpt4x.interop import model_directories
 from gpt4x.launch import lock
@@ -25,13 +25,7 @@ def _convert(arguments: argparse.Namespace) -> None:
   with storage.local_copy(storage.path(arguments.input)) as directory:
     found = (model_directories.read_adapters(directory, arguments.base) if arguments.base else
              model_directories.read(arguments.source, directory, model_dir))
-  files, text = (["runs/experiment.gin"], found.data) if found.text is None else ([], found.text)
-  configuration.load(files, found.bindings, text=text, where=f"{arguments.input}/{run_directory.CONFIG}")
-  for name, content in found.files.items():
-    storage.make_directory((model_dir / name).parent)
-    storage.write(model_dir / name, content)
-  model_directories.write(model_dir, found.params, found.vocabulary, configuration.config_text(),
-                          models=found.model.frozen_models)
+  model_directories.keep(model_dir, found, where=f"{arguments.input}/{run_directory.CONFIG}")
   print(f"wrote {model_dir}: {found.model.config.num_params():,} parameters")
   if found.vocabulary is None:
     print(f"gpt4x: warning: {arguments.input} has no vocabulary, so {model_dir} cannot generate text", file=sys.stderr)

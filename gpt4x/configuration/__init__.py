@@ -30,13 +30,14 @@ from gpt4x.configuration.reader import Reader
 from gpt4x.errors import CommandError, UserError
 
 __all__ = ["build", "build_of", "config_text", "files_read", "find", "load", "load_run", "modules_imported", "placing",
-           "read", "SHIPPED"]
+           "read", "SHIPPED", "text_of"]
 
 T = TypeVar("T")
 
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
 MODULES = tuple(f"gpt4x.{module}" for module in (
-    "data.local_text", "data.local_chat", "data.dataset", "media.codec_module", "media.local_media", "media.tokens",
+    "api.collated", "data.local_text", "data.local_chat", "data.dataset", "media.codec_module", "media.local_media",
+    "media.tokens",
     "models.config", "models.places", "models.language_model", "models.codec_model", "compression.low_rank",
     "compression.quantization", "compression.training_products", "partitioning", "objectives.cached_distillation",
     "objectives.distillation", "objectives.group_relative", "objectives.next_token", "objectives.preference",
@@ -130,6 +131,18 @@ def build_of(model_dir: str, name: str) -> Any:
     with put_aside():
       load_run(model_dir, needed=(name,))
       return build(names.find(name).wrapper)
+  finally:
+    _read = kept
+
+
+def text_of(gin_files: Sequence[str], bindings: Sequence[str], text: str, where: str) -> str:
+  """The whole text of another configuration, read as `load` reads it; that of this process stays."""
+  global _read
+  kept = _read
+  try:
+    with put_aside():
+      load(gin_files, bindings, text=text, where=where)
+      return config_text()
   finally:
     _read = kept
 

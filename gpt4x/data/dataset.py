@@ -110,6 +110,11 @@ class DatasetConfig:
     """L."""
     return sum(self.task_feature_lengths.values())
 
+  def open(self, vocabulary: "seqio.Vocabulary | None" = None,
+           token_features: TokenFeatures | None = None) -> "Dataset":
+    """What it names; the arguments are those of `Dataset`. Data of another kind is another class's."""
+    return Dataset(self, vocabulary, token_features)
+
 
 class Dataset:
   """The task or mixture of a DatasetConfig, found and checked once.

@@ -20,7 +20,7 @@ from gpt4x.models.config import MoEConfig, TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.models.places import CodePlaces
 
-_FORMAT, _VERSION = "gpt4x", 1
+FORMAT, _VERSION = "gpt4x", 1
 _CONFIG = "config.json"
 
 
@@ -37,7 +37,7 @@ def save(directory: str | os.PathLike, language_model: LanguageModel, params: An
     arrays = quantization.arrays(params, language_model.declared[1])
     safetensors.numpy.save_file(layerwise.split(arrays), unfinished)
     unfinished.chmod(mode)  # The library makes it unreadable to others.
-  content = {"format": _FORMAT, "version": _VERSION, "transformer": dataclasses.asdict(language_model.config)}
+  content = {"format": FORMAT, "version": _VERSION, "transformer": dataclasses.asdict(language_model.config)}
   storage.write(directory / _CONFIG, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -49,9 +49,9 @@ def load(directory: str | os.PathLike, **config_changes: Any) -> tuple[LanguageM
   path = pathlib.Path(directory) / _CONFIG
   content = json_files.read(path)
   found = content.get("format"), content.get("version")
-  if found != (_FORMAT, _VERSION):
+  if found != (FORMAT, _VERSION):
     raise UserError(f"{path}: format {one_line(repr(found[0]))}, version {one_line(repr(found[1]))} is not"
-                    f" {_FORMAT!r}, {_VERSION}: choose what gpt4x export wrote, or the gpt4x that wrote it")
+                    f" {FORMAT!r}, {_VERSION}: choose what gpt4x export wrote, or the gpt4x that wrote it")
   if not isinstance(fields := content.get("transformer"), dict):
     raise UserError(f"{path} has no field transformer: copy it again")
   for name, cls in (("moe", MoEConfig), ("code_places", CodePlaces)):

@@ -17,6 +17,7 @@ from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
 from gpt4x.data import vocabularies
 from gpt4x.errors import UserError
 from gpt4x.interop import exports, hugging_face, peft_files, tokenizer_files, transfo_xl
+from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.models.saved_model import SavedModel
 
@@ -76,7 +77,12 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
   if vocabulary is not None and vocabulary.vocab_size > model.config.vocab_size:
     raise UserError(f"{directory}: the vocabulary has {vocabulary.vocab_size} ids, and the model"
                     f" {model.config.vocab_size}: copy the one that belongs to it")
-  fields = dataclasses.asdict(model.config)
+  return Foreign(model, params, vocabulary, text, bindings_of(model.config, vocabulary, model_dir), **more)
+
+
+def bindings_of(config: TransformerConfig, vocabulary: seqio.Vocabulary | None, model_dir: pathlib.Path) -> list[str]:
+  """Gin bindings of a model, and of the files of its vocabulary in `model_dir`."""
+  fields = dataclasses.asdict(config)
   bindings = ["LanguageModel.form=None"]
   for field, cls in (("moe", "MoEConfig"), ("code_places", "CodePlaces")):
     parts = fields.pop(field) or {}
@@ -89,7 +95,24 @@ def read(source: str, directory: pathlib.Path, model_dir: pathlib.Path) -> Forei
   if isinstance(vocabulary, vocabularies.HuggingFaceVocabulary):
     where = model_dir if storage.is_remote(model_dir) else model_dir.absolute()
     bindings.append(f"LocalText.tokenizer={str(where)!r}")
-  return Foreign(model, params, vocabulary, text, bindings, **more)
+  return bindings
+
+
+def keep(model_dir: pathlib.Path, found: Foreign, step: int = 0, where: str = "the model's configuration") -> None:
+  """Makes a model directory of a model; `where` is what it came from, for messages."""
+  files, text = (["runs/experiment.gin"], found.data) if found.text is None else ([], found.text)
+  text = configuration.text_of(files, found.bindings, text, where)
+  for name, content in found.files.items():
+    storage.make_directory((model_dir / name).parent)
+    storage.write(model_dir / name, content)
+  write(model_dir, found.params, found.vocabulary, text, step, found.model.frozen_models)
+
+
+def keep_new(model_dir: pathlib.Path, model: LanguageModel, params: Any, vocabulary: seqio.Vocabulary | None,
+             segment_length: int, files: Mapping[str, bytes], step: int = 0) -> None:
+  """`keep` for a model that came from nowhere; `files` are what is kept beside it, by name."""
+  bindings = bindings_of(model.config, vocabulary, model_dir)
+  keep(model_dir, Foreign(model, params, vocabulary, None, bindings, segment_length, files), step)
 
 
 def read_adapters(directory: pathlib.Path, base: str) -> Foreign:

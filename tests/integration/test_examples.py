@@ -40,7 +40,17 @@ def test_draw(repository, tmp_path):
   assert images.read(tmp_path / "drawings.png").pixels.shape == (3 * 12 * 8, 4 * 12 * 8, 1)
 
 
+def test_trainer(repository, tmp_path):
+  """Then on with its own run, from the model in that."""
+  (tmp_path / "letters.txt").write_text("so much depends upon a red wheel barrow " * 20)
+  for flags, steps in (["--steps=2"], 2), (["--steps=3", "--resume", "--model=runs/trainer"], 3):
+    what, bits, text = run(repository, tmp_path, "trainer.py", "--file=letters.txt", *flags)
+    assert what == f"letters.txt: 12 blocks, {steps} steps" and bits.startswith("bits per byte: ")
+    assert text.startswith("'def main(")
+
+
 def test_each_is_short_and_run(repository):
   examples = sorted((repository / "examples").glob("*"))
-  assert [path.name for path in examples if path.suffix] == ["draw.py", "fine_tune.py", "sample.py", "train.py"]
+  assert [path.name for path in examples if path.suffix] == [
+      "draw.py", "fine_tune.py", "sample.py", "train.py", "trainer.py"]
   assert all(len(path.read_text().splitlines()) <= 120 for path in examples if path.suffix)

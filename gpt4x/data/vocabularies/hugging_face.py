@@ -106,6 +106,15 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
     """The token of an id as the file writes it; None if no token has it."""
     return self._tokenizer.id_to_token(i)
 
+  def find(self, token: str) -> int | None:
+    """The id of a token as the file writes it; None if there is none."""
+    return self._tokenizer.token_to_id(token)
+
+  @property
+  def special_tokens(self) -> dict[int, str]:
+    """The tokens that no text has, by their ids."""
+    return {i: token.content for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+
   def _encode(self, s: str) -> Sequence[int]:
     return self._tokenizer.encode(s, add_special_tokens=False).ids
 

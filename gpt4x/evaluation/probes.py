@@ -1,6 +1,6 @@
 """A linear probe: multinomial logistic regression with ridge on features, chosen and judged by cross-validation."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 import dataclasses
 
 import numpy as np
@@ -63,18 +63,18 @@ def fit(features: np.ndarray, labels: np.ndarray, num_classes: int,
   return found
 
 
-def deal(labels: np.ndarray, groups: Sequence, num_folds: int, seed: int = 0) -> np.ndarray:
+def deal(labels: np.ndarray, groups: Sequence[Hashable], num_folds: int, seed: int = 0) -> np.ndarray:
   """A fold for each example, [n], with an even share of each class; a group is never in two folds.
 
   Where a class has several groups, they are in several folds, so that each fold's others show every class.
   """
-  rng, names = np.random.default_rng(seed), dict.fromkeys(groups)
-  members = {name: np.flatnonzero([group == name for group in groups]) for name in names} if len(names) < len(
-      labels) else {name: np.array([i]) for i, name in enumerate(names)}
-  fold_of = dict[object, int]()
+  rng, members = np.random.default_rng(seed), dict[Hashable, list[int]]()
+  for place, group in enumerate(groups):
+    members.setdefault(group, []).append(place)
+  fold_of = dict[Hashable, int]()
   counts = np.zeros((num_folds, labels.max() + 1), int)
   for label in np.argsort(np.bincount(labels), kind="stable"):  # The rarest first.
-    waiting = [name for name in names if name not in fold_of and label in labels[members[name]]]
+    waiting = [name for name, places in members.items() if name not in fold_of and label in labels[places]]
     for place in rng.permutation(len(waiting)):
       name = waiting[place]
       # The fold with the fewest of this class, and of these the one with the fewest of all.

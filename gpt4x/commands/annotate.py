@@ -49,10 +49,10 @@ def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
     records = labelled_records.corrected(records, corrections)
   classes = annotation.classes_of(records, arguments.labels, arguments.label_field)
   experiment = reading.saved_experiment(arguments.model_dir, data=False)
-  step, features = _features(arguments, experiment, records)
+  step, rows = features(arguments, experiment, records)
   number = {name: i for i, name in enumerate(classes)}
   labels = np.array([-1 if one.label is None else number[one.label] for one in records])
-  found = annotation.annotate(features, labels, [one.identity for one in records], len(classes), folds=arguments.folds,
+  found = annotation.annotate(rows, labels, [one.identity for one in records], len(classes), folds=arguments.folds,
                               review=arguments.review, seed=arguments.seed)
   suspects = [i for i in found.suspects if not records[i].checked]
   _write(output / REVIEW, (_review_line(records[i], arguments, classes, found.probabilities[i]) for i in found.review))
@@ -69,7 +69,7 @@ def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
   return report
 
 
-def _features(arguments: argparse.Namespace, experiment: Experiment,
+def features(arguments: argparse.Namespace, experiment: Experiment,
               records: Sequence[LabelledRecord]) -> tuple[int, np.ndarray]:
   """The step of the checkpoint, and what its model makes of each record, [n, F]; of equal records once."""
   model, vocabulary = experiment.language_model, vocabularies.load(arguments.model_dir)
@@ -101,7 +101,7 @@ def _labelled_lines(records: Sequence[LabelledRecord], arguments: argparse.Names
 def _review_line(record: LabelledRecord, arguments: argparse.Namespace, classes: Sequence[str],
                  row: np.ndarray) -> dict[str, Any]:
   first = {arguments.label_field: None, "suggestions": _suggestions(classes, row)}
-  return labelled_records.line(record, arguments.output, **first)
+  return labelled_records.line(record, arguments.output, first)
 
 
 def _suspect_line(record: LabelledRecord, arguments: argparse.Namespace, classes: Sequence[str], row: np.ndarray,
@@ -109,7 +109,7 @@ def _suspect_line(record: LabelledRecord, arguments: argparse.Namespace, classes
   suggestions = _suggestions(classes, row)
   first = {arguments.label_field: record.label, "suggested": next(iter(suggestions)), "checked": False,
            "margin": round(float(margin), 4), "suggestions": suggestions}
-  return labelled_records.line(record, arguments.output, **first)
+  return labelled_records.line(record, arguments.output, first)
 
 
 def _suggestions(classes: Sequence[str], row: np.ndarray) -> dict[str, float]:

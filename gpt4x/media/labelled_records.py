@@ -3,7 +3,7 @@
 A record is known by what it is about, its texts and the bytes of its media: neither its line nor a file's name counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
 import io
@@ -72,7 +72,8 @@ def _made(place: str, record: dict[str, Any], folder: str, label_field: str) -> 
   fields = {name: value for name, value in record.items() if name != label_field}
   source = fields.get("source")
   if source in ("given", "model") or "suggestions" in fields:  # We have written it.
-    fields = {name: value for name, value in fields.items() if name not in ADDED or name == "prompt"}
+    others = fields.keys() & {"text", "question", "answer", "parts"}
+    fields = {name: value for name, value in fields.items() if name not in ADDED or name == "prompt" and not others}
     if source and isinstance(parts := fields.get("parts"), list) and any(isinstance(part, dict) for part in parts):
       if "completion" in record:  # The last part is the label.
         fields["parts"] = parts[:-1]
@@ -147,19 +148,19 @@ def corrected(given: Sequence[LabelledRecord], corrections: Sequence[LabelledRec
 # Lines to be written.
 
 
-def line(record: LabelledRecord, folder: str, **first: Any) -> dict[str, Any]:
+def line(record: LabelledRecord, folder: str, first: Mapping[str, Any]) -> dict[str, Any]:
   """A record for a file in another folder, behind what a person should see first."""
   own = dict(record.fields)
   if "parts" in own:
     own["parts"] = _listed(record.parts, folder)
   else:
     own |= {part.medium: _moved(part.path, folder) for part in record.parts if isinstance(part, File)}
-  return first | {name: value for name, value in own.items() if name not in first}
+  return {**first, **{name: value for name, value in own.items() if name not in first}}
 
 
 def training_line(record: LabelledRecord, folder: str, label_field: str, label: str, **added: Any) -> dict[str, Any]:
   """A labelled record for fine-tuning: "prompt" and "completion"; with media "parts", of which the label is the last."""
-  found = line(record, folder) | {label_field: label} | added
+  found = line(record, folder, {}) | {label_field: label} | added
   if all(isinstance(part, str) for part in record.parts):
     return found | {"prompt": "".join(map(str, record.parts)), "completion": label}
   return found | {"parts": [*_listed(record.parts, folder), label], "completion": label}

@@ -27,8 +27,9 @@ TEST, STARTS = 2000, 10
 PER_CLASS, ROUND, LABELS = 2, 20, 200
 WRONG = 0.1
 MODEL: dict[str, Any] = {
-    "MediaTokens.image_size": 14, "MediaTokens.sizes": 14, "TASK_FEATURE_LENGTHS": {"targets": 215}, "EVAL_PERIOD": None,
-    "TransformerConfig.memory_length": 0, "TransformerConfig.eval_memory_length": 0, "CHECKPOINT_PERIOD": 1000}
+    "MediaTokens.image_size": 14, "MediaTokens.sizes": 14, "TASK_FEATURE_LENGTHS": {"targets": 215},
+    "TransformerConfig.memory_length": 0, "TransformerConfig.eval_memory_length": 0, "EVAL_PERIOD": None,
+    "CHECKPOINT_PERIOD": 1000}
 
 
 def rows(bench: runs.Bench) -> Iterator[Row]:

@@ -63,8 +63,9 @@ def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
   storage.write(output / REPORT, json.dumps(report, indent=2).encode())
   _write(output / LABELLED, _labelled_lines(records, arguments, classes, found))  # Last: it says that all is there.
   if report["accuracy"] <= report["majority"]:
-    print(f"gpt4x: warning: the commonest label alone is right for {report['majority']:.1%} of the labelled records, and"
-          f" the model for {report['accuracy']:.1%}: do not trust its labels; label more, or take a better --model_dir",
+    print(f"gpt4x: warning: the commonest label alone is right for {report['majority']:.1%} of the labelled records,"
+          f" and the model for {report['accuracy']:.1%}: do not trust its labels; label more, or name a better"
+          " --model_dir",
           file=sys.stderr)
   return report
 

@@ -28,8 +28,8 @@ def classes_of(records: Sequence[LabelledRecord], named: Sequence[str] | None, l
     raise UserError(f"no record has a label in {label_field!r}: label at least {FEWEST} of each class by hand, or name"
                     " the field with --label_field")
   if len(classes) < 2:
-    raise UserError(f"all labels are {classes[0]!r}, and there is nothing to tell apart: label at least {FEWEST} records"
-                    " otherwise")
+    raise UserError(f"all labels are {classes[0]!r}, and there is nothing to tell apart: label at least {FEWEST}"
+                    " records otherwise")
   if few := [f"{len(seen.get(one, ()))} of {one!r}" for one in classes if len(seen.get(one, ())) < FEWEST]:
     more = f" and {len(few) - 5} more" if len(few) > 5 else ""
     raise UserError(f"too few labelled records that differ in content: {', '.join(few[:5])}{more}: label at least"

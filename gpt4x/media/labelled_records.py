@@ -54,7 +54,8 @@ def read(path: str, label_field: str, flag: str) -> list[LabelledRecord]:
   except FileNotFoundError:
     raise UserError(f"no file {shown(path)}: correct {flag}") from None
   except READ_ERRORS as error:
-    raise UserError(f"cannot read {shown(path)} ({getattr(error, 'strerror', None) or error}): correct {flag}") from None
+    reason = getattr(error, "strerror", None) or error
+    raise UserError(f"cannot read {shown(path)} ({reason}): correct {flag}") from None
   folder = records.folder_of(path)
 
   def bad(message: str) -> None:
@@ -122,8 +123,8 @@ def corrected(given: Sequence[LabelledRecord], corrections: Sequence[LabelledRec
   known, latest = {one.identity for one in given}, dict[str, LabelledRecord]()
   for one in corrections:
     if one.predicted is not None:
-      raise UserError(f'{shown(one.place)}: the label is a model\'s: set its "source" to "given" if a person has checked'
-                      " it, or take the line out")
+      raise UserError(f"{shown(one.place)}: the label is a model's: set its \"source\" to \"given\" if a person has"
+                      " checked it, or take the line out")
     if one.label is None:
       continue
     if one.identity not in known:
@@ -159,7 +160,7 @@ def line(record: LabelledRecord, folder: str, first: Mapping[str, Any]) -> dict[
 
 
 def training_line(record: LabelledRecord, folder: str, label_field: str, label: str, **added: Any) -> dict[str, Any]:
-  """A labelled record for fine-tuning: "prompt" and "completion"; with media "parts", of which the label is the last."""
+  """A labelled record for fine-tuning: "prompt" and "completion"; with media "parts", the last of which is the label."""
   found = line(record, folder, {}) | {label_field: label} | added
   if all(isinstance(part, str) for part in record.parts):
     return found | {"prompt": "".join(map(str, record.parts)), "completion": label}

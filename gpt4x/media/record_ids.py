@@ -14,7 +14,8 @@ from gpt4x.media.records import File, Part
 from gpt4x.media.vocabulary import shared_out
 
 
-def encode(given: Sequence[tuple[str, Sequence[Part]]], vocabulary: Any, options: Mapping[str, Any]) -> list[np.ndarray]:
+def encode(given: Sequence[tuple[str, Sequence[Part]]], vocabulary: Any,
+           options: Mapping[str, Any]) -> list[np.ndarray]:
   """The ids of (place, parts) of each record, int32, as a run with this vocabulary has them in its data.
 
   `options` are those of LocalMedia. Raises UserError, with the place, for a medium that the vocabulary does not know
@@ -40,7 +41,8 @@ def encode(given: Sequence[tuple[str, Sequence[Part]]], vocabulary: Any, options
     except UserError as error:
       raise UserError(f"{shown(place)}: {error}") from error
     if not found[-1].size:
-      raise UserError(f"{shown(place)}: its text has no token in the vocabulary of the model: correct it, or take it out")
+      raise UserError(f"{shown(place)}: its text has no token in the vocabulary of the model: correct it, or take it"
+                      " out")
   return found
 
 

@@ -27,7 +27,8 @@ def _folder(tmp_path_factory):
   (folder / "text").mkdir()
   media_model.write(folder / "text", MediaTokens(), "local_text_bytes")
   truth = [list(WORDS)[i % 3] for i in range(COUNT)]
-  lines = [{"id": i, "text": " ".join(draw.choice(WORDS[kind], 4 + i % 3)) + f" {i:03}"} for i, kind in enumerate(truth)]
+  texts = [" ".join(draw.choice(WORDS[kind], 4 + i % 3)) for i, kind in enumerate(truth)]
+  lines = [{"id": i, "text": f"{text} {i:03}"} for i, text in enumerate(texts)]
   for i, line in enumerate(lines[:LABELLED]):
     line["label"] = truth[(i + 1) % 3] if i in WRONG else truth[i]
   (folder / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -131,7 +132,7 @@ def test_a_model_that_tells_nothing_is_no_help(capsys):
     (["--input=texts.jsonl", "--label_field=image"], 2, "--label_field=image is a field that has another meaning"),
     (["--input=texts.jsonl", "--corrections=pictures.jsonl"], 1, "pictures.jsonl:1: "),
     (["--input=texts.jsonl", "--step=7"], 1, "7"),
-    (["--input=pictures.jsonl", "--label_field=text"], 1, "pictures.jsonl:1: the model knows no image, only text: take"),
+    (["--input=pictures.jsonl", "--label_field=text"], 1, "pictures.jsonl:1: the model knows no image, only text"),
     (["--input=texts.jsonl", "--folds=1"], 2, "--folds: '1' is not a whole number from 2 to 100"),
 ])
 def test_each_mistake_is_one_line(capsys, flags, status, words):

@@ -152,7 +152,8 @@ def _made(library, tmp_path_factory):
 def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   monkeypatch.chdir(tmp_path)
   for name in ("corpus", "transfo-xl-wt103", "smollm", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens",
-               "images", "sounds", "videos", "media", "pictures", "records.jsonl", "round1", *(["codecs"] if "export" not in text else [])):
+               "images", "sounds", "videos", "media", "pictures", "records.jsonl",
+               *(["codecs"] if "export" not in text else [])):
     os.symlink(made / name, name)
   for name in ("boots.png", "a.png", "b.png"):
     os.symlink(made / "images" / "0.png", name)
@@ -161,7 +162,8 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
   tuned = "init_from" in text and "/config.gin" in text  # Which has the sizes that its parameters have.
   needed = {}  # What an earlier command has made.
-  if command in ("eval", "generate", "export", "report", "compress", "teach", "annotate") or (command == "train" and not new):
+  if command in ("eval", "generate", "export", "report", "compress", "teach", "annotate") or (
+      command == "train" and not new):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
   if command == "train" and tuned:
     needed["runs/wt103"] = "converted"
@@ -171,8 +173,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
     needed["runs/stdlib_tiny"] = "run"
   if "runs/taught" in text and command == "train":
     needed["runs/taught"] = "taught"
-  if "labels/labelled.jsonl" in text:
-    needed["labels"] = "labels"
+  needed |= {name: name for name in ("labels", "round1") if f"{name}/" in text}
   if command == "convert" and parsed.source == "safetensors":
     needed[parsed.input] = "exported"
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "memory"}')))

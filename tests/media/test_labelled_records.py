@@ -45,8 +45,8 @@ def test_what_is_asked(record, parts):
 def test_the_label_may_be_any_field_and_is_then_no_content():
   one, two = read({"image": "a.png", "text": " boot "}, {"image": "b.png", "text": ""}, label_field="text")
   assert one.parts == (File("image", "a.png"),) and (one.label, two.label) == ("boot", None)
-  labels = [one.label for one in read(*({"text": "t", "n": value} for value in (1, True, None, " ", "x")), label_field="n")]
-  assert labels == ["1", "true", None, None, "x"]
+  found = read(*({"text": "t", "n": value} for value in (1, True, None, " ", "x")), label_field="n")
+  assert [one.label for one in found] == ["1", "true", None, None, "x"]
 
 
 def test_a_record_is_known_by_its_content():

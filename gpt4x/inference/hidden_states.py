@@ -58,17 +58,19 @@ class HiddenStates:
 
   def _batches(self, lengths: Sequence[int]) -> Iterator[tuple[np.ndarray, int, int]]:
     """(texts, positions of a segment, segments) of each batch, the shortest texts first."""
-    shapes = {place: self._shape(length) for place, length in enumerate(lengths)}
-    for length, segments in sorted(set(shapes.values()), key=lambda shape: shape[0] * shape[1]):
-      places = np.array([place for place, shape in shapes.items() if shape == (length, segments)])
-      rows = max(1, TOKENS // length)
+    shapes = np.array([self._shape(length) for length in lengths], int)
+    for shape in np.unique(shapes):
+      places = np.flatnonzero(shapes == shape)
+      places = places[np.argsort(np.array(lengths)[places], kind="stable")]
+      rows = max(1, TOKENS // shape)
       for start in range(0, len(places), rows):
-        yield places[start:start + rows], length, segments
+        some = places[start:start + rows]
+        yield some, int(shape), -(-lengths[some[-1]] // int(shape))
 
-  def _shape(self, length: int) -> tuple[int, int]:
-    if self._bidirectional or length <= self._segment_length:
-      return max(SHORTEST, _power(length)), 1
-    return self._segment_length, -(-length // self._segment_length)
+  def _shape(self, length: int) -> int:
+    """The positions of a segment of a text of so many; a longer one has several."""
+    whole = max(SHORTEST, _power(length))
+    return whole if self._bidirectional else min(whole, self._segment_length)
 
   def _batch(self, params: Params, tokens: Int[Array, "B L"], real: Int[Array, "B L"],
              segments: int) -> Float[Array, "B F"]:

@@ -64,10 +64,11 @@ def test_order_and_company_do_not_matter(monkeypatch):
 
 
 def test_few_shapes_are_compiled():
-  """Of a hundred lengths: powers of two, and one for whatever is longer than a piece."""
+  """Of hundreds of lengths: powers of two, and no longer ones than a piece; a batch is as long as its longest text."""
   model = tiny.make(**tiny.STYLES["paper"])
-  states = HiddenStates(model.lm, WINDOW, segment_length=64)
-  shapes = {(length, segments > 1) for _, length, segments in states._batches(list(range(2, 300)))}
-  assert shapes == {(16, False), (32, False), (64, False), (64, True)}
-  places = np.concatenate([places for places, _, _ in states._batches(list(range(2, 300)))])
-  assert sorted(places) == list(range(298))
+  lengths = np.random.default_rng(0).permutation(np.arange(2, 300)).tolist()
+  batches = list(HiddenStates(model.lm, WINDOW, segment_length=64)._batches(lengths))
+  assert [(length, segments) for _, length, segments in batches] == [(16, 1), (32, 1), (64, 3), (64, 5), (64, 5)]
+  assert sorted(np.concatenate([places for places, _, _ in batches])) == list(range(298))
+  whole = list(HiddenStates(model.lm, WINDOW, bidirectional=True, segment_length=64)._batches(lengths))
+  assert {(length, segments) for _, length, segments in whole} == {(2**i, 1) for i in range(4, 10)}

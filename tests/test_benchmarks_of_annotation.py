@@ -43,8 +43,8 @@ def test_planted_errors_are_counted(blobs):
 
 
 def test_rows():
-  found = [{"chosen": 80.0 + i, "chance": 78.0, **{name: 60.0 for name in (
-      "f1", "precision", "recall", "plain_f1", "plain_precision", "plain_recall")}} for i in range(3)]
+  found = [{"chosen": 80.0 + i, "chance": 78.0, **dict.fromkeys((
+      "f1", "precision", "recall", "plain_f1", "plain_precision", "plain_recall"), 60.0)} for i in range(3)]
   gain, accuracy, f1, *_ = rows = list(annotation.summarized(found))
   assert (gain.value, gain.met, gain.name) == (3, True, "posttraining/annotation_gain") and gain.error > 0
   assert (accuracy.value, accuracy.peer) == (81, 78) and f1.met and len(rows) == 5

@@ -46,6 +46,9 @@ def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
   records = labelled_records.read(arguments.input, arguments.label_field, "--input")
   for file in arguments.corrections:
     corrections = labelled_records.read(file, arguments.label_field, "--corrections")
+    if all(one.label is None and one.predicted is None for one in corrections):
+      raise UserError(f"no line of {file} has a label in {arguments.label_field!r}: write some, or leave this"
+                      " --corrections out")
     records = labelled_records.corrected(records, corrections)
   classes = annotation.classes_of(records, arguments.labels, arguments.label_field)
   experiment = reading.saved_experiment(arguments.model_dir, data=False)
@@ -74,7 +77,9 @@ def features(arguments: argparse.Namespace, experiment: Experiment,
               records: Sequence[LabelledRecord]) -> tuple[int, np.ndarray]:
   """The step of the checkpoint, and what its model makes of each record, [n, F]; of equal records once."""
   model, vocabulary = experiment.language_model, vocabularies.load(arguments.model_dir)
-  places = {one.identity: i for i, one in reversed(list(enumerate(records)))}  # The first of each.
+  places = dict[str, int]()
+  for i, one in enumerate(records):
+    places.setdefault(one.identity, i)
   ids = record_ids.encode([(records[i].place, records[i].parts) for i in places.values()], vocabulary,
                           dataclasses.asdict(LocalMedia()))
   known = range(vocabularies.first_text_id(vocabulary), model.config.vocab_size)

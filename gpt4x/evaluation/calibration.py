@@ -9,11 +9,14 @@ BINS = 15
 def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
   """What logits [n, C] are to be divided by for the labels [n] to be likeliest; from 0.01 to 100.
 
-  The logits have to be of examples that their model has not learnt from: of others any model is sure.
+  The logits have to be of examples that their model has not learnt from: of others any model is sure. One example more,
+  whose label is any, keeps few that are all right from making it sure too (as in Platt, 1999).
   """
+  target = np.eye(logits.shape[1])[labels]
+  target += (1 / logits.shape[1] - target) / (len(labels) + 1)
+
   def loss(log_scale: float) -> float:
-    log_probs = special.log_softmax(logits * np.exp(log_scale), -1)
-    return -float(np.mean(log_probs[np.arange(len(labels)), labels]))
+    return -float(np.mean(np.sum(target * special.log_softmax(logits * np.exp(log_scale), -1), -1)))
 
   # The loss is convex in the scale, so it has one minimum in the scale's logarithm too.
   found = optimize.minimize_scalar(loss, bounds=(np.log(0.01), np.log(100)), method="bounded", options={"xatol": 1e-6})

@@ -160,7 +160,7 @@ def line(record: LabelledRecord, folder: str, first: Mapping[str, Any]) -> dict[
 
 
 def training_line(record: LabelledRecord, folder: str, label_field: str, label: str, **added: Any) -> dict[str, Any]:
-  """A labelled record for fine-tuning: "prompt" and "completion"; with media "parts", the last of which is the label."""
+  """A labelled record for fine-tuning: "prompt" and "completion"; with media "parts", the last one the label."""
   found = line(record, folder, {}) | {label_field: label} | added
   if all(isinstance(part, str) for part in record.parts):
     return found | {"prompt": "".join(map(str, record.parts)), "completion": label}

@@ -64,7 +64,8 @@ def test_what_is_measured_is_out_of_fold(found):
   m = found.measures
   assert m["accuracy"] == np.mean(found.probabilities.argmax(-1)[known] == labels[known])
   assert m["majority"] == np.bincount(labels[known]).max() / known.sum()
-  assert m["log_loss_calibrated"] == pytest.approx(-np.mean(np.log(found.probabilities[known, labels[known]])), abs=0.1)
+  by_itself = -np.mean(np.log(found.probabilities[known, labels[known]]))
+  assert by_itself < m["log_loss_calibrated"] < 2 * by_itself, "a temperature judges by other examples than its own"
   assert 0 <= m["ece_calibrated"] <= 1 and 0 <= m["ece"] <= 1
 
 

@@ -31,14 +31,18 @@ def test_the_temperature_by_which_labels_were_drawn_is_found(sharpness):
 def test_a_temperature_is_a_minimum():
   logits, labels = drawn(50, sharpness=3.0)
   found = calibration.temperature(logits, labels)
-  loss = lambda temperature: -np.log(calibration.scaled(logits, temperature)[range(50), labels]).mean()
+  target = np.eye(4)[labels] * 50 / 51 + 0.25 / 51  # And one example more, of any label.
+  loss = lambda temperature: -np.sum(target * np.log(calibration.scaled(logits, temperature)))
   assert all(loss(found) <= loss(found * change) for change in (0.97, 0.999, 1.001, 1.03))
 
 
-def test_temperatures_stay_within_bounds():
-  sure = 5 * np.eye(3)
-  assert calibration.temperature(sure, np.arange(3)) == pytest.approx(0.01, rel=0.01)
-  assert calibration.temperature(sure, np.array([1, 2, 0])) == pytest.approx(100, rel=0.01)
+@pytest.mark.parametrize("number", [4, 400])
+def test_few_examples_that_are_all_right_make_nobody_sure(number):
+  """The confidence is the share of one example more that is of any class; where all are wrong, it is least."""
+  logits, labels = np.tile(5 * np.eye(4), (number // 4, 1)), np.tile(np.arange(4), number // 4)
+  found = calibration.scaled(logits, calibration.temperature(logits, labels))
+  np.testing.assert_allclose(found.max(-1), (number + 0.25) / (number + 1), atol=1e-4)
+  assert calibration.temperature(logits, (labels + 1) % 4) == pytest.approx(100, rel=0.01)
 
 
 def test_each_fold_is_scaled_by_the_others():

@@ -14,8 +14,8 @@ from gpt4x.media.vocabulary import MediaTokens
 from tests.inference import media_model
 
 WORDS = {"fruit": ["apple", "pear", "plum"], "tool": ["HAMMER", "SAW", "DRILL"], "year": ["1912", "2004", "1777"]}
-COUNT, LABELLED = 120, 48
-WRONG = (3, 30)  # Lines whose labels are errors.
+COUNT, LABELLED = 150, 90
+WRONG = (3, 31)  # Lines whose labels are errors.
 
 
 @pytest.fixture(name="folder", scope="module")
@@ -32,10 +32,11 @@ def _folder(tmp_path_factory):
   for i, line in enumerate(lines[:LABELLED]):
     line["label"] = truth[(i + 1) % 3] if i in WRONG else truth[i]
   (folder / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  (folder / "other.jsonl").write_text('{"text": "apples", "label": "fruit"}')
   (folder / "truth.json").write_text(json.dumps(truth))
   pictures = []
   for i in range(16):
-    images.write(Image((draw.integers(0, 60, (4, 4, 1)) + 190 * (i % 2)).astype(np.uint8)), folder / f"{i}.png")
+    images.write(Image((draw.integers(0, 3, (4, 4, 1)) + 190 * (i % 2)).astype(np.uint8)), folder / f"{i}.png")
     pictures.append({"image": f"{i}.png"} | ({"text": ["dark", "light"][i % 2]} if i < 8 else {}))
   (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in pictures))
   return folder
@@ -130,7 +131,8 @@ def test_a_model_that_tells_nothing_is_no_help(capsys):
     (["--input=texts.jsonl", "--labels=fruit,tool,year,animal"], 1, "0 of 'animal': label at least 2 of each class"),
     (["--input=texts.jsonl", "--labels=fruit"], 2, "--labels: 'fruit' is not two or more labels that differ, such as"),
     (["--input=texts.jsonl", "--label_field=image"], 2, "--label_field=image is a field that has another meaning"),
-    (["--input=texts.jsonl", "--corrections=pictures.jsonl"], 1, "pictures.jsonl:1: "),
+    (["--input=texts.jsonl", "--corrections=pictures.jsonl"], 1, "no line of pictures.jsonl has a label in 'label':"),
+    (["--input=texts.jsonl", "--corrections=other.jsonl"], 1, "other.jsonl:1: no record of --input has this content"),
     (["--input=texts.jsonl", "--step=7"], 1, "7"),
     (["--input=pictures.jsonl", "--label_field=text"], 1, "pictures.jsonl:1: the model knows no image, only text"),
     (["--input=texts.jsonl", "--folds=1"], 2, "--folds: '1' is not a whole number from 2 to 100"),

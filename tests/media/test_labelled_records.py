@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_media_that_cannot_be_read_are_told_with_their_line():
   vocabulary = MediaVocabulary(MediaTokens(image="grey")).held()
   with pytest.raises(UserError, match="r.jsonl:2: the model knows no image, only text: take the image out, or choose"):
     encode(seqio.ByteVocabulary(), {"text": "t"}, {"image": "a.png"})
-  open("bad.png", "wb").write(b"\x89PNG")
+  pathlib.Path("bad.png").write_bytes(b"\x89PNG")
   with pytest.raises(UserError, match="r.jsonl:1: .*bad.png"):
     encode(vocabulary, {"image": "bad.png"})
   images.write(Image(np.zeros((70, 2, 1), np.uint8)), "tall.png")

@@ -234,7 +234,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   annotate.add_argument("--folds", type=_number(int, 2, 100), default=5, metavar="N",
                         help="parts of the labelled records, each judged by the others (default: %(default)s)")
   annotate.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S",
-                        help="of the parts (default: %(default)s)")
+                        help="of the parts, and of what is chosen (default: %(default)s)")
   for sub in (evaluate, generate, export, compress, teach, annotate):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(

@@ -90,7 +90,7 @@ def features(arguments: argparse.Namespace, experiment: Experiment,
   step, params = experiment.restore_params(arguments.model_dir, Partitioner(data=1, num_devices=1), arguments.step)
   states = HiddenStates(model, experiment.decoding_window(), vocabularies.start_id(vocabulary),
                         experiment.dataset.feature_converter == "prefix_lm")
-  rows = dict(zip(places, states(params, ids)))
+  rows = dict(zip(places, states(params, [some.tolist() for some in ids])))
   return step, np.stack([rows[one.identity] for one in records])
 
 

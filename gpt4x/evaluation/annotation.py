@@ -67,19 +67,20 @@ def annotate(features: np.ndarray, labels: np.ndarray, identities: Sequence[str]
     num_classes: C.
     folds: of the cross-validation.
     review: unlabelled records to choose.
-    seed: of the folds.
+    seed: of the folds, and of what is chosen.
   """
   inputs, known = probes.standardized(features), np.flatnonzero(labels >= 0)
-  given, names = labels[known], [identities[i] for i in known]
+  given, names = labels[known], [identities[int(i)] for i in known]
   dealt = probes.deal(given, names, folds, seed)
   unseen = probes.cross_validated(inputs[known], given, num_classes, dealt)
   heat = calibration.temperature(unseen.logits, given)
-  probe, = probes.fit(inputs[known], given, num_classes, [unseen.ridge]).values()
+  probe = next(probes.fit(inputs[known], given, num_classes, [unseen.ridge]))
   probabilities = calibration.scaled(probe.logits(inputs), heat)
   probabilities[known] = calibration.scaled(unseen.logits, heat)
   labelled = set(names)
-  waiting = list({name: i for i, name in reversed(list(enumerate(identities))) if name not in labelled}.values())[::-1]
-  chosen = selection.choose(probabilities[waiting], inputs[waiting], review) if waiting else np.zeros(0, int)
+  first = {name: i for i, name in reversed(list(enumerate(identities)))}
+  waiting = np.array(sorted(i for name, i in first.items() if name not in labelled), int)
+  chosen = selection.choose(probabilities[waiting], inputs[waiting], review, seed=seed)
   plain, calibrated = calibration.scaled(unseen.logits, 1), calibration.scaled_by_others(unseen.logits, given, dealt)
   confident = label_errors.confident_joint(probabilities[known], given)
   measures = {
@@ -91,4 +92,4 @@ def annotate(features: np.ndarray, labels: np.ndarray, identities: Sequence[str]
       "ridge": unseen.ridge, "temperature": heat,
       "label_errors": 1 - float(np.trace(label_errors.joint(confident, given)))}
   return Annotation(probabilities, known[label_errors.suspects(probabilities[known], given)],
-                    np.array(waiting, int)[chosen], measures)
+                    waiting[chosen], measures)

@@ -1,6 +1,6 @@
 """A linear probe: multinomial logistic regression with ridge on features, chosen and judged by cross-validation."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 import dataclasses
 
 import numpy as np
@@ -30,15 +30,15 @@ def standardized(features: np.ndarray) -> np.ndarray:
   return np.where(constant, 0, centred / np.where(constant, 1, deviation))
 
 
-def fit(features: np.ndarray, labels: np.ndarray, num_classes: int,
-        ridges: Sequence[float] = RIDGES) -> dict[float, Probe]:
+def fit(features: np.ndarray, labels: np.ndarray, num_classes: int, ridges: Iterable[float]) -> Iterator[Probe]:
   """The probe of each ridge: the minimum of the mean negative log-likelihood + ridge / 2 * the squared weights.
 
   Args:
     features: [n, F], on one scale.
     labels: [n], from 0 to num_classes - 1.
     num_classes: C.
-    ridges: each above 0. The bias is free.
+    ridges: each above 0, and best in falling order: each search starts where the one before has ended. The bias is
+      free.
   """
   # The best weights are a combination of examples: with fewer examples than features, they are found among these.
   basis = None
@@ -46,21 +46,24 @@ def fit(features: np.ndarray, labels: np.ndarray, num_classes: int,
     basis = np.linalg.svd(features, full_matrices=False)[2].T
   inputs = features if basis is None else features @ basis
   target = np.eye(num_classes)[labels]
-  found, start = dict[float, Probe](), np.zeros((inputs.shape[1] + 1, num_classes))
-  for ridge in sorted(ridges, reverse=True):  # Each starts where the one before, which was simpler, has ended.
+  start = np.zeros((inputs.shape[1] + 1, num_classes))
+  for ridge in ridges:
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-      weights, bias = np.split(flat.reshape(start.shape), [-1])
-      log_probs = special.log_softmax(inputs @ weights + bias, -1)
-      error = (np.exp(log_probs) - target) / len(inputs)
+      weights, bias = (both := flat.reshape(start.shape))[:-1], both[-1]
+      logits = inputs @ weights + bias
+      logits -= logits.max(-1, keepdims=True)
+      shares = np.exp(logits)
+      total = shares.sum(-1, keepdims=True)
+      error = (shares / total - target) / len(inputs)
       gradient = np.concatenate([inputs.T @ error + ridge * weights, error.sum(0, keepdims=True)])
-      return -np.mean(np.sum(target * log_probs, -1)) + ridge / 2 * np.sum(weights**2), gradient.ravel()
+      value = (np.log(total).sum() - (target * logits).sum()) / len(inputs) + ridge / 2 * (weights**2).sum()
+      return value, gradient.ravel()
 
     start = optimize.minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={
-        "maxiter": 1000, "maxcor": 20, "ftol": 1e-10, "gtol": 1e-6}).x.reshape(start.shape)
+        "maxiter": 1000, "ftol": 1e-10, "gtol": 1e-5}).x.reshape(start.shape)
     weights, bias = start[:-1], start[-1]
-    found[ridge] = Probe(weights if basis is None else basis @ weights, bias)
-  return found
+    yield Probe(weights if basis is None else basis @ weights, bias)
 
 
 def deal(labels: np.ndarray, groups: Sequence[Hashable], num_folds: int, seed: int = 0) -> np.ndarray:
@@ -98,15 +101,24 @@ def cross_validated(features: np.ndarray, labels: np.ndarray, num_classes: int, 
   Args:
     features, labels, num_classes: as for `fit`.
     folds: [n], as `deal` gives them.
-    ridges: to choose from, one for all folds.
+    ridges: to choose from, one for all folds; from the largest down, until two in a row are no better.
   """
-  logits = {ridge: np.zeros((len(labels), num_classes)) for ridge in ridges}
-  for fold in np.unique(folds):
-    out = folds == fold
-    for ridge, probe in fit(features[~out], labels[~out], num_classes, ridges).items():
-      logits[ridge][out] = probe.logits(features[out])
-  ridge = min(ridges, key=lambda one: log_loss(special.softmax(logits[one], -1), labels))
-  return CrossValidated(ridge, logits[ridge])
+  ridges = sorted(ridges, reverse=True)
+  outs = [folds == fold for fold in np.unique(folds)]
+  paths = [fit(features[~out], labels[~out], num_classes, ridges) for out in outs]
+  best, least, waited = CrossValidated(ridges[0], np.zeros((len(labels), num_classes))), np.inf, 0
+  for ridge in ridges:
+    logits = np.zeros((len(labels), num_classes))
+    for out, path in zip(outs, paths):
+      logits[out] = next(path).logits(features[out])
+    loss = log_loss(special.softmax(logits, -1), labels)
+    if loss < least:
+      best, least, waited = CrossValidated(ridge, logits), loss, 0
+    else:
+      waited += 1
+    if waited == 2:
+      break
+  return best
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -42,7 +42,7 @@ class HiddenStates:
   @property
   def size(self) -> int:
     """F: two vectors of each layer."""
-    return 2 * len(self._layers) * self._model.config.embed_dim
+    return 2 * len(self._layers) * int(self._model.config.embed_dim or 0)
 
   def __call__(self, params: Params, texts: Sequence[Sequence[int]]) -> np.ndarray:
     """float32 [n, F] of the ids of n texts, none of them empty: of all layers the mean, then of all the last state."""
@@ -72,8 +72,7 @@ class HiddenStates:
     whole = max(SHORTEST, _power(length))
     return whole if self._bidirectional else min(whole, self._segment_length)
 
-  def _batch(self, params: Params, tokens: Int[Array, "B L"], real: Int[Array, "B L"],
-             segments: int) -> Float[Array, "B F"]:
+  def _batch(self, params: Params, tokens: np.ndarray, real: np.ndarray, segments: int) -> Float[Array, "B F"]:
     rows, total = tokens.shape
     # What is run at once has no past, unless the model attends to an empty one.
     memory = self._window if segments > 1 or self._model.config.empty_memory == "zeros" else 0

@@ -50,7 +50,7 @@ def read(path: str, label_field: str, flag: str) -> list[LabelledRecord]:
   """The records of a file, packed or not, of this machine or in a bucket; `flag` is what a message says to correct."""
   try:
     content = storage.read_bytes(storage.path(path))
-    lines = io.BytesIO(unpacked(io.BufferedReader(io.BytesIO(content))).read())  # type: ignore[arg-type]
+    lines = io.BytesIO(unpacked(io.BufferedReader(io.BytesIO(content))).read())
   except FileNotFoundError:
     raise UserError(f"no file {shown(path)}: correct {flag}") from None
   except READ_ERRORS as error:

@@ -26,7 +26,7 @@ def test_a_probe_is_the_minimum_of_its_formula(number, dims, ridge):
   """Found among examples where these are fewer than features; the bias is known up to a constant."""
   points, labels = blobs(number, apart=2.0, dims=dims)
   points = probes.standardized(points)
-  probe = probes.fit(points, labels, 3, [0.3, ridge])[ridge]
+  *_, probe = probes.fit(points, labels, 3, [0.3, ridge])
   weights, bias = reference(points, labels, 3, ridge)
   np.testing.assert_allclose(probe.weights, weights, atol=2e-4)
   np.testing.assert_allclose(probe.bias - probe.bias.mean(), bias - bias.mean(), atol=2e-4)
@@ -36,7 +36,7 @@ def test_a_probe_is_the_minimum_of_its_formula(number, dims, ridge):
 def test_without_weights_the_shares_remain():
   labels = np.array([0] * 6 + [1] * 3 + [2])
   features = np.random.default_rng(0).normal(size=(10, 4))
-  logits = probes.fit(features, labels, 3, [1e6])[1e6].logits(features)
+  logits = next(probes.fit(features, labels, 3, [1e6])).logits(features)
   np.testing.assert_allclose(np.exp(logits[0] - logits[0, 2]), [6, 3, 1], rtol=1e-3)
 
 
@@ -84,7 +84,7 @@ def test_out_of_fold_logits_are_those_of_the_other_folds():
   found = probes.cross_validated(points, labels, 3, dealt, [0.1])
   for fold in range(3):
     out = dealt == fold
-    probe = probes.fit(points[~out], labels[~out], 3, [0.1])[0.1]
+    probe = next(probes.fit(points[~out], labels[~out], 3, [0.1]))
     np.testing.assert_allclose(found.logits[out], probe.logits(points[out]))
   assert probes.log_loss(np.array([[0.5, 0.5], [0.25, 0.75]]), np.array([0, 1])) == pytest.approx(
       -(np.log(0.5) + np.log(0.75)) / 2)

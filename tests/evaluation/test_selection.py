@@ -16,20 +16,24 @@ def test_margins():
                              [0.2, 0.7, 0])
 
 
-def test_the_first_is_the_least_certain_and_the_next_is_far_from_it():
-  features = np.array([[0.0], [0.1], [5.0], [9.0]])
-  probabilities = sure([0.1, 0.2, 0.3, 0.9])
-  assert selection.choose(probabilities, features, 1).tolist() == [0]
-  assert selection.choose(probabilities, features, 2, pool=2).tolist() == [0, 3]
+def test_the_first_is_the_least_certain_and_the_next_are_drawn_by_their_squared_distance():
+  features = np.array([[0.0], [1.0], [3.0], [5.0], [99.0]])
+  probabilities = sure([0.1, 0.2, 0.3, 0.4, 0.9])
+  draws = [selection.choose(probabilities, features, 2, pool=2, seed=seed).tolist() for seed in range(2000)]
+  assert {first for first, _ in draws} == {0}
+  shares = np.bincount([second for _, second in draws], minlength=5) / 2000
+  np.testing.assert_allclose(shares, np.array([0, 1, 9, 25, 0]) / 35, atol=0.04)
   assert selection.choose(probabilities, features, 2, pool=1).tolist() == [0, 1], "the least certain alone"
-  assert selection.choose(probabilities, features, 9).tolist() == [0, 3, 2, 1], "as many as there are, each once"
+  assert sorted(selection.choose(probabilities, features, 9)) == [0, 1, 2, 3, 4], "as many as there are, each once"
   assert selection.choose(probabilities, features, 0).size == 0
+  again = [selection.choose(probabilities, features, 4, seed=seed).tolist() for seed in (3, 3)]
+  assert again[0] == again[1]
 
 
 def test_every_cluster_is_covered_by_as_many_as_there_are():
   """Twelve clusters, among the least certain; where uncertainty alone would stay in one."""
   rng = np.random.default_rng(0)
-  centres = 10 * rng.normal(size=(12, 6))
+  centres = 100 * rng.normal(size=(12, 6))
   cluster = np.repeat(np.arange(12), 30)
   features = centres[cluster] + rng.normal(size=(360, 6))
   margins = np.where(cluster == 0, 0.0, 0.1) + 0.05 * rng.random(360)
@@ -47,4 +51,5 @@ def test_what_is_certain_is_not_chosen():
 
 def test_equals_are_chosen_last():
   features = np.array([[0.0], [0.0], [0.0], [1.0], [2.0]])
-  assert selection.choose(sure([0, 0, 0, 0.1, 0.1]), features, 3).tolist() == [0, 4, 3]
+  first, *others = selection.choose(sure([0, 0, 0, 0.1, 0.1]), features, 5)
+  assert first == 0 and set(others[:2]) == {3, 4} and others[2:] == [1, 2]

@@ -48,7 +48,10 @@ def test_rows():
   gain, accuracy, f1, *_ = rows = list(annotation.summarized(found))
   assert (gain.value, gain.met, gain.name) == (3, True, "posttraining/annotation_gain") and gain.error > 0
   assert (accuracy.value, accuracy.peer) == (81, 78) and f1.met and len(rows) == 5
-  worse = [{"chosen": 1.0, "chance": 1.0}]
-  assert not next(annotation.summarized(worse)).met
-  (pixels,) = annotation.summarized(worse, "_pixels")
-  assert pixels.name == "posttraining/annotation_accuracy_pixels"
+  worse = [one | {"chosen": 78.0, "f1": 50.0} for one in found]
+  gain, _, f1, *_ = annotation.summarized(worse)
+  assert gain.met is False and f1.met is False
+  pixels = list(annotation.summarized(worse, "_pixels"))
+  assert [row.name for row in pixels] == [f"posttraining/{name}_pixels" for name in (
+      "annotation_accuracy", "label_errors_f1", "label_errors_precision", "label_errors_recall")]
+  assert {row.met for row in pixels} == {None}

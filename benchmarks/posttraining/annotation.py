@@ -7,7 +7,8 @@ annotate` has. 2,000 test images, which nothing has seen, judge the labels.
   annotation_gain      points of test accuracy with 200 labels of which all but 20 were chosen, 20 at a time, by
                        `evaluation.annotation`, over 200 labels of which all but the same 20 were taken by chance;
                        each seed is another decoder, and a mean over ten beginnings of two images of each class
-  annotation_accuracy  the accuracy itself in per cent, beside that by chance; `_pixels` has all pixels as features
+  annotation_accuracy  the accuracy itself in per cent, beside that by chance; `_pixels`, here and below, has all
+                       pixels as features in the model's place
   label_errors_f1      F1 of suspects in per cent where a tenth of the 1,800 labels were exchanged for any other; the
                        peer suspects whatever the probe would label otherwise. `_precision` and `_recall` likewise
 
@@ -49,11 +50,11 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
   pixels = np.concatenate([sets[split][0].reshape(-1, 784) for split in sets]).astype(np.float32)
   of_pixels = bench.each_seed(lambda seed: bench.call(measured, pixels, labels, pool, seed))
   yield from summarized(found)
-  yield from summarized([{name: one[name] for name in ("chosen", "chance")} for one in of_pixels], "_pixels")
+  yield from summarized(of_pixels, "_pixels")
 
 
 def summarized(found: Sequence[dict[str, float]], suffix: str = "") -> Iterator[Row]:
-  """The rows of what was measured with each seed; without errors of labels where none were measured."""
+  """The rows of what was measured with each seed; with a suffix they are for information."""
   mean = lambda name: quickstart.mean_and_error([one[name] for one in found])
   if not suffix:
     gain, error = quickstart.mean_and_error([one["chosen"] - one["chance"] for one in found])
@@ -61,10 +62,9 @@ def summarized(found: Sequence[dict[str, float]], suffix: str = "") -> Iterator[
   (value, error), (chance, _) = mean("chosen"), mean("chance")
   yield Row(f"posttraining/annotation_accuracy{suffix}", value, "%", chance, value / chance, error=error)
   for name in ("f1", "precision", "recall"):
-    if name in found[0]:
-      (value, error), (plain, _) = mean(name), mean(f"plain_{name}")
-      yield Row(f"posttraining/label_errors_{name}", value, "%", plain, value / plain, error=error,
-                goal="ratio >= 1.0" if name == "f1" else "")
+    (value, error), (plain, _) = mean(name), mean(f"plain_{name}")
+    yield Row(f"posttraining/label_errors_{name}{suffix}", value, "%", plain, value / plain, error=error,
+              goal="ratio >= 1.0" if name == "f1" and not suffix else "")
 
 
 def states(run: str, files: Sequence[str]) -> np.ndarray:

@@ -68,8 +68,7 @@ def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
   if report["accuracy"] <= report["majority"]:
     print(f"gpt4x: warning: the commonest label alone is right for {report['majority']:.1%} of the labelled records,"
           f" and the model for {report['accuracy']:.1%}: do not trust its labels; label more, or name a better"
-          " --model_dir",
-          file=sys.stderr)
+          " --model_dir", file=sys.stderr)
   return report
 
 

@@ -28,7 +28,7 @@ Make = Callable[[Any], Callable[[], Round]]
 
 ON_CPU = {"JAX_PLATFORMS": "cpu"}
 
-_COMPARISONS = {">=": operator.ge, "<=": operator.le, "<": operator.lt}
+_COMPARISONS = {">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Row:
   @property
   def met(self) -> bool | None:
     """Whether the goals, joined by `and`, are all reached; None if there is none."""
-    goals = [re.fullmatch(r"(\w+) (>=|<=|<) ([\d.]+)", goal).groups() for goal in self.goal.split(" and ") if goal]
+    goals = [re.fullmatch(r"(\w+) (>=|<=|<|>) ([\d.]+)", goal).groups() for goal in self.goal.split(" and ") if goal]
     return all(_COMPARISONS[sign](getattr(self, name), float(bound)) for name, sign, bound in goals) if goals else None
 
 

@@ -230,7 +230,23 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                      help="what the logits of both models are divided by (default: %(default)s)")
   teach.add_argument("--split", action="append", type=_filled_text,
                      help="a split to go through; may be repeated (default: train)")
-  for sub in (evaluate, generate, chat, export, compress, teach):
+  annotate = command("annotate", "label records by the model in DIR, and choose which a person should look at")
+  annotate.add_argument("--input", required=True, type=_path, metavar="FILE", help=(
+      'a file with {"text": "...", "label": "..."} on each line, some without a label; also "image", "audio", "video"'))
+  annotate.add_argument("--output", required=True, type=_directory, metavar="OUT", help=(
+      "the folder to write: labelled.jsonl, review.jsonl, suspects.jsonl, report.json"))
+  annotate.add_argument("--labels", type=_labels, metavar="A,B,...", help="all labels there are (default: those found)")
+  annotate.add_argument("--label_field", type=_filled_text, default="label", metavar="NAME",
+                        help="the field of the label (default: %(default)s)")
+  annotate.add_argument("--corrections", action="append", type=_path, default=[], metavar="FILE", help=(
+      "a review.jsonl or suspects.jsonl that a person has edited; may be repeated, and the last counts"))
+  annotate.add_argument("--review", type=_number(int, 0, _MANY), default=50, metavar="N",
+                        help="records to choose for a person (default: %(default)s)")
+  annotate.add_argument("--folds", type=_number(int, 2, 100), default=5, metavar="N",
+                        help="parts of the labelled records, each judged by the others (default: %(default)s)")
+  annotate.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S",
+                        help="of the parts, and of what is chosen (default: %(default)s)")
+  for sub in (evaluate, generate, chat, export, compress, teach, annotate):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))
@@ -320,6 +336,13 @@ def _directory(argument: str) -> str:
   except UserError as error:
     raise argparse.ArgumentTypeError(str(error)) from None
   return _path(argument)
+
+
+def _labels(argument: str) -> list[str]:
+  labels = [label.strip() for label in _filled_text(argument).split(",")]
+  if len(set(labels)) < len(labels) or len(labels) < 2 or "" in labels:
+    raise argparse.ArgumentTypeError(f"{argument!r} is not two or more labels that differ, such as yes,no,maybe")
+  return labels
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -57,7 +57,7 @@ def test_ratios_are_of_the_same_round():
 
 @pytest.mark.parametrize("goal, met", [
     ("", None), ("ratio >= 1.6", True), ("ratio >= 1.7", False), ("ratio >= 1 and limit_share >= 0.6", False),
-    ("value < 5", False), ("value <= 5", True)])
+    ("value < 5", False), ("value <= 5", True), ("value > 5", False), ("value > 4", True)])
 def test_goals(goal, met):
   assert Row("train/x", 5.0, "s", ratio=1.6, limit_share=0.5, goal=goal).met is met
 

@@ -437,6 +437,8 @@ def test_processes_that_are_not_found(monkeypatch, calls, capsys, error, status,
     ("generate --model_dir=a --prompt=b --prompt_file=c", ["--prompt_file", "not allowed with", "--prompt"]),
     ("generate --model_dir=a --prompt=b --num_samples=0", ["--num_samples", "'0'", "at least 1"]),
     ("generate --model_dir=a --prompt=b --stop=", ["--stop", "empty"]),
+    ("annotate --model_dir=a --input=b --output=c --labels=a,,b", ["--labels", "'a,,b'", "yes,no,maybe"]),
+    ("annotate --model_dir=a --input=b --output=c --labels=a,a", ["--labels", "differ"]),
     *((f"generate --model_dir=a --prompt=b --seed={seed}", ["--seed", f"'{seed}'", "from 0 to 4294967295"])
       for seed in (-1, 2**32, 2**63, 2**64, "nan", "1e3")),
 ])

@@ -10,7 +10,7 @@ Paths are relative to the folder of the JSON-lines file.
 from collections.abc import Callable, Iterator
 import json
 import os
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
 from gpt4x import storage
 from gpt4x.data.text_files import shown
@@ -19,6 +19,7 @@ from gpt4x.media.medium import MEDIA
 Kind = Literal["document", "to_text", "to_media", "image", "audio", "video"]
 _KEYS = {*MEDIA, "text", "question", "answer", "parts"}
 EXAMPLE = '{"image": "a.png", "text": "..."}'
+T = TypeVar("T")
 
 
 class File(NamedTuple):
@@ -49,24 +50,41 @@ class Example(NamedTuple):
 
 def read(path: str, lines: BinaryIO, bad: Callable[[str], None]) -> Iterator[Record]:
   """The records of a JSON-lines file; `bad` is called with a line of text about each that is none."""
-  folder = os.fspath(path).rpartition("/")[0]
+  folder = folder_of(path)
+
+  def record(place: str, given: dict[str, Any]) -> Record:
+    parts, form = _parts(given)
+    return Record(place, tuple(_found(part, folder) for part in parts), form)
+
+  yield from objects(path, lines, record, bad)
+
+
+def objects(path: str, lines: BinaryIO, make: Callable[[str, dict[str, Any]], T], bad: Callable[[str], None],
+            example: str = EXAMPLE) -> Iterator[T]:
+  """What is made of (PATH:LINE, object) of each line; `bad` is called where it is none, or `make` has a ValueError."""
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
     place = f"{path}:{number}"
     try:
-      record = json.loads(line.decode("utf-8-sig").strip())
-      given, form = _parts(record)
-      parts = tuple(_found(part, folder) for part in given)
+      given = json.loads(line.decode("utf-8-sig").strip())
+      if not isinstance(given, dict):
+        raise ValueError(f"not a JSON object such as {example} (but of type {type(given).__name__}): correct it")
+      made = make(place, given)
     except (ValueError, RecursionError) as error:
-      bad(f"{shown(place)}: {_reason(error)}")
+      bad(f"{shown(place)}: {_reason(error, example)}")
     else:
-      yield Record(place, parts, form)
+      yield made
 
 
-def _reason(error: Exception) -> str:
+def folder_of(path: str) -> str:
+  """Where paths in a JSON-lines file count from."""
+  return os.fspath(path).rpartition("/")[0]
+
+
+def _reason(error: Exception, example: str) -> str:
   if isinstance(error, json.JSONDecodeError):
-    return f"not a JSON object such as {EXAMPLE} ({error.msg} at column {error.colno}): correct it"
+    return f"not a JSON object such as {example} ({error.msg} at column {error.colno}): correct it"
   if isinstance(error, UnicodeDecodeError):
     return f"not UTF-8 at byte {error.start} of the line: convert the file"
   if isinstance(error, UnicodeEncodeError):
@@ -74,21 +92,23 @@ def _reason(error: Exception) -> str:
   return "too many levels: correct it" if isinstance(error, RecursionError) else str(error)
 
 
-def _parts(record: Any) -> tuple[list[Part], Any]:
+def _parts(record: dict[str, Any]) -> tuple[list[Part], Any]:
   """(parts, form) of a record; a ValueError says what is wrong with it."""
-  if not isinstance(record, dict):
-    raise ValueError(f"not a JSON object such as {EXAMPLE} (but of type {type(record).__name__}): correct it")
   if not record.keys() & _KEYS:
     names = ", ".join(repr(name[:30]) for name in list(record)[:5]) or "nothing"
     raise ValueError(f"it has {names}, and neither media nor text: name them as in {EXAMPLE}")
   if "parts" in record:
-    if not isinstance(record["parts"], list) or not record["parts"]:
-      raise ValueError('"parts" is no list of texts and media: write it as ["Before ", {"image": "a.png"}]')
-    return [_text(part, "parts") if isinstance(part, str) else _medium(part) for part in record["parts"]], "parts"
+    return _listed(record["parts"]), "parts"
   media = [_medium({name: record[name]}) for name in record if name in MEDIA]
   if "question" in record or "answer" in record:
     return [*media, _text(record.get("question"), "question"), _text(record.get("answer"), "answer")], "question"
   return media + ([_text(record["text"], "text")] if "text" in record else []), "caption"
+
+
+def _listed(parts: Any) -> list[Part]:
+  if not isinstance(parts, list) or not parts:
+    raise ValueError('"parts" is no list of texts and media: write it as ["Before ", {"image": "a.png"}]')
+  return [_text(part, "parts") if isinstance(part, str) else _medium(part) for part in parts]
 
 
 def _text(value: Any, name: str) -> str:
@@ -116,6 +136,29 @@ def _found(part: Part, folder: str) -> Part:
     raise ValueError(f"there is no file {shown(path)}: correct the path of its {part.medium}, which counts from the"
                      " folder of the JSON-lines file")
   return File(part.medium, path)
+
+
+# What is to be labelled.
+
+
+def asked(record: dict[str, Any], folder: str) -> tuple[Part, ...]:
+  """The parts of a record without its label: "parts"; or its media and, as one, the texts of all other names.
+
+  These are "text", "question" and "answer"; or "prompt", where there are no others.
+  """
+  if "parts" in record:
+    parts = _listed(record["parts"])
+  else:
+    texts = [_text(record[name], name) for name in ("text", "question", "answer") if name in record]
+    parts = [_medium({name: record[name]}) for name in record if name in MEDIA]
+    if not texts and not parts and "prompt" in record:
+      texts = [_text(record["prompt"], "prompt")]
+    parts += [text] if (text := "\n".join(texts)) else []
+  if not any(parts):
+    names = ", ".join(repr(name[:30]) for name in list(record)[:5]) or "nothing"
+    raise ValueError(f"beside a label it has {names}, and neither media nor a text that says something: name them as in"
+                     f" {EXAMPLE}")
+  return tuple(_found(part, folder) for part in parts)
 
 
 # What a task makes of a record.

@@ -151,6 +151,13 @@ def _made(library, tmp_path_factory):
     flags = ["--gin_file=experiments/image_generate_tiny.gin", "--gin.LocalMedia.files='images/*.jsonl'",
              "--gin.MediaTokens.image='codecs/image'"]
     run("train", *flags, "--model_dir=media_run", *gin(sizes_of(flags[-1]) | ONE_DEVICE))
+    (folder / "records.jsonl").write_text("".join(json.dumps(
+        {"text": f"{i} {word}" * 5} | ({"label": word} if i < 9 else {})) + "\n"
+        for i in range(20) for word in ("memory", "ATTENTION")))
+    run("annotate", "--model_dir=run", "--input=records.jsonl", "--output=round1", "--review=4")
+    review = folder / "round1" / "review.jsonl"
+    review.write_text(review.read_text().replace("null", '"memory"', 1))  # As a person does.
+    run("annotate", "--model_dir=media_run", "--input=images/lines.jsonl", "--output=labels", "--label_field=text")
   return folder
 
 
@@ -158,7 +165,7 @@ def _made(library, tmp_path_factory):
 def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   monkeypatch.chdir(tmp_path)
   for name in ("corpus", "transfo-xl-wt103", "smollm", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens",
-               "images", "sounds", "videos", "media", "pictures", "chats", "pairs", "prompts",
+               "images", "sounds", "videos", "media", "pictures", "chats", "pairs", "prompts", "records.jsonl",
                *(["codecs"] if "export" not in text else [])):
     os.symlink(made / name, name)
   for name in ("boots.png", "a.png", "b.png"):
@@ -168,7 +175,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
   tuned = "init_from" in text and "/config.gin" in text  # Which has the sizes that its parameters have.
   needed = {}  # What an earlier command has made.
-  reads = command in ("eval", "generate", "export", "report", "compress", "teach", "chat")
+  reads = command in ("eval", "generate", "export", "report", "compress", "teach", "chat", "annotate")
   if reads or (command == "train" and not new):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
   if command == "train" and tuned:
@@ -182,6 +189,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
     needed["runs/stdlib_tiny"] = "run"
   if "runs/taught" in text and command == "train":
     needed["runs/taught"] = "taught"
+  needed |= {name: name for name in ("labels", "round1") if f"{name}/" in text}
   if command == "convert" and parsed.source == "safetensors":
     needed[parsed.input] = "exported"
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "memory"}')))

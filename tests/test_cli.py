@@ -100,7 +100,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list:
       "interop.t5x": {},
       "interop.t5x.loop": {"train": recorder("t5x", 75)},
       "interop.t5x.crossing": {"bring_over": recorder("bring_over")},
-      "interop.model_directories": {"read": recorder("read", foreign), "write": recorder("write"), "foreign": foreign},
+      "interop.model_directories": {"read": recorder("read", foreign), "keep": recorder("keep"), "foreign": foreign},
       "interop.exports": {"save": recorder("export")},
       "planning.compiler": {"topology_devices": recorder("devices", ["chip"] * 8)},
       "planning.steps": {"TrainingStep": types.SimpleNamespace(of=recorder("step", "step")),
@@ -276,16 +276,15 @@ def test_convert(calls, capsys, tmp_path):
   argv = ("convert", "--from=transfo_xl", "--input=a", f"--model_dir={model_dir}")
   foreign = sys.modules["gpt4x.interop.model_directories"].foreign
   read = ("read", "transfo_xl", pathlib.Path("a"), model_dir, {})
-  write = lambda vocabulary: ("write", model_dir, "PARAMS", vocabulary, "TEXT", {"models": {}})
+  kept = ("keep", model_dir, foreign, {"where": "a/config.gin"})
   assert cli.main(argv) == 0
-  assert calls == [read, ("load", ["runs/experiment.gin"], ["A=1"], {"text": "DATA", "where": "a/config.gin"}),
-                   write(None)]
+  assert calls == [read, kept]
   captured = capsys.readouterr()
   assert captured.out == f"wrote {model_dir}: 1,234 parameters\n" and "a has no vocabulary" in captured.err
   calls.clear()
-  foreign.text, foreign.vocabulary = "SAVED", "words"
+  foreign.vocabulary = "words"
   assert cli.main(argv) == 0 and capsys.readouterr().err == ""
-  assert calls == [read, ("load", [], ["A=1"], {"text": "SAVED", "where": "a/config.gin"}), write("words")]
+  assert calls == [read, kept]
   calls.clear()
   (model_dir / "checkpoints").mkdir(parents=True)
   status, line = failure(capsys, *argv)

@@ -13,6 +13,7 @@ from gpt4x import configuration, run_directory, storage
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.compression import quantization
 from gpt4x.data import vocabularies
+from gpt4x.data.chat_template import Template
 from gpt4x.errors import one_line, UserError
 from gpt4x.experiment import Experiment
 from gpt4x.interop import exports, hugging_face, json_files, model_directories, tokenizer_files
@@ -98,6 +99,13 @@ def read_vocabulary(directory: pathlib.Path) -> Any:
     raise UserError(f"{directory} has no tokenizer ({run_directory.VOCABULARY} or {run_directory.TOKENIZER}): name the"
                     " directory that has it")
   return found
+
+
+def read_template(directory: pathlib.Path) -> Template | None:
+  """How the model of a directory writes conversations, if anything there says so."""
+  with storage.local_copy(directory, "*.j*") as here:  # jinja and json.
+    content = tokenizer_files.kept(here).get(run_directory.CHAT_TEMPLATE)
+  return None if content is None else Template(content.decode("utf-8", "replace"), f"the template of {directory}")
 
 
 def read_sizes(directory: pathlib.Path) -> Sizes:

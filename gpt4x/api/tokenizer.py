@@ -11,9 +11,11 @@ from gpt4x.data import tensorflow_quietly  # noqa: F401
 import numpy as np
 import seqio
 
+from gpt4x import run_directory, storage
 from gpt4x.api import pretrained, special_tokens
 from gpt4x.api.attributes import Attributes
-from gpt4x.data import vocabularies
+from gpt4x.data import chat_template, vocabularies
+from gpt4x.data.chat_template import Message, Template
 from gpt4x.errors import UserError
 
 Text = str | Sequence[str]
@@ -27,6 +29,7 @@ class GPT4Tokenizer:
   Attributes:
     vocabulary: the seqio vocabulary behind it.
     padding_side: where rows are filled up, 'right' or 'left'; prompts of unequal length go left.
+    template: how conversations are written, the model's own or else a short one of this project's.
   """
 
   def __init__(self, vocabulary: seqio.Vocabulary, padding_side: str = "right"):
@@ -36,11 +39,15 @@ class GPT4Tokenizer:
                       " GPT4Tokenizer.from_pretrained(NAME) for the tokenizer of a model")
     self.vocabulary: Any = vocabularies.held(vocabulary)
     self.padding_side = padding_side
+    self.template = Template()
 
   @classmethod
   def from_pretrained(cls, name: str | os.PathLike, padding_side: str = "right") -> Self:
     """The tokenizer of a model; see GPT4LMHeadModel.from_pretrained for names."""
-    return cls(pretrained.read_vocabulary(pretrained.find(name)), padding_side)
+    directory = pretrained.find(name)
+    made = cls(pretrained.read_vocabulary(directory), padding_side)
+    made.template = pretrained.read_template(directory) or made.template
+    return made
 
   @classmethod
   def of_bytes(cls, extra_ids: int = 1) -> Self:
@@ -50,6 +57,7 @@ class GPT4Tokenizer:
   def save_pretrained(self, directory: str | os.PathLike) -> None:
     """Writes the vocabulary as every model directory has it."""
     vocabularies.save(self.vocabulary, directory)
+    storage.write(storage.path(directory) / run_directory.CHAT_TEMPLATE, self.template.text.encode())
 
   # Ids.
 
@@ -104,6 +112,22 @@ class GPT4Tokenizer:
       raise UserError(f"a tokenizer takes text, not a {type(text).__name__}: give a str, or a list of them to"
                       " tokenizer(...)")
     return [int(i) for i in self.vocabulary.encode(text)]
+
+  def apply_chat_template(self, conversation: Sequence[Message], tokenize: bool = True,
+                          add_generation_prompt: bool = False) -> list[int] | str:
+    """A conversation as the template writes it: its ids, without the start token, or its text.
+
+    Args:
+      conversation: messages {"role", "content"}.
+      tokenize: whether ids are wanted.
+      add_generation_prompt: whether the beginning of an answer follows, which the model is to give.
+    """
+    pieces = self.template.pieces(conversation, add_generation_prompt)
+    if tokenize:
+      return chat_template.encode(pieces, self.vocabulary)[0]
+    ids = {"bos": self.bos_token_id, "eos": self.eos_token_id}
+    names = {name: self._special.get(i, "") if i is not None else "" for name, i in ids.items()}
+    return "".join(names[piece.text] if piece.kind == "token" else piece.text for piece in pieces)
 
   def __call__(self, text: Text, return_tensors: str | None = None, padding: bool | str = False,
                truncation: bool = False, max_length: int | None = None) -> Attributes:

@@ -91,3 +91,19 @@ def test_a_directory_without_a_tokenizer(tmp_path):
   (tmp_path / "config.json").write_text(json.dumps({}))
   with pytest.raises(UserError, match="has no tokenizer"):
     GPT4Tokenizer.from_pretrained(tmp_path)
+
+
+def test_a_conversation_is_written_by_the_template(tmp_path):
+  """The model's own, which stays with the tokenizer; `chat` writes the same ids."""
+  tokenizer = GPT4Tokenizer.of_bytes()
+  messages = [{"role": "user", "content": "Hi"}]
+  text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+  assert text == "<|user|>\nHi\n<|assistant|>\n"
+  assert tokenizer.apply_chat_template(messages, add_generation_prompt=True) == tokenizer.encode(text)
+  answered = [*messages, {"role": "assistant", "content": "Yes"}]
+  assert tokenizer.apply_chat_template(answered, tokenize=False) == f"{text}Yes</s>\n"
+  tokenizer.save_pretrained(tmp_path)
+  (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
+  again = GPT4Tokenizer.from_pretrained(tmp_path)
+  assert again.apply_chat_template(messages, tokenize=False) == "Hi</s>"
+  assert again.apply_chat_template(messages) == [*tokenizer.encode("Hi"), tokenizer.eos_token_id]

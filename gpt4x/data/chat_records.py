@@ -46,10 +46,8 @@ class Written(NamedTuple):
   weights: list[bool]
 
 
-def parse(line: Any, kind: Kind) -> Record:
-  """A record of what JSON gives; a ValueError says what is wrong with it."""
-  if not isinstance(line, dict):
-    raise ValueError(f"not a JSON object such as {EXAMPLES[kind]} (but of type {type(line).__name__}): correct it")
+def parse(line: Mapping[str, Any], kind: Kind) -> Record:
+  """A record of a JSON object; a ValueError says what is wrong with it."""
   if "messages" in line and kind != "preferences":
     messages = _messages(line["messages"], "messages")
     if messages and messages[-1]["role"] == ASSISTANT:

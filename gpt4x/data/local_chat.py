@@ -15,7 +15,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from gpt4x.data import chat_records, named_files, objects
+from gpt4x.data import chat_records, json_lines, named_files, objects
 from gpt4x.data.bad_records import BadRecords
 from gpt4x.data.chat_records import EXAMPLES, Kind, Record
 from gpt4x.data.chat_template import ChatTemplate
@@ -111,18 +111,14 @@ class LocalChatSource(seqio.DataSource):
 def _read(files: tuple[Stat, ...], kind: Kind, policy: str) -> tuple[tuple[str, str, str], ...]:
   """(group, place, JSON) of the records of files."""
   bad, found = BadRecords(policy, "LocalChat.on_bad_record"), list[tuple[str, str, str]]()
+
+  def record(place: str, line: dict[str, Any]) -> tuple[str, str, str]:
+    return chat_records.parse(line, kind).group, place, json.dumps(line)
+
   for path, opened in objects.opened(files):
     try:
       with opened or open(path, "rb") as file:
-        for number, line in enumerate(unpacked(file), 1):
-          if line.strip():
-            try:
-              text = line.decode("utf-8-sig")
-              record = chat_records.parse(json.loads(text), kind)
-            except (ValueError, RecursionError) as error:
-              bad(f"{shown(path)}:{number}: {_reason(error, kind)}")
-            else:
-              found.append((record.group, f"{path}:{number}", text))
+        found += json_lines.objects(path, unpacked(file), record, bad, EXAMPLES[kind])
     except READ_ERRORS as error:
       raise UserError(f"cannot read {shown(path)} ({error}): mend it, or take it out of LocalChat.files") from error
   bad.report(len(found) + bad.count, "records")
@@ -130,16 +126,6 @@ def _read(files: tuple[Stat, ...], kind: Kind, policy: str) -> tuple[tuple[str, 
     raise UserError(f"there are no records in {len(files)} file(s), {shown(files[0][0])} the first: write lines such as"
                     f" {EXAMPLES[kind]}")
   return tuple(found)
-
-
-def _reason(error: Exception, kind: Kind) -> str:
-  if isinstance(error, json.JSONDecodeError):
-    return f"not a JSON object such as {EXAMPLES[kind]} ({error.msg} at column {error.colno}): correct it"
-  if isinstance(error, UnicodeDecodeError):
-    return f"not UTF-8 at byte {error.start} of the line: convert the file"
-  if isinstance(error, UnicodeEncodeError):
-    return "half a surrogate pair, which is no text: correct it"
-  return "too many levels: correct it" if isinstance(error, RecursionError) else str(error)
 
 
 def chat_tokens(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature],

@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 from gpt4x import storage
+from gpt4x.data import json_lines
 from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
 from gpt4x.errors import UserError
 from gpt4x.media import records
@@ -61,8 +62,8 @@ def read(path: str, label_field: str, flag: str) -> list[LabelledRecord]:
   def bad(message: str) -> None:
     raise UserError(message)
 
-  found = list(records.objects(path, lines, lambda place, record: _made(place, record, folder, label_field), bad,
-                               _EXAMPLE))
+  make = lambda place, record: _made(place, record, folder, label_field)
+  found = list(json_lines.objects(path, lines, make, bad, _EXAMPLE))
   if not found:
     raise UserError(f"{shown(path)} has no records: write {_EXAMPLE}, an object on each line")
   return found

@@ -10,16 +10,16 @@ Paths are relative to the folder of the JSON-lines file.
 from collections.abc import Callable, Iterator
 import json
 import os
-from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from gpt4x import storage
+from gpt4x.data import json_lines
 from gpt4x.data.text_files import shown
 from gpt4x.media.medium import MEDIA
 
 Kind = Literal["document", "to_text", "to_media", "image", "audio", "video"]
 _KEYS = {*MEDIA, "text", "question", "answer", "parts"}
 EXAMPLE = '{"image": "a.png", "text": "..."}'
-T = TypeVar("T")
 
 
 class File(NamedTuple):
@@ -56,40 +56,12 @@ def read(path: str, lines: BinaryIO, bad: Callable[[str], None]) -> Iterator[Rec
     parts, form = _parts(given)
     return Record(place, tuple(_found(part, folder) for part in parts), form)
 
-  yield from objects(path, lines, record, bad)
-
-
-def objects(path: str, lines: BinaryIO, make: Callable[[str, dict[str, Any]], T], bad: Callable[[str], None],
-            example: str = EXAMPLE) -> Iterator[T]:
-  """What is made of (PATH:LINE, object) of each line; `bad` is called where it is none, or `make` has a ValueError."""
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    place = f"{path}:{number}"
-    try:
-      given = json.loads(line.decode("utf-8-sig").strip())
-      if not isinstance(given, dict):
-        raise ValueError(f"not a JSON object such as {example} (but of type {type(given).__name__}): correct it")
-      made = make(place, given)
-    except (ValueError, RecursionError) as error:
-      bad(f"{shown(place)}: {_reason(error, example)}")
-    else:
-      yield made
+  yield from json_lines.objects(path, lines, record, bad, EXAMPLE)
 
 
 def folder_of(path: str) -> str:
   """Where paths in a JSON-lines file count from."""
   return os.fspath(path).rpartition("/")[0]
-
-
-def _reason(error: Exception, example: str) -> str:
-  if isinstance(error, json.JSONDecodeError):
-    return f"not a JSON object such as {example} ({error.msg} at column {error.colno}): correct it"
-  if isinstance(error, UnicodeDecodeError):
-    return f"not UTF-8 at byte {error.start} of the line: convert the file"
-  if isinstance(error, UnicodeEncodeError):
-    return "half a surrogate pair, which is no text: correct it"
-  return "too many levels: correct it" if isinstance(error, RecursionError) else str(error)
 
 
 def _parts(record: dict[str, Any]) -> tuple[list[Part], Any]:

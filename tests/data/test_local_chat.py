@@ -50,7 +50,6 @@ def test_a_record_gives_these_sequences(line, kind, expected):
 
 
 @pytest.mark.parametrize("line, kind, message", [
-    ([], "answers", "not a JSON object such as"),
     ({"text": "a"}, "answers", "it has 'text': write"),
     ({"prompt": "a"}, "answers", "it has 'prompt': write"),
     ({"prompt": "a", "completion": ""}, "answers", "answer without text"),
@@ -162,6 +161,8 @@ def test_another_template_is_other_data(dataset, tmp_path):
 
 
 def test_bad_records_are_said_or_skipped(dataset, tmp_path, capfd):
+  with pytest.raises(UserError, match=r"train.jsonl:1: not a JSON object such as .*\(but of type list\)"):
+    next(dataset([[]]).train())
   data = dataset([{"prompt": "a", "completion": "b"}, {"prompt": "a"}])
   with pytest.raises(UserError, match=r"train.jsonl:2: it has 'prompt': write .*on_bad_record = 'skip'"):
     next(data.train())

@@ -34,7 +34,7 @@ class TaskMetrics:
     self._evaluator, self._dataset = None, experiment.dataset
     self._arranged = lambda rows: shuffled_media.shuffled(rows, experiment.data)[0] if shuffle_media else rows
     dataset = self._dataset
-    if dataset.feature_converter != "prefix_lm" or not experiment.data.has_metrics:
+    if dataset.feature_converter not in ("prefix_lm", "causal_lm") or not experiment.data.has_metrics:
       return
     import seqio
     self._provider, self._split = experiment.data.provider, split
@@ -50,7 +50,8 @@ class TaskMetrics:
         grammar=Grammar(layout, frozenset(layout.media)) if layout else None,
         start_id=vocabularies.start_id(vocabulary))
     self._eos_id = vocabulary.eos_id
-    self._score = jax.jit(lambda params, batch: _scores(model, params, batch))
+    self._both_ways = dataset.feature_converter == "prefix_lm"  # Whether inputs see each other in both directions.
+    self._score = jax.jit(lambda params, batch: _scores(model, params, batch, self._both_ways))
 
   def __call__(self, params: Any, between_batches: Callable[[], None] = lambda: None) -> dict[str, float]:
     """Metrics by name, each `task/metric`. `between_batches` is called where there is one process."""
@@ -77,7 +78,7 @@ class TaskMetrics:
       # A row begins with BOS and the inputs, which the converter marks; the last of them predicts the first target.
       lengths = batch["decoder_causal_attention"].sum(1)
       prompts = [row[1:length] for row, length in zip(batch["decoder_input_tokens"], lengths)]
-      pieces = self._engine(params, prompts, max_tokens, bidirectional=True)
+      pieces = self._engine(params, prompts, max_tokens, bidirectional=self._both_ways)
       rows = np.concatenate([piece.tokens for piece in pieces], 1)
       # seqio stacks rows, so they have one length; its vocabularies end a text at the first EOS.
       rows = np.pad(rows, ((0, 0), (0, max_tokens - rows.shape[1])), constant_values=self._eos_id)
@@ -113,9 +114,9 @@ def _registered(provider: Any) -> Iterator[str]:
     registry.remove(name)
 
 
-def _scores(model: LanguageModel, params: Any, batch: Batch) -> jax.Array:
+def _scores(model: LanguageModel, params: Any, batch: Batch, both_ways: bool) -> jax.Array:
   """Log-likelihood [B] of each row's weighted targets."""
   tokens, targets = batch["decoder_input_tokens"], batch["decoder_target_tokens"]
   output = model.forward(params, tokens, model.initial_memory(len(tokens), 0), (targets > 0).astype(jnp.int32),
-                         batch["decoder_causal_attention"])
+                         batch["decoder_causal_attention"] if both_ways else None)
   return jnp.sum(model.token_log_probs(params, output.hidden, targets) * batch["decoder_loss_weights"], -1)

@@ -54,15 +54,16 @@ def _task():
   seqio.TaskRegistry.remove("reverse_for_test")
 
 
-def experiment(task, **options):
+def experiment(task, converter="prefix_lm", **options):
   config = TransformerConfig(vocab_size=264, num_layers=2, embed_dim=32, num_heads=2, mlp_dim=64, memory_length=4,
                              norm_position="pre", tie_embeddings=False)
   return Experiment(LanguageModel(config), DatasetConfig(
-      task, {"inputs": 6, "targets": 6}, batch_size=4, feature_converter="prefix_lm", **options))
+      task, {"inputs": 6, "targets": 6}, batch_size=4, feature_converter=converter, **options))
 
 
-def test_scores_and_predictions_are_the_model_s_own(task):
-  trial = experiment(task)
+@pytest.mark.parametrize("converter", ["prefix_lm", "causal_lm"])
+def test_scores_and_predictions_are_the_model_s_own(task, converter):
+  trial = experiment(task, converter)
   params = trial.model.init(jax.random.key(1))
   metrics = TaskMetrics(trial, "validation")(params)
   assert metrics.keys() == {f"{task}/exact", f"{task}/mean_score"}
@@ -71,7 +72,8 @@ def test_scores_and_predictions_are_the_model_s_own(task):
     tokens = [byte + 3 for byte in (source + target).encode()] + [1]
     inputs = jnp.array([[0] + tokens[:-1]])
     prefix = (jnp.arange(len(tokens)) <= len(source)).astype(jnp.int32)[None]
-    logits, _ = trial.model.logits(params, inputs, trial.model.initial_memory(1, 0), prefix=prefix)
+    logits, _ = trial.model.logits(params, inputs, trial.model.initial_memory(1, 0),
+                                   prefix=prefix if converter == "prefix_lm" else None)
     log_probs = np.asarray(jax.nn.log_softmax(logits))[0, np.arange(len(tokens)), tokens]
     np.testing.assert_allclose(score, log_probs[len(source):].sum(), rtol=1e-4)
 

@@ -61,11 +61,8 @@ def read(path: str, label_field: str, flag: str) -> list[LabelledRecord]:
   def bad(message: str) -> None:
     raise UserError(message)
 
-  found = list(records.objects(path, lines, lambda place, record: _made(place, record, folder, label_field), bad,
-                               _EXAMPLE))
-  if not found:
-    raise UserError(f"{shown(path)} has no records: write {_EXAMPLE}, an object on each line")
-  return found
+  return list(records.objects(path, lines, lambda place, record: _made(place, record, folder, label_field), bad,
+                              _EXAMPLE))
 
 
 def _made(place: str, record: dict[str, Any], folder: str, label_field: str) -> LabelledRecord:

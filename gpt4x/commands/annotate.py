@@ -45,7 +45,8 @@ def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
                     " --output")
   records = labelled_records.read(arguments.input, arguments.label_field, "--input")
   if not records:
-    raise UserError(f'{arguments.input} has no records: write {{"text": "...", "label": "..."}}, an object on each line')
+    raise UserError(f'{arguments.input} has no records: write {{"text": "...", "label": "..."}}, an object on each'
+                    " line")
   for file in arguments.corrections:
     corrections = labelled_records.read(file, arguments.label_field, "--corrections")
     # A file without a line is that of suspects where there were none.

@@ -44,9 +44,13 @@ def _annotate(arguments: argparse.Namespace) -> dict[str, Any]:
     raise UserError(f"{output} has annotations already ({LABELLED}), which a person may have edited: choose another"
                     " --output")
   records = labelled_records.read(arguments.input, arguments.label_field, "--input")
+  if not records:
+    raise UserError(f'{arguments.input} has no records: write {{"text": "...", "label": "..."}}, an object on each'
+                    " line")
   for file in arguments.corrections:
     corrections = labelled_records.read(file, arguments.label_field, "--corrections")
-    if all(one.label is None and one.predicted is None for one in corrections):
+    # A file without a line is that of suspects where there were none.
+    if corrections and all(one.label is None and one.predicted is None for one in corrections):
       raise UserError(f"no line of {file} has a label in {arguments.label_field!r}: write some, or leave this"
                       " --corrections out")
     records = labelled_records.corrected(records, corrections)

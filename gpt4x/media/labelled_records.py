@@ -63,10 +63,7 @@ def read(path: str, label_field: str, flag: str) -> list[LabelledRecord]:
     raise UserError(message)
 
   make = lambda place, record: _made(place, record, folder, label_field)
-  found = list(json_lines.objects(path, lines, make, bad, _EXAMPLE))
-  if not found:
-    raise UserError(f"{shown(path)} has no records: write {_EXAMPLE}, an object on each line")
-  return found
+  return list(json_lines.objects(path, lines, make, bad, _EXAMPLE))
 
 
 def _made(place: str, record: dict[str, Any], folder: str, label_field: str) -> LabelledRecord:

@@ -32,6 +32,7 @@ def _folder(tmp_path_factory):
   for i, line in enumerate(lines[:LABELLED]):
     line["label"] = truth[(i + 1) % 3] if i in WRONG else truth[i]
   (folder / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  (folder / "empty.jsonl").touch()
   (folder / "other.jsonl").write_text('{"text": "apples", "label": "fruit"}')
   (folder / "truth.json").write_text(json.dumps(truth))
   pictures = []
@@ -90,6 +91,7 @@ def test_the_round_of_annotating_and_correcting(capsys):
   write("reviewed.jsonl", [one | {"label": truth[one["id"]]} for one in review[:5]] + review[5:])
   write("mended.jsonl", [one | {"label": truth[one["id"]], "checked": True} for one in suspects])
   again, _ = annotate(capsys, "--input=texts.jsonl", "--output=two", "--corrections=reviewed.jsonl",
+                      "--corrections=empty.jsonl",  # As suspects.jsonl may be.
                       "--corrections=mended.jsonl", "--labels=year,tool,fruit")
   assert (again["given"], again["checked"]) == (LABELLED + 5, 5 + len(suspects))
   found = lines("two/labelled.jsonl")
@@ -126,6 +128,7 @@ def test_a_model_that_tells_nothing_is_no_help(capsys):
 
 @pytest.mark.parametrize("flags, status, words", [
     (["--input=none.jsonl"], 1, "no file none.jsonl: correct --input"),
+    (["--input=empty.jsonl"], 1, "empty.jsonl has no records: write"),
     (["--input=texts.jsonl", "--label_field=verdict"], 1, "no record has a label in 'verdict': label at least 2 of"),
     (["--input=texts.jsonl", "--labels=fruit,tool"], 1, "is none of --labels: known are fruit, tool"),
     (["--input=texts.jsonl", "--labels=fruit,tool,year,animal"], 1, "0 of 'animal': label at least 2 of each class"),

@@ -81,8 +81,7 @@ def test_files_that_cannot_be_read():
     labelled_records.read("none.jsonl", "label", "--input")
   with pytest.raises(UserError, match=r"cannot read \. \(Is a directory\): correct --corrections"):
     labelled_records.read(".", "label", "--corrections")
-  with pytest.raises(UserError, match="r.jsonl has no records: write"):
-    read("")
+  assert not read("")
   with gzip.open("packed.jsonl.gz", "wt") as file:
     file.write('{"text": "t", "label": "x"}\n')
   assert labelled_records.read("packed.jsonl.gz", "label", "--input")[0].label == "x"

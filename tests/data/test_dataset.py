@@ -254,7 +254,8 @@ def test_errors_say_what_to_do():
   wrong("the tasks of mixture toy_mismatch differ in their vocabulary", train, "toy_mismatch")
   wrong("the rate of task toy_other cannot be computed", train, "toy_counted")
   wrong("batch_size = 6 does not divide over 4 hosts", host_rows, 6, 0, 4)
-  wrong("feature_converter = 'lmm' is unknown: use one of stream, lm, prefix_lm", config, feature_converter="lmm")
+  wrong("feature_converter = 'lmm' is unknown: use one of stream, lm, causal_lm, prefix_lm", config,
+        feature_converter="lmm")
   wrong("takes a positive length for inputs and targets", config, feature_converter="prefix_lm", lengths={"targets": 3})
   wrong("takes a positive length for targets", config, lengths={"targets": 0})
   wrong("batch_size = 0", config, batch_size=0)

@@ -30,6 +30,7 @@ def test_the_loss_is_that_of_a_likelihood_run(model):
   rows = converter(tf.data.Dataset.from_tensor_slices({"targets": IDS}), {"targets": IDS.shape[1]})
   batch = {name: jnp.asarray(value) for name, value in next(rows.batch(2).as_numpy_iterator()).items()}
   batch["decoder_segment_ids"] = jnp.ones_like(batch["decoder_input_tokens"])
+  batch["decoder_loss_weights"] = batch["decoder_loss_weights"].astype(jnp.float32)  # As our data has them.
   lm = model.language_model
   sums, _ = NextToken()(lm, model.params, {}, batch, lm.initial_memory(2, 0), None)
   output = model(IDS, labels=IDS)

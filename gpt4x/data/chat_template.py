@@ -53,9 +53,9 @@ class Template:
   """A chat template that was read."""
 
   def __init__(self, text: str = DEFAULT, where: str = "the default chat template"):
-    """Takes the jinja text, and what it is called in messages; a UserError if it is none."""
+    """Takes the jinja text, and what it is called in messages. Only where it is to write something is it parsed: a
+    model whose template does not do here can still be trained on other text."""
     self.text, self._where = text, where
-    _ = self._compiled
 
   def pieces(self, messages: Sequence[Message], generation: bool = False) -> list[Piece]:
     """A conversation in pieces; with `generation` the last of them begins the model's next answer.

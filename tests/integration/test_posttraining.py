@@ -53,6 +53,20 @@ def test_answers_are_learned_and_the_template_is_kept(folder):
   assert (folder / "chat" / "chat_template.jinja").read_text() == Template().text
 
 
+def test_a_run_on_plain_text_keeps_the_template_of_the_model_that_it_starts_from(folder):
+  """Whatever is in it: nothing is written by it there."""
+  (folder / "other").mkdir()
+  for name in ("text.txt", "more.txt"):
+    (folder / "other" / name).write_text("What is one? A number. " * 60)
+  (folder / "chat" / "chat_template.jinja").write_text("{% for")
+  try:
+    trained(folder, "other_run", SHIPPED / "experiments/local_text_tiny.gin", "chat",
+            LocalText__files=f"{folder}/other/*.txt", TASK_FEATURE_LENGTHS={"targets": 16}, EVAL_PERIOD=None)
+  finally:
+    (folder / "chat" / "chat_template.jinja").write_text(Template().text)
+  assert (folder / "other_run" / "chat_template.jinja").read_text() == "{% for"
+
+
 def test_preferences_are_learned(folder):
   found = trained(folder, "pairs", SHIPPED / "experiments/preference_tiny.gin", "chat",
                   Preference__reference=str(folder / "chat"), TASK_FEATURE_LENGTHS={"targets": 128},

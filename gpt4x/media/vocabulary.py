@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 
 from gpt4x.data import vocabularies
+from gpt4x.data.vocabularies import composed
 from gpt4x.errors import UserError
 from gpt4x.media import fitting, vocabulary_content
 from gpt4x.media.layout import Layout, MODALITIES, Span
@@ -69,7 +70,7 @@ class MediaVocabulary(vocabularies.PythonVocabulary, vocabularies.FileVocabulary
       return self
     made, tokens = copy.copy(self), self._named
     own_text = own.text if isinstance(own, MediaVocabulary) else None
-    text = vocabularies.held(vocabulary_content.text_of(tokens.text), own_text)
+    text = vocabularies.held(composed.text_of(tokens.text), own_text)
     made._where, made._tokens, made._weights = self.file, tokens, tokens.loss_weights
     made._held = vocabulary_content.found(tokens, text)
     made._check()

@@ -1,17 +1,12 @@
 """What a vocabulary of media is made of, as one file: its settings, its text vocabulary, and its codecs' own files."""
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Mapping
 import dataclasses
 import functools
-import io
 import json
-import os
 import pathlib
 import re
-import tempfile
 from typing import Any
-import zipfile
 
 from gpt4x.data import tensorflow_quietly  # noqa: F401
 
@@ -19,14 +14,15 @@ from gpt4x.data import tensorflow_quietly  # noqa: F401
 import seqio
 
 from gpt4x import storage
-from gpt4x.data import objects, vocabularies
+from gpt4x.data import objects
+from gpt4x.data.vocabularies import composed
 from gpt4x.data.vocabularies.files import Missing
 from gpt4x.errors import UserError
 from gpt4x.media.layout import Layout, Tokens
 from gpt4x.media.medium import Codec, MEDIA
 from gpt4x.media.tokens import MediaTokens
 
-_SETTINGS, _TEXT = "settings.json", "text"
+_SETTINGS = "settings.json"
 _EXACT = {"image": "grey, rgb", "audio": "pcm:RATE, residual:RATE", "video": ""}
 
 
@@ -57,8 +53,7 @@ class Content:
 
 def found(tokens: MediaTokens, text: seqio.Vocabulary | None = None) -> bytes:
   """The content of what MediaTokens names now; `text` takes the place of its text vocabulary."""
-  saved = vocabularies.saved_files(text or text_of(tokens.text))
-  files = {f"{_TEXT}/{name}": content for name, content in saved.items()}
+  files = composed.files_of(text or composed.text_of(tokens.text))
   settings, media = tokens.settings, {}
   for medium in MEDIA:
     if (name := getattr(tokens, medium)) is None:
@@ -69,17 +64,7 @@ def found(tokens: MediaTokens, text: seqio.Vocabulary | None = None) -> bytes:
       media[medium] = ""
       files |= {f"{medium}/{file}": content for file, content in _codec(medium, name).files.items()}
   settings["media"] = media
-  return _packed(json.dumps(settings), tuple(sorted(files.items())))
-
-
-def text_of(name: str) -> seqio.Vocabulary:
-  """The text vocabulary that MediaTokens.text names."""
-  if name == "bytes":
-    return seqio.ByteVocabulary()
-  if storage.is_remote(name) or os.path.isdir(os.path.expanduser(name)):
-    if not name.endswith(".model") and vocabularies.saved_in(name):
-      return vocabularies.load(name)
-  return vocabularies.LosslessSentencePieceVocabulary(name)
+  return composed.packed({_SETTINGS: json.dumps(settings).encode()} | dict(sorted(files.items())))
 
 
 def is_exact(medium: str, name: str) -> bool:
@@ -132,30 +117,18 @@ def _load(medium: str, directory: str, *versions: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _packed(settings: str, files: tuple[tuple[str, bytes], ...]) -> bytes:
-  """A zip file, the same for the same content."""
-  buffer = io.BytesIO()
-  with zipfile.ZipFile(buffer, "w") as archive:
-    for name, content in ((_SETTINGS, settings.encode()), *files):
-      archive.writestr(zipfile.ZipInfo(name), content)
-  return buffer.getvalue()
-
-
-@functools.lru_cache(maxsize=4)
 def unpacked(content: bytes, file: str) -> Content:
   """The parts; `file` is for messages alone."""
   try:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-      files = {name: archive.read(name) for name in archive.namelist()}
+    files = composed.unpacked(content)
     settings = json.loads(files.pop(_SETTINGS))
     names, codecs = settings.pop("media"), dict[str, Codec]()
     for medium, name in names.items():
-      codecs[medium] = _exact(medium, name) if name else _of_files(medium, _below(files, medium), file)
+      codecs[medium] = _exact(medium, name) if name else _of_files(medium, composed.below(files, medium), file)
     if settings["image_size"]:
       settings["image_size"] = tuple(settings["image_size"])
-    with _folder(_below(files, _TEXT)) as folder:
-      text = vocabularies.load(folder)
-  except (zipfile.BadZipFile, KeyError, ValueError, AttributeError) as error:
+    text = composed.text_in(files)
+  except (KeyError, ValueError, AttributeError) as error:
     raise UserError(f"{file} holds no vocabulary of media ({error}): copy it again") from error
   return Content(settings, text, {medium: name for medium, name in names.items() if name}, codecs)
 
@@ -163,16 +136,3 @@ def unpacked(content: bytes, file: str) -> Content:
 def _of_files(medium: str, files: Mapping[str, bytes], file: str) -> Codec:
   from gpt4x.media import codec_files
   return codec_files.of_files(files, f"{file}, {medium}").of(medium)
-
-
-def _below(files: Mapping[str, bytes], folder: str) -> dict[str, bytes]:
-  return {name.removeprefix(f"{folder}/"): content for name, content in files.items() if name.startswith(f"{folder}/")}
-
-
-@contextlib.contextmanager
-def _folder(files: Mapping[str, bytes]) -> Iterator[str]:
-  """A directory that holds these files for a while."""
-  with tempfile.TemporaryDirectory() as folder:
-    for name, content in files.items():
-      pathlib.Path(folder, name).write_bytes(content)
-    yield folder

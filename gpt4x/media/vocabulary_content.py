@@ -14,7 +14,7 @@ from gpt4x.data import tensorflow_quietly  # noqa: F401
 import seqio
 
 from gpt4x import storage
-from gpt4x.data import objects
+from gpt4x.data import objects, vocabularies
 from gpt4x.data.vocabularies import composed
 from gpt4x.data.vocabularies.files import Missing
 from gpt4x.errors import UserError

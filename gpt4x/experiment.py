@@ -13,6 +13,7 @@ from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.compression import low_rank, quantization
 import gpt4x.compression.training_products  # noqa: F401  A form that gin knows.
 from gpt4x.data.dataset import Dataset, DatasetConfig
+from gpt4x.data.row_mixture import RowMixture
 from gpt4x.errors import refuse, UserError
 from gpt4x.models import extension
 from gpt4x.models.language_model import LanguageModel
@@ -26,13 +27,18 @@ if TYPE_CHECKING:
   import seqio
 
 
+# What objectives compare, and a task that has it.
+_COMPARED = {"pairs": ("a better and a worse answer", "local_preferences_bytes"),
+             "triples": ("descriptions of entities", "local_descriptions_bytes")}
+
+
 @gin.configurable(denylist=["vocabulary"])
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """A model, the data it is trained on, and the objective."""
 
   model: Model
-  dataset: DatasetConfig
+  dataset: DatasetConfig | RowMixture
   objective: Objective = dataclasses.field(default_factory=lambda: NextToken())  # Looked up late: as gin has it then.
   vocabulary: "seqio.Vocabulary | None" = None  # Of the run that this is the experiment of; None: it is of none yet.
 
@@ -134,15 +140,16 @@ class Experiment:
                         f" {self.dataset.mixture_or_task_name}: name a model with the same vocabulary")
 
   def check_pairs(self) -> None:
-    """Raises UserError unless the objective compares two answers where the data has two."""
-    task, pairs = self.dataset.mixture_or_task_name, getattr(self.data, "has_pairs", False)
-    name = type(self.objective).__name__
-    if getattr(self.objective, "compares", False) and not pairs:
-      raise UserError(f"{name} compares two answers, and {task} has one a record: name a task such as"
-                      " local_preferences_bytes")
-    if pairs and not getattr(self.objective, "compares", False):
-      raise UserError(f"{task} has a better and a worse answer a record, and {name} would train on both alike: set"
-                      " OBJECTIVE = @Preference(), or name another task")
+    """Raises UserError unless the objective compares what the data has several sequences of."""
+    task, found = self.dataset.mixture_or_task_name, getattr(self.data, "sequences", None)
+    name, wanted = type(self.objective).__name__, getattr(self.objective, "compares", None)
+    if wanted and wanted != found:
+      what, other = _COMPARED[wanted]
+      raise UserError(f"{name} compares {what}, and {task} has one text a record: name a task such as {other}")
+    if found and found != wanted:
+      objective = "@Preference()" if found == "pairs" else "@JointEmbedding()"
+      raise UserError(f"{task} has {_COMPARED[found][0]} a record, and {name} would train on all alike: set OBJECTIVE ="
+                      f" {objective}, or name another task")
 
   def _check_places(self) -> None:
     """Raises UserError if the model would look for codes among other ids than the vocabulary has them."""

@@ -7,8 +7,8 @@ The base is experiments/quickstart.gin (1.4M parameters, Python's standard libra
   field_education  bAbI's first task, with an explanation: "hallway, for Daniel went back to the hallway."; of 200
                    questions of its test set, answered greedily, the place counts. The peer names the place said last.
   field_education/explained  the share of right answers that name the right sentence, in per cent.
-  field_content    captions of Fashion-MNIST's pictures, 14 x 14 pixels with an id each, which the base learns besides its
-                   own; of all test pictures, captioned greedily. The peer is kernel ridge regression on 28 x 28 pixels.
+  field_content    captions of Fashion-MNIST's pictures, 14 x 14 pixels with an id each, which the base learns besides
+                   its own; of all test pictures, captioned greedily. The peer is kernel ridge regression on 28 x 28.
 
     python -m benchmarks.posttraining.fields --data=DIR [--seeds=3] [--dry_run]
 """

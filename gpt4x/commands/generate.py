@@ -34,14 +34,15 @@ def run(arguments: argparse.Namespace) -> None:
   with configuration.placing():
     generator = Generator(arguments.model_dir, experiment, step=arguments.step, output=output,
                           sampling=Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
-                          guidance=arguments.guidance)
+                          guidance=arguments.guidance, suffix=arguments.suffix, marks=arguments.marks)
   prompts = _prompts(generator, texts, arguments.media, given)
+  behind = arguments.suffix or ""
   options = {"max_tokens": arguments.max_tokens, "seed": arguments.seed, "stop": arguments.stop}
   count = len(prompts) * arguments.num_samples
   if count == 1 and not arguments.json and not target:
     pieces = generator.stream(prompts[0], **options)
     first = next(pieces, "")  # Errors come before the prompt is repeated.
-    for piece in itertools.chain((texts[0], first), pieces, "\n"):
+    for piece in itertools.chain((texts[0], first), pieces, (behind, "\n")):
       print(piece, end="", flush=True)
     return
   found = generator.complete(prompts, num_samples=arguments.num_samples, batch_size=arguments.batch_size, **options)
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
       continue
     if not (output and output.medium):
       header = f"--- prompt {number // arguments.num_samples + 1}, sample {one.sample + 1}\n" if count > 1 else ""
-      print(f"{header}{one.prompt}{one.text}", flush=True)
+      print(f"{header}{one.prompt}{one.text}{behind}", flush=True)
     for file in files:
       print(f"wrote {file}", flush=True)
   if empty:

@@ -31,6 +31,8 @@ def macros_are_read(reader: Reader) -> None:
 def macros_are_set(reader: Reader) -> None:
   unset: dict[str, str] = {}  # Name: the first place that needs it.
   for (scope, selector, parameter), (value, where) in reader.bindings.items():
+    if _is_always_another(reader, scope, selector, parameter):
+      continue
     for macro in names.macros(value):
       if macro not in reader.macros_set():
         unset.setdefault(macro, where)
@@ -45,6 +47,15 @@ def macros_are_set(reader: Reader) -> None:
     raise CommandError(
         f"{where}: {', '.join(unset)} {'is' if len(unset) == 1 else 'are'} not set: give a --gin_file that does so,"
         f" or --gin.{name}=VALUE")
+
+
+def _is_always_another(reader: Reader, scope: str, selector: str, parameter: str) -> bool:
+  """Whether every call that anything refers to is in a scope with a value of its own, so that this one has no use."""
+  calls = [one for value, _ in reader.bindings.values() for one in names.references(value)
+           if one.configurable.selector == selector]
+  scopes = lambda call: ("/".join(call.scopes[:end]) for end in range(1, len(call.scopes) + 1))
+  return not scope and selector != MACRO and bool(calls) and all(
+      any((inner, selector, parameter) in reader.bindings for inner in scopes(call)) for call in calls)
 
 
 def arguments_are_set(reader: Reader, root: str | None = None) -> None:

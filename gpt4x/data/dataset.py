@@ -1,11 +1,12 @@
 """A seqio task or mixture as NumPy batches, for training and for evaluation.
 
   * `stream`: pre-training. Endless rows of segments for a model with memory (`stream.py`), from token stores.
-  * `lm`, `causal_lm`, `prefix_lm`: fine-tuning. One example a row, or several packed, through seqio's feature
+  * `lm`, `causal_lm`, `prefix_lm`, `masked_lm`: examples, one a row or several packed, through seqio's feature
     converters. `lm` reads targets alone, and what a task knows of each of their tokens (`feature_converters.py`). The
-    others have inputs before the targets, which see each other in both directions with `prefix_lm`.
+    next two have inputs before the targets, which see each other in both directions with `prefix_lm`. With `masked_lm`
+    the inputs are the targets with some of them hidden, and all see each other.
 
-Every batch holds `stream.FEATURES`, [B, L] each; `prefix_lm` adds `decoder_causal_attention`, and a vocabulary with
+Every batch holds `stream.FEATURES`, [B, L] each; the last two add `decoder_causal_attention`, and a vocabulary with
 media `decoder_target_modality` (`modalities.py`).
 """
 
@@ -33,7 +34,7 @@ Batch = dict[str, np.ndarray]
 
 # The task features that each feature converter reads.
 _TASK_FEATURES = {"stream": ("targets",), "lm": ("targets",), "causal_lm": ("inputs", "targets"),
-                  "prefix_lm": ("inputs", "targets")}
+                  "prefix_lm": ("inputs", "targets"), "masked_lm": ("inputs", "targets", "weights")}
 
 
 class TokenFeatures(Protocol):
@@ -67,10 +68,11 @@ class DatasetConfig:
 
   Attributes:
     mixture_or_task_name: a name registered with seqio.
-    task_feature_lengths: {"targets": L} for `stream` and `lm`; {"inputs": A, "targets": C}, L = A + C, for the others.
+    task_feature_lengths: {"inputs": A, "targets": C}, L = A + C, for `causal_lm` and `prefix_lm`; {"targets": L} for
+      the others.
     batch_size: B, the rows of all hosts together.
-    feature_converter: `stream`, `lm`, `causal_lm` or `prefix_lm`.
-    pack: whether the last three put several examples into a row.
+    feature_converter: `stream`, `lm`, `causal_lm`, `prefix_lm` or `masked_lm`.
+    pack: whether all but the first put several examples into a row.
     seed: decides the order of examples.
     repeat: how often each example stands in a training batch, in rows one after another.
   """
@@ -78,7 +80,7 @@ class DatasetConfig:
   mixture_or_task_name: str
   task_feature_lengths: Mapping[str, int]
   batch_size: int
-  feature_converter: Literal["stream", "lm", "causal_lm", "prefix_lm"] = "stream"
+  feature_converter: Literal["stream", "lm", "causal_lm", "prefix_lm", "masked_lm"] = "stream"
   pack: bool = False
   seed: int = 0
   repeat: int = 1
@@ -88,6 +90,7 @@ class DatasetConfig:
       raise UserError(f"DatasetConfig.feature_converter = {self.feature_converter!r} is unknown:"
                       f" use one of {', '.join(_TASK_FEATURES)}")
     expected, lengths = _TASK_FEATURES[self.feature_converter], self.task_feature_lengths
+    expected = ("targets",) if self.feature_converter == "masked_lm" else expected  # All are as long.
     if set(lengths) != set(expected) or min(lengths.values()) < 1:
       raise UserError(f"DatasetConfig.task_feature_lengths = {dict(lengths)}, but {self.feature_converter!r} takes a"
                       f" positive length for {' and '.join(expected)}: change TASK_FEATURE_LENGTHS or"
@@ -189,16 +192,21 @@ class Dataset:
   @property
   def chat_template(self) -> "Template | None":
     """How the conversations of the task are written; None if it has none."""
-    import seqio
-
     from gpt4x.data.chat_template import ChatTemplate
-    steps = [getattr(step, "func", step) for task in seqio.get_subtasks(self._provider) for step in task.preprocessors]
-    return ChatTemplate().read() if any(getattr(step, "writes_chats", False) for step in steps) else None
+    return ChatTemplate().read() if any(getattr(step, "writes_chats", False) for step in self._steps()) else None
 
   @property
-  def has_pairs(self) -> bool:
-    """Whether an example has two sequences, one better than the other."""
-    return "segments" in example_rows.beside_of(self._provider)
+  def sequences(self) -> str | None:
+    """What an example has several sequences of: 'pairs' of answers, 'triples' of a graph; None: it has one."""
+    if "segments" not in example_rows.beside_of(self._provider):
+      return None
+    return next((kind for step in self._steps() if (kind := getattr(step, "sequences", None))), "pairs")
+
+  def _steps(self) -> list[Any]:
+    """The preprocessors of all tasks, as they are without arguments of their own."""
+    import seqio
+
+    return [getattr(step, "func", step) for task in seqio.get_subtasks(self._provider) for step in task.preprocessors]
 
   @property
   def has_metrics(self) -> bool:
@@ -247,10 +255,12 @@ def _find(config: DatasetConfig, own: "seqio.Vocabulary | None") -> "seqio.Task 
     raise UserError(f"task {name} has no feature {' or '.join(missing)}, which the feature converter"
                     f" {config.feature_converter!r} needs: choose another task or DatasetConfig.feature_converter")
   beside = example_rows.beside_of(provider)
-  if "inputs" in provider.output_features and "inputs" not in config.task_feature_lengths:
+  masked = config.feature_converter == "masked_lm"
+  if "inputs" in provider.output_features and "inputs" not in config.task_feature_lengths and not masked:
+    others = "'masked_lm'" if beside else "'causal_lm' or 'prefix_lm'"
     raise UserError(f"task {name} has inputs, which the feature converter {config.feature_converter!r} would drop:"
-                    " set DatasetConfig.feature_converter = 'causal_lm' or 'prefix_lm'")
-  if beside and config.feature_converter != "lm":
+                    f" set DatasetConfig.feature_converter = {others}")
+  if beside and config.feature_converter != ("masked_lm" if "inputs" in provider.output_features else "lm"):
     raise UserError(f"task {name} says which tokens count, which the feature converter {config.feature_converter!r}"
                     " would drop: set DatasetConfig.feature_converter = 'lm'")
   if "segments" in beside and config.pack:

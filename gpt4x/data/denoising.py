@@ -51,7 +51,8 @@ class Example(NamedTuple):
   targets: Ids
 
 
-def random_spans(length: int, mean: float, density: float, most: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+def random_spans(length: int, mean: float, density: float, most: int, rng: np.random.Generator
+                 ) -> list[tuple[int, int]]:
   """Spans of tokens to hide: density * length tokens in spans of `mean` tokens on average, `most` spans at most.
 
   A text begins with what is shown, and something of both there is always; see arXiv:1910.10683, appendix B.

@@ -156,7 +156,8 @@ def beside_of(provider: "seqio.Task | seqio.Mixture") -> tuple[str, ...]:
 
 def _lengths(config: Layout, provider: "seqio.Task | seqio.Mixture") -> dict[str, int]:
   lengths = config.task_feature_lengths
-  return {**lengths, **dict.fromkeys(beside_of(provider), lengths["targets"])}
+  masked = ("inputs",) if config.feature_converter == "masked_lm" else ()
+  return {**lengths, **dict.fromkeys((*beside_of(provider), *masked), lengths["targets"])}
 
 
 def _converted(config: Layout, provider: "seqio.Task | seqio.Mixture", split: str, skip: int = 0,
@@ -179,7 +180,8 @@ def _stack(config: Layout, rows: Sequence[int] | None, found: list[Batch]) -> Ba
   rows = range(config.batch_size) if rows is None else rows
   padding = {name: np.zeros_like(value) for name, value in found[0].items() if name != "decoder_positions"}
   found = [found[row] if row < len(found) else padding for row in rows]
-  batch = {name: np.stack([example[name] for example in found]) for name in padding}
+  batch = {name: np.array([example[name] for example in found], value.dtype).reshape(-1, *value.shape)
+           for name, value in padding.items()}
   if config.feature_converter == "causal_lm":
     del batch["decoder_causal_attention"]  # What sees both directions in prefix_lm.
   if "decoder_segment_ids" not in batch:

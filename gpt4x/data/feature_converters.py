@@ -24,7 +24,9 @@ class WeightedLMFeatureConverter(seqio.LMFeatureConverter):
     super().__init__(**kwargs)
     self.TASK_FEATURES = dict.fromkeys(("targets", *beside), _INT32)
     if not self.pack:
-      self.MODEL_FEATURES = {**super().MODEL_FEATURES, "decoder_segment_ids": _INT32}
+      self.MODEL_FEATURES = {**self.MODEL_FEATURES, "decoder_segment_ids": _INT32}
+    if "segments" in beside:
+      self.MODEL_FEATURES = {**self.MODEL_FEATURES, "decoder_sequences": _INT32}
 
   def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
     # seqio takes 0 for padding, wherever it packs; between, all numbers are one more.
@@ -38,17 +40,37 @@ class WeightedLMFeatureConverter(seqio.LMFeatureConverter):
     if not self.pack:
       found["decoder_segment_ids"] = less.get("segments", tf.cast(features["weights"] > 0, tf.int32))
     if "segments" in less:
+      found["decoder_sequences"] = less["segments"]
       found["decoder_input_tokens"] = seqio.utils.make_autoregressive_inputs(
           less["targets"], sequence_id=less["segments"], bos_id=self.bos_id)
     return found
 
   def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
     found = dict(super().get_model_feature_lengths(task_feature_lengths))
-    return found | {"decoder_segment_ids": task_feature_lengths["targets"]}
+    return found | dict.fromkeys(("decoder_segment_ids", "decoder_sequences"), task_feature_lengths["targets"])
+
+
+class MaskedLMFeatureConverter(WeightedLMFeatureConverter):
+  """Rows in which all tokens see each other, and those of weight 1 are predicted where they stand, from `inputs`."""
+
+  MODEL_FEATURES = {**seqio.LMFeatureConverter.MODEL_FEATURES, "decoder_causal_attention": _INT32}
+
+  def __init__(self, **kwargs):
+    super().__init__(("weights", "inputs"), **kwargs)
+
+  def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    return {**super()._convert_example(features), "decoder_input_tokens": tf.maximum(features["inputs"] - 1, 0),
+            "decoder_causal_attention": tf.cast(features["weights"] > 0, tf.int32)}
+
+  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
+    found = dict(super().get_model_feature_lengths(task_feature_lengths))
+    return found | {"decoder_causal_attention": task_feature_lengths["targets"]}
 
 
 def converter(kind: str, beside: tuple[str, ...], pack: bool, bos_id: int) -> seqio.FeatureConverter:
   """The converter of a DatasetConfig's `feature_converter`, for a task with features `beside` its targets."""
+  if kind == "masked_lm":
+    return MaskedLMFeatureConverter(pack=pack, bos_id=bos_id)
   if beside:
     return WeightedLMFeatureConverter(beside, pack=pack, bos_id=bos_id)
   made = seqio.LMFeatureConverter if kind == "lm" else seqio.PrefixLMFeatureConverter

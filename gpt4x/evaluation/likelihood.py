@@ -13,6 +13,7 @@ import numpy as np
 from gpt4x.checkpoints import frozen_models
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data import vocabularies
+from gpt4x.data.row_mixture import PART
 from gpt4x.errors import UserError
 from gpt4x.evaluation import gallery, shuffled_media
 from gpt4x.evaluation.samples import shower
@@ -22,7 +23,7 @@ from gpt4x.media.layout import MODALITIES
 from gpt4x.models.language_model import Batch
 from gpt4x.models.memory import map_memories, Memory
 from gpt4x.models.sums import metrics, Sum, Sums
-from gpt4x.objectives.modalities import without_absent
+from gpt4x.objectives.groups import without_absent
 from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
 
@@ -76,7 +77,7 @@ class Evaluator:
     the vocabulary, bits per byte are of the text alone, and those of media whose codec loses nothing have their own.
     """
     dataset, partitioner = self._experiment.dataset, self._partitioner
-    total: tuple[dict[str, Sum], float] = {}, 0.0
+    total: _Total = {}, {}
     rows, previous = partitioner.host_rows(dataset.batch_size), None
     with partitioner.activate():
       memory = self._empty_memory(params)
@@ -98,19 +99,23 @@ class Evaluator:
     return _means(*total, where, self._experiment.objective, self._units) | partial
 
 
-def _add(total: tuple[dict[str, Sum], float], batch: tuple[Sums, jax.Array] | None) -> tuple[dict[str, Sum], float]:
+_Total = tuple[dict[str, Sum], dict[str, float]]  # The sums, and the bytes of text of each group of `target_bytes`.
+
+
+def _add(total: _Total, batch: tuple[Sums, Mapping[str, jax.Array]] | None) -> _Total:
   """Adds the sums and bytes of a batch in float64, which counts billions of tokens exactly."""
-  (sums, num_bytes), (new_sums, new_bytes) = total, jax.device_get(batch or ({}, 0.0))
+  (sums, num_bytes), (new_sums, new_bytes) = total, jax.device_get(batch or ({}, {}))
   double: dict[str, Any] = jax.tree.map(np.float64, dict(new_sums))
-  return {name: sums[name] + one if name in sums else one for name, one in double.items()}, num_bytes + float(new_bytes)
+  return ({name: sums[name] + one if name in sums else one for name, one in double.items()},
+          {name: num_bytes.get(name, 0.0) + float(one) for name, one in new_bytes.items()})
 
 
-def _means(sums: Mapping[str, Sum], num_bytes: float, where: str,
+def _means(sums: Mapping[str, Sum], num_bytes: Mapping[str, float], where: str,
            objective: Objective | None = None, units: Mapping[str, float] | None = None) -> dict[str, float]:
   if not sums or not sums["loss"].weight:
     raise UserError(f"{where} has no target tokens: choose another split")
   found = {name: float(value) for name, value in metrics(sums).items()}
-  by_modality = "loss_text" in sums  # Which is not weighted, as the loss may be.
+  by_modality = all(f"loss_{name}" in sums for name in MODALITIES)  # Which is not weighted, as the loss may be.
   counts = [sums[f"loss_{name}"] for name in MODALITIES] if by_modality else [sums["loss"]]
   found["tokens"] = sum(float(one.weight) for one in counts)
   if derived := getattr(objective, "derived", None):
@@ -118,8 +123,10 @@ def _means(sums: Mapping[str, Sum], num_bytes: float, where: str,
   if not getattr(objective, "is_likelihood", True):
     return found
   found["perplexity"] = perplexity(found["loss"])
-  if num_bytes:
-    found["bits_per_byte"] = float(sums["loss_text" if by_modality else "loss"].value) / math.log(2) / num_bytes
+  for part, size in num_bytes.items():
+    loss = f"loss_{part}" if part else "loss_text" if by_modality else "loss"
+    if size and (part or len(num_bytes) == 1):  # What several parts need for a byte says nothing of any.
+      found[f"bits_per_byte{part and '_'}{part}"] = float(sums[loss].value) / math.log(2) / size
   found = without_absent(found)
   return found | {_BITS[medium]: found[f"loss_{medium}"] / math.log(2) / each
                   for medium, each in (units or {}).items() if f"loss_{medium}" in found}
@@ -136,12 +143,16 @@ def perplexity(loss: float) -> float:
   return math.inf if loss > 700 else math.exp(loss)  # A float ends at e^709.
 
 
-def target_bytes(token_bytes: jax.Array, batch: Batch) -> jax.Array:
-  """The bytes of text that a batch's weighted targets stand for, given the bytes of each token [V]."""
-  weights = batch["decoder_loss_weights"]
-  if "decoder_target_modality" in batch:  # Where weights say what a modality counts for.
+def target_bytes(token_bytes: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+  """The bytes of text that a batch's weighted targets stand for, given the bytes of each token [V].
+
+  Those of all are called ''; those of a part of a mixture of rows have its name.
+  """
+  weights, parts = batch["decoder_loss_weights"], [name for name in batch if name.startswith(PART)]
+  if "decoder_target_modality" in batch or parts:  # Where weights say what a modality or a part counts for.
     weights = (weights > 0).astype(weights.dtype)
-  return jnp.sum(weights * token_bytes[batch["decoder_target_tokens"]])
+  each = weights * token_bytes[batch["decoder_target_tokens"]]
+  return {"": jnp.sum(each), **{name.removeprefix(PART): jnp.sum(each * batch[name]) for name in parts}}
 
 
 @gin.configurable(allowlist=["partitioner", "max_batches", "shuffle_media", "samples"])

@@ -65,7 +65,7 @@ class Engine:
   def __init__(self, model: LanguageModel, window: int, eos_id: int | None, num_ids: int | None = None,
                sampling: Sampling = Sampling(), segment_length: int = 128, chunk_length: int = 32,
                first_id: int = BOS + 1, partitioner: Partitioner | None = None, grammar: Grammar | None = None,
-               guidance: float = 1.0, start_id: int = BOS):
+               guidance: float = 1.0, start_id: int = BOS, never: Sequence[int] = ()):
     """Prepares to decode.
 
     Args:
@@ -82,12 +82,13 @@ class Engine:
       guidance: how far a row's logits go from those of its null prompt (0) to its own (1), or beyond
         (arXiv:2207.12598).
       start_id: the input before a prompt's first token.
+      never: ids that are never drawn.
     """
     self._start_id = start_id
     self._model, self._window, self._eos_id = model, window, -1 if eos_id is None else eos_id
     self._segment_length, self._chunk_length = segment_length, chunk_length
     ids = np.arange(model.config.vocab_size)
-    self._allowed = (ids >= first_id) & (ids < (num_ids or len(ids)))
+    self._allowed = (ids >= first_id) & (ids < (num_ids or len(ids))) & ~np.isin(ids, never)
     self._sampling, self._partitioner = sampling, partitioner
     self._grammar, self._guidance, self._copies = grammar, guidance, 1 if guidance == 1 else 2
     if not 0 <= guidance < np.inf:

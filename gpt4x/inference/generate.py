@@ -7,7 +7,7 @@ import zlib
 
 import gin
 
-from gpt4x.data import vocabularies
+from gpt4x.data import infilling, vocabularies
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.inference import media
@@ -37,7 +37,8 @@ class Generator:
   """
 
   def __init__(self, model_dir: str, experiment: Experiment, *, sampling: Sampling = Sampling(),
-               step: int | None = None, window: int | None = None, output: Output | None = None, guidance: float = 1.0):
+               step: int | None = None, window: int | None = None, output: Output | None = None, guidance: float = 1.0,
+               suffix: str | None = None, marks: bool = False):
     """Prepares to generate.
 
     Args:
@@ -48,21 +49,36 @@ class Generator:
       window: latest positions that each token attends to; None: a segment and the longer of the two memories.
       output: what a continuation is to be; None: text alone.
       guidance: how often the difference that a prompt makes to the logits counts (arXiv:2207.12598); 1: once.
+      suffix: what stands behind the text that is to be filled in (`data/infilling.py`); None: nothing is known of it.
+      marks: whether names of marks in a prompt, such as <extra_id_0>, are these, and a continuation may have some.
     """
     self._model_dir, self._experiment, self._step = model_dir, experiment, step
     model = experiment.language_model
     self._vocabulary: Any = vocabularies.load(model_dir)
     self.window = experiment.decoding_window(window)
-    self._bidirectional = experiment.dataset.feature_converter == "prefix_lm"
+    parts = getattr(experiment.dataset, "parts", {"": experiment.dataset}).values()
+    # Prompts with marks are inputs of examples; others are read as the first part reads documents.
+    self._bidirectional = "prefix_lm" in [one.feature_converter for one in parts][:None if marks else 1]
     self._ids = range(vocabularies.first_text_id(self._vocabulary), model.config.vocab_size)
+    self._suffix, self._marks = suffix, marks
+    num_ids, self._end_id = _drawn(self._vocabulary, suffix is not None, marks)
     self._output, self._guidance = output, guidance
     self._max_tokens = media.max_tokens(self._vocabulary, output) if output else MAX_TOKENS
-    self._engine = Engine(model, self.window, self._vocabulary.eos_id, self._vocabulary.vocab_size, sampling,
-                          first_id=self._ids.start, grammar=media.grammar(self._vocabulary, output), guidance=guidance,
-                          start_id=vocabularies.start_id(self._vocabulary))
+    eos = self._vocabulary.eos_id
+    self._engine = Engine(model, self.window, self._end_id, num_ids, sampling, first_id=self._ids.start,
+                          grammar=media.grammar(self._vocabulary, output), guidance=guidance,
+                          start_id=vocabularies.start_id(self._vocabulary),
+                          never=() if eos in (None, self._end_id) else [eos])
 
   def prompt(self, text: str, given: Sequence[Medium] = ()) -> str | Prompt:
-    """A prompt whose media stand at the marks <image>, <audio> and <video> of its text, or before it without any."""
+    """A prompt whose media stand at the marks <image>, <audio> and <video> of its text, or before it without any.
+
+    With a suffix it is what stands before the text that is to be filled in.
+    """
+    if self._suffix is not None:
+      return Prompt(text, infilling.prompt(self._vocabulary, text, self._suffix))
+    if self._marks:
+      return Prompt(text, self._vocabulary.encode_marked(text))
     return media.encode(self._vocabulary, text, given)
 
   def stream(self, prompt: str | Prompt, *, max_tokens: int | None = None, seed: int = 0,
@@ -111,7 +127,7 @@ class Generator:
     # Without its prompt a continuation is what it is in training where the condition was dropped.
     nothing = [()] * len(ids) if self._guidance != 1 else None
     pieces = self._engine(self._params, ids, max_tokens, seed, self._bidirectional, numbers, null_prompts=nothing)
-    return [Text(self._vocabulary, row, max_tokens, stop) for row in ids], pieces
+    return [Text(self._vocabulary, row, max_tokens, stop, self._end_id) for row in ids], pieces
 
   @functools.cached_property
   def _params(self) -> Any:
@@ -126,3 +142,14 @@ class Generator:
             f"the prompt has the token {token}, and the model knows {self._ids.start} to {self._ids.stop - 1}: change"
             f" the prompt, or copy the vocabulary that the model was trained with into {self._model_dir}")
     return ids
+
+
+def _drawn(vocabulary: Any, fills_in: bool, marks: bool) -> tuple[int, int | None]:
+  """(ids from here on are not drawn, the id that ends a text): of marks, those that are asked for."""
+  if (fills_in or marks) and not isinstance(vocabulary, vocabularies.MarkedVocabulary):
+    raise UserError(f"the model's vocabulary, a {type(vocabulary).__name__}, has no marks: fill in, or name marks, with"
+                    " a model of tasks such as local_text_infill and local_text_spans")
+  if fills_in:
+    return vocabulary.mark("<end>") + 1, vocabulary.mark("<end>")
+  plain = isinstance(vocabulary, vocabularies.MarkedVocabulary) and not marks
+  return vocabulary.text.vocab_size if plain else vocabulary.vocab_size, vocabulary.eos_id

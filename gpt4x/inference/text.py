@@ -19,7 +19,7 @@ class Completion:
   prompt: str
   sample: int  # Which of the prompt's samples, from 0.
   text: str  # Ends before the first stop.
-  finish_reason: Literal["eos", "stop", "length"]  # The document ended, a stop came, or max_tokens were drawn.
+  finish_reason: Literal["eos", "stop", "length"]  # The text ended, a stop came, or max_tokens were drawn.
   tokens: list[int]  # All that were drawn, with EOS or those of the stop.
   log_probs: list[float]  # Of each token, by the model, before temperature and filters.
 
@@ -32,8 +32,10 @@ class Text:
   """
 
   def __init__(self, vocabulary: seqio.Vocabulary, prompt_ids: Sequence[int], max_tokens: int,
-               stop: Sequence[str] = ()):
+               stop: Sequence[str] = (), end_id: int | None = None):
+    """Takes what was before, and what ends the text: a token (None: the end of its document), a text, a length."""
     self._vocabulary, self._max_tokens, self._stop = vocabulary, max_tokens, stop
+    self._end_id = vocabulary.eos_id if end_id is None else end_id
     self._ids = list(prompt_ids)  # And what is written.
     self._context, self._known, self._prompt_length = 0, len(self._ids), len(self._ids)
     self._settled, self._shown = "", 0  # The text of the first `_known` ids, and how much of the text is shown.
@@ -50,7 +52,7 @@ class Text:
     for token, log_prob in zip(tokens, log_probs):
       self.tokens.append(int(token))
       self.log_probs.append(float(log_prob))
-      if token == self._vocabulary.eos_id:
+      if token == self._end_id:
         self.finish_reason = "eos"
         break
       self._ids.append(int(token))

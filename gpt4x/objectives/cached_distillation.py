@@ -18,6 +18,7 @@ from gpt4x.models.shapes import Array
 from gpt4x.models.sums import Sums
 from gpt4x.objectives.cross_entropy import cross_entropy
 from gpt4x.objectives.distillation import Divergence, divergence, sum_of, summed
+from gpt4x.objectives.groups import Groups
 
 _NEVER = -1e30  # The logarithm of no probability; finite, so that its products with 0 are 0.
 
@@ -68,20 +69,21 @@ class CachedDistillation:
     temperature = self.token_features.teacher.temperature
     output = model.forward(params, batch["decoder_input_tokens"], memory, batch["decoder_segment_ids"],
                            batch.get("decoder_causal_attention"), dropout_rng=rng)
-    names = "decoder_target_tokens", "decoder_loss_weights", "decoder_target_modality", IDS, LOG_PROBS
-    given = [name for name in names if name in batch]
+    groups = Groups.of(batch)
+    given = {name: batch[name] for name in ("decoder_target_tokens", "decoder_loss_weights", IDS, LOG_PROBS)
+             if name in batch} | ({} if groups is None else {"groups": groups.members})
 
     def of(hidden, *arrays):
       logits, features = model.unembed(params, hidden), dict(zip(given, arrays))
-      ids, log_probs = features.pop(IDS, None), features.pop(LOG_PROBS, None)
-      sums = cross_entropy(logits, *features.values())
+      ids, log_probs, members = (features.pop(name, None) for name in (IDS, LOG_PROBS, "groups"))
+      sums = cross_entropy(logits, *features.values(), None if groups is None else Groups(members, groups.names))
       if ids is None:  # Of a split that the teacher was not asked about.
         return sums
       theirs = jnp.maximum(log_probs.astype(jnp.float32), _NEVER)
       apart = divergence(outcomes(logits / temperature, ids), theirs, self.divergence, self.beta)
       return sums | {"distillation": sum_of(apart, features["decoder_loss_weights"])}
 
-    sums = summed(of, model.config.loss_chunk, output.hidden, *(batch[name] for name in given))
+    sums = summed(of, model.config.loss_chunk, output.hidden, *given.values())
     return {**sums, **output.sums}, output.memory
 
   def coefficients(self, model: LanguageModel) -> dict[str, float]:

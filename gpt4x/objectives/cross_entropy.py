@@ -9,16 +9,16 @@ from jaxtyping import Float, Int
 
 from gpt4x.models.shapes import Array, in_chunks
 from gpt4x.models.sums import Sum
-from gpt4x.objectives import modalities
+from gpt4x.objectives.groups import Groups, sums_of_groups
 
 
 def cross_entropy(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"], weights: Float[Array, "*batch"],
-                  modality: Int[Array, "*batch"] | None = None) -> dict[str, Sum]:
+                  groups: Groups | None = None) -> dict[str, Sum]:
   """Sums over the weighted target tokens.
 
   Returns:
     `loss`, the next token's negative log-likelihood in nats; `z_loss`, log(Z)^2; `accuracy`, whether the target was
-    the likeliest token. Where the targets' modality is known, loss and accuracy of each: see `sums_of_modalities`.
+    the likeliest token. Of groups of targets loss and accuracy: see `sums_of_groups`.
   """
   log_z = jax.nn.logsumexp(logits, -1)
   target_logits = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
@@ -29,12 +29,12 @@ def cross_entropy(logits: Float[Array, "*batch V"], targets: Int[Array, "*batch"
       "z_loss": Sum(jnp.sum(weights * log_z**2), weight),
       "accuracy": Sum(jnp.sum(weights * correct), weight),
   }
-  return sums if modality is None else sums | modalities.sums_of_modalities(nats, correct, weights, modality)
+  return sums if groups is None else sums | sums_of_groups(nats, correct, weights, groups)
 
 
 def linear_cross_entropy(hidden: Float[Array, "B L D"], kernel: Float[Array, "V D"], bias: Float[Array, " V"] | float,
                          targets: Int[Array, "B L"], weights: Float[Array, "B L"], z_loss: float = 0.0,
-                         chunk: int = 128, modality: Int[Array, "B L"] | None = None) -> dict[str, Sum]:
+                         chunk: int = 128, groups: Groups | None = None) -> dict[str, Sum]:
   """`cross_entropy` of the logits hidden kernel^T + bias, of which those of a chunk exist at a time.
 
   Nothing is made twice for that: a chunk's gradients are taken as soon as it has a loss, so that between the passes
@@ -47,10 +47,12 @@ def linear_cross_entropy(hidden: Float[Array, "B L D"], kernel: Float[Array, "V 
     targets, weights: of the tokens.
     z_loss: what the objective multiplies `z_loss` by.
     chunk: positions of every row that are taken together.
-    modality: of the targets, if it is known.
+    groups: of the targets, if there are any.
   """
-  tokens = (targets, weights) if modality is None else (targets, weights, modality)
-  objective, sums = _linear_objective(z_loss, chunk, hidden, kernel, jnp.asarray(bias), tokens)
+  tokens, names = (targets, weights), None
+  if groups is not None:
+    tokens, names = (*tokens, groups.members), groups.names
+  objective, sums = _linear_objective(z_loss, chunk, names, hidden, kernel, jnp.asarray(bias), tokens)
   sums = jax.lax.stop_gradient(sums)
   return sums | {"loss": Sum(objective - z_loss * sums["z_loss"].value, sums["loss"].weight)}
 
@@ -59,9 +61,14 @@ def _objective(sums: dict[str, Sum], z_loss: float) -> jax.Array:
   return sums["loss"].value + z_loss * sums["z_loss"].value
 
 
-def _no_sums(tokens: tuple[jax.Array, ...]) -> dict[str, Sum]:
+def _sums(logits: jax.Array, groups: tuple[str, ...] | None, targets: jax.Array, weights: jax.Array,
+          members: jax.Array | None = None) -> dict[str, Sum]:
+  return cross_entropy(logits, targets, weights, None if groups is None else Groups(members, groups))
+
+
+def _no_sums(groups: tuple[str, ...] | None, tokens: tuple[jax.Array, ...]) -> dict[str, Sum]:
   zero = jnp.zeros((), jnp.float32)
-  names = "loss", "z_loss", "accuracy", *(modalities.NAMES if len(tokens) == 3 else ())
+  names = "loss", "z_loss", "accuracy", *(() if groups is None else Groups(tokens[2], groups).sum_names)
   return {name: Sum(zero, zero) for name in names}
 
 
@@ -69,24 +76,24 @@ def _logits(hidden: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
   return jnp.einsum("bld,vd->blv", hidden, kernel, preferred_element_type=jnp.float32) + bias
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _linear_objective(z_loss, chunk, hidden, kernel, bias, tokens):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _linear_objective(z_loss, chunk, groups, hidden, kernel, bias, tokens):
   def add(total, inputs):
     rows, *rest = inputs
-    sums = cross_entropy(_logits(rows, kernel, bias), *rest)
+    sums = _sums(_logits(rows, kernel, bias), groups, *rest)
     return jax.tree.map(jnp.add, total, (_objective(sums, z_loss), sums)), None
 
   zero = jnp.zeros((), jnp.float32)
-  return jax.lax.scan(add, (zero, _no_sums(tokens)), in_chunks(chunk, hidden, *tokens))[0]
+  return jax.lax.scan(add, (zero, _no_sums(groups, tokens)), in_chunks(chunk, hidden, *tokens))[0]
 
 
-def _linear_forward(z_loss, chunk, hidden, kernel, bias, tokens):
+def _linear_forward(z_loss, chunk, groups, hidden, kernel, bias, tokens):
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
   def add(total, inputs):
-    rows, targets, weights, *modality = inputs
+    rows, targets, weights, *members = inputs
     logits = _logits(rows, kernel, bias)
-    sums = cross_entropy(logits, targets, weights, *modality)
+    sums = _sums(logits, groups, targets, weights, *members)
     log_z = jax.nn.logsumexp(logits, -1, keepdims=True)
     hit = targets[..., None] == jnp.arange(len(kernel))
     # Gradient by the logits, unweighted; weights multiply the smaller operands.
@@ -99,13 +106,13 @@ def _linear_forward(z_loss, chunk, hidden, kernel, bias, tokens):
     return jax.tree.map(jnp.add, total, new), by_rows.astype(rows.dtype)
 
   zeros: list[Any] = [jnp.zeros(shape, jnp.float32) for shape in (kernel.shape[::-1], bias.shape)]
-  start: tuple[Any, ...] = (jnp.zeros((), jnp.float32), _no_sums(tokens), *zeros)
+  start: tuple[Any, ...] = (jnp.zeros((), jnp.float32), _no_sums(groups, tokens), *zeros)
   (objective, sums, by_kernel, by_bias), by_rows = jax.lax.scan(add, start, in_chunks(chunk, hidden, *tokens))
   by_hidden = jnp.moveaxis(by_rows, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[-1])[:, :hidden.shape[1]]
   return (objective, sums), (by_hidden, by_kernel.T.astype(kernel.dtype), by_bias.astype(bias.dtype))
 
 
-def _linear_backward(z_loss, chunk, gradients, cotangents):
+def _linear_backward(z_loss, chunk, groups, gradients, cotangents):
   return *(gradient * cotangents[0].astype(gradient.dtype) for gradient in gradients), None
 
 

@@ -19,6 +19,7 @@ from gpt4x.models.saved_model import SavedModel
 from gpt4x.models.shapes import Array, in_chunks
 from gpt4x.models.sums import Sum, Sums
 from gpt4x.objectives.cross_entropy import cross_entropy
+from gpt4x.objectives.groups import Groups
 from gpt4x.objectives.on_policy import check, continued
 
 Divergence = Literal["forward", "reverse", "jsd"]
@@ -110,14 +111,15 @@ class Distillation:
     theirs = jax.lax.stop_gradient(teacher.forward(
         frozen["teacher"], tokens, memory["teacher"], documents, prefix, capture=hidden.values()))
     targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-    modality = batch.get("decoder_target_modality")  # Of a vocabulary with media.
+    groups = Groups.of(batch)
 
-    def of(ours, theirs, targets, weights, *modality):
+    def of(ours, theirs, targets, weights, *members):
       logits, apart = self._apart(model, params, frozen, ours, theirs)
-      return cross_entropy(logits, targets, weights, *modality) | {"distillation": sum_of(apart, weights)}
+      known = Groups(members[0], groups.names) if groups else None
+      return cross_entropy(logits, targets, weights, known) | {"distillation": sum_of(apart, weights)}
 
     sums = summed(of, model.config.loss_chunk, ours.hidden, theirs.hidden, targets, weights,
-                   *(() if modality is None else (modality,)))
+                   *(() if groups is None else (groups.members,)))
     if hidden:
       errors = [jnp.mean(jnp.square(ours.captures[one].astype(jnp.float32) - theirs.captures[other]), -1)
                 for one, other in hidden.items()]

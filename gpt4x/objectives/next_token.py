@@ -6,10 +6,11 @@ from typing import Any
 import gin
 import jax
 
-from gpt4x.models.language_model import Batch, LanguageModel, Params
+from gpt4x.models.language_model import Batch, LanguageModel, Output, Params
 from gpt4x.models.memory import Memory
 from gpt4x.models.sums import Sums
 from gpt4x.objectives.cross_entropy import cross_entropy, linear_cross_entropy
+from gpt4x.objectives.groups import Groups
 
 
 @gin.configurable
@@ -29,18 +30,23 @@ class NextToken:
   def __call__(self, model: LanguageModel, params: Params, frozen: Any, batch: Batch, memory: Memory,
                rng: jax.Array | None) -> tuple[Sums, Memory]:
     del frozen
-    output = model.forward(params, batch["decoder_input_tokens"], memory, batch["decoder_segment_ids"],
-                           batch.get("decoder_causal_attention"), dropout_rng=rng)
-    targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
-    modality = batch.get("decoder_target_modality")  # Of a vocabulary with media.
-    if model.logits_chunk:
-      hidden, kernel, bias = model.unembedding(params, output.hidden)
-      sums = linear_cross_entropy(hidden, kernel.dense(), bias, targets, weights, self.z_loss, model.logits_chunk,
-                                  modality)
-    else:
-      sums = cross_entropy(model.unembed(params, output.hidden), targets, weights, modality)
-    return {**sums, **output.sums}, output.memory
+    output, sums = forward(model, params, batch, memory, rng, self.z_loss)
+    return sums, output.memory
 
   def coefficients(self, model: LanguageModel) -> dict[str, float]:
     named = {"loss": 1.0, "z_loss": self.z_loss, **model.coefficients}
     return {name: value for name, value in named.items() if value}
+
+
+def forward(model: LanguageModel, params: Params, batch: Batch, memory: Memory, rng: jax.Array | None,
+            z_loss: float) -> tuple[Output, Sums]:
+  """What a batch comes to, and the sums of its cross entropy and of the model's own."""
+  output = model.forward(params, batch["decoder_input_tokens"], memory, batch["decoder_segment_ids"],
+                         batch.get("decoder_causal_attention"), dropout_rng=rng)
+  targets, weights, groups = batch["decoder_target_tokens"], batch["decoder_loss_weights"], Groups.of(batch)
+  if model.logits_chunk:
+    hidden, kernel, bias = model.unembedding(params, output.hidden)
+    sums = linear_cross_entropy(hidden, kernel.dense(), bias, targets, weights, z_loss, model.logits_chunk, groups)
+  else:
+    sums = cross_entropy(model.unembed(params, output.hidden), targets, weights, groups)
+  return output, {**sums, **output.sums}

@@ -19,8 +19,9 @@ class Objective(Protocol):
   by name, whose parameters it gets as `frozen`; and `with_frozen_models(models)`, the same objective with others.
 
   Where it compares the model with the base under its adapters, it has an attribute `refers_to_base` that is True, and
-  gets that as 'base'. An attribute `compares` that is True says that a row has a better and a worse answer. With an
-  attribute `rollouts`, a loop has it make each batch of the data's, by the parameters (`posttraining/rollouts.py`).
+  gets that as 'base'. An attribute `compares` says what a row has several sequences of: 'pairs' of a better and a worse
+  answer, or 'triples' of a graph. With an attribute `rollouts`, a loop has it make each batch of the data's, by the
+  parameters (`posttraining/rollouts.py`).
 
   It may need more features of each token than a stream has. Then it has an attribute `token_features`, a
   `data.dataset.TokenFeatures`, and does without them where an evaluation has none.

@@ -53,7 +53,7 @@ class Preference:
   saved: SavedModel | None = dataclasses.field(default=None, compare=False, repr=False)
 
   is_likelihood: ClassVar[bool] = False
-  compares: ClassVar[bool] = True  # Its data has to have two answers.
+  compares: ClassVar[str] = "pairs"  # Its data has to have two answers.
 
   def __post_init__(self):
     for name, choices in (("kind", get_args(Loss)), ("dtype", get_args(saved_model.DType))):

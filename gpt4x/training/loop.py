@@ -17,7 +17,7 @@ from gpt4x.evaluation.samples import shower
 from gpt4x.evaluation.task_metrics import TaskMetrics
 from gpt4x.experiment import Experiment
 from gpt4x.launch import agreement, lock
-from gpt4x.objectives.modalities import without_absent
+from gpt4x.objectives.groups import without_absent
 from gpt4x.partitioning import Partitioner
 from gpt4x.training import finiteness, hardware, plots
 from gpt4x.training.config import TrainConfig

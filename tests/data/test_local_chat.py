@@ -112,7 +112,7 @@ def test_packed_rows_hold_what_rows_alone_hold(dataset):
 
 def test_a_pair_is_one_row_of_two_sequences(dataset):
   data = dataset([{"prompt": "a", "chosen": "b", "rejected": "cd"}], "local_preferences_bytes")
-  assert data.has_pairs
+  assert data.sequences == "pairs"
   batch = next(data.evaluation("validation"))
   one, other = [*BYTES.encode("ab"), 1], [*BYTES.encode("acd"), 1]
   assert batch["decoder_target_tokens"][0, :8].tolist() == [*one, *other, 0]

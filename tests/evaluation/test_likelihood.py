@@ -18,7 +18,7 @@ from tests.media import codecs as learned_codecs
 @pytest.mark.parametrize("loss", [0.0, 5.5, 699.0, 709.0, 710.0, 1e6, 1e300, math.inf, math.nan])
 def test_perplexity_of_any_loss(loss):
   """e^loss, which from 710 on no float holds."""
-  found = likelihood._means({"loss": Sum(np.float64(loss * 4), np.float64(4))}, 8.0, "here")
+  found = likelihood._means({"loss": Sum(np.float64(loss * 4), np.float64(4))}, {"": 8.0}, "here")
   with np.errstate(over="ignore"):
     expected = np.exp(np.longdouble(loss)).astype(np.float64)
   np.testing.assert_allclose(found["perplexity"], math.inf if 700 < loss < 710 else expected, rtol=1e-12)
@@ -38,17 +38,17 @@ def sums_of(**parts):
 def test_bits_are_of_their_own_tokens():
   """Of text by its bytes alone, of pixels and samples by what they stand for; of nothing that was lost."""
   sums = sums_of(text=(10.0, 8), image=(60.0, 48), audio=(30.0, 20), structure=(5.0, 9))
-  found = likelihood._means(sums, 7.0, "here", units={"image": 1.0, "audio": 0.5})
+  found = likelihood._means(sums, {"": 7.0}, "here", units={"image": 1.0, "audio": 0.5})
   bit = np.log(2)
   np.testing.assert_allclose(found["bits_per_byte"], 10 / bit / 7)
   np.testing.assert_allclose(found["bits_per_dim"], 60 / bit / 48)
   np.testing.assert_allclose(found["bits_per_sample"], 30 / bit / 10)  # Two codes each.
   assert found["tokens"] == 8 + 48 + 20 + 9 and found["loss"] == 2.0
   assert found["loss_image"] == 60 / 48 and "loss_video" not in found and "accuracy_video" not in found
-  lossy = likelihood._means(sums, 7.0, "here", units={})
+  lossy = likelihood._means(sums, {"": 7.0}, "here", units={})
   assert not {"bits_per_dim", "bits_per_sample"} & lossy.keys()
   assert lossy == {name: value for name, value in found.items() if name not in ("bits_per_dim", "bits_per_sample")}
-  absent = likelihood._means(sums_of(text=(10.0, 8)), 7.0, "here", units={"image": 1.0, "audio": 0.5})
+  absent = likelihood._means(sums_of(text=(10.0, 8)), {"": 7.0}, "here", units={"image": 1.0, "audio": 0.5})
   assert not {"bits_per_dim", "bits_per_sample"} & absent.keys()
 
 

@@ -15,6 +15,7 @@ from gpt4x.models.codec_model import CodecModel
 from gpt4x.models.saved_model import SavedModel
 from gpt4x.models.sums import metrics, weighted_mean
 from gpt4x.objectives.distillation import Distillation
+from gpt4x.objectives.joint_embedding import JointEmbedding
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.objectives.reconstruction import Reconstruction
 from gpt4x.training.gradients import microbatched, whole
@@ -45,6 +46,16 @@ def images(seed=0):
       np.array([[1], [1], [0], [1]], np.float32), 16, 1)}
 
 
+def graph(seed=0):
+  """Two rows of a stream, and two of a graph whose negatives are a tail and a head."""
+  sequences = np.zeros((ROWS, LENGTH), np.int32)
+  sequences[2:] = [[1, 2, 2, 3, 3, 4], [1, 1, 2, 3, 5, 0]]
+  batch = batch_of(seed)
+  return batch | {"decoder_sequences": sequences, "decoder_segment_ids": np.where(
+      sequences.any(1, keepdims=True), sequences, batch["decoder_segment_ids"]),
+      "decoder_loss_weights": batch["decoder_loss_weights"] * ((sequences > 0) | (np.arange(ROWS)[:, None] < 2))}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
   """An objective with a model of its kind and batches for it."""
@@ -69,6 +80,7 @@ OBJECTIVES = {"next_token": Case(NextToken()), "z_loss": Case(NextToken(z_loss=0
               "distillation": Case(Distillation("nowhere", weight=0.5, temperature=2.0, saved=SAVED)),
               "cached": Case(taught.objective(MODEL.config.vocab_size, 4, weight=0.5),
                              batch=lambda seed=0: taught.rows(TEACHER, batch_of(seed), 4)),
+              "joint_embedding": Case(JointEmbedding(weight=0.5), batch=lambda seed=0: graph(seed)),
               "reconstruction": Case(Reconstruction(), CODEC, CODEC.init(jax.random.key(0)), images)}
 every = pytest.mark.parametrize("case", OBJECTIVES.values(), ids=OBJECTIVES)
 

@@ -26,6 +26,6 @@ from gpt4x.data.vocabularies.words import WordVocabulary, write_words
 
 __all__ = [
     "alike", "check_alike", "describe", "extends", "FileVocabulary", "first_text_id", "held", "HuggingFaceVocabulary",
-    "load", "LosslessSentencePieceVocabulary", "MarkedVocabulary", "Marks", "model_path", "PythonVocabulary", "register", "save", "saved_files",
-    "saved_in", "spec", "spec_in", "start_id", "token_bytes", "train_from_task", "train_sentencepiece",
-    "WordVocabulary", "write_words"]
+    "load", "LosslessSentencePieceVocabulary", "MarkedVocabulary", "Marks", "model_path", "PythonVocabulary",
+    "register", "save", "saved_files", "saved_in", "spec", "spec_in", "start_id", "token_bytes", "train_from_task",
+    "train_sentencepiece", "WordVocabulary", "write_words"]

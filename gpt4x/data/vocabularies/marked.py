@@ -166,7 +166,8 @@ class MarkedVocabulary(PythonVocabulary, FileVocabulary):
     """The text, with the name of each mark but `<end>`."""
     marks, found = self.special_tokens, list[str]()
     for special, group in itertools.groupby(ids, marks.__contains__):
-      found += [marks[i] for i in group if marks[i] != "<end>"] if special else [self.text.decode(list(group))]
+      some = list(group)
+      found.append("".join(marks[i] for i in some if marks[i] != "<end>") if special else self.text.decode(some))
     return "".join(found)
 
   def encode_marked(self, text: str) -> list[int]:

@@ -106,7 +106,8 @@ class TransformerXLModel(models.DecoderOnlyModel):
   def metrics(self, sums: Sums, batch: Batch) -> dict[str, Any]:
     """clu metrics, which t5x merges over the steps of a report; bytes are those of the targets' text."""
     average = lambda total, count: clu.metrics.Average(total=total, count=count)
-    loss, num_bytes = sums["loss"], target_bytes(jnp.asarray(self._token_bytes, jnp.float32), batch)
+    loss, num_bytes = sums["loss"], target_bytes(
+        jnp.asarray(self._token_bytes, jnp.float32), batch)[""]
     return {name: average(one.value, one.weight) for name, one in sums.items() if not one.value.ndim} | {
         "bits_per_byte": average(sums.get("loss_text", loss).value / jnp.log(2.0), num_bytes),
         "tokens": t5x_metrics.Sum(total=loss.weight),

@@ -1,4 +1,4 @@
-"""The sums of each modality: right, unweighted, and of no consequence for the gradients."""
+"""The sums of groups of targets, such as modalities: right, unweighted, and of no consequence for the gradients."""
 
 import functools
 
@@ -9,8 +9,8 @@ import pytest
 
 from gpt4x.media.layout import MODALITIES
 from gpt4x.models.sums import metrics, weighted_mean
-from gpt4x.objectives import modalities
 from gpt4x.objectives.cross_entropy import cross_entropy, linear_cross_entropy
+from gpt4x.objectives.groups import Groups, without_absent
 from gpt4x.objectives.next_token import NextToken
 from gpt4x.partitioning import Partitioner
 from gpt4x.training.gradients import microbatched, whole
@@ -18,6 +18,7 @@ from tests.models import tiny
 from tests.objectives.test_objectives import batch_of, MEMORY, MODEL, ROWS
 
 B, L, D, V = 3, 7, 5, 11
+NAMES = tuple(f"{name}_{modality}" for modality in MODALITIES for name in ("loss", "accuracy"))
 
 
 def arguments(seed=0):
@@ -28,7 +29,7 @@ def arguments(seed=0):
   weights = np.array([1.0, 0.5, 0.25, 1.0, 0.0])[modality] * (rng.random((B, L)) < 0.8)
   draw = lambda *shape: jnp.array(2 * rng.normal(size=shape), jnp.float32)
   return ((draw(B, L, D), draw(V, D), draw(V)), (jnp.array(targets), jnp.array(weights, jnp.float32)),
-          jnp.array(modality))
+          Groups.of({"decoder_target_modality": jnp.array(modality)}))
 
 
 def plain(hidden, kernel, bias, targets, weights, modality=None):
@@ -49,13 +50,13 @@ losses = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_they_are_the_textbook_s(loss):
   """In float64, a target at a time."""
   (hidden, kernel, bias), (targets, weights), modality = arguments()
-  found = loss(hidden, kernel, bias, targets, weights, modality)
-  expected = {name: np.zeros(2) for name in modalities.NAMES}
+  found, index = loss(hidden, kernel, bias, targets, weights, modality), np.argmax(modality.members, -1)
+  expected = {name: np.zeros(2) for name in NAMES}
   logits = np.asarray(hidden, np.float64) @ np.asarray(kernel, np.float64).T + np.asarray(bias, np.float64)
   for row in range(B):
     for i in range(L):
       if weights[row, i] > 0:
-        name, scores = MODALITIES[int(modality[row, i])], logits[row, i]
+        name, scores = MODALITIES[index[row, i]], logits[row, i]
         nats = np.log(np.exp(scores).sum()) - scores[targets[row, i]]
         expected[f"loss_{name}"] += nats, 1
         expected[f"accuracy_{name}"] += scores.argmax() == targets[row, i], 1
@@ -75,7 +76,7 @@ def test_gradients_and_other_sums_are_as_without_them(loss):
   gradients, sums = jax.grad(value, has_aux=True)(factors, modality)
   expected, plain_sums = jax.grad(value, has_aux=True)(factors)
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), gradients, expected)
-  assert sums.keys() - plain_sums.keys() == set(modalities.NAMES)
+  assert sums.keys() - plain_sums.keys() == set(NAMES)
   for name, one in plain_sums.items():
     np.testing.assert_allclose([sums[name].value, sums[name].weight], [one.value, one.weight], rtol=1e-6)
 
@@ -97,7 +98,7 @@ def sums_by(gradients, batch, memory):
 def test_microbatches_and_meshes_give_the_same():
   memory = NextToken().initial_memory(MODEL.lm, ROWS, MEMORY)
   gradients, sums = sums_by(whole, media_batch(), memory)
-  assert set(modalities.NAMES) < set(sums)
+  assert set(NAMES) < set(sums)
   mesh = Partitioner(data=2, tensor=2, num_devices=4)
   with mesh.activate():
     placed = {name: mesh.global_array(rows, ROWS) for name, rows in media_batch().items()}
@@ -121,10 +122,10 @@ def test_they_add_up_to_the_loss_where_all_weigh_one():
 def test_what_is_absent_is_left_out():
   (hidden, kernel, bias), (targets, weights), modality = arguments()
   sums = plain(hidden, kernel, bias, targets, weights, modality)
-  found = modalities.without_absent({name: float(value) for name, value in metrics(sums).items()})
+  found = without_absent({name: float(value) for name, value in metrics(sums).items()})
   assert found.keys() == {"loss", "z_loss", "accuracy", *(
       f"{kind}_{name}" for kind in ("loss", "accuracy") for name in ("text", "image", "audio"))}
   # What is sure, and what is never right, are there; and so is what has no modalities.
   kept = {"loss": 0.0, "accuracy": 0.0, "loss_text": 0.0, "accuracy_text": 1.0, "loss_audio": 3.0,
           "accuracy_audio": 0.0, "loss_image": float("nan"), "accuracy_image": 0.0}
-  assert modalities.without_absent(kept) == kept
+  assert without_absent(kept) == kept

@@ -119,15 +119,15 @@ def last_metrics(directory: str, split: str = "validation") -> dict[str, Any]:
   return [line for line in lines if line["split"] == split][-1]
 
 
-def main(rows: Callable[[Bench], Iterator[Row]]) -> None:
-  """Runs a script: measures its rows, and keeps them in results.json and RESULTS.md."""
+def main(rows: Callable[[Bench], Iterator[Row]], data: bool = True) -> None:
+  """Runs a script, which may need public data: measures its rows, and keeps them in results.json and RESULTS.md."""
   script = pathlib.Path(sys.argv[0])
   command = f"python -m benchmarks.{script.parent.name}.{script.stem}"
   parser = argparse.ArgumentParser(prog=command)
-  parser.add_argument("--data", required=True, metavar="DIR", help="the directory of the public sets")
+  parser.add_argument("--data", required=data, default=".", metavar="DIR", help="the directory of the public sets")
   parser.add_argument("--seeds", type=int, default=3, help="models to train (default: %(default)s)")
   parser.add_argument("--dry_run", action="store_true", help="keep no rows")
   arguments = parser.parse_args()
   with tempfile.TemporaryDirectory(prefix=f"{script.stem}-") as folder:
     bench = Bench(os.path.abspath(arguments.data), arguments.seeds, pathlib.Path(folder))
-    run.keep_seeds(rows(bench), arguments.seeds, f"{command} --data=DIR", arguments.dry_run)
+    run.keep_seeds(rows(bench), arguments.seeds, f"{command} --data=DIR" if data else command, arguments.dry_run)

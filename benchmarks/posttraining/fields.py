@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import quickstart
+from benchmarks import continuations, quickstart
 from benchmarks.harness import Row
 from benchmarks.media import data, runs
 from benchmarks.media.fashion_decoder import KERNEL_RIDGE
@@ -83,7 +83,7 @@ def of_medicine(bench: runs.Bench, base: str, questions: Sequence[Question], see
   held_out = questions[:HELD_OUT]
   directory = tuned(bench, f"medicine{seed}", base, questions[HELD_OUT:], STEPS["medicine"], seed)
   of = lambda model: 100 * float(np.mean([one.answer == CHOICES[best] for one, best in zip(
-      held_out, bench.call(likeliest, model, [one.prompt for one in held_out]))]))
+      held_out, likeliest(bench, model, [one.prompt for one in held_out]))]))
   return of(base), of(directory), 100 * float(np.mean([one.answer == CHOICES[0] for one in held_out]))
 
 
@@ -122,36 +122,19 @@ def written(bench: runs.Bench, directory: str, questions: Sequence[Question], se
   return [json.loads(line)["text"] for line in printed.splitlines()]
 
 
-def likeliest(directory: str, prompts: Sequence[str]) -> list[int]:
+def likeliest(bench: runs.Bench, directory: str, prompts: Sequence[str]) -> list[int]:
   """Which of CHOICES each prompt is likeliest to go on with."""
-  import jax
+  texts = bench.call(encoded, directory, [*CHOICES, *prompts])
+  answers, ids = texts[:len(CHOICES)], texts[len(CHOICES):]
+  scores = bench.call(continuations.log_likelihoods, directory, [(prompt, one) for prompt in ids for one in answers])
+  return np.argmax(np.reshape(scores, (-1, len(CHOICES))), -1).tolist()
 
-  from gpt4x.commands import reading
+
+def encoded(directory: str, texts: Sequence[str]) -> list[list[int]]:
+  """Their ids in a run's vocabulary."""
   from gpt4x.data import vocabularies
-  from gpt4x.partitioning import Partitioner
-  experiment, vocabulary = reading.saved_experiment(directory, data=False), vocabularies.load(directory)
-  model = experiment.language_model
-  _, params = experiment.restore_params(directory, Partitioner(data=1, num_devices=1))
-  answers = [vocabulary.encode(choice) for choice in CHOICES]
-  texts = [[*vocabulary.encode(prompt), *answer] for prompt in prompts for answer in answers]
-  length = 1 + max(map(len, texts))
-
-  @jax.jit
-  def scores(tokens, targets, weights):
-    output = model.forward(params, tokens, model.initial_memory(len(tokens), 0), (weights >= 0).astype("int32"))
-    return (model.token_log_probs(params, output.hidden, targets) * (weights > 0)).sum(-1)
-
-  found, size = list[Any](), 3 * 10
-  for start in range(0, len(texts), size):
-    group = texts[start:start + size]
-    tokens, targets, weights = (np.zeros((size, length), np.int32) for _ in range(3))
-    weights -= 1  # Padding.
-    for row, text in enumerate(group):
-      answer = len(answers[(start + row) % len(CHOICES)])
-      targets[row, :len(text)], tokens[row, 1:len(text)] = text, text[:-1]
-      weights[row, :len(text)] = np.arange(len(text)) >= len(text) - answer
-    found += np.asarray(scores(tokens, targets, weights))[:len(group)].tolist()
-  return np.argmax(np.reshape(found, (-1, len(CHOICES))), -1).tolist()
+  vocabulary = vocabularies.load(directory)
+  return [list(vocabulary.encode(text)) for text in texts]
 
 
 def medicine(path: pathlib.Path) -> list[Question]:

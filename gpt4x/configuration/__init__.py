@@ -36,8 +36,8 @@ T = TypeVar("T")
 
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
 MODULES = tuple(f"gpt4x.{module}" for module in (
-    "api.collated", "data.local_text", "data.chat_template", "data.local_chat", "data.dataset", "media.codec_module",
-    "media.local_media", "media.tokens", "models.config", "models.places", "models.language_model",
+    "api.collated", "data.local_text", "data.chat_template", "data.local_chat", "data.local_graph", "data.dataset",
+    "media.codec_module", "media.local_media", "media.tokens", "models.config", "models.places", "models.language_model",
     "models.codec_model", "compression.low_rank", "compression.quantization", "compression.training_products",
     "partitioning", "objectives.cached_distillation", "objectives.distillation", "objectives.group_relative",
     "objectives.next_token", "objectives.preference", "objectives.reconstruction", "checkpoints.manager", "experiment",

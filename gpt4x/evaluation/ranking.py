@@ -20,10 +20,9 @@ def rank_of(scores: np.ndarray, answer: int, known: Collection[int] = (), tolera
   others = np.ones(len(scores), bool)
   others[list(known)] = False
   others[answer] = False
-  difference = scores[others] - scores[answer]
-  if np.isnan(difference).any():
-    return (1 + len(scores)) / 2  # No order at all, such as of a model that has diverged.
-  return 1.0 + int(np.sum(difference > tolerance)) + int(np.sum(np.abs(difference) <= tolerance)) / 2
+  # What cannot be compared, such as what a diverged model says, is alike.
+  better, worse = scores[others] > scores[answer] + tolerance, scores[others] < scores[answer] - tolerance
+  return 1.0 + int(better.sum()) + int(np.sum(~better & ~worse)) / 2
 
 
 def summary(ranks: Sequence[float] | np.ndarray) -> dict[str, float]:

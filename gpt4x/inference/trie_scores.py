@@ -5,6 +5,7 @@ question it is of: rows of a batch are nodes. Where nothing branches any more, t
 """
 
 from collections.abc import Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -60,10 +61,6 @@ class TrieScores:
     """
     self._model, self._window, self._start_id, self._budget = model, window, start_id, memory_bytes
     self._engines = dict[int, Engine]()
-    self._step = jax.jit(self._run_nodes, static_argnums=4)
-    self._tails = jax.jit(self._run_tails, static_argnums=6)
-    self._first = jax.jit(jax.nn.log_softmax)
-    self._pick = jax.jit(lambda log_probs, rows, tokens: log_probs[rows, tokens])
     self.nodes = 0  # Tokens that were run behind prompts, padding left out.
 
   def __call__(self, params: Params, prompts: Sequence[Sequence[int]], trie: Trie,
@@ -114,7 +111,7 @@ class TrieScores:
     """Fills in the scores of a batch of questions."""
     engine = self._engines.setdefault(length, Engine(self._model, length, None, start_id=self._start_id))
     prefilled = engine.prefill(params, prompts)
-    questions, first = np.arange(len(batch.scores)), self._first(prefilled.logits)
+    questions, first = np.arange(len(batch.scores)), _log_softmax(prefilled.logits)
     if batch.answers is not None:
       batch.limits[:] = self._answers(params, prefilled.memory, first, batch)
     root = _Nodes(questions, np.zeros(len(questions), int), np.zeros(len(questions)), questions, prefilled.memory)
@@ -122,7 +119,8 @@ class TrieScores:
     while waiting:  # Depth first: few memories are held at a time.
       nodes = waiting.pop()
       self.nodes += len(nodes.node)
-      log_probs, memory = self._step(params, nodes.memory, *_filled(nodes.row, batch.trie.token[nodes.node]), length)
+      rows_and_tokens = _filled(nodes.row, batch.trie.token[nodes.node])
+      log_probs, memory = _run_nodes(self._model, length, params, nodes.memory, *rows_and_tokens)
       waiting += self._follow(params, nodes._replace(row=np.arange(len(nodes.node))), log_probs, memory, batch, rows)
 
   def _answers(self, params: Params, memory: Memory, first: jax.Array, batch: _Batch) -> np.ndarray:
@@ -143,7 +141,7 @@ class TrieScores:
     if not len(node):
       return []
     count = _power(len(node))
-    picked = self._pick(log_probs, *(np.pad(x, (0, count - len(node))) for x in (
+    picked = _pick(log_probs, *(np.pad(x, (0, count - len(node))) for x in (
         parents.row[parent].astype(np.int32), trie.token[node].astype(np.int32))))
     nodes = _Nodes(parents.question[parent], node, parents.total[parent] + np.asarray(picked)[:len(node)].astype(float),
                    parents.row[parent], memory)
@@ -199,7 +197,7 @@ class TrieScores:
     tokens, targets, real = (np.zeros((count, length), np.int32) for _ in range(3))
     for i, one in enumerate(sequences):
       tokens[i, :len(one) - 1], targets[i, :len(one) - 1], real[i, :len(one) - 1] = one[:-1], one[1:], 1
-    found = self._tails(params, memory, *_filled(rows), tokens, targets, real, memory.length)
+    found = _run_tails(self._model, memory.length, params, memory, *_filled(rows), tokens, targets, real)
     return np.asarray(found)[:len(sequences)].astype(float)
 
   @staticmethod
@@ -208,17 +206,31 @@ class TrieScores:
     places, of = ranges(starts, stops)
     batch.scores[nodes.question[of], batch.trie.order[places]] = values[of]
 
-  def _run_nodes(self, params: Params, memory: Memory, rows: Int[Array, " B"], tokens: Int[Array, " B"],
-                 window: int) -> tuple[Float[Array, "B V"], Memory]:
-    """The log-probabilities behind one more token of rows of a memory, and these rows with it."""
-    logits, memory = self._model.logits(params, tokens[:, None], memory.take(rows), window=window)
-    return jax.nn.log_softmax(logits[:, 0]), memory
 
-  def _run_tails(self, params: Params, memory: Memory, rows: Int[Array, " B"], tokens: Int[Array, "B L"],
-                 targets: Int[Array, "B L"], real: Int[Array, "B L"], window: int) -> Float[Array, " B"]:
-    """The log-likelihood of targets behind rows of a memory."""
-    hidden = self._model.forward(params, tokens, memory.take(rows), real, window=window).hidden
-    return jnp.sum(self._model.token_log_probs(params, hidden, targets) * real, -1)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run_nodes(model: LanguageModel, window: int, params: Params, memory: Memory, rows: Int[Array, " B"],
+               tokens: Int[Array, " B"]) -> tuple[Float[Array, "B V"], Memory]:
+  """The log-probabilities behind one more token of rows of a memory, and these rows with it."""
+  logits, memory = model.logits(params, tokens[:, None], memory.take(rows), window=window)
+  return jax.nn.log_softmax(logits[:, 0]), memory
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run_tails(model: LanguageModel, window: int, params: Params, memory: Memory, rows: Int[Array, " B"],
+               tokens: Int[Array, "B L"], targets: Int[Array, "B L"], real: Int[Array, "B L"]) -> Float[Array, " B"]:
+  """The log-likelihood of targets behind rows of a memory."""
+  hidden = model.forward(params, tokens, memory.take(rows), real, window=window).hidden
+  return jnp.sum(model.token_log_probs(params, hidden, targets) * real, -1)
+
+
+@jax.jit
+def _log_softmax(logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
+  return jax.nn.log_softmax(logits)
+
+
+@jax.jit
+def _pick(log_probs: Float[Array, "B V"], rows: Int[Array, " N"], tokens: Int[Array, " N"]) -> Float[Array, " N"]:
+  return log_probs[rows, tokens]
 
 
 def _filled(*arrays: np.ndarray) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """Ranks of entities by a model, against one that scores every name by itself; ties, beams, and what is left out."""
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -33,8 +34,20 @@ def experiment_of(model, length=48):
   return Experiment(model.lm, DatasetConfig("local_triple_questions_bytes", {"targets": length}, 2, "lm"))
 
 
+@functools.cache
 def with_bytes(style="paper"):
   return tiny.make(**{**tiny.STYLES[style], "vocab_size": 260})
+
+
+@functools.cache
+def scorer_of(style="paper", memory_bytes=1 << 30):
+  return TrieScores(with_bytes(style).lm, 64, memory_bytes=memory_bytes)
+
+
+@functools.cache
+def predictor_of(normalized=False):
+  """One of the model of all tests of ranks."""
+  return LinkPredictor(experiment_of(with_bytes()), BYTES, GRAPH, normalized=normalized)
 
 
 def slow_score(model, prompt, answer, start=0):
@@ -59,7 +72,7 @@ def test_a_trie_scores_as_each_name_by_itself(style, memory_bytes):
   model, rng = with_bytes(style), np.random.default_rng(0)
   prompts = [rng.integers(3, 259, length).tolist() for length in (1, 9, 20)]
   names = [[*BYTES.encode(name), 1] for name in [*NAMES, "abc"]]  # The same twice.
-  scorer = TrieScores(model.lm, 64, memory_bytes=memory_bytes)
+  scorer = scorer_of(style, memory_bytes)
   found = scorer(model.params, prompts, Trie(names))
   expected = [[slow_score(model, prompt, name) for name in names] for prompt in prompts]
   np.testing.assert_allclose(found, expected, atol=2e-4)
@@ -73,29 +86,31 @@ def test_what_is_below_the_answer_need_not_be_run():
   names = [[*one, 1] for one in itertools.product(range(3, 8), repeat=4)]
   trie, prompts = Trie(names), [rng.integers(3, 259, 8).tolist() for _ in range(6)]
   for normalized in (False, True):
-    whole = TrieScores(model.lm, 32)
-    every = whole(model.params, prompts, trie, normalized=normalized)
+    scorer = scorer_of()
+    before = scorer.nodes
+    every = scorer(model.params, prompts, trie, normalized=normalized)
+    whole = scorer.nodes - before
     order = np.argsort(-every, 1)
     for place in (0, 5, len(names) - 1):
       answers = order[:, place]
-      some = TrieScores(model.lm, 32)
-      found = some(model.params, prompts, trie, answers.tolist(), normalized=normalized)
+      before = scorer.nodes
+      found = scorer(model.params, prompts, trie, answers.tolist(), normalized=normalized)
       own = np.take_along_axis(every, answers[:, None], 1)
       needed = every >= own - 1e-5
       np.testing.assert_allclose(found[needed], every[needed], atol=1e-4)
       assert not np.isnan(found).any()
       assert (found[~needed] <= every[~needed] + 1e-4).all()
-      assert some.nodes < whole.nodes or place > 5
+      assert scorer.nodes - before < whole or place > 5
 
 
 def test_a_beam_bounds_the_rank_of_the_exact_search():
   model, rng = with_bytes(), np.random.default_rng(2)
   names = [[*one, 1] for one in itertools.product(range(3, 9), repeat=3)]
   trie, prompts = Trie(names), [rng.integers(3, 259, 8).tolist() for _ in range(4)]
-  every = TrieScores(model.lm, 32)(model.params, prompts, trie)
+  every = scorer_of()(model.params, prompts, trie)
   answers = np.argsort(-every, 1)[:, 70]
   for beam in (1, 4, 1000):
-    found = TrieScores(model.lm, 32)(model.params, prompts, trie, answers.tolist(), beam)
+    found = scorer_of()(model.params, prompts, trie, answers.tolist(), beam)
     for row, exact, answer in zip(found, every, answers):
       unknown = int(np.isnan(row).sum())
       best = 1 + int(np.nansum(row > row[answer]))
@@ -107,8 +122,7 @@ def test_a_beam_bounds_the_rank_of_the_exact_search():
 
 @pytest.mark.parametrize("normalized", [False, True])
 def test_ranks_are_those_of_a_slow_search(normalized):
-  model = with_bytes("modern")
-  predictor = LinkPredictor(experiment_of(model), BYTES, GRAPH, normalized=normalized)
+  model, predictor = with_bytes(), predictor_of(normalized)
   questions = [*GRAPH.questions("test"), *GRAPH.questions("validation")]
   found = predictor.ranks(model.params, questions)
   for question, rank, best, worst in zip(questions, *found):
@@ -173,8 +187,7 @@ def test_a_context_is_cut_to_what_the_model_is_trained_on():
 
 
 def test_a_cloze_is_among_the_answers_of_its_relation():
-  model = with_bytes()
-  predictor = LinkPredictor(experiment_of(model), BYTES, GRAPH)
+  model, predictor = with_bytes(), predictor_of()
   answers = cloze.answers_of(GRAPH)
   assert answers["s", False] == ["c", "long name", "b"] and answers["s", True] == ["b", "ba", "c"]
   questions, ranks, likelihoods = list(GRAPH.questions("test")), [], []

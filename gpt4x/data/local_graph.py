@@ -81,7 +81,7 @@ class LocalGraph:
   def read(self) -> Graph:
     """The graph that the files hold, checked; the same object while they stay as they are."""
     found = self.find()
-    return _graph(*found.values(), self.neighbours, self.language, self.on_bad_record, str(self.files))
+    return _graph(*found.values(), self.neighbours, self.language, self.on_bad_record, repr(self.files))
 
   @property
   def descriptions(self) -> Mapping[str, str]:

@@ -44,7 +44,7 @@ def match(parameter: str, patterns: str | Sequence[str]) -> dict[str, Stat]:
       continue
     found = file_patterns.matches(pattern)
     if not found:
-      raise file_patterns.nomatch(parameter, pattern)
+      raise file_patterns.no_match(parameter, pattern)
     for path in found:
       files.setdefault(os.path.realpath(path), stat_of(path))
   return files

@@ -122,9 +122,8 @@ def _entity(line: bytes, language: str, found: Found) -> int:
     one, claims = entity["id"], entity.get("claims") or {}  # An empty object is a list in some dumps.
     if not isinstance(one, str) or not one:
       raise KeyError("id")
-    told = {kind: (entity.get(kind) or {}) for kind in ("labels", "descriptions")}
     name, description = (next((values[key]["value"] for key in (language, "mul") if key in values), None)
-                         for values in told.values())
+                         for values in (dict(entity.get(kind) or {}) for kind in ("labels", "descriptions")))
     statements = [(relation, statement) for relation, some in dict(claims).items() for statement in some]
     tails = [(relation, _tail(statement)) for relation, statement in statements]
   except (KeyError, TypeError, AttributeError, ValueError) as error:

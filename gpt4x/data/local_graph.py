@@ -66,8 +66,8 @@ class LocalGraph:
   def find(self) -> dict[str, _Files]:
     """The files of each split and of what is beside them; no file of triples is in two of them."""
     train, validation = named_files.find(self, "files of triples", "graph/*.tsv")
-    beside = {name: tuple(sorted(named_files.match(f"LocalGraph.{name}", getattr(self, name)).values()))
-              for name in ("test_files", "names", "templates")}
+    matched = lambda name, patterns: named_files.match(f"LocalGraph.{name}", patterns).values() if patterns else ()
+    beside = {name: tuple(sorted(matched(name, getattr(self, name)))) for name in ("test_files", "names", "templates")}
     apart = {stat for files in beside.values() for stat in files}
     train = tuple(stat for stat in train if stat not in apart)
     if not train:

@@ -37,10 +37,10 @@ T = TypeVar("T")
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
 MODULES = tuple(f"gpt4x.{module}" for module in (
     "api.collated", "data.local_text", "data.chat_template", "data.local_chat", "data.local_graph", "data.dataset",
-    "media.codec_module", "media.local_media", "media.tokens", "models.config", "models.places", "models.language_model",
-    "models.codec_model", "compression.low_rank", "compression.quantization", "compression.training_products",
-    "partitioning", "objectives.cached_distillation", "objectives.distillation", "objectives.group_relative",
-    "objectives.next_token", "objectives.preference", "objectives.reconstruction", "checkpoints.manager", "experiment",
+    "media.codec_module", "media.local_media", "media.tokens", "models.config", "models.places",
+    "models.language_model", "models.codec_model", "compression.low_rank", "compression.quantization",
+    "compression.training_products", "partitioning", "objectives.cached_distillation", "objectives.distillation",
+    "objectives.group_relative", "objectives.next_token", "objectives.preference", "objectives.reconstruction", "checkpoints.manager", "experiment",
     "evaluation.likelihood", "evaluation.samples", "inference.generate", "posttraining.rewards",
     "posttraining.rollouts"))
 TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (

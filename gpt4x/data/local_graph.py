@@ -74,8 +74,8 @@ class LocalGraph:
       raise UserError(f"LocalGraph.files = {self.files!r} leaves no file to train on beside those for tests, names and"
                       " templates")
     if both := apart & set(validation):
-      raise UserError(f"LocalGraph.validation_files = {self.validation_files!r} has {shown(min(both)[0])}, which another"
-                      " parameter names too: name it once")
+      raise UserError(f"LocalGraph.validation_files = {self.validation_files!r} has {shown(min(both)[0])}, which"
+                      " another parameter names too: name it once")
     return {"files": train, "validation_files": validation, **beside}
 
   def read(self) -> Graph:

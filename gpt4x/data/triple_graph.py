@@ -4,7 +4,6 @@ What is known is what is trained on. A triple of any other split is in no questi
 even where a file has it twice; only its reverse may be known, where that is a triple for training itself.
 """
 
-import bisect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
@@ -145,7 +144,7 @@ class Neighbourhood:
     head, relation, tail = question.triple
     return head != tail and question.triple in self._known and Triple(tail, relation, head) in self._known
 
-  @functools.lru_cache(maxsize=None)  # noqa: B019  As long-lived as the graph.
+  @functools.cache  # noqa: B019  As long-lived as the graph.
   def _one_way(self, entity: str, key: tuple[str, bool]) -> list[str]:
     """What a relation leads to and does not come from, if it is known at all."""
     relation, backwards = key

@@ -109,7 +109,7 @@ class LinkPredictor:
     before, after = self._graph.phrases(question.relation, question.backwards).answer("\0").split("\0")
     return before, after
 
-  @functools.lru_cache(maxsize=None)  # noqa: B019  As long-lived as the predictor.
+  @functools.cache  # noqa: B019  As long-lived as the predictor.
   def _trie(self, before: str, after: str) -> Trie:
     return Trie([self._ids(f"{before}{self._graph.name(one)}{after}") for one in self._graph.entities])
 

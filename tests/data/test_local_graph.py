@@ -39,8 +39,8 @@ def _graph_of(tmp_path):
 
 def random_triples(count, entities=12, relations=2, seed=0):
   rng = random.Random(seed)
-  return list(dict.fromkeys((f"e{rng.randrange(entities)}", f"r{rng.randrange(relations)}", f"e{rng.randrange(entities)}")
-                            for _ in range(count)))
+  draw = lambda kind, limit: f"{kind}{rng.randrange(limit)}"
+  return list(dict.fromkeys((draw("e", entities), draw("r", relations), draw("e", entities)) for _ in range(count)))
 
 
 # Files.
@@ -111,7 +111,7 @@ def test_a_bad_line_is_named(tmp_path, capfd, lines, message):
     ("names", ["a"], "1 fields, and not id<TAB>name"),
     ("names", ["a\tA", "a\tB"], "beside.tsv:2: 'a' is called 'A' above"),
     ("templates", ["r\tis a"], "has not {head} and {tail} once each"),
-    ("templates", ["r\t{head} {tail}", "r\t{head}: {tail}"], "beside.tsv:2: 'r' has a template with the same end first"),
+    ("templates", ["r\t{head} {tail}", "r\t{head}: {tail}"], "beside.tsv:2: 'r' has a template with the same end"),
 ])
 def test_a_bad_line_beside_them_is_named(graph_of, tmp_path, name, lines, message):
   (tmp_path / "beside.tsv").write_text("\n".join(lines))
@@ -274,7 +274,8 @@ def test_documents_are_all_that_is_known_from_both_ends(dataset, tmp_path):
 
 def test_a_vocabulary_with_marks_has_the_same_text(dataset):
   data = dataset([("a", "r", "b")], "local_triples_marked", converter="stream")
-  assert sorted(data.vocabulary.decode(tokens.tolist()) for tokens in data.documents("train")) == ["a, r: b", "b, r of: a"]
+  texts = sorted(data.vocabulary.decode(tokens.tolist()) for tokens in data.documents("train"))
+  assert texts == ["a, r: b", "b, r of: a"]
   assert data.vocabulary.vocab_size > 300
 
 

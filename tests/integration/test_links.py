@@ -25,7 +25,8 @@ def _folder(tmp_path_factory):
   for name, some in (("train", triples[4:]), ("valid", triples[:2]), ("test", triples[2:4])):
     (folder / f"{name}.tsv").write_text("".join(some))
   bindings = {"MIXTURE_OR_TASK_NAME": "local_triple_questions_bytes", "DatasetConfig.feature_converter": "lm",
-              "TASK_FEATURE_LENGTHS": {"targets": 64}, "TRAIN_STEPS": 2, "EVAL_PERIOD": None, "LocalGraph.files": str(folder / "train.tsv"),
+              "TASK_FEATURE_LENGTHS": {"targets": 64}, "TRAIN_STEPS": 2, "EVAL_PERIOD": None,
+              "LocalGraph.files": str(folder / "train.tsv"),
               "LocalGraph.validation_files": str(folder / "valid.tsv"),
               "LocalGraph.test_files": str(folder / "test.tsv"), "LocalGraph.neighbours": 2}
   flags = [f"--gin.{name}={value!r}" for name, value in bindings.items()]

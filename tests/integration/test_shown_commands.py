@@ -46,7 +46,8 @@ MODEL = {"TransformerConfig.vocab_size": 512, "TransformerConfig.num_layers": 2,
          "MoEConfig.num_experts": 4, "MoEConfig.mlp_dim": 8}
 MEDIA_MODEL = MODEL | {"TransformerConfig.vocab_size": 4352}
 # What an earlier command of the pages has made, by its name there.
-EARLIER = {"runs/wt103": "converted", "runs/smollm": "llama", "runs/graph": "graph_run", "runs/codec": "image_run", "CODEC": "image_run",
+EARLIER = {"runs/wt103": "converted", "runs/smollm": "llama", "runs/graph": "graph_run",
+           "runs/codec": "image_run", "CODEC": "image_run",
            **dict.fromkeys(("runs/draw", "runs/see", "runs/any"), "media_run")}
 CODEC = {"CodecConfig.width": 4, "CodecConfig.depth": 1}
 ONE_DEVICE = {"Partitioner.data": 1, "Partitioner.num_devices": 1}  # Which compiles faster.
@@ -116,7 +117,7 @@ def write_chats(folder: pathlib.Path) -> None:
 def write_graph(folder: pathlib.Path) -> None:
   """Triples of made-up names, of which pieces can be learned."""
   folder.mkdir()
-  names = [f"{one} {other}" for one in ("memory", "segment", "layer", "past") for other in ("attends", "learns", "sees")]
+  names = [f"{one} {two}" for one in ("memory", "segment", "layer", "past") for two in ("attends", "learns", "sees")]
   lines = [f"{name}\tfollowed_by\t{names[i - step]}\n" for i, name in enumerate(names) for step in (1, 2, 5)]
   (folder / "train.tsv").write_text("".join(lines))
 

@@ -40,9 +40,9 @@ MODULES = tuple(f"gpt4x.{module}" for module in (
     "media.codec_module", "media.local_media", "media.tokens", "models.config", "models.places",
     "models.language_model", "models.codec_model", "compression.low_rank", "compression.quantization",
     "compression.training_products", "partitioning", "objectives.cached_distillation", "objectives.distillation",
-    "objectives.group_relative", "objectives.next_token", "objectives.preference", "objectives.reconstruction", "checkpoints.manager", "experiment",
-    "evaluation.likelihood", "evaluation.samples", "inference.generate", "posttraining.rewards",
-    "posttraining.rollouts"))
+    "objectives.group_relative", "objectives.next_token", "objectives.preference", "objectives.reconstruction",
+    "checkpoints.manager", "experiment", "evaluation.likelihood", "evaluation.samples", "inference.generate",
+    "posttraining.rewards", "posttraining.rollouts"))
 TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (
     "config", "optimizers", "sparsity", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))
 

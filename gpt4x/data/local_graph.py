@@ -211,15 +211,20 @@ def question_ids(text: Text, vocabulary: seqio.Vocabulary, room: int | None = No
 
   The sentences that are left out are the last ones; each ends with its line.
   """
-  prompt, answer = encoded(text.prompt, vocabulary), encoded(text.answer, vocabulary)
-  answer += [] if vocabulary.eos_id is None else [vocabulary.eos_id]
-  left, before = (1 << 30 if room is None else room) - len(prompt) - len(answer), list[int]()
+  answer = encoded(text.answer, vocabulary) + ([] if vocabulary.eos_id is None else [vocabulary.eos_id])
+  return prompt_ids(text, vocabulary, None if room is None else room - len(answer)), answer
+
+
+def prompt_ids(text: Text, vocabulary: seqio.Vocabulary, room: int | None = None) -> list[int]:
+  """The ids of a prompt, after as much of its context as leaves room for it."""
+  prompt, before = encoded(text.prompt, vocabulary), list[int]()
+  left = (1 << 30 if room is None else room) - len(prompt)
   for sentence in text.context:
     ids = encoded(f"{sentence}\n", vocabulary)
     if len(before) + len(ids) > left:
       break
     before += ids
-  return before + prompt, answer
+  return before + prompt
 
 
 def encoded(text: str, vocabulary: seqio.Vocabulary) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 import seqio
 
 from gpt4x.data import vocabularies
-from gpt4x.data.local_graph import encoded, question_ids
+from gpt4x.data.local_graph import encoded, prompt_ids
 from gpt4x.data.triple_graph import Graph, Question
 from gpt4x.errors import UserError
 from gpt4x.evaluation import ranking
@@ -65,9 +65,8 @@ class LinkPredictor:
 
   def prompt(self, question: Question) -> list[int]:
     """The ids of a question: as in training, with as much of its context as fits beside the longest name."""
-    text = self._graph.text(question)
     room = self._room - self._trie(*self._phrase(question)).depth_limit
-    ids, _ = question_ids(text._replace(answer=""), self._vocabulary, max(room, 1) + 1)
+    ids = prompt_ids(self._graph.text(question), self._vocabulary, room)
     if wrong := [one for one in ids if one not in self._known_ids]:
       raise UserError(f"the question about {question.entity!r} has the token {wrong[0]}, and the model knows"
                       f" {self._known_ids.start} to {self._known_ids.stop - 1}: name a model with another vocabulary")

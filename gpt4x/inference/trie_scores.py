@@ -82,7 +82,7 @@ class TrieScores:
     memories = np.array([self._memory(len(prompt) + 1 + trie.depth_limit) for prompt in prompts], int)
     for length in np.unique(memories):
       places = np.flatnonzero(memories == length)
-      rows = self._rows(int(length), trie)
+      rows = self._rows(int(length), trie.depth_limit if beam is None else 1)  # With a beam, level by level.
       together = _QUESTIONS if beam is None else max(1, min(_QUESTIONS, rows // (beam + 1)))
       for start in range(0, len(places), together):
         some = places[start:start + together]
@@ -96,14 +96,14 @@ class TrieScores:
 
   def _memory(self, positions: int) -> int:
     """M: few lengths, none below what is seen; exactly W where a model attends to an empty memory."""
-    return self._window if self._model.config.empty_memory == "zeros" else min(max(32, _power(positions)), self._window)
+    return self._window if self._model.config.empty_memory == "zeros" else min(-(-positions // 32) * 32, self._window)
 
-  def _rows(self, length: int, trie: Trie) -> int:
-    """Nodes that are run at once, so that the memories of one batch for each token of a candidate fit."""
+  def _rows(self, length: int, levels: int) -> int:
+    """Nodes that are run at once, so that the memories of a batch at each of so many levels fit."""
     shapes = jax.eval_shape(lambda: self._model.initial_memory(1, length, projected=True))
     row = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     rows = _FEWEST
-    while rows < 2048 and 4 * rows * row * (trie.depth_limit + 2) <= self._budget:
+    while rows < 2048 and 4 * rows * row * (levels + 2) <= self._budget:
       rows *= 4
     return rows
 

@@ -250,7 +250,19 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                         help="parts of the labelled records, each judged by the others (default: %(default)s)")
   annotate.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S",
                         help="of the parts, and of what is chosen (default: %(default)s)")
-  for sub in (evaluate, generate, chat, export, compress, teach, annotate):
+  links = command("links", "rank the ends of held-out triples among all entities, by the model in DIR", gin=(
+      "changes to DIR's own configuration, such as --gin.LocalGraph.files=\"'graph/*.tsv'\""))
+  links.add_argument("--split", choices=["validation", "test"], default="validation",
+                     help="the triples to ask about (default: %(default)s)")
+  links.add_argument("--max_triples", type=_number(int, 1), metavar="N",
+                     help="ask about so many of them, chosen by the seed (default: all)")
+  links.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S",
+                     help="of the triples that are chosen (default: %(default)s)")
+  links.add_argument("--beam", type=_number(int, 1), metavar="B", help=(
+      "follow the B likeliest beginnings of names alone: faster, and approximate (default: all that may matter)"))
+  links.add_argument("--normalize", action="store_true", help="compare names by their log-likelihood per token")
+  links.add_argument("--json", action="store_true", help="print one object of JSON")
+  for sub in (evaluate, generate, chat, export, compress, teach, annotate, links):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))

@@ -9,4 +9,12 @@ _here = pathlib.Path(__file__).resolve()
 __path__ = [str(_here.with_suffix("") if _here.with_suffix("").is_dir() else _here.parent.parent / "tasks")]
 
 from gpt4x.data import tensorflow_quietly  # noqa: E402, F401
-from gpt4x.tasks import denoising, local_chat, local_media, local_text, public_media, python_stdlib  # noqa: E402, F401
+from gpt4x.tasks import (  # noqa: E402, F401
+  denoising,
+  local_chat,
+  local_graph,
+  local_media,
+  local_text,
+  public_media,
+  python_stdlib,
+)

@@ -36,14 +36,14 @@ T = TypeVar("T")
 
 # Importing these registers every configurable of the project, so that a gin file can name it without an import.
 MODULES = tuple(f"gpt4x.{module}" for module in (
-    "api.collated", "data.local_text", "data.chat_template", "data.local_chat", "data.dataset", "data.denoised_text",
-    "data.infilling", "data.row_mixture", "data.vocabularies.marked", "media.codec_module",
-    "media.local_media", "media.tokens", "models.config", "models.places", "models.language_model",
-    "models.codec_model", "compression.low_rank", "compression.quantization", "compression.training_products",
-    "partitioning", "objectives.cached_distillation", "objectives.distillation", "objectives.group_relative",
-    "objectives.next_token", "objectives.preference", "objectives.reconstruction", "checkpoints.manager", "experiment",
-    "evaluation.likelihood", "evaluation.samples", "inference.generate", "posttraining.rewards",
-    "posttraining.rollouts"))
+    "api.collated", "checkpoints.manager", "compression.low_rank", "compression.quantization",
+    "compression.training_products", "data.chat_template", "data.dataset", "data.denoised_text", "data.infilling",
+    "data.local_chat", "data.local_graph", "data.local_text", "data.row_mixture", "data.vocabularies.marked",
+    "evaluation.likelihood", "evaluation.samples", "experiment", "inference.generate", "media.codec_module",
+    "media.local_media", "media.tokens", "models.codec_model", "models.config", "models.language_model",
+    "models.places", "objectives.cached_distillation", "objectives.distillation", "objectives.group_relative",
+    "objectives.joint_embedding", "objectives.next_token", "objectives.preference", "objectives.reconstruction",
+    "partitioning", "posttraining.rewards", "posttraining.rollouts"))
 TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (
     "config", "optimizers", "sparsity", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))
 

@@ -28,14 +28,14 @@ def find(named: Named, what: str, example: str) -> tuple[tuple[Stat, ...], tuple
   name = type(named).__name__
   if not named.files:
     raise UserError(f"{name}.files is not set; name {what}, for instance --gin.{name}.files=\"'{example}'\"")
-  train, validation = (_match(f"{name}.{field}", getattr(named, field)) for field in ("files", "validation_files"))
+  train, validation = (match(f"{name}.{field}", getattr(named, field)) for field in ("files", "validation_files"))
   train = {path: stat for path, stat in train.items() if path not in validation}
   if not train:
     raise UserError(f"{name}.validation_files = {named.validation_files!r} leaves no file to train on")
   return tuple(sorted(train.values())), tuple(sorted(validation.values()))
 
 
-def _match(parameter: str, patterns: str | Sequence[str]) -> dict[str, Stat]:
+def match(parameter: str, patterns: str | Sequence[str]) -> dict[str, Stat]:
   """The files that globs match, by real path or URL: each once, whatever links there are to it."""
   files = dict[str, Stat]()
   for pattern in [patterns] if isinstance(patterns, str) else patterns:

@@ -48,6 +48,10 @@ class Memory(flax.struct.PyTreeNode):
     """Each row so many times in a row."""
     return self._map(lambda x, rows, _: jnp.repeat(x, times, rows))
 
+  def take(self, numbers: jax.Array) -> "Memory":
+    """The rows of these numbers, as many as there are, in their order."""
+    return self._map(lambda x, rows, _: jnp.take(x, numbers, rows, mode="clip"))
+
   def roll(self, shift: int | jax.Array) -> "Memory":
     """Moves every position on by `shift`, the last ones to the front."""
     return self._map(lambda x, _, positions: x if positions is None else jnp.roll(x, shift, positions))

@@ -46,7 +46,8 @@ MODEL = {"TransformerConfig.vocab_size": 512, "TransformerConfig.num_layers": 2,
          "MoEConfig.num_experts": 4, "MoEConfig.mlp_dim": 8}
 MEDIA_MODEL = MODEL | {"TransformerConfig.vocab_size": 4352}
 # What an earlier command of the pages has made, by its name there.
-EARLIER = {"runs/wt103": "converted", "runs/smollm": "llama", "runs/codec": "image_run", "CODEC": "image_run",
+EARLIER = {"runs/wt103": "converted", "runs/smollm": "llama", "runs/graph": "graph_run",
+           "runs/codec": "image_run", "CODEC": "image_run",
            **dict.fromkeys(("runs/draw", "runs/see", "runs/any"), "media_run")}
 CODEC = {"CodecConfig.width": 4, "CodecConfig.depth": 1}
 ONE_DEVICE = {"Partitioner.data": 1, "Partitioner.num_devices": 1}  # Which compiles faster.
@@ -76,7 +77,7 @@ def sizes_of(text: str) -> dict:
     return {name: value for name, value in RUN.items() if name != "TASK_FEATURE_LENGTHS"} | CODEC
   if "pixels_tiny.gin" in text or "media_tiny.gin" in text:
     return MEDIA_MODEL | RUN
-  if any(name in text for name in ("chat_tiny", "preference_tiny", "group_relative_tiny")):
+  if any(name in text for name in ("chat_tiny", "preference_tiny", "group_relative_tiny", "triples_tiny")):
     return MODEL | RUN | {"TASK_FEATURE_LENGTHS": {"targets": 160}, "Rollouts.max_tokens": 2}
   if "MediaTokens" in text:
     return MEDIA_MODEL | RUN | FROM_PREFIX
@@ -113,6 +114,14 @@ def write_chats(folder: pathlib.Path) -> None:
     (folder / name / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def write_graph(folder: pathlib.Path) -> None:
+  """Triples of made-up names, of which pieces can be learned."""
+  folder.mkdir()
+  names = [f"{one} {two}" for one in ("memory", "segment", "layer", "past") for two in ("attends", "learns", "sees")]
+  lines = [f"{name}\tfollowed_by\t{names[i - step]}\n" for i, name in enumerate(names) for step in (1, 2, 5)]
+  (folder / "train.tsv").write_text("".join(lines))
+
+
 def _no_tpu_compiler(*_):
   raise ImportError("the TPU compiler takes minutes")
 
@@ -143,6 +152,9 @@ def _made(library, tmp_path_factory):
       run("compress", "--model_dir=run", f"--output={name}", "--max_batches=0", flag)
     run("teach", "--model_dir=run", "--output=taught", "--top_k=4", *gin(LONG))
     write_chats(folder)
+    write_graph(folder / "graph")
+    flags = ["--gin_file=experiments/triples_tiny.gin", "--gin.LocalGraph.files='graph/*.tsv'"]
+    run("train", *flags, "--model_dir=graph_run", *gin(sizes_of(flags[0]) | ONE_DEVICE))
     media_folder.write(folder)
     for name, files in (("image", "images"), ("audio", "sounds")):
       flags = [f"--gin_file=experiments/{name}_codec.gin", f"--gin.LocalMedia.files='{files}/*.jsonl'"]
@@ -165,7 +177,7 @@ def _made(library, tmp_path_factory):
 def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   monkeypatch.chdir(tmp_path)
   for name in ("corpus", "transfo-xl-wt103", "smollm", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens",
-               "images", "sounds", "videos", "media", "pictures", "chats", "pairs", "prompts", "records.jsonl",
+               "images", "sounds", "videos", "media", "pictures", "chats", "pairs", "prompts", "records.jsonl", "graph",
                *(["codecs"] if "export" not in text else [])):
     os.symlink(made / name, name)
   for name in ("boots.png", "a.png", "b.png"):
@@ -175,7 +187,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
   tuned = "init_from" in text and "/config.gin" in text  # Which has the sizes that its parameters have.
   needed = {}  # What an earlier command has made.
-  reads = command in ("eval", "generate", "export", "report", "compress", "teach", "chat", "annotate")
+  reads = command in ("eval", "generate", "export", "report", "compress", "teach", "chat", "annotate", "links")
   if reads or (command == "train" and not new):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
   if command == "train" and tuned:
@@ -210,7 +222,8 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   drawn = {".png": ["--size=8x8"], ".wav": ["--seconds=0.01"]}.get(ending)
   tiny = {"train": [*gin(sizes), *back], "vocabulary": ["--size=360"], "generate": drawn or ["--max_tokens=3"],
           "eval": ["--samples=2"] if getattr(parsed, "samples", None) else [],
-          "compress": ["--calibration_batches=1", "--max_batches=1"], "teach": gin(LONG), "chat": ["--max_tokens=3"]}
+          "compress": ["--calibration_batches=1", "--max_batches=1"], "teach": gin(LONG), "chat": ["--max_tokens=3"],
+          "links": ["--max_triples=1"]}
   assert cli.main([*arguments, *tiny.get(command, [])]) == 0, capfd.readouterr().err
   out, err = capfd.readouterr()
   assert "Traceback" not in err

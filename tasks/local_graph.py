@@ -1,13 +1,15 @@
 """Knowledge on this machine, as triples: gin's `LocalGraph.files` says which.
 
-`local_triples_*` are sentences for pre-training, `local_triple_questions_*` train on the answers alone. Each is there
-for the three kinds of vocabulary of text, and sentences also for one with marks.
+`local_triples_*` are sentences for pre-training, `local_triple_questions_*` train on the answers alone, and
+`local_descriptions_*` have what describes the ends of a triple, for @JointEmbedding(). Each is there for the three
+kinds of vocabulary of text, and for one with marks.
 """
 
 import functools
 
 import seqio
 
+from gpt4x.data.described_triples import DescribedTriplesSource, description_tokens
 from gpt4x.data.local_graph import Kind, LocalGraphSource, triple_tokens
 from gpt4x.data.vocabularies import HuggingFaceVocabulary, LosslessSentencePieceVocabulary, MarkedVocabulary
 
@@ -31,3 +33,12 @@ for _name, _kind in _TASKS.items():
         output_features={"targets": seqio.Feature(_vocabulary(), add_eos=False)} | (
             {"weights": _BESIDE} if _kind == "questions" else {}),
     )
+
+for _form, _vocabulary in _VOCABULARIES.items():
+  seqio.TaskRegistry.add(
+      f"local_descriptions_{_form}",
+      source=DescribedTriplesSource(),
+      preprocessors=[description_tokens],
+      output_features={"targets": seqio.Feature(_vocabulary(), add_eos=False), "weights": _BESIDE,
+                       "segments": _BESIDE},
+  )

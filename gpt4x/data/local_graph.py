@@ -27,8 +27,9 @@ from gpt4x.data.triple_phrases import Phrases
 from gpt4x.errors import require, UserError
 
 READER = 1  # Raise it whenever other examples are found in the same files.
-# What a task has of a triple: a text for pre-training, or a question of which the answer alone is trained on.
-Kind = Literal["documents", "questions"]
+# What a task has of a triple: a text for pre-training; a question of which the answer alone is trained on; what
+# describes its ends.
+Kind = Literal["documents", "questions", "descriptions"]
 _CHUNK = 256  # Records that are given to tf.data together, which takes nearly a millisecond for each `yield`.
 _Files = tuple[Stat, ...]
 
@@ -66,8 +67,7 @@ class LocalGraph:
   def find(self) -> dict[str, _Files]:
     """The files of each split and of what is beside them; no file of triples is in two of them."""
     train, validation = named_files.find(self, "files of triples", "graph/*.tsv")
-    matched = lambda name, patterns: named_files.match(f"LocalGraph.{name}", patterns).values() if patterns else ()
-    beside = {name: tuple(sorted(matched(name, getattr(self, name)))) for name in ("test_files", "names", "templates")}
+    beside = {name: self._matched(name) for name in ("test_files", "names", "templates")}
     apart = {stat for files in beside.values() for stat in files}
     train = tuple(stat for stat in train if stat not in apart)
     if not train:
@@ -77,6 +77,14 @@ class LocalGraph:
       raise UserError(f"LocalGraph.validation_files = {self.validation_files!r} has {shown(min(both)[0])}, which"
                       " another parameter names too: name it once")
     return {"files": train, "validation_files": validation, **beside}
+
+  def find_names(self) -> tuple[Stat, ...]:
+    """The files of names."""
+    return self._matched("names")
+
+  def _matched(self, name: str) -> tuple[Stat, ...]:
+    patterns = getattr(self, name)
+    return tuple(sorted(named_files.match(f"LocalGraph.{name}", patterns).values())) if patterns else ()
 
   def read(self) -> Graph:
     """The graph that the files hold, checked; the same object while they stay as they are."""
@@ -115,12 +123,10 @@ class LocalGraphSource(seqio.DataSource):
     return {**local.find(), "held_out": (PERCENT, MANY),
             "reader": (READER, self._kind, local.neighbours, local.language, local.on_bad_record)}
 
-  def records(self, split: str) -> Iterator[tuple[str, str]]:
+  def records(self, split: str, seed: int | None = None) -> Iterator[tuple[str, str]]:
     """(the triple, JSON of the `Text`) for each question of a split; what describes entities comes last."""
-    graph = self._local_graph
-    if not graph.triples[split]:
-      parameter = "test_files" if split == "test" else "validation_files"
-      raise UserError(f"there are no triples for the split {split}: set LocalGraph.{parameter}, or name another split")
+    del seed  # All of it is the same in each epoch.
+    graph = self._graph_of(split)
 
     def made() -> Iterator[tuple[str, str]]:
       for question in graph.questions(split):
@@ -134,7 +140,7 @@ class LocalGraphSource(seqio.DataSource):
                   shard_info: seqio.ShardInfo | None = None, *, sequence_length: Mapping[str, int] | None = None,
                   use_cached: bool = False, num_epochs: int | None = 1) -> tf.data.Dataset:
     """See seqio.DataSource; seqio shards by dealing out examples."""
-    records = list(self.records(split))  # Raises UserErrors here, in the caller's thread.
+    records = list(self.records(split, seed))  # Raises UserErrors here, in the caller's thread.
     if shuffle:
       random.Random(seed).shuffle(records)
     strings = tf.TensorSpec([None], tf.string)
@@ -149,6 +155,13 @@ class LocalGraphSource(seqio.DataSource):
   @property
   def _local_graph(self) -> Graph:
     return (self._local or LocalGraph()).read()
+
+  def _graph_of(self, split: str) -> Graph:
+    """The graph, if it has something of a split; else a UserError."""
+    if not self._local_graph.triples[split]:
+      parameter = "test_files" if split == "test" else "validation_files"
+      raise UserError(f"there are no triples for the split {split}: set LocalGraph.{parameter}, or name another split")
+    return self._local_graph
 
   def _described(self, split: str) -> list[tuple[str, str]]:
     """Entities with their descriptions, which are texts for pre-training alone."""

@@ -98,6 +98,17 @@ def test_files_come_from_here_and_from_the_shipped_ones_and_flags_come_last(file
   assert toy_loop()[1].width == 32, "a file of the same name here goes before the shipped one"
 
 
+def test_what_every_scope_replaces_needs_no_value(files):
+  """A model of two parts, each with a width of its own, has no use for the width of all."""
+  parts = "include 'models/tiny.gin'\nToyModel.width = %WIDTH\nTRAIN_STEPS = 1\nMIXTURE_OR_TASK_NAME = 'a'\n"
+  parts += "MODEL = {'a': @a/ToyModel(), 'b': @b/ToyModel()}\na/ToyModel.width = 3\n"
+  files("here/mine.gin", parts + "b/ToyModel.width = 5")
+  load()
+  assert [one.width for one in toy_loop()[1].values()] == [3, 5]
+  files("here/mine.gin", parts + "b/ToyModel.num_layers = 5")
+  assert "WIDTH is not set" in refusal()
+
+
 def test_loading_replaces_what_was_there():
   load("ToyModel.width=4")
   load()

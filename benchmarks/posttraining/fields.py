@@ -28,7 +28,7 @@ from benchmarks.media.fashion_decoder import KERNEL_RIDGE
 
 CHOICES = "yes", "no", "maybe"
 CHARACTERS, HELD_OUT, STORIES = 700, 250, 200
-STEPS = {"medicine": 100, "education": 400, "content": 1000}
+STEPS = {"medicine": 100, "education": 250, "content": 300}
 
 
 class Question(NamedTuple):

@@ -76,6 +76,9 @@ class TrainingStep:
     if getattr(experiment.objective, "rollouts", None):
       raise UserError(f"{type(experiment.objective).__name__} has the model answer prompts between steps, which is not"
                       " planned: plan with OBJECTIVE = @NextToken(), and with --decode")
+    if getattr(experiment.objective, "compares", None) == "triples":
+      raise UserError(f"{type(experiment.objective).__name__} compares descriptions, whose rows are not planned: plan"
+                      " with OBJECTIVE = @NextToken()")
     model = LanguageModel(experiment.language_model.config, getattr(experiment.model, "form", None))
     train_step = dataclasses.replace(config.step, model=for_tpu(model))
     return cls(train_step, experiment.dataset.batch_size, experiment.dataset.segment_length,

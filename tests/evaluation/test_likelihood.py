@@ -52,6 +52,25 @@ def test_bits_are_of_their_own_tokens():
   assert not {"bits_per_dim", "bits_per_sample"} & absent.keys()
 
 
+def test_bits_of_a_mixture_of_rows_are_those_of_each_part():
+  one = lambda value, weight: Sum(np.float64(value), np.float64(weight))
+  sums = {"loss": one(30, 20), "loss_text": one(12, 10), "accuracy_text": one(1, 10), "loss_spans": one(18, 10),
+          "accuracy_spans": one(2, 10), "loss_absent": one(0, 0), "accuracy_absent": one(0, 0)}
+  found = likelihood._means(sums, {"": 16.0, "text": 6.0, "spans": 9.0, "absent": 0.0}, "here")
+  np.testing.assert_allclose(found["bits_per_byte_text"], 12 / np.log(2) / 6)
+  np.testing.assert_allclose(found["bits_per_byte_spans"], 18 / np.log(2) / 9)
+  assert "bits_per_byte" not in found and not any("absent" in name for name in found) and found["loss_text"] == 1.2
+
+
+def test_bytes_are_counted_by_part():
+  batch = {"decoder_target_tokens": np.array([[1, 2], [2, 2]]), "decoder_loss_weights": np.array([[0.5, 0.0], [1, 1]]),
+           "decoder_part/text": np.array([[1, 1], [0, 0]]), "decoder_part/spans": np.array([[0, 0], [1, 1]])}
+  found = likelihood.target_bytes(np.array([0, 3, 5]), batch)
+  assert {name: float(value) for name, value in found.items()} == {"": 13, "text": 3, "spans": 10}
+  del batch["decoder_part/text"], batch["decoder_part/spans"]
+  assert float(likelihood.target_bytes(np.array([0, 3, 5]), batch)[""]) == 11.5
+
+
 def test_units_are_of_codecs_that_lose_nothing():
   lossy = types.SimpleNamespace(exact=False, units_per_cell=16, num_codes=(1000,))
   codecs = {"image": exact.RgbPixels(), "audio": exact.Pcm(8000), "video": lossy}

@@ -13,6 +13,7 @@ from t5x import trainer as t5x_trainer
 
 from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.data import vocabularies
+from gpt4x.data.row_mixture import RowMixture
 from gpt4x.errors import UserError
 from gpt4x.evaluation.likelihood import perplexity
 from gpt4x.interop.t5x import crossing, data
@@ -54,6 +55,9 @@ def _train(model_dir: str, config: TrainConfig, profile_steps: tuple[int, int] |
     raise UserError(f"{dataset.mixture_or_task_name} has the vocabulary {vocabularies.describe(by_name)}, but"
                     f" {model_dir} was trained with {vocabularies.describe(experiment.data.vocabulary)}: put that one"
                     " in its place, or use --loop=gpt4x")
+  if isinstance(dataset, RowMixture):
+    raise UserError(f"RowMixture.parts has {len(dataset.parts)} data sets, and --loop=t5x trains on one: use"
+                    " --loop=gpt4x, or DATASET = @DatasetConfig()")
   if experiment.model.frozen_models:
     raise UserError("LanguageModel.form has adapters, whose base --loop=t5x has no place for: use --loop=gpt4x")
   unknown = {"--profile_steps": profile_steps, "CheckpointConfig.keep_period": checkpoints.keep_period,

@@ -47,7 +47,7 @@ class WeightedLMFeatureConverter(seqio.LMFeatureConverter):
 
   def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
     found = dict(super().get_model_feature_lengths(task_feature_lengths))
-    return found | dict.fromkeys(("decoder_segment_ids", "decoder_sequences"), task_feature_lengths["targets"])
+    return found | dict.fromkeys((*self.MODEL_FEATURES, "decoder_segment_ids"), task_feature_lengths["targets"])
 
 
 class MaskedLMFeatureConverter(WeightedLMFeatureConverter):
@@ -61,10 +61,6 @@ class MaskedLMFeatureConverter(WeightedLMFeatureConverter):
   def _convert_example(self, features: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
     return {**super()._convert_example(features), "decoder_input_tokens": tf.maximum(features["inputs"] - 1, 0),
             "decoder_causal_attention": tf.cast(features["weights"] > 0, tf.int32)}
-
-  def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
-    found = dict(super().get_model_feature_lengths(task_feature_lengths))
-    return found | {"decoder_causal_attention": task_feature_lengths["targets"]}
 
 
 def converter(kind: str, beside: tuple[str, ...], pack: bool, bos_id: int) -> seqio.FeatureConverter:

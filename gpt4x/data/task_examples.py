@@ -8,6 +8,7 @@ import inspect
 import itertools
 import re
 import sys
+import threading
 import traceback
 from typing import Any, TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 _PLACE = re.compile(
     r"(\{\{.*?\}\} |Error in user-defined function passed to \S+ transformation with iterator: \S+: )*")
+# seqio deals out the seeds of preprocessors from one counter of the process: of two threads that build at once, each
+# would get some of the other's.
+BUILDING = threading.RLock()
 SHUFFLE_BUFFER = 100_000  # Examples of an ordered data set that wait in memory to be shuffled.
 
 
@@ -30,7 +34,9 @@ def examples(provider: "seqio.Task | seqio.Mixture", split: str,
   """Runs `provider.get_dataset(split=split, **options)`; an error of seqio, TensorFlow or the disk is a UserError."""
   count = itertools.count()
   with errors_of(provider, split, lambda: next(count)):
-    for example in convert(_shuffled_here(provider).get_dataset(split=split, **options)).as_numpy_iterator():
+    with BUILDING:
+      dataset = convert(_shuffled_here(provider).get_dataset(split=split, **options))
+    for example in dataset.as_numpy_iterator():
       next(count)
       yield example
 

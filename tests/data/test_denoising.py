@@ -81,7 +81,7 @@ def test_a_prefix_goes_on(density):
     inputs, targets = denoising.prefix(ids, density, MARKS, "S", rng)
     assert inputs[0] == MARKS.mark("[S]") and [*inputs[1:], *targets] == ids.tolist() and len(targets)
     shares.append(len(targets) / 80)
-  assert np.mean(shares) == pytest.approx(density, abs=0.01) and max(shares) < min(1, 2 * density)
+  assert np.mean(shares) == pytest.approx(density, abs=0.03) and max(shares) < min(1, 2 * density)
 
 
 @pytest.mark.parametrize("denoiser", EVERY, ids=repr)

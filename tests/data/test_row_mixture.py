@@ -107,8 +107,8 @@ def test_a_run_goes_on_where_it_stopped():
     expected, found = next(mixed), next(again)
     for name, value in expected.items():
       np.testing.assert_array_equal(found[name], value, err_msg=name)
-  others = RowMixture(PARTS | {"text": config("text", 4)}).open().train()
-  with pytest.raises(UserError, match="parts"):
+  others = RowMixture(PARTS | {"text": config("text", 4)}, MIXTURE.weights).open().train()
+  with pytest.raises(UserError, match="parts {'text': 3, .*but this run has {'text': 4"):
     others.set_state(state)
 
 

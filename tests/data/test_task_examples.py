@@ -1,5 +1,7 @@
 """What seqio tasks yield: ordered data sets of TFDS may be shuffled, and errors say where."""
 
+import threading
+
 import pytest
 import seqio
 import tensorflow as tf
@@ -92,3 +94,23 @@ def test_an_error_says_in_which_file_and_behind_what(tmp_path):
   seqio.utils._list_files_for_glob.cache_clear()
   with pytest.raises(UserError, match=f"in {tmp_path}/a.tsv or one of 1 more files"):
     list(examples(task, "train", shuffle=False))
+
+
+def test_data_sets_are_built_one_after_another():
+  """The seeds of preprocessors come from one counter of the process, which another thread would draw from, too."""
+  free = []
+
+  def look(dataset):
+    thread = threading.Thread(target=lambda: free.append(task_examples.BUILDING.acquire(blocking=False)))
+    thread.start()
+    thread.join()
+    return dataset
+
+  seqio.TaskRegistry.add("toy_looks", source=seqio.FunctionDataSource(
+      lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensors({"targets": "a"}), splits=["train"]),
+      preprocessors=[look, seqio.preprocessors.tokenize], output_features=FEATURES)
+  try:
+    assert texts("toy_looks", shuffle=False) == ["a"]
+  finally:
+    seqio.TaskRegistry.remove("toy_looks")
+  assert free == [False], "another thread could build while this one did"

@@ -7,10 +7,9 @@ candidates that score alike have the mean of their places: a model that says not
 from collections.abc import Callable, Mapping, Sequence
 import functools
 import random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import numpy as np
-import seqio
 
 from gpt4x.data import vocabularies
 from gpt4x.data.local_graph import encoded, prompt_ids
@@ -21,6 +20,9 @@ from gpt4x.experiment import Experiment
 from gpt4x.inference.trie_scores import TrieScores
 from gpt4x.inference.tries import Trie
 from gpt4x.models.language_model import Params
+
+if TYPE_CHECKING:
+  import seqio
 
 ALIKE = 1e-5  # Scores that differ by no more, in nats, are ties: sums of the same numbers in another order.
 TOGETHER = 256  # Questions between two looks at how far it has come.
@@ -37,7 +39,7 @@ class Ranks(NamedTuple):
 class LinkPredictor:
   """Ranks the entities of a graph as answers to questions."""
 
-  def __init__(self, experiment: Experiment, vocabulary: seqio.Vocabulary, graph: Graph, beam: int | None = None,
+  def __init__(self, experiment: Experiment, vocabulary: "seqio.Vocabulary", graph: Graph, beam: int | None = None,
                normalized: bool = False):
     """Prepares.
 

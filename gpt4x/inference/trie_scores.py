@@ -33,7 +33,8 @@ class _Nodes(NamedTuple):
   memory: Memory
 
   def take(self, places: Any) -> "_Nodes":
-    return _Nodes(*(x[places] for x in self[:4]), self.memory)
+    return self._replace(question=self.question[places], node=self.node[places], total=self.total[places],
+                         row=self.row[places])
 
 
 class _Batch(NamedTuple):
@@ -90,7 +91,7 @@ class TrieScores:
         filled = np.append(some, np.repeat(some[-1:], _power(len(some)) - len(some)))
         batch = _Batch(trie, np.full((len(some), found.shape[1]), -np.inf), np.full(len(some), -np.inf),
                        None if answers is None else np.array([answers[i] for i in some]), beam, normalized)
-        self._score(params, [prompts[i] for i in filled], batch, int(length), rows)
+        self._score(params, [prompts[int(i)] for i in filled], batch, int(length), rows)
         found[some] = batch.scores
     return found / trie.lengths if normalized else found
 

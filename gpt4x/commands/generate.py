@@ -31,10 +31,11 @@ def run(arguments: argparse.Namespace) -> None:
   given = media_files.read(arguments.media)
   if arguments.guidance != 1:
     _check_guidance(arguments.guidance, experiment.dataset.mixture_or_task_name)
+  neighbours = {"datastore": arguments.datastore} if arguments.datastore else {}
   with configuration.placing():
     generator = Generator(arguments.model_dir, experiment, step=arguments.step, output=output,
                           sampling=Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
-                          guidance=arguments.guidance)
+                          guidance=arguments.guidance, **neighbours)
   prompts = _prompts(generator, texts, arguments.media, given)
   options = {"max_tokens": arguments.max_tokens, "seed": arguments.seed, "stop": arguments.stop}
   count = len(prompts) * arguments.num_samples

@@ -147,13 +147,14 @@ def target_bytes(token_bytes: jax.Array, batch: Batch) -> jax.Array:
 @gin.configurable(allowlist=["partitioner", "max_batches", "shuffle_media", "samples"])
 def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | None = None, step: int | None = None,
              split: str = "validation", max_batches: int | None = None, shuffle_media: bool = False,
-             samples: int = 0) -> dict[str, float]:
+             samples: int = 0, datastore: str | None = None, tune: bool = False) -> dict[str, float]:
   """Evaluates a checkpoint; returns the metrics of `Evaluator`, those of seqio's infer-evaluation, and `step`.
 
   The vocabulary is the one that the run keeps. The mesh may differ from the run's. Without `partitioner`, as many
   devices split the batch as divide its rows. With `shuffle_media`, examples have each other's media in their inputs:
   what a model loses by that is what it takes from media. So many `samples` of media are drawn and measured, and
-  DIR/samples/step_STEP shows them.
+  DIR/samples/step_STEP shows them. With a `datastore`, also what its neighbours make of the likelihood; see
+  `nearest_neighbours.Interpolation`.
   """
   if max_batches is not None and max_batches < 1:
     raise UserError(f"evaluate.max_batches = {max_batches} must be at least 1, or None for the whole split")
@@ -165,6 +166,10 @@ def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | 
     partitioner = Partitioner() if jax.process_count() > 1 else Partitioner(data=devices, num_devices=devices)
   experiment = experiment.of_run(model_dir)
   evaluator = Evaluator(experiment, partitioner, split, shuffle_media)
+  interpolate = None
+  if datastore:
+    from gpt4x.evaluation.nearest_neighbours import Interpolation
+    interpolate = Interpolation(experiment, partitioner, model_dir, step, split, datastore, tune)
   show = shower(experiment, split) if samples else None
   models = experiment.frozen_models
   references = frozen_models.find(models, Checkpoints(model_dir).frozen(step), strict=False)
@@ -172,6 +177,8 @@ def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | 
   held = frozen_models.load(models, references, partitioner)
   found = {"step": step} | evaluator(params, held, max_batches=max_batches)
   found |= TaskMetrics(experiment, split, shuffle_media)(params)
+  if interpolate:
+    found |= interpolate(params, max_batches)
   if show:
     measures, shown = show(params, samples)
     shown.write(gallery.place(model_dir, step))

@@ -13,6 +13,7 @@ from gpt4x.experiment import Experiment
 from gpt4x.inference import media
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.media import Output, Prompt
+from gpt4x.inference.nearest_neighbours import Neighbours
 from gpt4x.inference.sampling import Sampling
 from gpt4x.inference.text import Completion, Text
 from gpt4x.media.medium import Medium
@@ -37,7 +38,8 @@ class Generator:
   """
 
   def __init__(self, model_dir: str, experiment: Experiment, *, sampling: Sampling = Sampling(),
-               step: int | None = None, window: int | None = None, output: Output | None = None, guidance: float = 1.0):
+               step: int | None = None, window: int | None = None, output: Output | None = None, guidance: float = 1.0,
+               datastore: str | None = None):
     """Prepares to generate.
 
     Args:
@@ -48,9 +50,12 @@ class Generator:
       window: latest positions that each token attends to; None: a segment and the longer of the two memories.
       output: what a continuation is to be; None: text alone.
       guidance: how often the difference that a prompt makes to the logits counts (arXiv:2207.12598); 1: once.
+      datastore: the directory of one whose neighbours have a part in what is drawn; None: none.
     """
     self._model_dir, self._experiment, self._step = model_dir, experiment, step
     model = experiment.language_model
+    if datastore:
+      model = Neighbours.of(datastore, experiment, model_dir, step).model(model)
     self._vocabulary: Any = vocabularies.load(model_dir)
     self.window = experiment.decoding_window(window)
     self._bidirectional = experiment.dataset.feature_converter == "prefix_lm"

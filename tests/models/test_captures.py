@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpt4x.errors import UserError
+from gpt4x.models.layer import CAPTURES
 from tests.models import tiny
 from tests.models.tiny import LENGTH, ROWS, STYLES
 
@@ -19,7 +20,7 @@ def test_captures_are_the_streams_parts(stack):
   model = tiny.make(**{**_STACKS[stack], "norm_position": "pre", "memory_length": LENGTH})
   tokens, memory = tiny.random_tokens(model.config, LENGTH), model.lm.initial_memory(ROWS)
   n = model.config.num_layers
-  names = ["embedding", "final", *(f"layers.{i}.{name}" for i in range(n) for name in ("attention", "mlp", "output"))]
+  names = ["embedding", "final", *(f"layers.{i}.{name}" for i in range(n) for name in CAPTURES)]
   run = tiny.jit_by_default(
       lambda params, names: model.lm.forward(params, tokens, memory, capture=names), static_argnums=1)
   output, plain = run(model.params, tuple(names)), run(model.params, ())

@@ -104,7 +104,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
   def command(name: str, text: str, gin: str | None = None) -> Any:
     sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    if name not in ("vocabulary", "plan", "cache"):
+    if name not in ("vocabulary", "plan", "cache", "index"):
       sub.add_argument("--model_dir", required=True, type=_directory, metavar="DIR", help="the directory of the run")
       sub.add_argument("--trust", action="append", default=[], type=_filled_text, metavar="MODULE",
                        help="a module that saved configurations may import from now on, though not gpt4x's")
@@ -264,7 +264,19 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                         help="parts of the labelled records, each judged by the others (default: %(default)s)")
   annotate.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S",
                         help="of the parts, and of what is chosen (default: %(default)s)")
-  for sub in (evaluate, generate, chat, export, compress, teach, datastore, annotate):
+  index = command("index", "make an index of documents, for models to look things up in", gin=(
+      "what names the documents, if it is not --gin.LocalText.files=\"'docs/**/*.txt'\""))
+  index.add_argument("--output", required=True, type=_directory, metavar="INDEX", help="the folder to write")
+  index.add_argument("--dense", action="store_true", help="find documents also by the vectors of the model in DIR")
+  index.add_argument("--model_dir", type=_directory, metavar="DIR", help="the directory of that model's run")
+  index.add_argument("--trust", action="append", default=[], type=_filled_text, metavar="MODULE",
+                     help="a module that saved configurations may import from now on, though not gpt4x's")
+  for sub in (evaluate, generate):
+    sub.add_argument("--retrieve", type=_path, metavar="INDEX", help=(
+        "put what is found for a prompt, in what gpt4x index wrote, ahead of it"))
+    sub.add_argument("--documents", type=_number(int, 1, 1000), default=1, metavar="N",
+                     help="how many for each prompt (default: %(default)s)")
+  for sub in (evaluate, generate, chat, export, compress, teach, datastore, index, annotate):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))

@@ -16,6 +16,8 @@ def run(arguments: argparse.Namespace) -> None:
   agreement.check(configuration.config_text())
   options = {name: value for name in ("samples", "datastore", "tune")
              if (value := getattr(arguments, name))}  # Else what gin says.
+  if arguments.retrieve:
+    options |= {"retrieve": arguments.retrieve, "documents": arguments.documents}
   with configuration.placing():
     metrics = evaluate(arguments.model_dir, experiment, step=arguments.step, split=arguments.split, **options)
   for name, value in metrics.items():

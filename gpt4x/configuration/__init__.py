@@ -41,7 +41,8 @@ MODULES = tuple(f"gpt4x.{module}" for module in (
     "models.codec_model", "compression.low_rank", "compression.quantization", "compression.training_products",
     "partitioning", "objectives.cached_distillation", "objectives.distillation", "objectives.group_relative",
     "objectives.next_token", "objectives.preference", "objectives.reconstruction", "checkpoints.manager", "experiment",
-    "evaluation.likelihood", "evaluation.samples", "inference.generate", "inference.nearest_neighbours", "posttraining.rewards",
+    "evaluation.likelihood", "evaluation.samples", "inference.generate", "inference.nearest_neighbours",
+    "inference.retrieval", "posttraining.rewards",
     "posttraining.rollouts"))
 TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (
     "config", "optimizers", "sparsity", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))

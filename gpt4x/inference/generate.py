@@ -84,7 +84,7 @@ class Generator:
     """Yields `num_samples` continuations of each prompt in turn; `batch_size` of them are decoded together."""
     rows = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
     for prompt in dict.fromkeys(prompts):
-      self._encode(prompt)  # A mistake in the last comes before the first has cost anything.
+      self.encode(prompt)  # A mistake in the last comes before the first has cost anything.
     batches = -(-len(rows) // batch_size)
     size = -(-len(rows) // max(batches, 1))  # All batches have one size, so the engine compiles once.
     for start in range(0, len(rows), max(size, 1)):
@@ -109,7 +109,7 @@ class Generator:
     if "" in stop:
       raise UserError("a stop text is empty: every text would end before it began")
     max_tokens = self._max_tokens if max_tokens is None else max_tokens
-    ids = [self._encode(prompt) for prompt, _ in rows]
+    ids = [self.encode(prompt) for prompt, _ in rows]
     # With the prompt in its number, a row does not draw what the other prompts' rows draw.
     names = [prompt if isinstance(prompt, str) else f"{prompt.text} {prompt.ids}" for prompt, _ in rows]
     numbers = [zlib.crc32(f"{sample} {name}".encode()) for name, (_, sample) in zip(names, rows)]
@@ -123,7 +123,8 @@ class Generator:
     """Read when they are needed, so that a wrong prompt is told of at once."""
     return self._experiment.restore_params(self._model_dir, Partitioner(data=1, num_devices=1), self._step)[1]
 
-  def _encode(self, prompt: str | Prompt) -> Sequence[int]:
+  def encode(self, prompt: str | Prompt) -> Sequence[int]:
+    """The ids of a prompt, all of which the model knows."""
     ids = prompt.ids if isinstance(prompt, Prompt) else self._vocabulary.encode(prompt)
     for token in ids:
       if token not in self._ids:

@@ -1,10 +1,13 @@
 """A model directory that reads bytes of text, with random parameters: nothing is trained, and little compiled."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
 
+import jax
+import numpy as np
 import seqio
 
 from gpt4x import run_directory
@@ -44,6 +47,23 @@ def write(directory: pathlib.Path, step: int = 0, scale: float = 1.0, **bindings
   return model
 
 
+def whole(model: LanguageModel, params: Any, tokens: Any, layer: str) -> tuple[np.ndarray, np.ndarray]:
+  """Logits [L, V] and states [L, D] of a document's input tokens, run whole; of all lengths one program."""
+  padded = np.pad(np.asarray(tokens, np.int32), (0, 40 - len(tokens)))[None]  # None sees what is behind it.
+  logits, states = _compiled(model.config, layer)(params, padded)
+  return np.asarray(logits)[:len(tokens)], np.asarray(states)[:len(tokens)]
+
+
+@functools.cache
+def _compiled(config: TransformerConfig, layer: str) -> Any:
+  model = LanguageModel(config)
+
+  def run(params, tokens):
+    output = model.forward(params, tokens, model.initial_memory(1, 0), capture=(layer,))
+    return model.unembed(params, output.hidden)[0], output.captures[layer][0]
+
+  return tiny.jit(run)
+
+
 def params(model: LanguageModel, scale: float = 1.0) -> Any:
-  import jax
   return jax.tree.map(lambda leaf: scale * leaf, tiny.random_params(model))

@@ -34,6 +34,27 @@ def test_captures_are_the_streams_parts(stack):
   assert jax.tree.map(jnp.shape, output.captures) == dict.fromkeys(names, (ROWS, LENGTH, model.config.embed_dim))
 
 
+@pytest.mark.parametrize("stack", _STACKS)
+def test_a_step_of_decoding_has_the_captures_of_a_segment(stack):
+  model = tiny.make(**_STACKS[stack])
+  tokens, names = tiny.random_tokens(model.config, LENGTH), ("embedding", "final", "layers.0.mlp_input", "layers.1.mlp")
+
+  def run(params):
+    past = model.lm.initial_memory(ROWS, LENGTH, projected=True)
+    whole = model.lm.forward(params, tokens, past, window=LENGTH, capture=names).captures
+    _, memory = model.lm.prefill(params, tokens[:, :-1], jnp.ones_like(tokens[:, :-1]), past)
+    hidden, _, found = model.lm.module.apply(
+        {"params": params}, tokens[:, -1], model.lm.start_decoding(params, memory), jnp.ones(ROWS, jnp.int32), names,
+        method="step")
+    return whole, hidden, found
+
+  whole, hidden, found = tiny.jit(run)(model.params)
+  assert set(found) == set(names)
+  for name in names:
+    np.testing.assert_allclose(found[name][:, 0], whole[name][:, -1], rtol=1e-4, atol=1e-4)
+  np.testing.assert_array_equal(found["final"], hidden)
+
+
 @pytest.mark.parametrize("name", ["layers.2.mlp", "layers.0.wi", "mlp", "layers.-1.mlp"])
 def test_a_name_that_there_is_not(name):
   model = tiny.make()

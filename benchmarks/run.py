@@ -52,7 +52,7 @@ def keep(rows: Iterable[Row], run: dict[str, str | int], folder: pathlib.Path = 
   """Puts rows into the results.json and the RESULTS.md of a folder, and returns all that are there."""
   records = results.merge(folder / "results.json", rows, **run)
   explanations: dict[str, str] = {}
-  for group, name in (GROUPS | {name: name for name in ("gpu", "media", "compression", "posttraining")}).items():
+  for group, name in (GROUPS | {name: name for name in ("gpu", "media", "compression", "posttraining", "knowledge")}).items():
     documented = importlib.import_module(f"benchmarks.{name}").__doc__.strip()
     section = SECTIONS.get(group, group)
     explanations[section] = f"{explanations.get(section, '')}\n\n{documented}".strip()

@@ -36,7 +36,8 @@ def write_record(directory: epath.Path, record: Mapping[str, Any], folders: Sequ
   # Files at the top are left out: Orbax rewrites its own note there while committing, and nothing is read from it.
   paths = [path for folder in folders for path in storage.files_below(directory / folder)]
   with futures.ThreadPoolExecutor(8) as pool:
-    files = {str(path.relative_to(directory)): entry for path, entry in zip(paths, pool.map(storage.size_and_crc, paths))}
+    entries = pool.map(storage.size_and_crc, paths)
+    files = {str(path.relative_to(directory)): entry for path, entry in zip(paths, entries)}
   record = {**record, "files": files}
   with storage.errors(directory):
     (directory / RECORD).write_text(json.dumps({"crc32": _crc32_of_json(record), "record": record}))

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
   partitioner = teaching.mesh_for(experiment.dataset.batch_size)
   with prepared.new_folder(storage.path(arguments.output)) as folder:
     step, params = experiment.restore_params(arguments.model_dir, partitioner, arguments.step)
-    count = nearest_neighbours.build(
-        experiment, params, partitioner, arguments.model_dir, datastore.Writer(folder, int(model.config.embed_dim or 0)),
-        layer, step, arguments.split, arguments.max_tokens, arguments.lists)
+    writer = datastore.Writer(folder, int(model.config.embed_dim or 0))
+    count = nearest_neighbours.build(experiment, params, partitioner, arguments.model_dir, writer, layer, step,
+                                     arguments.split, arguments.max_tokens, arguments.lists)
   print(f"wrote {arguments.output}: step {step}, {count:,} tokens of {arguments.split}, {layer}")

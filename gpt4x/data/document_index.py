@@ -1,7 +1,7 @@
 """An index of documents: texts, and how those are found that a question is about.
 
-A folder. `note.json`, which is written last, has the count and the checksums. `documents.jsonl` has a name and a text on
-each line, `words/` the index of their words (BM25), and `vectors.npy` a vector of each text if a model has made some.
+A folder. `note.json`, which is written last, has the lengths and the checksums. `documents.jsonl` has a name and a text
+on each line, `words/` the index of their words (BM25), and `vectors.npy` a vector of each text if a model has made some.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,8 +75,8 @@ class DocumentIndex:
       raise UserError(f"{directory} is in a bucket, and an index is read in place: copy it to a folder of this machine")
     note = prepared.read_json(self.path / NOTE)
     if not note:
-      raise UserError(f"{directory} is no index of documents ({NOTE} is missing): correct the path, or make one by gpt4x"
-                      f" index --output={directory}")
+      raise UserError(f"{directory} is no index of documents ({NOTE} is missing): correct the path, or make one by"
+                      f" gpt4x index --output={directory}")
     try:
       if note["version"] != _VERSION:
         raise ValueError(f"version {note['version']!r}, and this gpt4x reads {_VERSION}")
@@ -138,8 +138,8 @@ class DocumentIndex:
     return sorted(found, key=lambda one: (-one[1], one[0]))[:count]
 
   def _damaged(self, why: str) -> UserError:
-    return UserError(f"the index {self.path} is damaged ({' '.join(why.split())}): copy it again, or make it anew by gpt4x"
-                     " index")
+    return UserError(f"the index {self.path} is damaged ({' '.join(why.split())}): copy it again, or make it anew by"
+                     " gpt4x index")
 
 
 def build(folder: pathlib.Path, given: Iterable[Document], vectors: Callable[[Sequence[str]], np.ndarray] | None = None,

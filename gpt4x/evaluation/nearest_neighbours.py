@@ -1,4 +1,4 @@
-"""What a datastore's neighbours do for the likelihood of a split, and the weight and temperature that are best there."""
+"""What a datastore's neighbours do for the likelihood of a split, and which weight and temperature are best there."""
 
 import math
 from typing import Any
@@ -36,8 +36,8 @@ class Interpolation:
     self._texts = {store.fingerprint: store.name for store in experiment.data.stores(split)}
     store, tuned = self._neighbours.store, self._neighbours.store.tuned()
     if tune and (known := sorted(self._texts.keys() & store.source.texts.keys())):
-      raise UserError(f"the datastore {datastore} was made of {self._texts[known[0]]} itself, so nothing can be tuned on"
-                      " it: give another --split or other files, which the store has not seen")
+      raise UserError(f"the datastore {datastore} was made of {self._texts[known[0]]} itself, so nothing can be tuned"
+                      " on it: give another --split or other files, which the store has not seen")
     relies = settings.weight is None or settings.temperature is None
     if not tune and relies and (known := sorted(self._texts.keys() & set(tuned.get("texts", ())))):
       raise UserError(f"the weight and temperature of {datastore} were tuned on {self._texts[known[0]]} itself: report"

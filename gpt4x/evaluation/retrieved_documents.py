@@ -33,8 +33,8 @@ class Retrieved:
     self.experiment = dataclasses.replace(experiment, dataset=dataclasses.replace(config, pack=False))
     data = self.experiment.data
     if data.modalities or data.has_pairs:
-      raise UserError(f"task {config.mixture_or_task_name} has {'media' if data.modalities else 'pairs of answers'}, and"
-                      " documents are put ahead of prompts of text with one answer: name another task")
+      raise UserError(f"task {config.mixture_or_task_name} has {'media' if data.modalities else 'pairs of answers'},"
+                      " and documents are put ahead of prompts of text with one answer: name another task")
     self._vocabulary = data.vocabulary
     self._retriever = Retriever(directory, self.experiment, model_dir, step, count, self._vocabulary)
     self._known = dict[tuple[bytes, int], list[int]]()  # What is ahead of a prompt, so that it is sought once.
@@ -84,11 +84,11 @@ class Retrieved:
     """`retrieved`, the share of the examples that have got a document; says what was cut or left out."""
     if self._cut:
       length = self.experiment.dataset.segment_length
-      print(f"gpt4x: warning: documents of {self._cut:,} of {self._examples:,} examples are cut at their end, for rows have"
-            f" {length} tokens: raise TASK_FEATURE_LENGTHS", file=sys.stderr)
+      print(f"gpt4x: warning: documents of {self._cut:,} of {self._examples:,} examples are cut at their end, for rows"
+            f" have {length} tokens: raise TASK_FEATURE_LENGTHS", file=sys.stderr)
     if self._own:
-      print(f"gpt4x: warning: for {self._own:,} of {self._examples:,} examples a document was passed over that holds the"
-            " very prompt and its answer: index documents, and not the examples", file=sys.stderr)
+      print(f"gpt4x: warning: for {self._own:,} of {self._examples:,} examples a document was passed over that holds"
+            " the very prompt and its answer: index documents, and not the examples", file=sys.stderr)
     return {"retrieved": self._used / max(1, self._examples)}
 
 

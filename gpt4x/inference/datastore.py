@@ -66,11 +66,12 @@ class Datastore:
   def __init__(self, directory: str):
     self.path = storage.path(directory)
     if storage.is_remote(directory):
-      raise UserError(f"{directory} is in a bucket, and a datastore is read in place: copy it to a folder of this machine")
+      raise UserError(f"{directory} is in a bucket, and a datastore is read in place: copy it to a folder of this"
+                      " machine")
     note = prepared.read_json(self.path / NOTE)
     if not note:
-      raise UserError(f"{directory} is no datastore ({NOTE} is missing): correct the path, or make one by gpt4x datastore"
-                      f" --output={directory}")
+      raise UserError(f"{directory} is no datastore ({NOTE} is missing): correct the path, or make one by"
+                      f" gpt4x datastore --output={directory}")
     try:
       if note["version"] != _VERSION:
         raise ValueError(f"version {note['version']!r}, and this gpt4x reads {_VERSION}")
@@ -164,8 +165,8 @@ class Datastore:
     return UserError(f"the datastore {self.path} was made of {why}: make it anew by gpt4x datastore, or name another")
 
   def _damaged(self, why: str) -> UserError:
-    return UserError(f"the datastore {self.path} is damaged ({' '.join(why.split())}): copy it again, or make it anew by"
-                     " gpt4x datastore")
+    return UserError(f"the datastore {self.path} is damaged ({' '.join(why.split())}): copy it again, or make it anew"
+                     " by gpt4x datastore")
 
 
 class Writer:
@@ -177,7 +178,8 @@ class Writer:
     faiss()  # Missing now, and not when all keys are there.
 
   def __enter__(self) -> Self:
-    self._files = {name: open(self._folder / f"{name}.unsorted", "wb") for name in ("keys.bin", *_BESIDE)}
+    self._files = {name: open(self._folder / f"{name}.unsorted", "wb")  # noqa: SIM115  Closed by __exit__.
+                   for name in ("keys.bin", *_BESIDE)}
     return self
 
   def __exit__(self, *_: Any) -> None:

@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 import numpy as np
 
 from gpt4x.checkpoints.reader import Reader
-from gpt4x.data import prepared
 from gpt4x.data.stream import EvaluationSegments
 from gpt4x.data.token_store import TokenStore
 from gpt4x.errors import require, UserError
@@ -110,8 +109,8 @@ class Neighbours:
     store.check(source(experiment, model_dir, step, settings.layer or store.source.layer, {}), model_dir)
     found = settings.completed({} if tuning else store.tuned())
     if not tuning and (found.weight is None or found.temperature is None):
-      raise UserError(f"nothing was tuned for the datastore {directory}: run gpt4x eval --datastore={directory} --tune on"
-                      " a held-out split, or set NearestNeighbours.weight and NearestNeighbours.temperature")
+      raise UserError(f"nothing was tuned for the datastore {directory}: run gpt4x eval --datastore={directory} --tune"
+                      " on a held-out split, or set NearestNeighbours.weight and NearestNeighbours.temperature")
     return cls(store, found)
 
   def model(self, model: LanguageModel) -> LanguageModel:

@@ -88,7 +88,8 @@ class Retriever:
       if made_by != self._vectors.checksum:
         raise UserError(f"the vectors of {directory} are of other parameters (step {self._index.model['step']},"
                         f" {made_by[:8]}) than those of {model_dir} (step {self._vectors.step},"
-                        f" {self._vectors.checksum[:8]}): make the index anew by gpt4x index, or set Retrieval.by = 'words'")
+                        f" {self._vectors.checksum[:8]}): make the index anew by gpt4x index, or set"
+                        " Retrieval.by = 'words'")
 
   def find(self, question: str, spare: int = 0) -> list[Found]:
     """The documents for a question, the best first, and so many more."""

@@ -116,7 +116,8 @@ def test_documents_are_those_of_local_text(tmp_path):
     list(document_index.documents(LocalText(files=str(tmp_path / "*.jsonl"))))
 
 
-@pytest.mark.parametrize("named, words", [([], "the index would be empty"), ([("a", "?! ...")], "no document has a word")])
+@pytest.mark.parametrize("named, words", [
+    ([], "the index would be empty"), ([("a", "?! ...")], "no document has a word")])
 def test_an_empty_index_is_an_error_and_leaves_nothing(tmp_path, named, words):
   with pytest.raises(UserError, match=words):
     write(tmp_path / "index", named)
@@ -128,7 +129,7 @@ def test_an_empty_index_is_an_error_and_leaves_nothing(tmp_path, named, words):
     (lambda path: (path / "note.json").write_text('{"version": 7}'), "version 7, and this gpt4x reads 1"),
     (lambda path: os.truncate(path / "documents.jsonl", 40), "documents.jsonl is not as it was written"),
     (lambda path: (path / "vectors.npy").write_bytes(b"no"), "vectors.npy is not as it was written"),
-    (lambda path: (path / "words" / "params.index.json").write_text("{}"), "params.index.json is not as it was written"),
+    (lambda path: (path / "words" / "params.index.json").write_text("{}"), "params.index.json is not as it was"),
     (lambda path: shutil.rmtree(path / "words"), "damaged .*words/.*No such file"),
 ])
 def test_a_damaged_index_is_refused(index, tmp_path, damage, words):

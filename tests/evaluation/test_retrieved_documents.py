@@ -1,4 +1,4 @@
-"""Examples with documents ahead: where these stand in a row, what they do to the likelihood, and what is passed over."""
+"""Examples with documents ahead: where these stand in a row, what they do to the likelihood, what is passed over."""
 
 import dataclasses
 
@@ -141,7 +141,8 @@ def row(question, answer, length=32):
 
 def test_a_row_of_a_conversation(folder, capsys):
   retrieved = Retrieved(experiment(folder), str(folder / "run"), None, str(folder / "words"))
-  given = [row("the sun?", " up"), row("zebra", " no"), {name: np.zeros_like(value) for name, value in row("", "a").items()}]
+  padding = {name: np.zeros_like(value) for name, value in row("", "a").items()}
+  given = [row("the sun?", " up"), row("zebra", " no"), padding]
   moved, same, padding = retrieved.rows(given)
   expected = row(("the sun " * 30)[:21] + "the sun?", " up")  # As much as there is room for.
   for name, values in expected.items():
@@ -156,7 +157,7 @@ def test_vectors_are_the_model_s(folder, tmp_path):
   retriever = Retriever(str(folder / "both"), experiment(folder), str(folder / "run"))
   assert [one.name for one in retriever.find("John is at home")] == ["john"]
   text_run.write(tmp_path / "run", scale=1.01)
-  with pytest.raises(UserError, match="the vectors of .* are of other parameters .step 0, .*set Retrieval.by = 'words'"):
+  with pytest.raises(UserError, match="vectors of .* are of other parameters .step 0, .*set Retrieval.by = 'words'"):
     Retriever(str(folder / "both"), experiment(folder), str(tmp_path / "run"))
 
 

@@ -219,7 +219,8 @@ def _run(tmp_path_factory):
   step, params = experiment.restore_params(str(folder / "run"), mesh)
   layer = nearest_neighbours.last_mlp_input(experiment.language_model)
   with prepared.new_folder(folder / "store") as made:
-    count = nearest_neighbours.build(experiment, params, mesh, str(folder / "run"), Writer(made, 8), layer, step, "train")
+    count = nearest_neighbours.build(experiment, params, mesh, str(folder / "run"), Writer(made, 8), layer, step,
+                                     "train")
   assert count == sum(len(text) + 1 for text in TEXTS)
   yield folder / "run", experiment, params, folder / "store"
 
@@ -271,7 +272,8 @@ def test_a_part_of_a_split_and_another_layer(run, tmp_path):
   directory, experiment, params, _ = run
   mesh = Partitioner(data=1, num_devices=1)
   with prepared.new_folder(tmp_path / "store") as folder:
-    count = nearest_neighbours.build(experiment, params, mesh, str(directory), Writer(folder, 8), "final", 0, "train", 20)
+    count = nearest_neighbours.build(experiment, params, mesh, str(directory), Writer(folder, 8), "final", 0, "train",
+                                     max_tokens=20)
   store = Datastore(str(tmp_path / "store"))
   assert count == len(store) == 20 == len(set(store._places.tolist()))
   with pytest.raises(UserError, match="the layer final, and NearestNeighbours.layer = 'layers.1.output'"):

@@ -143,8 +143,8 @@ def test_documents_ahead_of_prompts(index, capsys, name):
   assert all("retrieved" not in one for one in plain)
   assert [one["log_probs"] for one in found] != [one["log_probs"] for one in plain]
   # The same prompt with the text before it has the same continuations, but for what is drawn.
-  whole = run(capsys, "generate", "--model_dir=run", "--prompt=the milk is at home\nmilk home", "--max_tokens=4", "--json",
-              "--temperature=0")
+  whole = run(capsys, "generate", "--model_dir=run", "--prompt=the milk is at home\nmilk home", "--max_tokens=4",
+              "--json", "--temperature=0")
   again = run(capsys, *argv[:3], "--max_tokens=4", "--json", "--temperature=0", f"--retrieve={name}")
   assert json.loads(whole.out)["tokens"] == json.loads(again.out)["tokens"]
   assert captured.err == ""
@@ -153,8 +153,8 @@ def test_documents_ahead_of_prompts(index, capsys, name):
 def test_a_long_document_is_cut_and_said(index, capsys):
   argv = ["generate", "--model_dir=run", f"--prompt=milk {'x' * 30}", "--max_tokens=2", "--retrieve=index"]
   captured = run(capsys, *argv)
-  assert captured.err == ("gpt4x: warning: milk.txt is cut at its end: the model has 48 positions in view, and the prompt"
-                          " takes 35\n")
+  assert captured.err == ("gpt4x: warning: milk.txt is cut at its end: the model has 48 positions in view, and the"
+                          " prompt takes 35\n")
   assert captured.out.startswith("milk xxx")
 
 

@@ -160,7 +160,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                         help="end before this text; may be repeated")
   generate.add_argument("--json", action="store_true", help=(
       "print an object on a line for each continuation: prompt, sample, text, finish_reason (eos, stop or length),"
-      " tokens, log_probs"))
+      " tokens, log_probs; with --retrieve also retrieved, the names of documents"))
   generate.add_argument("--max_tokens", type=_number(int, 1), metavar="N",
                         help="tokens to add at most (default: 256; with --output, what its length and size need)")
   generate.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S", help=(

@@ -45,8 +45,8 @@ def measured(bench: runs.Bench, seed: int) -> tuple[float, float]:
   tuned = bench.evaluate(run, f"--datastore={store}", "--tune", **NEIGHBOURS)
   found = bench.evaluate(run, f"--datastore={store}", **files(bench, "test"), **NEIGHBOURS)
   shutil.rmtree(store)
-  print(f"weight {tuned['tuned_weight']}, temperature {tuned['tuned_temperature']}, {tuned['tuning_gain']:.2f}% where it"
-        f" was tuned; {found['bits_per_byte']:.4f} to {found['knn_bits_per_byte']:.4f} bits", flush=True)
+  print(f"weight {tuned['tuned_weight']}, temperature {tuned['tuned_temperature']}, {tuned['tuning_gain']:.2f}% where"
+        f" it was tuned; {found['bits_per_byte']:.4f} to {found['knn_bits_per_byte']:.4f} bits", flush=True)
   return found["bits_per_byte"], found["knn_bits_per_byte"]
 
 

@@ -29,8 +29,9 @@ ACTORS = ("Mary", "John", "Sandra", "Daniel")
 PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 MODEL: dict[str, Any] = {
     "MIXTURE_OR_TASK_NAME": "local_chat_spm", "DatasetConfig.feature_converter": "lm", "DatasetConfig.pack": True,
-    "TASK_FEATURE_LENGTHS": {"targets": 192}, "BATCH_SIZE": 24, "TransformerConfig.vocab_size": 512, "EVAL_PERIOD": None,
-    "TransformerConfig.memory_length": 0, "TransformerConfig.eval_memory_length": 0, "train.trackers": ()}
+    "TASK_FEATURE_LENGTHS": {"targets": 192}, "BATCH_SIZE": 24, "TransformerConfig.vocab_size": 512,
+    "TransformerConfig.memory_length": 0, "TransformerConfig.eval_memory_length": 0, "EVAL_PERIOD": None,
+    "train.trackers": ()}
 
 
 class Asked(NamedTuple):
@@ -70,7 +71,8 @@ def measured(bench: runs.Bench, index: str, test: Sequence[Asked], seed: int) ->
          "--temperature=0", "--max_tokens=8", "--batch_size=50"]
   alone, helped = ([json.loads(line) for line in bench.gpt4x(*ask, *more).splitlines()]
                    for more in ([], [f"--retrieve={index}"]))
-  found = [one["retrieved"][:1] == [f"{bench.folder / 'stories.jsonl'}:{number}"] for number, one in enumerate(helped, 1)]
+  place = bench.folder / "stories.jsonl"
+  found = [one["retrieved"][:1] == [f"{place}:{number}"] for number, one in enumerate(helped, 1)]
   figures = share(right(alone, test)), share(right(helped, test)), share(found)
   print(f"seed {seed}: {figures[0]:.1f}% alone, {figures[1]:.1f}% with a document; {figures[2]:.1f}% found", flush=True)
   return figures

@@ -1,7 +1,7 @@
 """An index of documents: texts, and how those are found that a question is about.
 
 A folder. `note.json`, which is written last, has the lengths and the checksums. `documents.jsonl` has a name and a text
-on each line, `words/` the index of their words (BM25), and `vectors.npy` a vector of each text if a model has made some.
+on each line, `words/` the index of their words (BM25), and `vectors.npy` a vector of each text if a model made some.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -89,8 +89,8 @@ class DocumentIndex:
     except (LookupError, TypeError, ValueError) as error:
       raise self._damaged(str(error)) from error
     self._words = package("bm25s").BM25.load(str(self.path / WORDS), mmap=True, show_progress=False)
-    self._vectors = np.load(self.path / VECTORS, mmap_mode="r") if self.model else None
-    self._centre = np.load(self.path / CENTRE) if self.model else None
+    self._vectors: np.ndarray | None = np.load(self.path / VECTORS, mmap_mode="r") if self.model else None
+    self._centre: np.ndarray = np.load(self.path / CENTRE) if self.model else np.zeros(())
 
   def __len__(self) -> int:
     return len(self._starts) - 1

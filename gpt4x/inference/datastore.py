@@ -19,7 +19,6 @@ import numpy as np
 from gpt4x import storage
 from gpt4x.data import prepared
 from gpt4x.errors import UserError
-from gpt4x.models.shapes import Array
 
 NOTE, TUNED = "note.json", "tuned.json"
 SMALL = 50_000  # Keys; a store of no more has one list, so that each search of it is exact.
@@ -99,8 +98,8 @@ class Datastore:
     """Lists of the inverted file."""
     return len(self._centroids)
 
-  def search(self, queries: Float[Array, "n D"], k: int, probes: int | None = None,
-             own: Int[Array, " n"] | None = None) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
+  def search(self, queries: Float[np.ndarray, "n D"], k: int, probes: int | None = None,
+             own: Int[np.ndarray, " n"] | None = None) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
     """Squared distances of each query's k nearest keys, rising, and the tokens behind these.
 
     Where fewer are found, the distances at the end are infinite. Of equally near ones, the first in the store count.
@@ -113,8 +112,8 @@ class Datastore:
     """
     queries = np.ascontiguousarray(queries, np.float32)
     wanted = k if own is None else k + 1
-    distances = np.full((len(queries), wanted), np.inf, np.float32)
-    places = np.full((len(queries), wanted), -1, np.int64)
+    distances: np.ndarray = np.full((len(queries), wanted), np.inf, np.float32)
+    places: np.ndarray = np.full((len(queries), wanted), -1, np.int64)
     for rows, start, stop in self._visits(queries, probes):
       keys = np.asarray(self._keys[start:stop], np.float32)
       near, number = faiss().knn(queries[rows], keys, min(wanted, stop - start))
@@ -186,13 +185,13 @@ class Writer:
     for file in self._files.values():
       file.close()
 
-  def add(self, keys: Float[Array, "n D"], tokens: Int[Array, " n"], places: Int[Array, " n"]) -> None:
+  def add(self, keys: Float[np.ndarray, "n D"], tokens: Int[np.ndarray, " n"], places: Int[np.ndarray, " n"]) -> None:
     """Adds keys with the tokens that followed, and where these stand."""
     with np.errstate(over="ignore"):
-      keys = np.asarray(keys, np.float32).astype(np.float16)
-    if not np.isfinite(keys).all():
+      halves = np.asarray(keys, np.float32).astype(np.float16)
+    if not np.isfinite(halves).all():
       raise UserError("a hidden state is beyond float16, up to 65,504: choose --layer=final, or another model")
-    for name, values in zip(self._files, (keys, tokens, places)):
+    for name, values in zip(self._files, (halves, tokens, places)):
       self._files[name].write(np.ascontiguousarray(values, _FILES[name]).tobytes())
     self._count += len(keys)
 

@@ -67,8 +67,8 @@ class NearestNeighbours:
         name: value for name, value in tuned.items() if name in ("weight", "temperature", "k", "probes", "exact")}
     return dataclasses.replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
 
-  def search(self, store: Datastore, queries: Float[Array, "n D"],
-             own: Int[Array, " n"] | None = None) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
+  def search(self, store: Datastore, queries: Float[np.ndarray, "n D"],
+             own: Int[np.ndarray, " n"] | None = None) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
     """As `Datastore.search`."""
     k = int(self.k or K)
     return store.search(queries, k, None if self.exact else self.probes, own)
@@ -76,7 +76,7 @@ class NearestNeighbours:
 
 def last_mlp_input(model: LanguageModel) -> str:
   """What the paper finds to be the best key: what the last layer's feed-forward is given, behind its norm."""
-  return f"layers.{model.config.num_layers - 1}.mlp_input"
+  return f"layers.{int(model.config.num_layers or 0) - 1}.mlp_input"
 
 
 def source(experiment: Experiment, model_dir: str, step: int | None, layer: str,
@@ -143,7 +143,8 @@ class Mixture(LanguageModel):
     settings, k = self._neighbours.settings, int(self._neighbours.settings.k or K)
     shapes = [jax.ShapeDtypeStruct((len(keys), k), dtype) for dtype in (jnp.float32, jnp.int32)]
     distances, tokens = jax.pure_callback(self._search, shapes, keys.astype(jnp.float32))
-    return mixed(self.unembed(params, hidden)[:, 0], distances, tokens, settings.weight, settings.temperature)
+    return mixed(self.unembed(params, hidden)[:, 0], distances, tokens, float(settings.weight or 0),
+                 float(settings.temperature or 1))
 
   def _search(self, keys: Any) -> tuple[np.ndarray, np.ndarray]:
     return self._neighbours.settings.search(self._neighbours.store, np.asarray(keys))

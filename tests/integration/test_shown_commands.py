@@ -119,7 +119,8 @@ def make_knowledge() -> None:
   for name, flag in files.items():
     experiment = f"experiments/{name}_tiny.gin"
     start = {} if name == "local_text" else {"train.init_from": None}
-    run("train", f"--gin_file={experiment}", f"--model_dir={name}", flag, *gin(sizes_of(experiment) | ONE_DEVICE | start))
+    sizes = sizes_of(experiment) | ONE_DEVICE | start
+    run("train", f"--gin_file={experiment}", f"--model_dir={name}", flag, *gin(sizes))
   run("datastore", "--model_dir=local_text", "--output=store", "--max_tokens=300")
   run("eval", "--model_dir=local_text", "--datastore=store", "--tune", "--gin.evaluate.max_batches=1")
   for name, flags in (("index", []), ("dense", ["--dense", "--model_dir=local_text"])):

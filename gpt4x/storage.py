@@ -16,9 +16,11 @@ import pathlib
 import tempfile
 from typing import Any, cast
 import uuid
+import zlib
 
 from gpt4x.errors import one_line, UserError
 
+_CHUNK = 1 << 24  # Bytes that are read at a time.
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # What fsspec needs for a scheme.
 _EXTRAS = {"gs": "gcs", "s3": "s3"}
 _CREDENTIALS = {
@@ -98,6 +100,15 @@ def files_below(path: pathlib.Path) -> list[pathlib.Path]:
   with errors(path):
     place = str(path).partition("://")[2]
     return [path / name.removeprefix(f"{place}/") for name in sorted(file_system(path).find(place))]
+
+
+def size_and_crc(path: pathlib.Path) -> list[int]:
+  """[size, CRC-32] of a file."""
+  size = crc = 0
+  with path.open("rb") as file:
+    while chunk := file.read(_CHUNK):
+      size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+  return [size, crc]
 
 
 def check_writable(path: pathlib.Path) -> None:

@@ -22,7 +22,6 @@ from gpt4x.errors import UserError
 from gpt4x.launch import agreement
 
 RECORD = "checkpoint.json"
-_CHUNK = 1 << 24
 _FIELDS = {"leaves": dict[str, tuple[str, list[int]]], "files": dict[str, tuple[int, int]],
            "data_state": dict[str, Any], "config": str, "seed": int}
 _MAY_LACK = {"frozen": dict[str, tuple[str, int, str]]}  # As only a run with frozen models has it.
@@ -37,7 +36,8 @@ def write_record(directory: epath.Path, record: Mapping[str, Any], folders: Sequ
   # Files at the top are left out: Orbax rewrites its own note there while committing, and nothing is read from it.
   paths = [path for folder in folders for path in storage.files_below(directory / folder)]
   with futures.ThreadPoolExecutor(8) as pool:
-    files = {str(path.relative_to(directory)): entry for path, entry in zip(paths, pool.map(_checksum, paths))}
+    entries = pool.map(storage.size_and_crc, paths)
+    files = {str(path.relative_to(directory)): entry for path, entry in zip(paths, entries)}
   record = {**record, "files": files}
   with storage.errors(directory):
     (directory / RECORD).write_text(json.dumps({"crc32": _crc32_of_json(record), "record": record}))
@@ -71,7 +71,7 @@ def verify(path: epath.Path, files: Mapping[str, list[int]]) -> None:
   def problem(name: str) -> str | None:
     with reading(path):
       try:
-        size, crc = _checksum(path / name)
+        size, crc = storage.size_and_crc(path / name)
       except FileNotFoundError:  # Not by `exists`, which takes what may not be read for missing.
         return f"{name} is missing"
     if size != files[name][0]:
@@ -109,12 +109,3 @@ def reason(error: BaseException) -> str:
 
 def _crc32_of_json(content: Any) -> int:
   return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _checksum(path: epath.Path) -> list[int]:
-  """[size, CRC-32] of a file."""
-  size = crc = 0
-  with path.open("rb") as file:
-    while chunk := file.read(_CHUNK):
-      size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-  return [size, crc]

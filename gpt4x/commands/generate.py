@@ -34,8 +34,12 @@ def run(arguments: argparse.Namespace) -> None:
   with configuration.placing():
     generator = Generator(arguments.model_dir, experiment, step=arguments.step, output=output,
                           sampling=Sampling(arguments.temperature, arguments.top_k, arguments.top_p),
-                          guidance=arguments.guidance, suffix=arguments.suffix, marks=arguments.marks)
+                          guidance=arguments.guidance, suffix=arguments.suffix, marks=arguments.marks,
+                          datastore=arguments.datastore)
   prompts = _prompts(generator, texts, arguments.media, given)
+  retrieved: list[list[str]] = []
+  if arguments.retrieve:
+    prompts, retrieved = _with_documents(arguments, experiment, generator, prompts)
   behind = arguments.suffix or ""
   options = {"max_tokens": arguments.max_tokens, "seed": arguments.seed, "stop": arguments.stop}
   count = len(prompts) * arguments.num_samples
@@ -53,6 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
       log_probs = [round(log_prob, 6) for log_prob in one.log_probs]
       made = dataclasses.asdict(one) | {"log_probs": log_probs} | ({"files": files} if target else {})
+      if retrieved:
+        made["retrieved"] = retrieved[number // arguments.num_samples]
       print(json.dumps(made), flush=True)
       continue
     if not (output and output.medium):
@@ -96,6 +102,24 @@ def _prompts(generator: Generator, texts: Sequence[str], files: Sequence[tuple[s
       except UserError as error:
         raise UserError(f"{shown(path)}: {error}") from error
     raise
+
+
+def _with_documents(arguments: argparse.Namespace, experiment: Experiment, generator: Generator,
+                    prompts: Sequence[str | media.Prompt]) -> tuple[list[str | media.Prompt], list[list[str]]]:
+  """The prompts with documents ahead of them, and the names of these."""
+  from gpt4x.inference.retrieval import Retriever
+  retriever = Retriever(arguments.retrieve, experiment, arguments.model_dir, arguments.step, arguments.documents)
+  found, names = list[str | media.Prompt](), list[list[str]]()
+  for prompt in prompts:
+    text = prompt if isinstance(prompt, str) else prompt.text
+    ids = generator.encode(prompt)
+    ahead = retriever.ahead(text, generator.window - 1 - len(ids))
+    for name in ahead.cut:
+      print(f"gpt4x: warning: {shown(name)} is cut at its end: the model has {generator.window} positions in view, and"
+            f" the prompt takes {len(ids)}", file=sys.stderr)
+    found.append(media.Prompt(text, [*ahead.ids, *ids]) if ahead.ids else prompt)
+    names.append([one.name for one in ahead.documents])
+  return found, names
 
 
 def _check_guidance(guidance: float, task: str) -> None:

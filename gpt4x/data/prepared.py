@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import datetime
 import fnmatch
+import glob
 import json
 import os
 import pathlib
@@ -76,6 +77,24 @@ def unfinished(path: pathlib.Path) -> Iterator[pathlib.Path]:
     except OSError:
       if not path.exists():  # If it does, another process was first, with the same content.
         raise
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A new folder of a user's own, which is given the name `path` at the end; a UserError if that is taken."""
+  if path.exists():
+    raise UserError(f"{path} is there already: choose another --output, or delete it")
+  path.parent.mkdir(parents=True, exist_ok=True)
+  remove_abandoned(path.parent, f"{glob.escape(path.name)}.*{_UNFINISHED}")
+  temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}")
+  temporary.mkdir()
+  try:
+    (temporary / _OWNER).write_text(json.dumps(_this_process()))
+    yield temporary
+    (temporary / _OWNER).unlink()
+    temporary.rename(path)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 

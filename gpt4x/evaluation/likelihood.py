@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 import itertools
 import math
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import gin
 import jax
@@ -27,6 +27,9 @@ from gpt4x.objectives.groups import without_absent
 from gpt4x.objectives.objective import Objective
 from gpt4x.partitioning import Partitioner
 
+if TYPE_CHECKING:  # What few ask for.
+  from gpt4x.evaluation.retrieved_documents import Retrieved
+
 # What the likelihood of an exact codec's codes is one of.
 _BITS = {"image": "bits_per_dim", "audio": "bits_per_sample"}
 
@@ -34,15 +37,16 @@ _BITS = {"image": "bits_per_dim", "audio": "bits_per_sample"}
 class Evaluator:
   """The means of an objective's sums on a split of an experiment's data, with what follows from them in bits."""
 
-  def __init__(self, experiment: Experiment, partitioner: Partitioner, split: str, shuffle_media: bool = False):
-    """With `shuffle_media`, the inputs of the examples have each other's media."""
+  def __init__(self, experiment: Experiment, partitioner: Partitioner, split: str, shuffle_media: bool = False,
+               retrieved: "Retrieved | None" = None):
+    """With `shuffle_media`, the inputs of the examples have each other's media; with `retrieved`, documents ahead."""
     experiment.check_vocabulary()
     experiment.data.check_split(split)
     partitioner.check_batch(experiment.dataset.batch_size)
     if shuffle_media:
       shuffled_media.check(experiment.data)
     self._experiment, self._partitioner, self._split = experiment, partitioner, split
-    self._shuffle_media = shuffle_media
+    self._shuffle_media, self._retrieved = shuffle_media, retrieved
     self._collect = experiment.collector(partitioner)
     self._units = _units_per_token(experiment.data.vocabulary)
     model, objective, dataset = experiment.model, experiment.objective, experiment.dataset
@@ -83,6 +87,8 @@ class Evaluator:
       memory = self._empty_memory(params)
       batches = (shuffled_media.batches(self._experiment.data, self._split, rows) if self._shuffle_media else
                  self._experiment.data.evaluation(self._split, rows, max_batches))
+      if self._retrieved:
+        batches = self._retrieved.batches(batches)
       for number, batch in enumerate(itertools.islice(batches, max_batches)):
         between_batches()
         if self._collect:
@@ -158,13 +164,15 @@ def target_bytes(token_bytes: jax.Array, batch: Batch) -> dict[str, jax.Array]:
 @gin.configurable(allowlist=["partitioner", "max_batches", "shuffle_media", "samples"])
 def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | None = None, step: int | None = None,
              split: str = "validation", max_batches: int | None = None, shuffle_media: bool = False,
-             samples: int = 0) -> dict[str, float]:
+             samples: int = 0, datastore: str | None = None, tune: bool = False, retrieve: str | None = None,
+             documents: int = 1) -> dict[str, float]:
   """Evaluates a checkpoint; returns the metrics of `Evaluator`, those of seqio's infer-evaluation, and `step`.
 
   The vocabulary is the one that the run keeps. The mesh may differ from the run's. Without `partitioner`, as many
   devices split the batch as divide its rows. With `shuffle_media`, examples have each other's media in their inputs:
   what a model loses by that is what it takes from media. So many `samples` of media are drawn and measured, and
-  DIR/samples/step_STEP shows them.
+  DIR/samples/step_STEP shows them. With a `datastore`, also what its neighbours make of the likelihood; see
+  `nearest_neighbours.Interpolation`. With `retrieve`, an index, so many `documents` are put ahead of each prompt.
   """
   if max_batches is not None and max_batches < 1:
     raise UserError(f"evaluate.max_batches = {max_batches} must be at least 1, or None for the whole split")
@@ -175,14 +183,26 @@ def evaluate(model_dir: str, experiment: Experiment, partitioner: Partitioner | 
     # Every process has to take part.
     partitioner = Partitioner() if jax.process_count() > 1 else Partitioner(data=devices, num_devices=devices)
   experiment = experiment.of_run(model_dir)
-  evaluator = Evaluator(experiment, partitioner, split, shuffle_media)
+  retrieved, interpolate = None, None
+  if retrieve:
+    from gpt4x.evaluation.retrieved_documents import Retrieved
+    retrieved = Retrieved(experiment, model_dir, step, retrieve, documents)
+    experiment = retrieved.experiment
+  evaluator = Evaluator(experiment, partitioner, split, shuffle_media, retrieved)
+  if datastore:
+    from gpt4x.evaluation.nearest_neighbours import Interpolation
+    interpolate = Interpolation(experiment, partitioner, model_dir, step, split, datastore, tune)
   show = shower(experiment, split) if samples else None
   models = experiment.frozen_models
   references = frozen_models.find(models, Checkpoints(model_dir).frozen(step), strict=False)
   step, params = experiment.restore_params(model_dir, partitioner, step)
   held = frozen_models.load(models, references, partitioner)
   found = {"step": step} | evaluator(params, held, max_batches=max_batches)
-  found |= TaskMetrics(experiment, split, shuffle_media)(params)
+  found |= TaskMetrics(experiment, split, shuffle_media, retrieved)(params)
+  if retrieved:
+    found |= retrieved.report()
+  if interpolate:
+    found |= interpolate(params, max_batches)
   if show:
     measures, shown = show(params, samples)
     shown.write(gallery.place(model_dir, step))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import numbers
-from typing import Any
+from typing import Any, TYPE_CHECKING
 import uuid
 
 import jax
@@ -20,6 +20,9 @@ from gpt4x.inference.sampling import Sampling
 from gpt4x.media.grammar import Grammar
 from gpt4x.models.language_model import Batch, LanguageModel
 
+if TYPE_CHECKING:
+  from gpt4x.evaluation.retrieved_documents import Retrieved
+
 
 class TaskMetrics:
   """Runs `seqio.Evaluator` on the tasks of an experiment that have inputs and metrics; without any it does nothing.
@@ -29,10 +32,13 @@ class TaskMetrics:
   have to fit on its first device.
   """
 
-  def __init__(self, experiment: Experiment, split: str, shuffle_media: bool = False):
-    """With `shuffle_media`, the inputs of the examples have each other's media."""
+  def __init__(self, experiment: Experiment, split: str, shuffle_media: bool = False,
+               retrieved: "Retrieved | None" = None):
+    """With `shuffle_media`, the inputs of the examples have each other's media; with `retrieved`, documents ahead."""
     self._evaluator, self._dataset = None, experiment.dataset
     self._arranged = lambda rows: shuffled_media.shuffled(rows, experiment.data)[0] if shuffle_media else rows
+    if retrieved:
+      self._arranged = retrieved.rows
     dataset = self._dataset
     if dataset.feature_converter not in ("prefix_lm", "causal_lm") or not experiment.data.has_metrics:
       return

@@ -13,6 +13,7 @@ from gpt4x.experiment import Experiment
 from gpt4x.inference import media
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.media import Output, Prompt
+from gpt4x.inference.nearest_neighbours import Neighbours
 from gpt4x.inference.sampling import Sampling
 from gpt4x.inference.text import Completion, Text
 from gpt4x.media.medium import Medium
@@ -38,7 +39,7 @@ class Generator:
 
   def __init__(self, model_dir: str, experiment: Experiment, *, sampling: Sampling = Sampling(),
                step: int | None = None, window: int | None = None, output: Output | None = None, guidance: float = 1.0,
-               suffix: str | None = None, marks: bool = False):
+               suffix: str | None = None, marks: bool = False, datastore: str | None = None):
     """Prepares to generate.
 
     Args:
@@ -51,9 +52,12 @@ class Generator:
       guidance: how often the difference that a prompt makes to the logits counts (arXiv:2207.12598); 1: once.
       suffix: what stands behind the text that is to be filled in (`data/infilling.py`); None: nothing is known of it.
       marks: whether names of marks in a prompt, such as <extra_id_0>, are these, and a continuation may have some.
+      datastore: the directory of one whose neighbours have a part in what is drawn; None: none.
     """
     self._model_dir, self._experiment, self._step = model_dir, experiment, step
     model = experiment.language_model
+    if datastore:
+      model = Neighbours.of(datastore, experiment, model_dir, step).model(model)
     self._vocabulary: Any = vocabularies.load(model_dir)
     self.window = experiment.decoding_window(window)
     parts = getattr(experiment.dataset, "parts", {"": experiment.dataset}).values()
@@ -95,7 +99,7 @@ class Generator:
     """Yields `num_samples` continuations of each prompt in turn; `batch_size` of them are decoded together."""
     rows = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
     for prompt in dict.fromkeys(prompts):
-      self._encode(prompt)  # A mistake in the last comes before the first has cost anything.
+      self.encode(prompt)  # A mistake in the last comes before the first has cost anything.
     batches = -(-len(rows) // batch_size)
     size = -(-len(rows) // max(batches, 1))  # All batches have one size, so the engine compiles once.
     for start in range(0, len(rows), max(size, 1)):
@@ -120,7 +124,7 @@ class Generator:
     if "" in stop:
       raise UserError("a stop text is empty: every text would end before it began")
     max_tokens = self._max_tokens if max_tokens is None else max_tokens
-    ids = [self._encode(prompt) for prompt, _ in rows]
+    ids = [self.encode(prompt) for prompt, _ in rows]
     # With the prompt in its number, a row does not draw what the other prompts' rows draw.
     names = [prompt if isinstance(prompt, str) else f"{prompt.text} {prompt.ids}" for prompt, _ in rows]
     numbers = [zlib.crc32(f"{sample} {name}".encode()) for name, (_, sample) in zip(names, rows)]
@@ -134,7 +138,8 @@ class Generator:
     """Read when they are needed, so that a wrong prompt is told of at once."""
     return self._experiment.restore_params(self._model_dir, Partitioner(data=1, num_devices=1), self._step)[1]
 
-  def _encode(self, prompt: str | Prompt) -> Sequence[int]:
+  def encode(self, prompt: str | Prompt) -> Sequence[int]:
+    """The ids of a prompt, all of which the model knows."""
     ids = prompt.ids if isinstance(prompt, Prompt) else self._vocabulary.encode(prompt)
     for token in ids:
       if token not in self._ids:

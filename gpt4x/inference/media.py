@@ -23,9 +23,9 @@ _MARK = re.compile(f"<({'|'.join(MEDIA)})>")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prompt:
-  """A prompt with media in it."""
+  """A prompt with media in it, or with documents ahead of it."""
 
-  text: str  # As it was written, with its marks.
+  text: str  # As it was written, with its marks and without the documents.
   ids: Sequence[int]
 
 

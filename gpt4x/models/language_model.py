@@ -234,7 +234,7 @@ class LanguageModel:
     """The logits of the next token and the cache moved on by one, at a cost that does not grow."""
     segment_ids = jnp.ones_like(tokens) if segment_ids is None else segment_ids
     params = parameters.put(params, cache.kernels)
-    hidden, cache = self._apply(params, tokens, cache, segment_ids, method="step")
+    hidden, cache, _ = self._apply(params, tokens, cache, segment_ids, method="step")
     return self.unembed(params, hidden)[:, 0], cache
 
   def _apply(self, params: Params, *args: Any, **kwargs: Any) -> Any:

@@ -18,8 +18,9 @@ from gpt4x.models.layers import constrain, MLP, Norm
 from gpt4x.models.memory import KeyValues, RingKeyValues, StepConstants
 from gpt4x.models.moe import MoE
 
-# What may be captured of a layer: what attention and the MLP (or the mixture) add, and the residual stream behind them.
-CAPTURES = ("attention", "mlp", "output")
+# What may be captured of a layer: what attention and the MLP (or the mixture) add, what the latter is given, and the
+# residual stream behind them.
+CAPTURES = ("attention", "mlp_input", "mlp", "output")
 # (layer, x, past) -> (x, new); past and new are the layer's part of values that are stacked over the layers.
 Operation = Callable[["Layer", jax.Array, Any], tuple[jax.Array, Any]]
 
@@ -61,7 +62,8 @@ class Layer(nn.Module):
     x = x + self.dropout(hidden, deterministic=deterministic)
     if not self.pre:
       x = self.mlp_norm(x)
-    return {"attention": attended, "mlp": hidden, "output": constrain(x, ("batch", "residual_length", "embed"))}
+    return {"attention": attended, "mlp_input": normed, "mlp": hidden,
+            "output": constrain(x, ("batch", "residual_length", "embed"))}
 
 
 class Block(nn.Module):
@@ -131,17 +133,19 @@ class Segment:
 class Step:
   """Attends from one token of each row, x [B, 1, D], to a ring of keys and values, which is moved on.
 
-  past: the layer's ring and its constants; new: the ring.
+  past: the layer's ring and its constants; new: the ring, and what is captured.
   """
 
   mask: jax.Array  # [B, W] by slot.
   real: jax.Array  # [B, 1]
   biases: tuple[jax.Array, jax.Array] | None
   index: jax.Array  # []
+  capture: frozenset[str] = flax.struct.field(pytree_node=False, default=frozenset())  # Some of CAPTURES.
 
   def __call__(self, layer: Layer, x: jax.Array, past: tuple[RingKeyValues, StepConstants]):
     attended, ring = layer.attention.step(layer.before_attention(x), *past, self.mask, self.index, self.biases)
-    return layer.after_attention(x, attended, self.real, deterministic=True)["output"], ring
+    found = layer.after_attention(x, attended, self.real, deterministic=True)
+    return found["output"], (ring, {name: found[name] for name in self.capture})
 
 
 @flax.struct.dataclass

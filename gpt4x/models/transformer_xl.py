@@ -138,17 +138,25 @@ class TransformerXL(nn.Module):
     nothing = jnp.zeros((), self.config.compute_dtype)
     return memory.replace(layers=self.run(nothing, memory.layers, ProjectMemory())[1])
 
-  def step(self, tokens: jax.Array, cache: Cache, segment_ids: jax.Array) -> tuple[jax.Array, Cache]:
-    """Decodes one position: tokens and segment_ids [B] -> hidden [B, 1, D] and the cache one position on."""
+  def step(self, tokens: jax.Array, cache: Cache, segment_ids: jax.Array,
+           capture: Collection[str] = ()) -> tuple[jax.Array, Cache, dict[str, jax.Array]]:
+    """Decodes one position: tokens and segment_ids [B] -> hidden [B, 1, D], the cache one position on, and the
+    captured activations, [B, 1, D] each."""
+    wanted = self.wanted(capture)
     slots = cache.segment_ids.at[:, cache.index % cache.window].set(segment_ids)
     layers: Any = cache.rings, cache.constants
     layers = list(zip(*layers, strict=True)) if isinstance(cache.rings, list) else layers
     x, places = self.embed(tokens[:, None], cache.places)
-    x, rings = self.run(x, layers, Step(
+    embedding = x
+    x, news = self.run(x, layers, Step(
         mask=self.attended(slots) == segment_ids[:, None], real=segment_ids[:, None] > 0, biases=self.shared_biases(),
-        index=cache.index))
-    return self.last(x, True), cache.replace(rings=rings, segment_ids=slots, index=cache.index + 1,
-                                               places=places)
+        index=cache.index, capture=frozenset(point for _, point in wanted.values())))
+    rings, captured = map(list, zip(*news)) if isinstance(news, list) else news
+    x = self.last(x, True)
+    found = {name: captured[layer][point] if isinstance(captured, list) else captured[point][layer]
+             for name, (layer, point) in wanted.items()}
+    found |= {name: one for name, one in (("embedding", embedding), ("final", x)) if name in capture}
+    return x, cache.replace(rings=rings, segment_ids=slots, index=cache.index + 1, places=places), found
 
   def ring(self, memory: Memory, index: int | jax.Array) -> Cache:
     """Turns a memory of KeyValues into the decoding cache of the same W positions, the next of which is `index`."""

@@ -8,6 +8,7 @@ from etils import epath
 import jax
 import pytest
 
+from gpt4x import storage
 from gpt4x.checkpoints import integrity
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
 from gpt4x.errors import UserError
@@ -85,7 +86,7 @@ def test_every_checkpoint_damaged(saved, tmp_path):
 def test_an_unreachable_store_is_not_damage(saved, monkeypatch):
   def unreachable(path):
     raise OSError(5, "Input/output error", str(path))
-  monkeypatch.setattr(integrity, "_checksum", unreachable)
+  monkeypatch.setattr(storage, "size_and_crc", unreachable)
   with pytest.raises(UserError, match="cannot be read .input/output error"):
     Checkpoints(str(saved), CheckpointConfig()).restore(abstract(make_state()))
   assert Checkpoints(str(saved)).steps() == [1, 2]

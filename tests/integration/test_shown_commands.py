@@ -122,6 +122,20 @@ def write_graph(folder: pathlib.Path) -> None:
   (folder / "train.tsv").write_text("".join(lines))
 
 
+def make_knowledge() -> None:
+  """Runs of text and of conversations, a datastore that was tuned, and indexes of documents."""
+  files = {"local_text": "--gin.LocalText.files='corpus/**/*.txt'", "chat": "--gin.LocalChat.files='chats/*.jsonl'"}
+  for name, flag in files.items():
+    experiment = f"experiments/{name}_tiny.gin"
+    start = {} if name == "local_text" else {"train.init_from": None}
+    sizes = sizes_of(experiment) | ONE_DEVICE | start
+    run("train", f"--gin_file={experiment}", f"--model_dir={name}", flag, *gin(sizes))
+  run("datastore", "--model_dir=local_text", "--output=store", "--max_tokens=300")
+  run("eval", "--model_dir=local_text", "--datastore=store", "--tune", "--gin.evaluate.max_batches=1")
+  for name, flags in (("index", []), ("dense", ["--dense", "--model_dir=local_text"])):
+    run("index", f"--output={name}", files["local_text"], *flags)
+
+
 def _no_tpu_compiler(*_):
   raise ImportError("the TPU compiler takes minutes")
 
@@ -155,6 +169,7 @@ def _made(library, tmp_path_factory):
     write_graph(folder / "graph")
     flags = ["--gin_file=experiments/triples_tiny.gin", "--gin.LocalGraph.files='graph/*.tsv'"]
     run("train", *flags, "--model_dir=graph_run", *gin(sizes_of(flags[0]) | ONE_DEVICE))
+    make_knowledge()
     media_folder.write(folder)
     for name, files in (("image", "images"), ("audio", "sounds")):
       flags = [f"--gin_file=experiments/{name}_codec.gin", f"--gin.LocalMedia.files='{files}/*.jsonl'"]
@@ -187,9 +202,16 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   command, new = parsed.command, bool(getattr(parsed, "gin_file", None))
   tuned = "init_from" in text and "/config.gin" in text  # Which has the sizes that its parameters have.
   needed = {}  # What an earlier command has made.
-  reads = command in ("eval", "generate", "export", "report", "compress", "teach", "chat", "annotate", "links")
+  reads = command in ("eval", "generate", "export", "report", "compress", "teach", "chat", "annotate", "links",
+                      "datastore")
   if reads or (command == "train" and not new):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
+  if knowledge := [name for name in ("store", "index", "dense") if f"runs/{name}" in text]:
+    if parsed.model_dir:
+      needed[parsed.model_dir] = "chat" if parsed.model_dir == "runs/chat" else "local_text"
+    needed |= {f"runs/{name}": name for name in knowledge if f"--output=runs/{name}" not in text}
+  elif text == "gpt4x eval --model_dir=runs/chat":
+    needed[parsed.model_dir] = "chat"
   if command == "train" and tuned:
     needed["runs/wt103"] = "converted"
   if command == "train":
@@ -223,7 +245,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   tiny = {"train": [*gin(sizes), *back], "vocabulary": ["--size=360"], "generate": drawn or ["--max_tokens=3"],
           "eval": ["--samples=2"] if getattr(parsed, "samples", None) else [],
           "compress": ["--calibration_batches=1", "--max_batches=1"], "teach": gin(LONG), "chat": ["--max_tokens=3"],
-          "links": ["--max_triples=1"]}
+          "links": ["--max_triples=1"], "datastore": ["--max_tokens=300"]}
   assert cli.main([*arguments, *tiny.get(command, [])]) == 0, capfd.readouterr().err
   out, err = capfd.readouterr()
   assert "Traceback" not in err

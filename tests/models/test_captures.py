@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpt4x.errors import UserError
+from gpt4x.models.layer import CAPTURES
 from tests.models import tiny
 from tests.models.tiny import LENGTH, ROWS, STYLES
 
@@ -19,7 +20,7 @@ def test_captures_are_the_streams_parts(stack):
   model = tiny.make(**{**_STACKS[stack], "norm_position": "pre", "memory_length": LENGTH})
   tokens, memory = tiny.random_tokens(model.config, LENGTH), model.lm.initial_memory(ROWS)
   n = model.config.num_layers
-  names = ["embedding", "final", *(f"layers.{i}.{name}" for i in range(n) for name in ("attention", "mlp", "output"))]
+  names = ["embedding", "final", *(f"layers.{i}.{name}" for i in range(n) for name in CAPTURES)]
   run = tiny.jit_by_default(
       lambda params, names: model.lm.forward(params, tokens, memory, capture=names), static_argnums=1)
   output, plain = run(model.params, tuple(names)), run(model.params, ())
@@ -31,6 +32,27 @@ def test_captures_are_the_streams_parts(stack):
     stream = stream + output.captures[f"layers.{i}.attention"] + output.captures[f"layers.{i}.mlp"]
     np.testing.assert_allclose(output.captures[f"layers.{i}.output"], stream, atol=1e-4)
   assert jax.tree.map(jnp.shape, output.captures) == dict.fromkeys(names, (ROWS, LENGTH, model.config.embed_dim))
+
+
+@pytest.mark.parametrize("stack", _STACKS)
+def test_a_step_of_decoding_has_the_captures_of_a_segment(stack):
+  model = tiny.make(**_STACKS[stack])
+  tokens, names = tiny.random_tokens(model.config, LENGTH), ("embedding", "final", "layers.0.mlp_input", "layers.1.mlp")
+
+  def run(params):
+    past = model.lm.initial_memory(ROWS, LENGTH, projected=True)
+    whole = model.lm.forward(params, tokens, past, window=LENGTH, capture=names).captures
+    _, memory = model.lm.prefill(params, tokens[:, :-1], jnp.ones_like(tokens[:, :-1]), past)
+    hidden, _, found = model.lm.module.apply(
+        {"params": params}, tokens[:, -1], model.lm.start_decoding(params, memory), jnp.ones(ROWS, jnp.int32), names,
+        method="step")
+    return whole, hidden, found
+
+  whole, hidden, found = tiny.jit(run)(model.params)
+  assert set(found) == set(names)
+  for name in names:
+    np.testing.assert_allclose(found[name][:, 0], whole[name][:, -1], rtol=1e-4, atol=1e-4)
+  np.testing.assert_array_equal(found["final"], hidden)
 
 
 @pytest.mark.parametrize("name", ["layers.2.mlp", "layers.0.wi", "mlp", "layers.-1.mlp"])

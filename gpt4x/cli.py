@@ -152,7 +152,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                        help="the text to continue; may be repeated")
   prompts.add_argument("--prompt_file", type=_path, metavar="FILE",
                        help='a file, or - for standard input, with {"prompt": "..."} on each line')
-  generate.add_argument("--suffix", type=_text, metavar="TEXT", help=(
+  generate.add_argument("--suffix", type=_filled_text, metavar="TEXT", help=(
       "the text behind what is to be filled in, with the prompt before it"))
   generate.add_argument("--marks", action="store_true", help=(
       "names of marks in the prompt, such as <extra_id_0> and [S], are marks, and so are those that are written"))

@@ -181,7 +181,7 @@ def test_eval(calls, capsys):
   assert capsys.readouterr().out == "loss 0.123457\ntokens 12345678\n"
 
 
-TEXT = {"output": None, "guidance": 1.0}
+TEXT = {"output": None, "guidance": 1.0, "suffix": None, "marks": False, "datastore": None}
 
 
 def test_generate(calls, capsys):

@@ -257,9 +257,9 @@ def _find(config: DatasetConfig, own: "seqio.Vocabulary | None") -> "seqio.Task 
   beside = example_rows.beside_of(provider)
   masked = config.feature_converter == "masked_lm"
   if "inputs" in provider.output_features and "inputs" not in config.task_feature_lengths and not masked:
-    others = "'masked_lm'" if beside else "'causal_lm' or 'prefix_lm'"
+    suited = "'masked_lm'" if beside else "'causal_lm' or 'prefix_lm'"
     raise UserError(f"task {name} has inputs, which the feature converter {config.feature_converter!r} would drop:"
-                    f" set DatasetConfig.feature_converter = {others}")
+                    f" set DatasetConfig.feature_converter = {suited}")
   if beside and config.feature_converter != ("masked_lm" if "inputs" in provider.output_features else "lm"):
     raise UserError(f"task {name} says which tokens count, which the feature converter {config.feature_converter!r}"
                     " would drop: set DatasetConfig.feature_converter = 'lm'")

@@ -19,6 +19,8 @@ class WeightedLMFeatureConverter(seqio.LMFeatureConverter):
   another, and each has an input of its own before its first token. Such examples are not packed. Id 0 may be a token.
   """
 
+  MODEL_FEATURES: Mapping[str, seqio.FeatureConverter.FeatureSpec] = seqio.LMFeatureConverter.MODEL_FEATURES
+
   def __init__(self, beside: tuple[str, ...], **kwargs):
     """Takes which of BESIDE there are, `weights` among them."""
     super().__init__(**kwargs)

@@ -6,7 +6,6 @@ that the memory may still hold. `decoder_part/NAME` [B, L] is 1 in the rows of a
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import functools
 import itertools
 import re
 from typing import Any, Self, TYPE_CHECKING
@@ -202,7 +201,7 @@ def _joined(mixture: RowMixture, parts: Mapping[str, tuple[Batch, Sequence[int]]
 
   `names` has a value of each feature that any batch may have; None: these do.
   """
-  names = names or functools.reduce(lambda known, one: {**known, **one[0]}, parts.values(), {})
+  names = names or {name: value for batch, _ in parts.values() for name, value in batch.items()}
   length, joined = mixture.segment_length, dict[str, list[np.ndarray]]()
   for part, (batch, rows) in parts.items():
     batch = dict(batch)

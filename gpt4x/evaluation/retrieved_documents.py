@@ -7,6 +7,7 @@ import sys
 import numpy as np
 
 from gpt4x.data.dataset import Batch
+from gpt4x.data.row_mixture import RowMixture
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.inference.retrieval import Retriever
@@ -27,13 +28,13 @@ class Retrieved:
   def __init__(self, experiment: Experiment, model_dir: str, step: int | None, directory: str, count: int = 1):
     """Opens the index; a UserError if it does not fit, or the data has no prompts."""
     config = experiment.dataset
-    if config.carries_memory:
-      raise UserError(f"task {config.mixture_or_task_name} is a stream of text, without prompts to find documents for:"
+    if config.carries_memory or isinstance(config, RowMixture) or config.feature_converter == "masked_lm":
+      raise UserError(f"task {config.mixture_or_task_name} has no prompts alone to find documents for:"
                       " evaluate with DatasetConfig.feature_converter = 'lm', 'causal_lm' or 'prefix_lm'")
     self.experiment = dataclasses.replace(experiment, dataset=dataclasses.replace(config, pack=False))
     data = self.experiment.data
-    if data.modalities or data.has_pairs:
-      raise UserError(f"task {config.mixture_or_task_name} has {'media' if data.modalities else 'pairs of answers'},"
+    if data.modalities or data.sequences:
+      raise UserError(f"task {config.mixture_or_task_name} has {'media' if data.modalities else data.sequences},"
                       " and documents are put ahead of prompts of text with one answer: name another task")
     self._vocabulary = data.vocabulary
     self._retriever = Retriever(directory, self.experiment, model_dir, step, count, self._vocabulary)

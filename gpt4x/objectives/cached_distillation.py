@@ -75,13 +75,14 @@ class CachedDistillation:
 
     def of(hidden, *arrays):
       logits, features = model.unembed(params, hidden), dict(zip(given, arrays))
-      ids, log_probs, members = (features.pop(name, None) for name in (IDS, LOG_PROBS, "groups"))
-      sums = cross_entropy(logits, *features.values(), None if groups is None else Groups(members, groups.names))
-      if ids is None:  # Of a split that the teacher was not asked about.
+      weights = features["decoder_loss_weights"]
+      known = Groups(features["groups"], groups.names) if groups else None
+      sums = cross_entropy(logits, features["decoder_target_tokens"], weights, known)
+      if IDS not in features:  # Of a split that the teacher was not asked about.
         return sums
-      theirs = jnp.maximum(log_probs.astype(jnp.float32), _NEVER)
-      apart = divergence(outcomes(logits / temperature, ids), theirs, self.divergence, self.beta)
-      return sums | {"distillation": sum_of(apart, features["decoder_loss_weights"])}
+      theirs = jnp.maximum(features[LOG_PROBS].astype(jnp.float32), _NEVER)
+      apart = divergence(outcomes(logits / temperature, features[IDS]), theirs, self.divergence, self.beta)
+      return sums | {"distillation": sum_of(apart, weights)}
 
     sums = summed(of, model.config.loss_chunk, output.hidden, *given.values())
     return {**sums, **output.sums}, output.memory

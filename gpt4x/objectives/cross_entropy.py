@@ -49,10 +49,8 @@ def linear_cross_entropy(hidden: Float[Array, "B L D"], kernel: Float[Array, "V 
     chunk: positions of every row that are taken together.
     groups: of the targets, if there are any.
   """
-  tokens, names = (targets, weights), None
-  if groups is not None:
-    tokens, names = (*tokens, groups.members), groups.names
-  objective, sums = _linear_objective(z_loss, chunk, names, hidden, kernel, jnp.asarray(bias), tokens)
+  tokens = (targets, weights) if groups is None else (targets, weights, groups.members)
+  objective, sums = _linear_objective(z_loss, chunk, groups and groups.names, hidden, kernel, jnp.asarray(bias), tokens)
   sums = jax.lax.stop_gradient(sums)
   return sums | {"loss": Sum(objective - z_loss * sums["z_loss"].value, sums["loss"].weight)}
 
@@ -62,13 +60,13 @@ def _objective(sums: dict[str, Sum], z_loss: float) -> jax.Array:
 
 
 def _sums(logits: jax.Array, groups: tuple[str, ...] | None, targets: jax.Array, weights: jax.Array,
-          members: jax.Array | None = None) -> dict[str, Sum]:
-  return cross_entropy(logits, targets, weights, None if groups is None else Groups(members, groups))
+          *members: jax.Array) -> dict[str, Sum]:
+  return cross_entropy(logits, targets, weights, Groups(members[0], groups) if groups else None)
 
 
 def _no_sums(groups: tuple[str, ...] | None, tokens: tuple[jax.Array, ...]) -> dict[str, Sum]:
   zero = jnp.zeros((), jnp.float32)
-  names = "loss", "z_loss", "accuracy", *(() if groups is None else Groups(tokens[2], groups).sum_names)
+  names = "loss", "z_loss", "accuracy", *(Groups(tokens[2], groups).sum_names if groups else ())
   return {name: Sum(zero, zero) for name in names}
 
 

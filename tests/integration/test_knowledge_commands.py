@@ -107,7 +107,7 @@ def test_what_a_store_says(store, capsys):
     (["index", "--output=new", "--gin.LocalText.files='none/*'"], 2, "LocalText.files = 'none/*' matches no file"),
     (["index", "--output=new", "--gin.LocalText.files='chat.jsonl'"], 1, "chat.jsonl:1"),
     (["generate", "--model_dir=run", "--retrieve=run", "--prompt=a"], 1, "run is no index of documents"),
-    (["eval", "--model_dir=run", "--retrieve=index"], 1, "is a stream of text, without prompts"),
+    (["eval", "--model_dir=run", "--retrieve=index"], 1, "has no prompts alone to find documents for"),
     (["generate", "--model_dir=run", "--documents=0", "--retrieve=index", "--prompt=a"], 2, "--documents: '0'"),
 ])
 def test_each_mistake_is_one_line(store, capsys, arguments, status, words):

@@ -57,7 +57,7 @@ class MarkedVocabulary(PythonVocabulary, FileVocabulary):
 
   @property
   def file(self) -> str:
-    return self._where or getattr(self.text, "file", "")
+    return self._where or str(getattr(self.text, "file", ""))
 
   @classmethod
   def from_bytes(cls, content: bytes, file: str = "", **described: Any) -> "MarkedVocabulary":
@@ -172,9 +172,10 @@ class MarkedVocabulary(PythonVocabulary, FileVocabulary):
 
   def encode_marked(self, text: str) -> list[int]:
     """The ids of a text in which the name of a mark is the mark."""
-    parts = re.split(f"({'|'.join(map(re.escape, self.special_tokens.values()))})", text)
+    marks = {name: i for i, name in self.special_tokens.items()}
+    parts = re.split(f"({'|'.join(map(re.escape, marks))})", text)
     return [i for number, part in enumerate(parts) if part
-            for i in ([self.find(part)] if number % 2 else self.text.encode(part))]  # type: ignore[list-item]
+            for i in ([marks[part]] if number % 2 else self.text.encode(part))]
 
 
 def _content(spans: int, text: seqio.Vocabulary) -> bytes:

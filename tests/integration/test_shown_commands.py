@@ -47,6 +47,7 @@ MODEL = {"TransformerConfig.vocab_size": 512, "TransformerConfig.num_layers": 2,
 MEDIA_MODEL = MODEL | {"TransformerConfig.vocab_size": 4352}
 # What an earlier command of the pages has made, by its name there.
 EARLIER = {"runs/wt103": "converted", "runs/smollm": "llama", "runs/graph": "graph_run",
+           "runs/denoising": "denoising_run",
            "runs/codec": "image_run", "CODEC": "image_run",
            **dict.fromkeys(("runs/draw", "runs/see", "runs/any"), "media_run")}
 CODEC = {"CodecConfig.width": 4, "CodecConfig.depth": 1}
@@ -169,6 +170,8 @@ def _made(library, tmp_path_factory):
     write_graph(folder / "graph")
     flags = ["--gin_file=experiments/triples_tiny.gin", "--gin.LocalGraph.files='graph/*.tsv'"]
     run("train", *flags, "--model_dir=graph_run", *gin(sizes_of(flags[0]) | ONE_DEVICE))
+    flags = ["--gin_file=experiments/denoising_tiny.gin", "--gin.LocalText.files='corpus/*.txt'"]
+    run("train", *flags, "--model_dir=denoising_run", *gin(sizes_of(flags[0]) | ONE_DEVICE))
     make_knowledge()
     media_folder.write(folder)
     for name, files in (("image", "images"), ("audio", "sounds")):
@@ -206,6 +209,8 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
                       "datastore")
   if reads or (command == "train" and not new):
     needed[parsed.model_dir] = EARLIER.get("CODEC" if "--output=CODEC" in text else parsed.model_dir, "run")
+  if "--suffix=" in text:
+    needed[parsed.model_dir] = "denoising_run"
   if knowledge := [name for name in ("store", "index", "dense") if f"runs/{name}" in text]:
     if parsed.model_dir:
       needed[parsed.model_dir] = "chat" if parsed.model_dir == "runs/chat" else "local_text"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
   import seqio
 
 ALIKE = 1e-5  # Scores that differ by no more, in nats, are ties: sums of the same numbers in another order.
-TOGETHER = 256  # Questions between two looks at how far it has come.
+TOGETHER = 64  # Questions between two looks at how far it has come.
 
 
 class Ranks(NamedTuple):

@@ -162,7 +162,7 @@ def test_vectors_are_the_model_s(folder, tmp_path):
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"feature_converter": "stream", "task_feature_lengths": {"targets": 8}}, "has no prompts alone to find documents for")])
+    ({"feature_converter": "stream", "task_feature_lengths": {"targets": 8}}, "has no prompts alone to find")])
 def test_what_has_no_prompts_is_refused(folder, changes, words):
   trial = reading.saved_experiment(str(folder / "run"))
   trial = dataclasses.replace(trial, dataset=dataclasses.replace(trial.dataset, **changes))

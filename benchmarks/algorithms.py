@@ -1,8 +1,8 @@
 """Ways to train, at equal seconds: bits per byte of experiments/stdlib_tiny.gin after SECONDS of one core.
 
-Each way has its own best of three learning rates, by the first seed, and then three seeds. Its steps are those that fit:
-a short run says how long one takes. Compilation and evaluation are left out of the seconds. A way is worth taking up if
-it gains more than two standard errors of the difference.
+Each way has its own best of three learning rates, by the first seed, and then three seeds. Its steps are those that
+fit: a short run says how long one takes. Compilation and evaluation are left out of the seconds. A way is worth taking
+up if it gains more than two standard errors of the difference.
 
   algorithms/muon      the experiment as it is
   algorithms/NAME      another way; its peer is `algorithms/muon`, and the goal is met where it gains

@@ -1,10 +1,9 @@
 """Conversations in JSON-lines, on this machine or in a bucket, as a seqio source, and the preprocessor of such."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import json
-import random
 from typing import Any, Literal
 
 from gpt4x.data import tensorflow_quietly  # noqa: F401
@@ -21,11 +20,11 @@ from gpt4x.data.chat_records import EXAMPLES, Kind, Record
 from gpt4x.data.chat_template import ChatTemplate
 from gpt4x.data.held_out import held_out, MANY, PERCENT
 from gpt4x.data.objects import Stat
+from gpt4x.data.record_source import RecordSource
 from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
 from gpt4x.errors import one_line, require, UserError
 
 READER = 1  # Raise it whenever other examples are found in the same files.
-_CHUNK = 256  # Records that are given to tf.data together, which takes nearly a millisecond for each `yield`.
 
 
 @gin.configurable
@@ -52,20 +51,13 @@ class LocalChat:
     return named_files.find(self, "JSON-lines of conversations", "chats/*.jsonl")
 
 
-class LocalChatSource(seqio.DataSource):
-  """Records {"record", "place"}: JSON, and where it stands; with the splits train and validation."""
+class LocalChatSource(RecordSource):
+  """Records of conversations, with the splits train and validation."""
 
   def __init__(self, kind: Kind, local: LocalChat | None = None):
     """Takes the files to read; None means gin's `LocalChat` at the time of reading."""
     super().__init__(splits=("train", "validation"))
     self._kind, self._local = kind, local
-
-  @property
-  def supports_arbitrary_sharding(self) -> bool:
-    return False
-
-  def list_shards(self, split: str) -> Sequence[str]:
-    return [split]
 
   def num_input_examples(self, split: str) -> int:
     return len(self.records(split))
@@ -77,8 +69,9 @@ class LocalChatSource(seqio.DataSource):
     return {"files": train, "validation_files": validation, "held_out": (PERCENT, MANY),
             "reader": (READER, self._kind, local.on_bad_record), "template": ChatTemplate().read().text}
 
-  def records(self, split: str) -> list[tuple[str, str]]:
-    """(place, JSON) of each record of a split; all are checked."""
+  def records(self, split: str, seed: int | None = None) -> list[tuple[str, str]]:
+    """See RecordSource."""
+    del seed
     local = self._local or LocalChat()
     train, validation = local.find()
     found = _read(validation if validation and split == "validation" else train, self._kind, local.on_bad_record)
@@ -89,22 +82,6 @@ class LocalChatSource(seqio.DataSource):
       raise UserError(f"LocalChat.files = {local.files!r} leaves nothing for the split {split}: set"
                       " LocalChat.validation_files, or name more records")
     return [(place, line) for _, place, line in found]
-
-  def get_dataset(self, split: str = "train", shuffle: bool = True, seed: int | None = None,
-                  shard_info: seqio.ShardInfo | None = None, *, sequence_length: Mapping[str, int] | None = None,
-                  use_cached: bool = False, num_epochs: int | None = 1) -> tf.data.Dataset:
-    """See seqio.DataSource; seqio shards by dealing out examples."""
-    records = self.records(split)  # Raises UserErrors here, in the caller's thread.
-    if shuffle:
-      random.Random(seed).shuffle(records)
-    strings = tf.TensorSpec([None], tf.string)
-
-    def chunks() -> Iterator[dict[str, Sequence[str]]]:
-      for start in range(0, len(records), _CHUNK):
-        places, lines = zip(*records[start:start + _CHUNK])
-        yield {"place": places, "record": lines}
-
-    return tf.data.Dataset.from_generator(chunks, output_signature={"place": strings, "record": strings}).unbatch()
 
 
 @functools.lru_cache(maxsize=8)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import json
-import random
 from typing import Any, Literal
 
 from gpt4x.data import tensorflow_quietly  # noqa: F401
@@ -19,6 +18,7 @@ from gpt4x.data import named_files, triple_files, triple_graph
 from gpt4x.data.bad_records import BadRecords
 from gpt4x.data.held_out import held_out, MANY, PERCENT
 from gpt4x.data.objects import Stat
+from gpt4x.data.record_source import RecordSource
 from gpt4x.data.task_examples import say_once
 from gpt4x.data.text_files import shown
 from gpt4x.data.triple_files import Triple
@@ -30,7 +30,6 @@ READER = 1  # Raise it whenever other examples are found in the same files.
 # What a task has of a triple: a text for pre-training; a question of which the answer alone is trained on; what
 # describes its ends.
 Kind = Literal["documents", "questions", "descriptions"]
-_CHUNK = 256  # Records that are given to tf.data together, which takes nearly a millisecond for each `yield`.
 _Files = tuple[Stat, ...]
 
 
@@ -99,20 +98,13 @@ class LocalGraph:
                    self.on_bad_record)[1]
 
 
-class LocalGraphSource(seqio.DataSource):
-  """Records {"record", "place"}: a question in words, as JSON, and its triple; with the splits of `SPLITS`."""
+class LocalGraphSource(RecordSource):
+  """Records of questions in words, placed by their triple; with the splits of `SPLITS`."""
 
   def __init__(self, kind: Kind, local: LocalGraph | None = None):
     """Takes the files to read; None means gin's `LocalGraph` at the time of reading."""
     super().__init__(splits=SPLITS)
     self._kind, self._local = kind, local
-
-  @property
-  def supports_arbitrary_sharding(self) -> bool:
-    return False
-
-  def list_shards(self, split: str) -> Sequence[str]:
-    return [split]
 
   def num_input_examples(self, split: str) -> int:
     return len(self._local_graph.triples[split]) * 2 + len(self._described(split))
@@ -135,22 +127,6 @@ class LocalGraphSource(seqio.DataSource):
         yield entity, json.dumps(Text((), graph.name(entity), f": {description}"))
 
     return made()
-
-  def get_dataset(self, split: str = "train", shuffle: bool = True, seed: int | None = None,
-                  shard_info: seqio.ShardInfo | None = None, *, sequence_length: Mapping[str, int] | None = None,
-                  use_cached: bool = False, num_epochs: int | None = 1) -> tf.data.Dataset:
-    """See seqio.DataSource; seqio shards by dealing out examples."""
-    records = list(self.records(split, seed))  # Raises UserErrors here, in the caller's thread.
-    if shuffle:
-      random.Random(seed).shuffle(records)
-    strings = tf.TensorSpec([None], tf.string)
-
-    def chunks() -> Iterator[dict[str, Sequence[str]]]:
-      for start in range(0, len(records), _CHUNK):
-        places, lines = zip(*records[start:start + _CHUNK])
-        yield {"place": places, "record": lines}
-
-    return tf.data.Dataset.from_generator(chunks, output_signature={"place": strings, "record": strings}).unbatch()
 
   @property
   def _local_graph(self) -> Graph:

@@ -11,7 +11,6 @@ from gpt4x.data import tensorflow_quietly  # noqa: F401
 # isort: split
 import numpy as np
 import seqio
-import tensorflow as tf
 
 from gpt4x.data import vocabularies
 from gpt4x.data.vocabularies import composed
@@ -26,7 +25,7 @@ __all__ = ["MediaTokens", "MediaVocabulary"]
 
 
 @vocabularies.register
-class MediaVocabulary(vocabularies.PythonVocabulary, vocabularies.FileVocabulary):
+class MediaVocabulary(composed.ExtendedVocabulary):
   """A text vocabulary, whose ids stay as they are, and behind them the codes of codecs; see `layout.py`.
 
   The file that a run keeps holds all of it, codecs included. What a target counts for in training is not part of it:
@@ -138,34 +137,11 @@ class MediaVocabulary(vocabularies.PythonVocabulary, vocabularies.FileVocabulary
     given = self._named.loss_weights if self._weights is None else self._weights
     return weights | {name: float(weight) for name, weight in given.items()}
 
-  def token_bytes(self) -> np.ndarray:
-    """The bytes of text behind each id, [V]."""
-    sizes = vocabularies.token_bytes(self.text)
-    return np.pad(sizes, (0, self.layout.size - len(sizes)))
-
   @property
   def _base_vocab_size(self) -> int:
     return self.layout.size
 
-  @property
-  def eos_id(self) -> int | None:
-    return self.text.eos_id
-
-  @property
-  def unk_id(self) -> int | None:
-    return self.text.unk_id
-
-  @property
-  def pad_id(self) -> int | None:
-    return self.text.pad_id
-
   # Text and media to ids, and back.
-
-  def _encode(self, s: str) -> Sequence[int]:
-    return self.text.encode(s)
-
-  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    return self.text.encode_tf(s)
 
   def _decode(self, ids: Iterable[int]) -> str:
     parts = self.layout.parse(list(ids))

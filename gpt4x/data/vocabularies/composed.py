@@ -1,6 +1,6 @@
 """Vocabularies that are made of one of text and of more behind it, as one file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import functools
 import io
 import os
@@ -8,13 +8,45 @@ import pathlib
 import tempfile
 import zipfile
 
+import numpy as np
 import seqio
+import tensorflow as tf
 
 from gpt4x import storage
-from gpt4x.data.vocabularies import saving
+from gpt4x.data.vocabularies import ids, saving
+from gpt4x.data.vocabularies.files import FileVocabulary, PythonVocabulary
 from gpt4x.data.vocabularies.sentence_pieces import LosslessSentencePieceVocabulary
 
 _TEXT = "text"
+
+
+class ExtendedVocabulary(PythonVocabulary, FileVocabulary):
+  """A vocabulary of text, `text`, whose ids are the first, and more behind them, which no text has."""
+
+  text: seqio.Vocabulary
+
+  def token_bytes(self) -> np.ndarray:
+    """The bytes of text behind each id, [V]."""
+    sizes = ids.token_bytes(self.text)
+    return np.pad(sizes, (0, self.vocab_size - len(sizes)))
+
+  @property
+  def eos_id(self) -> int | None:
+    return self.text.eos_id
+
+  @property
+  def unk_id(self) -> int | None:
+    return self.text.unk_id
+
+  @property
+  def pad_id(self) -> int | None:
+    return self.text.pad_id
+
+  def _encode(self, s: str) -> Sequence[int]:
+    return self.text.encode(s)
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    return self.text.encode_tf(s)
 
 
 def text_of(name: str) -> seqio.Vocabulary:

@@ -1,6 +1,6 @@
 """MarkedVocabulary: text, and behind it the marks of what is hidden, where it goes, and how it is to be made."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 import copy
 import dataclasses
 import functools
@@ -10,12 +10,10 @@ import re
 from typing import Any
 
 import gin
-import numpy as np
 import seqio
-import tensorflow as tf
 
 from gpt4x.data.vocabularies import composed, holding, ids, saving
-from gpt4x.data.vocabularies.files import FileVocabulary, PythonVocabulary
+from gpt4x.data.vocabularies.composed import ExtendedVocabulary
 from gpt4x.errors import require, UserError
 
 # In the order of their ids, the first right behind those of text. `<end>` ends what is filled in.
@@ -42,7 +40,7 @@ class Marks:
 
 
 @saving.register
-class MarkedVocabulary(PythonVocabulary, FileVocabulary):
+class MarkedVocabulary(ExtendedVocabulary):
   """A text vocabulary, whose ids stay as they are, and behind them NAMES and the marks of spans.
 
   No text has a mark: one that spells it is encoded like any other text.
@@ -131,36 +129,14 @@ class MarkedVocabulary(PythonVocabulary, FileVocabulary):
     """The mark of a hidden span, by its number from 0."""
     return self.vocab_size - 1 - number
 
-  def token_bytes(self) -> np.ndarray:
-    """The bytes of text behind each id, [V]."""
-    return np.pad(ids.token_bytes(self.text), (0, len(NAMES) + self.spans))
-
   @property
   def _base_vocab_size(self) -> int:
     return self.text.vocab_size + len(NAMES) + self.spans
 
   @property
-  def eos_id(self) -> int | None:
-    return self.text.eos_id
-
-  @property
-  def unk_id(self) -> int | None:
-    return self.text.unk_id
-
-  @property
-  def pad_id(self) -> int | None:
-    return self.text.pad_id
-
-  @property
   def start_id(self) -> int:
     """The input before a document's first token."""
     return ids.start_id(self.text)
-
-  def _encode(self, s: str) -> Sequence[int]:
-    return self.text.encode(s)
-
-  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    return self.text.encode_tf(s)
 
   def _decode(self, ids: Iterable[int]) -> str:
     """The text, with the name of each mark but `<end>`."""

@@ -125,7 +125,7 @@ def test_a_chat_in_the_terminal(folder, capsys, monkeypatch):
 @pytest.mark.parametrize("name, experiment, bindings, message", [
     ("pairs", "chat_tiny", {"MIXTURE_OR_TASK_NAME": "local_preferences_bytes", "DatasetConfig__pack": False},
      "NextToken would train on all alike"),
-    ("chat", "preference_tiny", {"MIXTURE_OR_TASK_NAME": "local_chat_bytes"}, "local_chat_bytes has one a record"),
+    ("chat", "preference_tiny", {"MIXTURE_OR_TASK_NAME": "local_chat_bytes"}, "local_chat_bytes has one text a record"),
     ("chat", "group_relative_tiny", {"DatasetConfig__repeat": 1}, "DatasetConfig.repeat = 1 leaves an answer none"),
 ])
 def test_what_does_not_fit_is_said_before_training(folder, capsys, name, experiment, bindings, message):

@@ -13,6 +13,7 @@ import pytest
 from gpt4x import configuration
 from gpt4x.commands import reading
 from gpt4x.data.dataset import DatasetConfig
+from gpt4x.data.row_mixture import RowMixture
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.models.codec_model import CodecModel
@@ -83,8 +84,11 @@ def test_a_run_read_from_gin_and_changed_is_saved_as_changed(name):
   again = read_again(changed)
   assert parts(again) == parts(changed) and parts(again) != parts(config)
   # A macro that still says what it said can still be set; one that does not is gone.
-  configuration.load(text=text, bindings=["BATCH_SIZE=48"])
-  assert configuration.build(TrainConfig).experiment.dataset.batch_size == 48
+  of_rows = isinstance(config.experiment.dataset, RowMixture)  # Whose parts have batch sizes of their own.
+  macro, read = ("EVAL_STEPS", lambda found: found.eval_batches) if of_rows else (
+      "BATCH_SIZE", lambda found: found.experiment.dataset.batch_size)
+  configuration.load(text=text, bindings=[f"{macro}=48"])
+  assert read(configuration.build(TrainConfig)) == 48
   with pytest.raises(UserError, match="nothing reads the macro TRAIN_STEPS"):
     configuration.load(text=text, bindings=["TRAIN_STEPS=48"])
 

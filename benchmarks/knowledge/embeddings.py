@@ -5,7 +5,7 @@ splits are left out, and ties have their mean rank. Each relation has a reciproc
 candidates in training are the entities of a sample that a batch shares: of all 41,105 each time, an epoch would take
 minutes. The epoch is chosen on validation triples.
 
-  distmult_mrr  the peer is LibKGE's .452 (arXiv:1910.05190's models, tuned at length)
+  distmult_mrr  the peer is LibKGE's .452, tuned at length
   transe_mrr    LibKGE's .228; distances are Euclidean, which makes them a matrix product
   rotate_mrr    the paper's .476 (arXiv:1902.10197); for information
 

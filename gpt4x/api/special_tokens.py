@@ -32,8 +32,8 @@ def special_tokens(vocabulary: Any) -> dict[int, str]:
     return {i: token for i, token in masks.items() if i is not None} | vocabulary.special_tokens
   if isinstance(vocabulary, WordVocabulary):
     return {i: word for i, word in enumerate(vocabulary.words) if word in _WORDS}
-  if isinstance(text := getattr(vocabulary, "text", None), seqio.Vocabulary):  # Of text and media.
-    return special_tokens(text)
+  if isinstance(text := getattr(vocabulary, "text", None), seqio.Vocabulary):  # Of text, and of media or marks.
+    return special_tokens(text) | getattr(vocabulary, "special_tokens", {})
   named = {"<pad>": vocabulary.pad_id, "</s>": vocabulary.eos_id, "<unk>": vocabulary.unk_id}
   return {i: name for name, i in named.items() if i is not None}
 

@@ -78,14 +78,6 @@ class RowMixture:
     return self._first.task_feature_lengths
 
   @property
-  def seed(self) -> int:
-    return self._first.seed
-
-  @property
-  def pack(self) -> bool:
-    return self._first.pack
-
-  @property
   def repeat(self) -> int:
     return 1
 

@@ -121,8 +121,9 @@ def _means(sums: Mapping[str, Sum], num_bytes: Mapping[str, float], where: str,
   if not sums or not sums["loss"].weight:
     raise UserError(f"{where} has no target tokens: choose another split")
   found = {name: float(value) for name, value in metrics(sums).items()}
-  by_modality = all(f"loss_{name}" in sums for name in MODALITIES)  # Which is not weighted, as the loss may be.
-  counts = [sums[f"loss_{name}"] for name in MODALITIES] if by_modality else [sums["loss"]]
+  by_modality = all(f"loss_{name}" in sums for name in MODALITIES)
+  groups = MODALITIES if by_modality else [part for part in num_bytes if part]  # Whose targets are not weighted.
+  counts = [sums[f"loss_{name}"] for name in groups] or [sums["loss"]]
   found["tokens"] = sum(float(one.weight) for one in counts)
   if derived := getattr(objective, "derived", None):
     found |= derived(sums)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import seqio
 
+from gpt4x.api import special_tokens
 from gpt4x.data import vocabularies
 from gpt4x.data.vocabularies import MarkedVocabulary, Marks
 from gpt4x.errors import UserError
@@ -18,11 +19,16 @@ def test_text_keeps_its_ids_and_marks_follow():
   assert list(VOCABULARY.encode("aé")) == list(plain.encode("aé")) and VOCABULARY.eos_id == plain.eos_id
   assert VOCABULARY.vocab_size == 259 + 8 + 5 and VOCABULARY.mark("<end>") == 259
   assert [VOCABULARY.span_id(i) for i in range(5)] == [271, 270, 269, 268, 267], "as T5 has them, from the end"
-  assert VOCABULARY.find("<extra_id_0>") == 271 and VOCABULARY.find("<extra_id_5>") is None
-  assert VOCABULARY.find("<mask>") == VOCABULARY.mark("<mask>") and VOCABULARY.find("a") is None
   assert sorted(VOCABULARY.special_tokens) == list(range(259, 272))
+  named = {name: i for i, name in VOCABULARY.special_tokens.items()}
+  assert (named["<extra_id_0>"], named["<extra_id_4>"], named["<mask>"]) == (271, 267, VOCABULARY.mark("<mask>"))
   sizes = vocabularies.token_bytes(VOCABULARY)
   assert sizes.shape == (272,) and sizes[3:259].min() == 1 and not sizes[259:].any()
+
+
+def test_the_python_face_finds_its_mask():
+  special = special_tokens.special_tokens(VOCABULARY)
+  assert special_tokens.mask_id(special) == VOCABULARY.mark("<mask>") and special[1] == "</s>"
 
 
 def test_no_text_has_a_mark():

@@ -62,6 +62,13 @@ def test_bits_of_a_mixture_of_rows_are_those_of_each_part():
   assert "bits_per_byte" not in found and not any("absent" in name for name in found) and found["loss_text"] == 1.2
 
 
+def test_tokens_of_a_mixture_are_counted_whatever_they_weigh():
+  one = lambda value, weight: Sum(np.float64(value), np.float64(weight))
+  sums = {"loss": one(21, 15), "loss_text": one(12, 10), "accuracy_text": one(1, 10), "loss_spans": one(18, 10),
+          "accuracy_spans": one(2, 10)}
+  assert likelihood._means(sums, {"": 16.0, "text": 6.0, "spans": 9.0}, "here")["tokens"] == 20
+
+
 def test_bytes_are_counted_by_part():
   batch = {"decoder_target_tokens": np.array([[1, 2], [2, 2]]), "decoder_loss_weights": np.array([[0.5, 0.0], [1, 1]]),
            "decoder_part/text": np.array([[1, 1], [0, 0]]), "decoder_part/spans": np.array([[0, 0], [1, 1]])}

@@ -114,13 +114,6 @@ class MarkedVocabulary(ExtendedVocabulary):
     extra = (f"<extra_id_{self.spans - 1 - i}>" for i in range(self.spans))
     return dict(enumerate(itertools.chain(NAMES, extra), first))
 
-  def find(self, name: str) -> int | None:
-    """The id of a mark; None if there is none of that name."""
-    if name in NAMES:
-      return self.text.vocab_size + NAMES.index(name)
-    found = re.fullmatch(r"<extra_id_(\d{1,5})>", name)
-    return self.span_id(int(found[1])) if found and int(found[1]) < self.spans else None
-
   def mark(self, name: str) -> int:
     """The id of one of NAMES."""
     return self.text.vocab_size + NAMES.index(name)

@@ -128,7 +128,7 @@ def test_a_quantized_product_in_the_other_direction(ops):
                                       rng.uniform(0.01, 0.1, (1, 9)).astype(np.float32))
   found = (jax.jit(lambda x: decoding_jax.product(x, kernel, True))(x) if ops == "jax" else
            evaluate(lambda graph, x: graph.product(x, constants(graph, kernel), True), x))
-  x *= kernel.scales
+  x = x * kernel.scales  # Not in place: JAX may still read the array that it was given.
   steps = np.maximum(np.abs(x).max(-1, keepdims=True), np.float32(1e-30)) * np.float32(1 / 127)
   expected = np.rint(x / steps).astype(np.float64) @ kernel.values.T * steps
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

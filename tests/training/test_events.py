@@ -103,7 +103,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
 
 def shown_in(folder):
-  """{tag: [(step, first bytes)]} of pictures and sounds."""
+  """{tag: (plugin, [(step, content)] in the order of steps)} of pictures and sounds."""
   found = {}
   for path in sorted(folder.glob("*tfevents*")):
     for event in tf.compat.v1.train.summary_iterator(str(path)):
@@ -112,7 +112,8 @@ def shown_in(folder):
         if kind in ("images", "audio"):
           content = tf.make_ndarray(value.tensor).ravel().tolist()
           found.setdefault(value.tag, (kind, []))[1].append((event.step, content))
-  return found
+  # Names of files that one second made do not sort as they were made.
+  return {tag: (kind, sorted(entries, key=lambda entry: entry[0])) for tag, (kind, entries) in found.items()}
 
 
 def test_pictures_and_sounds_of_steps_that_are_taken_again(tmp_path):

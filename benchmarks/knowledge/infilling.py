@@ -28,7 +28,7 @@ SETTINGS = {"Marks.text": "stdlib_spm", "TransformerConfig.vocab_size": 4224, "E
 
 def rows(bench: runs.Bench) -> Iterator[Row]:
   bench.gpt4x("vocabulary", "--task=stdlib_bytes", "--size=4096", "--output=stdlib_spm")
-  spans = harness.in_a_process(cut, str(bench.folder / "corpus"), SPANS)
+  spans = harness.in_a_process(cut, str(bench.folder), SPANS)
   runs_of = bench.each([(seed, task) for seed in range(bench.seeds) for task in ("stdlib_marked", "stdlib_infill")],
                        lambda one: measured(bench, *one, spans))
   plain, infill = runs_of[::2], runs_of[1::2]

@@ -23,6 +23,7 @@ FLOORS = """
     compression
     objectives
     models
+    preparation
     tasks
     media
     data

@@ -39,7 +39,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
   own = [one["left"] - one["between"] for one in infill]
   tax = [100 * (after["bits"] / before["bits"] - 1) for before, after in zip(plain, infill)]
   for name, unit, values, goal in (("infill_gain", "nats/span", gains, "value > 0"),
-                                   ("infill_gain/own", "nats/span", own, None),
+                                   ("infill_gain/own", "nats/span", own, ""),
                                    ("fim_next_token_tax", "% worse", tax, "value <= 1")):
     value, error = quickstart.mean_and_error(values)
     yield Row(f"knowledge/{name}", value, unit, error=error, goal=goal)

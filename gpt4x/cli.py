@@ -104,7 +104,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
   def command(name: str, text: str, gin: str | None = None) -> Any:
     sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    if name not in ("vocabulary", "plan", "cache", "index"):
+    if name not in ("vocabulary", "plan", "cache", "index", "prepare"):
       sub.add_argument("--model_dir", required=True, type=_directory, metavar="DIR", help="the directory of the run")
       sub.add_argument("--trust", action="append", default=[], type=_filled_text, metavar="MODULE",
                        help="a module that saved configurations may import from now on, though not gpt4x's")
@@ -300,6 +300,18 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   vocabulary.add_argument("--size", type=_number(int, 1, _MANY), required=True, metavar="V", help="number of pieces")
   vocabulary.add_argument("--output", required=True, type=_path, metavar="NAME_OR_PATH",
                           help="a name, for $GPT4X_DATA_DIR/vocabularies/NAME.model, or a .model file's path or URL")
+  prepare = command("prepare", "turn crawls, dumps and folders into documents that train", gin=(
+      "the steps, such as data/web.gin, below the current directory or the shipped gin_configs/"))
+  prepare.add_argument("--input", required=True, action="append", type=_path, metavar="GLOB",
+                       help="files to read; quote it, and ** stands for folders of any depth; may be repeated")
+  prepare.add_argument("--output", required=True, type=_directory, metavar="DIR", help=(
+      "the folder to write; the same command goes on with one that was not finished"))
+  prepare.add_argument("--workers", type=_number(int, 1, 10_000), default=os.cpu_count() or 1, metavar="N",
+                       help="processes of this machine (default: one for each core)")
+  prepare.add_argument("--runner", type=_filled_text, metavar="NAME", help=(
+      "run on Apache Beam instead, such as FnApiRunner, DataflowRunner, FlinkRunner, SparkRunner"))
+  prepare.add_argument("--beam_option", action="append", type=_filled_text, default=[], metavar="FLAG", help=(
+      "an option of Beam or its runner, such as --beam_option=--project=NAME; may be repeated"))
   cache = command("cache", "list or remove the tokens that are kept of tasks in $GPT4X_DATA_DIR")
   cache.add_argument("--remove", type=_filled_text, metavar="GLOB",
                      help="remove what has such a name; quote it: --remove='my_task-*'")

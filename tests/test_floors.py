@@ -31,6 +31,7 @@ FLOORS = """
     launch
     partitioning
     run_directory
+    html_page
     storage
     errors
 """

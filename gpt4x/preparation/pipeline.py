@@ -44,8 +44,8 @@ class Preparation:
     require(self, "at least 1", lambda value: value >= 1, "shard_bytes")
     for step in self.steps:
       if not callable(step) and not hasattr(step, "apply"):
-        raise UserError(f"Preparation.steps has {step!r}, which is no step: write @NAME() for a rule with parameters, or"
-                        " @NAME for a function of a document")
+        raise UserError(f"Preparation.steps has {step!r}, which is no step: write @NAME() for a rule with parameters,"
+                        " or @NAME for a function of a document")
 
   def named_steps(self) -> tuple[work.Step, ...]:
     """The steps with the names that the report has for them."""
@@ -76,6 +76,9 @@ def begin(of: work.Work) -> bool:
   """
   folder, now = storage.path(of.folder), identity(of)
   content = json.dumps(now, indent=1, sort_keys=True).encode()
+  for path in storage.files_below(folder):
+    if path.suffix[1:].isdigit():  # What a process was writing when it was killed.
+      path.unlink()
   if (before := storage.read(folder / IDENTITY)) is None:
     if storage.files_below(folder):
       raise UserError(f"{folder} has files already, of no preparation: choose another --output")
@@ -84,8 +87,8 @@ def begin(of: work.Work) -> bool:
   elif before != content:
     then = json.loads(before)
     changed = ", ".join(name for name in now if now[name] != then.get(name))
-    raise UserError(f"{folder} was begun with other {changed}: give the same command to go on with it, or choose another"
-                    " --output")
+    raise UserError(f"{folder} was begun with other {changed}: give the same command to go on with it, or choose"
+                    " another --output")
   return (folder / REPORT).exists()
 
 

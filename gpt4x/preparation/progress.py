@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Any
+from typing import Any, Self
 
 from gpt4x.preparation.work import Stage
 
@@ -36,6 +36,9 @@ class Progress:
       left = (now - self._started) * (self._total - self._done) / self._done
       print(f"{self._stage.name}: {self._done / self._total:.0%}, {left:,.0f} s left", file=sys.stderr, flush=True)
 
-  def close(self) -> None:
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *_: object) -> None:
     if self._bar is not None:
       self._bar.stop()

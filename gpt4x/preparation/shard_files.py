@@ -2,7 +2,7 @@
 
 import array
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import io
 import json
@@ -26,11 +26,11 @@ MATCH = np.dtype([("row", "<u4"), ("place", "<u4"), ("shard", "<u4"), ("other", 
 def packed(path: pathlib.Path) -> Iterator[BinaryIO]:
   """A file to write that is packed by zstd and takes its place whole at the end."""
   import pyarrow
-  with storage.new_file(path) as unfinished:
-    with pyarrow.OSFile(str(unfinished), "wb") as file, pyarrow.CompressedOutputStream(file, "zstd") as stream:
-      buffered = io.BufferedWriter(_Raw(stream), 1 << 20)
-      yield buffered
-      buffered.flush()
+  with (storage.new_file(path) as unfinished, pyarrow.OSFile(str(unfinished), "wb") as file,
+        pyarrow.CompressedOutputStream(file, "zstd") as stream):
+    buffered = io.BufferedWriter(_Raw(stream), 1 << 20)
+    yield buffered
+    buffered.flush()
 
 
 class _Raw(io.RawIOBase):
@@ -96,7 +96,14 @@ def write_entries(path: pathlib.Path, entries: np.ndarray) -> None:
   """ENTRYs by the first bits of their keys, in each group in the order of keys and then of documents and places."""
   entries = entries[np.argsort(entries["key"], kind="stable")]
   starts = np.searchsorted(entries["key"], np.arange(GROUPS, dtype=np.uint64) << np.uint64(64 - 12))
-  write_groups(path, np.split(entries, starts[1:]))
+  write_array(path, entries, [*starts, len(entries)])
+
+
+def write_array(path: pathlib.Path, array: np.ndarray, ends: Sequence[int]) -> None:
+  """Groups of an array, from one of `ends` to the next, as `write_groups` writes them."""
+  with storage.new_file(path) as unfinished, open(unfinished, "wb") as file:
+    file.write(np.ascontiguousarray(array).data)
+    file.write((np.array(ends, "<u8") * array.itemsize).tobytes() + struct.pack("<Q", len(ends)))
 
 
 class Groups:

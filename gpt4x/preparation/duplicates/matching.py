@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from gpt4x.preparation.duplicates.join import NearJoin
-from gpt4x.preparation.shard_files import ENTRY, Groups, GROUPS, MATCH, write_groups
+from gpt4x.preparation.shard_files import ENTRY, GROUPS, Groups, MATCH, write_array, write_groups
 
 PART_ENTRIES = 1 << 21  # Keys that are compared at a time: about 100 MiB.
 _ALL_PAIRS = 32  # Of more documents with one key, each is compared with the first and with so many that follow it.
@@ -109,13 +109,7 @@ def _pairs(entries: np.ndarray, shards: np.ndarray, first: np.ndarray, group: np
 def _write_by_shard(matches: np.ndarray, shards: int, output: pathlib.Path) -> None:
   matches = matches[np.argsort(matches["of_shard"], kind="stable")]
   starts = np.searchsorted(matches["of_shard"], np.arange(shards))
-  names = list(MATCH.names or ())
-  write_groups(output, (_packed(one[names]) for one in np.split(matches, starts[1:])))
-
-
-def _packed(matches: np.ndarray) -> np.ndarray:
-  """Without the gap that a field leaves which was taken out."""
-  return matches.astype(MATCH)
+  write_array(output, matches[list(MATCH.names or ())].astype(MATCH), [*starts, len(matches)])
 
 
 def matches_of(paths: Sequence[pathlib.Path], shard: int) -> Iterator[tuple]:

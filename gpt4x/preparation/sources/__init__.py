@@ -1,6 +1,9 @@
 """Stub"""
 import json
+
 from gpt4x.preparation.document import Document
+
+
 def read(path, name, bad, field):
   if path.endswith(".jsonl"):
     for number, line in enumerate(open(path), 1):

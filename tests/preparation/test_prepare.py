@@ -1,0 +1,247 @@
+"""Preparations: the same bytes however they run and wherever they are stopped, and what is counted."""
+
+import json
+import pathlib
+
+import gin
+import pytest
+
+from gpt4x import cli, storage
+from gpt4x.errors import UserError
+from gpt4x.preparation import engines, pipeline, shard_files
+from gpt4x.preparation.counts import Counts
+from gpt4x.preparation.document import Dropped
+from gpt4x.preparation.duplicates.exact import ExactDuplicates
+from gpt4x.preparation.duplicates.lines import RepeatedLines
+from gpt4x.preparation.duplicates.near import NearDuplicates
+from gpt4x.preparation.duplicates.substrings import RepeatedSubstrings
+from gpt4x.preparation.pipeline import Preparation
+from tests.preparation.preparing import prepared, run, write
+
+FILES = [["a text of some words", "short", "a text of some words"], ["", "a text of some more words\nshort line"],
+         ["short line", "a text of some words and more", "ends here with a text of some more words"]]
+
+
+def no_short(document):
+  """A rule of a user's own."""
+  length = len(document.text)
+  return Dropped("short", length) if length < 8 else document.with_text(document.text, long=True)
+
+
+def shout(document):
+  return document.with_text(document.text.upper())
+
+
+STEPS = (no_short, ExactDuplicates(), shout, NearDuplicates(0.7, ngram=1, bands=40, rows=2), RepeatedLines(),
+         RepeatedSubstrings(words=4))
+
+
+def content(folder: pathlib.Path) -> dict[str, bytes]:
+  return {path.relative_to(folder).as_posix(): path.read_bytes() for path in storage.files_below(folder)}
+
+
+def test_documents_go_through_the_steps_in_their_order(tmp_path):
+  found = prepared(tmp_path, FILES, *STEPS)
+  assert {name: one["step"] for name, one in found.dropped.items()} == {
+      "a.jsonl:2": "no_short", "a.jsonl:3": "ExactDuplicates", "b.jsonl:1": "no_short", "c.jsonl:1": "RepeatedLines",
+      "c.jsonl:2": "NearDuplicates"}
+  assert found.kept == {"a.jsonl:1": "A TEXT OF SOME WORDS", "b.jsonl:2": "MORE WORDS\nSHORT LINE",
+                        "c.jsonl:3": "ENDS HERE WITH "}
+
+
+def test_all_documents_and_bytes_are_accounted_for(tmp_path):
+  """What was read is what was kept, dropped by each reason, and cut."""
+  counts = prepared(tmp_path, FILES, *STEPS).counts
+  dropped = [counted for reasons in counts.dropped.values() for counted in reasons.values()]
+  assert counts.read == [8, sum(len(text) for file in FILES for text in file)]
+  assert counts.read[0] == counts.kept[0] + sum(documents for documents, _ in dropped)
+  assert counts.read[1] == counts.kept[1] + sum(size for _, size in dropped) + sum(counts.cut.values())
+  assert sum(counts.histograms["characters"].values()) == counts.kept[0]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_pool_writes_the_same_bytes(tmp_path, workers):
+  pattern = write(tmp_path / "input", *FILES)
+  run(pattern, tmp_path / "here", *STEPS)
+  run(pattern, tmp_path / "pool", *STEPS, engine=engines.Pool(workers))
+  assert content(tmp_path / "pool") == content(tmp_path / "here")
+
+
+def test_beam_writes_the_same_bytes(tmp_path):
+  pattern = write(tmp_path / "input", *FILES)
+  run(pattern, tmp_path / "here", *STEPS)
+  run(pattern, tmp_path / "beam", *STEPS, engine=engines.Beam("FnApiRunner"))
+  assert content(tmp_path / "beam") == content(tmp_path / "here")
+
+
+def test_the_folder_and_the_order_of_the_input_do_not_matter(tmp_path):
+  run(write(tmp_path / "input", *FILES), tmp_path / "one", *STEPS)
+  folder = tmp_path / "elsewhere" / "deep"
+  folder.parent.mkdir()
+  write(folder, *FILES)
+  work = Preparation(STEPS, shard_bytes=1).work([f"{folder}/c*", f"{folder}/*"], str(tmp_path / "two"))
+  assert pipeline.identity(work) == json.loads((tmp_path / "one" / "preparation.json").read_text())
+
+
+class Killed(BaseException):
+  """No error that anything handles."""
+
+
+def test_a_preparation_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch):
+  """Stopped before and after each file that is given its name, and after each that is removed."""
+  pattern, steps = write(tmp_path / "input", *FILES[:2]), (no_short, RepeatedLines(), STEPS[3])
+  run(pattern, tmp_path / "whole", *steps)
+  whole, stops = content(tmp_path / "whole"), 0
+  for stop in range(1, 1000):
+    left = stop
+    with monkeypatch.context() as patched:
+      def counted(original):
+        def call(self, *arguments, **more):
+          nonlocal left
+          left -= 1
+          if left == 0:
+            raise Killed
+          return original(self, *arguments, **more)
+        return call
+
+      for name in ("replace", "unlink"):
+        patched.setattr(pathlib.Path, name, counted(getattr(pathlib.Path, name)))
+      output = tmp_path / f"stopped{stop}"
+      try:
+        run(pattern, output, *steps)
+        break
+      except Killed:
+        stops += 1
+    run(pattern, output, *steps)
+    assert content(output) == whole, f"stopped at {stop}"
+  assert stops > 50
+
+
+def test_what_is_whole_is_left_alone(tmp_path, capsys):
+  pattern = write(tmp_path / "input", *FILES)
+  flags = ["--gin.Preparation.steps=[@ExactDuplicates()]", f"--input={pattern}", f"--output={tmp_path / 'output'}",
+           "--workers=1"]
+  assert cli.main(["prepare", *flags]) == 0
+  before = content(tmp_path / "output")
+  assert "kept 7 of 8 documents" in capsys.readouterr().out
+  assert cli.main(["prepare", *flags]) == 0
+  assert "is whole already: nothing to do" in capsys.readouterr().out and content(tmp_path / "output") == before
+
+
+@pytest.mark.parametrize("change, what", [
+    (lambda folder: {"steps": (no_short,)}, "steps"), (lambda folder: {"form": "parquet"}, "form"),
+    (lambda folder: (folder / "a.jsonl").write_text('{"text": "A text of some words"}\n') and {}, "input")])
+def test_other_steps_or_inputs_are_refused(tmp_path, change, what):
+  pattern = write(tmp_path / "input", ["a text of some words"])
+  run(pattern, tmp_path / "output", shout)
+  more = change(tmp_path / "input")
+  with pytest.raises(UserError, match=f"was begun with other {what}: give the same command to go on with it, or"):
+    run(pattern, tmp_path / "output", *more.pop("steps", (shout,)), **more)
+
+
+def test_a_list_that_a_step_reads_is_part_of_it(tmp_path):
+  words = tmp_path / "words.txt"
+  words.write_text("one")
+  step = gin.configurable("list_stand_in")(type("Listed", (), {"__call__": lambda self, document: document}))()
+  step.file = str(words)
+  before = pipeline._described(step)
+  words.write_text("two")
+  assert pipeline._described(step) != before
+
+
+def test_a_folder_of_something_else_is_not_written_to(tmp_path):
+  (tmp_path / "output").mkdir()
+  (tmp_path / "output" / "mine.txt").write_text("mine")
+  with pytest.raises(UserError, match="has files already, of no preparation: choose another --output"):
+    run(write(tmp_path / "input", ["text"]), tmp_path / "output", shout)
+
+
+def test_a_rule_that_fails_is_named_with_its_document(tmp_path):
+  def divide(document):
+    return document.with_text(document.text, inverse=1 / len(document.text))
+
+  with pytest.raises(UserError, match="step divide failed at a.jsonl:2 .ZeroDivisionError: division by zero."):
+    prepared(tmp_path, [["one", ""]], divide)
+
+
+def test_a_rule_that_returns_nothing_is_named(tmp_path):
+  with pytest.raises(UserError, match="step forgetful returned None for a.jsonl:1: let it return the document, or"):
+    prepared(tmp_path, [["text"]], forgetful)
+
+
+def forgetful(document):
+  document.text.upper()
+
+
+def test_a_rule_may_be_there_twice(tmp_path):
+  found = prepared(tmp_path, [["one", "one", "ONE"]], ExactDuplicates(), shout, ExactDuplicates(), shout)
+  assert {name: one["step"] for name, one in found.dropped.items()} == {
+      "a.jsonl:2": "ExactDuplicates", "a.jsonl:3": "ExactDuplicates_2"}
+
+
+def test_parquet_has_the_same_documents(tmp_path):
+  from pyarrow import parquet
+  pattern = write(tmp_path / "input", *FILES)
+  lines = run(pattern, tmp_path / "lines", no_short)
+  run(pattern, tmp_path / "parquet", no_short, form="parquet")
+  rows = [row for path in sorted((tmp_path / "parquet").glob("*.parquet"))
+          for row in parquet.read_table(path).to_pylist()]
+  assert {row["id"]: row["text"] for row in rows} == lines.kept
+  assert {row["metadata"] for row in rows} == {'{"long": true}'}
+
+
+def test_text_that_is_no_text_is_replaced(tmp_path):
+  (tmp_path / "input").mkdir()
+  (tmp_path / "input" / "a.jsonl").write_text('{"text": "half \\ud800 a pair"}\n')
+  found = run(str(tmp_path / "input" / "*"), tmp_path / "output", shout, ExactDuplicates())
+  assert found.kept == {"a.jsonl:1": "HALF ? A PAIR"}
+
+
+def test_counts_add_up_in_any_grouping():
+  def some(number):
+    one = Counts()
+    from gpt4x.preparation.document import Document
+    document = Document(f"{number}", "x" * number, fields={"language": "en", "quality": number / 10})
+    one.note_read(document)
+    one.note_dropped("Step", document, Dropped("why", number))
+    one.note_kept(document)
+    one.note_unreadable(f"record {number}")
+    return one
+
+  left, right = Counts(), Counts()
+  for number in range(6):
+    left.add(some(number))
+  for start in (0, 3):
+    part = Counts()
+    for number in range(start, start + 3):
+      part.add(some(number))
+    right.add(part)
+  assert left == right and left.read == [6, 15] and left.unreadable == [6, ["record 0", "record 1", "record 2"]]
+  assert [one["name"] for one in left.examples["Step"]["why"]] == ["0", "1", "2"]
+  assert Counts.from_json(json.loads(json.dumps(left.to_json()))) == left
+
+
+def test_a_killed_worker_is_told(tmp_path):
+  with pytest.raises(UserError, match="a worker of stage pass0 was killed, perhaps for want of memory"):
+    run(write(tmp_path / "input", ["text"]), tmp_path / "output", end_the_process, engine=engines.Pool(1))
+
+
+def end_the_process(document):
+  import os
+  os._exit(1)
+
+
+def test_the_direct_runner_is_refused():
+  with pytest.raises(UserError, match="--runner=DirectRunner first tries to download a program: use FnApiRunner"):
+    engines.Beam("DirectRunner")
+
+
+def test_read_groups_are_those_that_were_written(tmp_path):
+  import numpy as np
+  arrays = [np.arange(size, dtype="<u8") for size in (3, 0, 5)]
+  shard_files.write_groups(tmp_path / "groups", arrays)
+  groups = shard_files.Groups(tmp_path / "groups")
+  assert len(groups) == 3 and groups.sizes(np.dtype("<u8")).tolist() == [3, 0, 5]
+  assert groups.read(1, 3, np.dtype("<u8")).tolist() == [0, 1, 2, 3, 4] and not len(groups.read(1, 2, np.dtype("<u8")))
+
+

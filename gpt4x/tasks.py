@@ -15,6 +15,7 @@ from gpt4x.tasks import (  # noqa: E402, F401
   local_graph,
   local_media,
   local_text,
+  prepared_text,
   public_media,
   python_stdlib,
 )

@@ -123,6 +123,11 @@ class LocalTextSource(seqio.DataSource):
     self._corpus = corpus
 
   @property
+  def corpus(self) -> LocalText:
+    """The files to read."""
+    return self._corpus or LocalText()
+
+  @property
   def supports_arbitrary_sharding(self) -> bool:
     return False
 
@@ -131,14 +136,14 @@ class LocalTextSource(seqio.DataSource):
 
   def fingerprint_parts(self) -> dict[str, Any]:
     """Returns every file with its size and its time or hash, and the rules of what is read and held out."""
-    corpus = self._corpus or LocalText()
+    corpus = self.corpus
     train, validation = corpus.find()
     return {"files": train, "validation_files": validation, "held_out": (HELD_OUT_PERCENT, MANY_DOCUMENTS),
             "reader": (READER, corpus.on_bad_record)}
 
   def documents(self, split: str, seed: int | None = None) -> Iterator[Document]:
     """Checks all documents, then returns (name, text) of those of a split; a seed shuffles the files."""
-    corpus = self._corpus or LocalText()
+    corpus = self.corpus
     train, validation = corpus.find()
     files, skip = list(validation if validation and split == "validation" else train), corpus.on_bad_record == "skip"
     survey = _survey(tuple(files), skip)

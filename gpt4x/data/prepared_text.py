@@ -1,0 +1,105 @@
+"""What `gpt4x prepare` wrote, one set or several, as a corpus in which each counts as often as gin says."""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import hashlib
+import json
+import os
+from typing import Any, NamedTuple
+
+import gin
+
+from gpt4x import storage
+from gpt4x.data.local_text import LocalText, LocalTextSource
+from gpt4x.data.text_files import Document
+from gpt4x.errors import refuse, UserError
+
+_REPORT = "report.json"  # Is there once a set is whole.
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PreparedText:
+  """Which prepared sets make the corpus.
+
+  Attributes:
+    sets: the folder of each by a name, such as {"web": "prepared/web", "books": "prepared/books"}.
+    epochs: how often a pass through the corpus goes through a set, where that is not once; of 1.5, every second
+      document comes twice, and of 0.25, every fourth is there. Held-out documents are there once.
+  """
+
+  sets: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  epochs: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    for name, epochs in self.epochs.items():
+      refuse(self, name not in self.sets or not epochs >= 0, "epochs",
+             f"has {name!r}: name sets ({', '.join(self.sets) or 'there are none'}), and numbers of at least 0")
+
+  @property
+  def corpus(self) -> LocalText:
+    """The files of all sets; raises UserError for a folder that no preparation has finished."""
+    if not self.sets:
+      raise UserError("PreparedText.sets is not set: name what gpt4x prepare wrote, for instance"
+                      " --gin.PreparedText.sets=\"{'web': 'prepared/web'}\"")
+    for name in self.sets:
+      self.report(name)
+    return LocalText([f"{folder.rstrip('/')}/part-*.jsonl.zst" for folder in self.sets.values()])
+
+  def report(self, name: str) -> Mapping[str, Any]:
+    """The report of a set."""
+    folder = self.sets[name]
+    content = storage.read(storage.path(folder) / _REPORT)
+    if content is None:
+      raise UserError(f"PreparedText.sets has {name!r}: {folder!r}, which is no prepared set, or one that is not"
+                      " finished: give the same gpt4x prepare again")
+    return json.loads(content)
+
+  def shares(self) -> list["Share"]:
+    """What each set is of a pass through the corpus."""
+    kept = {name: self.report(name)["kept"] for name in self.sets}
+    passed = {name: size * self.epochs.get(name, 1.0) for name, (_, size) in kept.items()}
+    whole = sum(passed.values()) or 1.0
+    return [Share(name, *kept[name], self.epochs.get(name, 1.0), passed[name] / whole) for name in self.sets]
+
+
+class Share(NamedTuple):
+  """A set: documents and bytes of text that it has, how often a pass goes through it, and its part of the pass."""
+
+  name: str
+  documents: int
+  size: int
+  epochs: float
+  share: float
+
+
+class PreparedTextSource(LocalTextSource):
+  """Documents {"name", "text"} of prepared sets, with the splits train and validation."""
+
+  @property
+  def corpus(self) -> LocalText:
+    return PreparedText().corpus
+
+  def fingerprint_parts(self) -> dict[str, Any]:
+    return super().fingerprint_parts() | {"epochs": sorted(PreparedText().epochs.items())}
+
+  def documents(self, split: str, seed: int | None = None) -> Iterator[Document]:
+    documents = super().documents(split, seed)
+    return documents if split == "validation" else self._repeated(documents, PreparedText())
+
+  def _repeated(self, documents: Iterator[Document], prepared: PreparedText) -> Iterator[Document]:
+    of_folder = {_real(folder): prepared.epochs.get(name, 1.0) for name, folder in prepared.sets.items()}
+    for document in documents:
+      epochs = of_folder[_folder(document[0])]
+      drawn = int(hashlib.sha256(document[1].encode()).hexdigest()[-8:], 16) / 2**32  # The first digits hold out.
+      for _ in range(int(epochs) + (drawn < epochs % 1)):
+        yield document
+
+
+def _real(folder: str) -> str:
+  return folder.rstrip("/") if storage.is_remote(folder) else os.path.realpath(folder)
+
+
+def _folder(name: str) -> str:
+  """The folder of a document's file."""
+  return name.rpartition("/")[0]

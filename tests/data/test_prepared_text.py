@@ -1,0 +1,84 @@
+"""Prepared sets as a corpus: what each counts for, and what is refused."""
+
+import collections
+
+import gin
+import pytest
+import seqio
+
+from gpt4x import tasks  # noqa: F401
+from gpt4x.data import local_text
+from gpt4x.data.prepared_text import PreparedText, PreparedTextSource
+from gpt4x.errors import UserError
+from tests.preparation import preparing
+
+
+def shout(document):
+  return document.with_text(document.text.upper())
+
+
+@pytest.fixture(name="sets", scope="module")
+def _sets(tmp_path_factory):
+  """Two prepared sets, of 300 documents in two shards and of 100 in one."""
+  folder, sets = tmp_path_factory.mktemp("sets"), {}
+  for name, files in (("web", [[f"web page {row} of {file}" for row in range(150)] for file in range(2)]),
+                      ("books", [[f"book {row}" for row in range(100)]])):
+    preparing.run(preparing.write(folder / f"{name}_input", *files), folder / name, shout)
+    sets[name] = str(folder / name)
+  return sets
+
+
+def texts(split: str = "train") -> collections.Counter:
+  return collections.Counter(text for _, text in PreparedTextSource().documents(split))
+
+
+def test_a_task_reads_what_was_prepared(sets):
+  gin.parse_config(f"PreparedText.sets = {sets!r}")
+  dataset = seqio.get_mixture_or_task("prepared_text_bytes").get_dataset(None, "train", shuffle=False)
+  found = [bytes((example["targets"][:-1] - 3).tolist()).decode() for example
+           in dataset.as_numpy_iterator()]
+  assert collections.Counter(found) == texts() and "BOOK 1" in found
+
+
+def test_each_document_is_trained_on_or_held_out(sets):
+  gin.parse_config(f"PreparedText.sets = {sets!r}")
+  train, held_out = texts(), texts("validation")
+  assert not train & held_out and (train | held_out).total() == 400 and 0 < held_out.total() < 60
+  assert all(local_text.held_out(text) for text in held_out)
+
+
+@pytest.mark.parametrize("epochs", [0, 0.25, 1, 2, 2.5])
+def test_a_set_comes_so_often(sets, epochs):
+  gin.parse_config(f"PreparedText.sets = {sets!r}")
+  once = texts()
+  gin.parse_config(f"PreparedText.epochs = {{'web': {epochs}}}")
+  found = texts()
+  web, books = ([text for text in once if text.startswith(kind)] for kind in ("WEB", "BOOK"))
+  assert all(found[text] == 1 for text in books)
+  assert {found[text] for text in web} <= {int(epochs), -int(-epochs // 1)}
+  assert sum(found[text] for text in web) == pytest.approx(epochs * len(web), abs=0.12 * len(web) * (epochs % 1 > 0))
+  assert texts("validation").total() == 400 - once.total()
+
+
+def test_other_epochs_are_other_data(sets):
+  gin.parse_config(f"PreparedText.sets = {sets!r}")
+  before = PreparedTextSource().fingerprint_parts()
+  gin.parse_config("PreparedText.epochs = {'web': 2}")
+  assert PreparedTextSource().fingerprint_parts() != before
+
+
+def test_shares_are_of_a_pass(sets):
+  web, books = PreparedText(sets, {"books": 3}).shares()
+  assert (web.documents, books.documents, books.epochs) == (300, 100, 3)
+  assert web.size == sum(len(f"web page {row} of 0") for row in range(150)) * 2
+  assert books.share == pytest.approx(3 * books.size / (web.size + 3 * books.size)) and web.share + books.share == 1
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda sets: PreparedText().corpus, "PreparedText.sets is not set: name what gpt4x prepare wrote"),
+    (lambda sets: PreparedText({"web": "/nowhere"}).corpus, "PreparedText.sets has 'web': '/nowhere', which is no"),
+    (lambda sets: PreparedText(sets, {"wob": 1}), r"PreparedText.epochs = {'wob': 1} has 'wob': name sets .web, books."),
+    (lambda sets: PreparedText(sets, {"web": -1}), r"PreparedText.epochs = {'web': -1} has 'web'")])
+def test_a_wrong_set_is_named(sets, make, message):
+  with pytest.raises(UserError, match=message):
+    make(sets)

@@ -11,7 +11,8 @@ from gpt4x.preparation.document import Document, Dropped
 _BORDER = re.compile(
     r"""[ \t]*(?:
         (?P<start>\*{3}\ ?START\ OF\ (?:THE|THIS)\ PROJECT\ GUTENBERG|\*END\ ?\*?\ ?THE\ SMALL\ PRINT)
-      | (?P<end>\*{3}\ ?END\ OF\ (?:THE|THIS)\ PROJECT\ GUTENBERG|End\ of\ (?:The\ |This\ )?Project\ Gutenberg(?:['’]s|\ e-?text|\ e-?book))
+      | (?P<end>\*{3}\ ?END\ OF\ (?:THE|THIS)\ PROJECT\ GUTENBERG
+          |End\ of\ (?:The\ |This\ )?Project\ Gutenberg(?:['’]s|\ e-?text|\ e-?book))
       | (?P<small_print>\*{3}\ ?START\ ?\*{2}\ ?THE\ SMALL\ PRINT)
     )""", re.VERBOSE | re.IGNORECASE)
 _CREDITS = re.compile(

@@ -10,7 +10,8 @@ from gpt4x.errors import UserError
 from gpt4x.preparation.document import Document, Dropped
 
 _UNTOUCHED = re.compile(r"[\t\n -~]*")
-_PAGES = re.compile("[\x0b\x0c\x1c-\x1e]")  # Tabs of lines, feeds of pages, separators of records: ends of lines.
+# Tabs of lines, feeds of pages, separators of records, and U+0085 where it is no byte of mojibake: ends of lines.
+_LINES = re.compile("\r\n|[\x0b\x0c\x1c-\x1e]|(?<![\x80-\u2122])\x85")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _ROUNDS = 8  # Each repair may show another; two are the most that occur in practice.
 
@@ -25,11 +26,9 @@ def _ftfy() -> types.ModuleType:
 
 
 def _repaired(ftfy: types.ModuleType, text: str) -> str:
-  text = _PAGES.sub("\n", text.replace("\r\n", "\n"))
-  # U+0085 is part of some mojibake. Elsewhere it ends a line, unless ftfy takes it for an ellipsis of Windows before.
   text = ftfy.fix_text(
-      text, unescape_html=False, fix_c1_controls=False, fix_latin_ligatures=False, fix_character_width=False,
-      uncurl_quotes=False, normalization="NFC")
+      _LINES.sub("\n", text), unescape_html=False, fix_c1_controls=False, fix_latin_ligatures=False,
+      fix_character_width=False, uncurl_quotes=False, normalization="NFC")
   return _CONTROLS.sub("", ftfy.fixes.fix_c1_controls(text))
 
 

@@ -1,7 +1,7 @@
 """Counts of who is spoken of in documents, and from where and when these are, for a person to read."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import re
 from typing import Any
 import urllib.parse
@@ -22,9 +22,19 @@ GROUPS = {
     "Jews": ("jew", "jews", "jewish"), "Muslims": ("muslim", "muslims"), "atheists": ("atheist", "atheists"),
     "Africans": ("african", "africans"), "Asians": ("asian", "asians"), "Europeans": ("european", "europeans"),
     "immigrants": ("immigrant", "immigrants", "refugee", "refugees"),
-    "homosexuals": ("gay", "gays", "lesbian", "lesbians", "homosexual", "homosexuals"),
-    "disabled": ("disabled", "disability", "blind", "deaf"),
+    "gay and lesbian people": ("gay", "gays", "lesbian", "lesbians", "homosexual", "homosexuals"),
+    "disabled people": ("disabled", "disability", "blind", "deaf"),
 }
+# Words that are frequent everywhere. Pronouns are left out: which of them stand near a group is of interest.
+COMMON = frozenset([
+    "a", "about", "after", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be", "because", "been",
+    "before", "being", "but", "by", "can", "could", "did", "do", "does", "for", "from", "had", "has", "have",
+    "how", "if", "in", "into", "is", "it", "its", "just", "like", "made", "may", "me", "might", "more", "most",
+    "much", "must", "my", "no", "not", "now", "of", "on", "one", "only", "or", "other", "our", "out", "over",
+    "said", "shall", "should", "so", "some", "such", "than", "that", "the", "then", "there", "these", "this",
+    "those", "through", "to", "under", "up", "upon", "us", "very", "was", "we", "were", "what", "when", "where",
+    "which", "who", "whom", "whose", "why", "will", "with", "without", "would", "you", "your", "i", "d", "ll", "m",
+    "n", "re", "s", "t", "ve"])
 _WORD = re.compile(r"[^\W\d_]+")
 _YEAR = re.compile(r"(?<!\d)(?:1[5-9]|20)\d\d(?!\d)")
 
@@ -38,12 +48,14 @@ class Statistics:
   so no groups here. The lists are English.
   """
 
-  def __init__(self, groups: Mapping[str, tuple[str, ...]] = GROUPS, window: int = 5):
+  def __init__(self, groups: Mapping[str, tuple[str, ...]] = GROUPS, window: int = 5,
+               common: Collection[str] = COMMON):
     """Begins with no documents.
 
     Args:
       groups: names of groups, and their words in small letters; a word is in one group.
       window: words before and behind a group's that count as near, within a document.
+      common: words in small letters that are not counted near a group, though they take a place in the window.
 
     Raises UserError if a word is in two groups, or the window is negative.
     """
@@ -51,11 +63,11 @@ class Statistics:
     if len(self._group) < sum(map(len, groups.values())):
       raise UserError("Statistics.groups has a word twice: put each into one group")
     if any(_WORD.fullmatch(word) is None or word != word.lower() for word in self._group):
-      raise UserError("Statistics.groups has what is no single word in small letters: write \"woman\", not \"A woman\"")
+      raise UserError('Statistics.groups has what is no single word in small letters: write "woman", not "Women"')
     if window < 0:
       raise UserError(f"Statistics.window = {window!r} must be at least 0")
     self._groups = {group: tuple(words) for group, words in groups.items()}
-    self._window = window
+    self._window, self._common = window, frozenset(common)
     self._pronoun = {word: kind for kind, words in PRONOUNS.items() for word in words}
     self.documents = self.words = 0
     self.pronouns = Counter[str]()
@@ -75,17 +87,17 @@ class Statistics:
       elif word in self._group:
         group = self._group[word]
         self.groups[group] += 1
-        self.near[group].update(words[max(0, place - self._window):place])
-        self.near[group].update(words[place + 1:place + 1 + self._window])
+        around = words[max(0, place - self._window):place] + words[place + 1:place + 1 + self._window]
+        self.near[group].update([near for near in around if near not in self._common])
     if domain := _domain(document.fields.get("url")):
       self.domains[domain] += 1
     if year := _YEAR.search(str(document.fields.get("date") or "")):
       self.years[year.group()] += 1
 
   def merge(self, other: "Statistics") -> None:
-    """Adds the counts of other documents. Raises UserError if they were made with other groups or another window."""
-    if (self._groups, self._window) != (other._groups, other._window):
-      raise UserError("Statistics of other groups, or of another window, cannot be added up: count again with the same")
+    """Adds the counts of other documents. Raises UserError if they were made with other parameters."""
+    if (self._groups, self._window, self._common) != (other._groups, other._window, other._common):
+      raise UserError("Statistics of other groups, window or common words cannot be added up: count again with the same")
     self.documents += other.documents
     self.words += other.words
     for mine, theirs in ((self.pronouns, other.pronouns), (self.groups, other.groups), (self.domains, other.domains),

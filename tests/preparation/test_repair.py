@@ -30,7 +30,8 @@ def test_mojibake_is_decoded_again(text, times, wrong):
 
 @pytest.mark.parametrize("text, expected", [
     ("a\r\nb\rc\u2028d\u2029e\x0cf\x0bg\x1ch", "a\nb\nc\nd\ne\nf\ng\nh"), ("one\r\n\r\ntwo", "one\n\ntwo"),
-    ("a\x00b\x07c\x7fd\ufeff", "abcd"), ("e\u0301", "é"), ("A\u030a", "Å"), ("tab\there", "tab\there"),
+    ("a\x00b\x07c\x7fd\ufeff", "abcd"),
+    ("日\x81本", "日本"), ("e\u0301", "é"), ("A\u030a", "Å"), ("tab\there", "tab\there"),
     ("“curly” ﬁ ＡＢＣ &lt;", "“curly” ﬁ ＡＢＣ &lt;"), ("İstanbul 😀", "İstanbul 😀"), ("", ""), ("\n", "\n"),
     ("half \ud800 pair", "half \ufffd pair")])
 def test_forms(text, expected):

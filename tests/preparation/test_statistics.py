@@ -26,9 +26,10 @@ def test_counts_by_hand():
   assert shown["documents"] == 1 and shown["words"] == 15
   assert shown["pronouns"] == {"feminine": 2, "masculine": 2, "plural": 1}
   assert shown["groups"] == {
-      "cats": {"count": 2, "near": {"dog": 1, "he": 1, "her": 1, "his": 1, "s": 1, "said": 1, "saw": 1, "the": 1}},
+      "cats": {"count": 2, "near": {"dog": 1, "he": 1, "her": 1, "his": 1, "saw": 1}},
       "dogs": {"count": 1, "near": {"cat": 1, "his": 1, "sleeps": 1, "they": 1}}}
-  assert counted(Document("a", "cat a a b")).to_json(most=1)["groups"]["cats"]["near"] == {"a": 2}
+  assert counted(Document("a", "cat x x y")).to_json(most=1)["groups"]["cats"]["near"] == {"x": 2}
+  assert counted(Document("a", "cat x y"), common=("x",)).to_json()["groups"]["cats"]["near"] == {"y": 1}
 
 
 @pytest.mark.parametrize("url, domain", [

@@ -97,7 +97,7 @@ class Statistics:
   def merge(self, other: "Statistics") -> None:
     """Adds the counts of other documents. Raises UserError if they were made with other parameters."""
     if (self._groups, self._window, self._common) != (other._groups, other._window, other._common):
-      raise UserError("Statistics of other groups, window or common words cannot be added up: count again with the same")
+      raise UserError("Statistics of other parameters cannot be added up: count again with the same ones")
     self.documents += other.documents
     self.words += other.words
     for mine, theirs in ((self.pronouns, other.pronouns), (self.groups, other.groups), (self.domains, other.domains),

@@ -46,8 +46,8 @@ def test_only_newlines_end_lines(separator):
 
 
 def test_rules_in_their_order_leave_prose_alone():
-  text = "\n".join(f"The engineers have begun to measure road {n}, and it was found to be {10 * n} metres short. Nobody "
-                   f"knew that reason {n} was to be taken seriously by committee {n + 7}." for n in range(1, 4))
+  text = "\n".join(f"The engineers have begun to measure road {n}, and it was found to be {10 * n} metres short. "
+                   f"Nobody knew that reason {n} was to be taken seriously by committee {n + 7}." for n in range(1, 4))
   document = Document("a", text)
   for rule in (GopherRepetition(top_grams=(), duplicate_grams=()), GopherQuality(), C4(), FineWeb()):
     result = rule(document)

@@ -65,9 +65,9 @@ def test_none_and_much():
 
 
 def test_what_cannot_be_counted_or_added_is_refused():
-  with pytest.raises(UserError, match="other groups"):
+  with pytest.raises(UserError, match="other parameters"):
     counted().merge(counted(window=3))
-  with pytest.raises(UserError, match="other groups"):
+  with pytest.raises(UserError, match="other parameters"):
     counted().merge(Statistics())
   for wrong, named in (({"groups": {"a": ("x",), "b": ("x",)}}, "twice"), ({"window": -1}, "window = -1"),
                        ({"groups": {"a": ("two words",)}}, "no single word")):

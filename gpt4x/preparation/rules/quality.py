@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 import dataclasses
 import functools
 import io
+import pathlib
 import re
 import zipfile
 import zlib
@@ -119,7 +120,7 @@ def _batches(examples: int, epochs: int, seed: int) -> Iterator[np.ndarray]:
       yield order[start:start + _BATCH]
 
 
-def _file(path: str):
+def _file(path: str) -> pathlib.Path:
   named = storage.path(path)
   if named.name.endswith(".npz"):
     return named

@@ -13,7 +13,7 @@ _UNTOUCHED = re.compile(r"[\t\n -~]*")
 # Tabs of lines, feeds of pages, separators of records, and U+0085 where it is no byte of mojibake: ends of lines.
 _LINES = re.compile("\r\n|[\x0b\x0c\x1c-\x1e]|(?<![\x80-\u2122])\x85")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
-_ROUNDS = 8  # Each repair may show another; two are the most that occur in practice.
+_ROUNDS = 8  # Each repair may show another.
 
 
 def _ftfy() -> types.ModuleType:

@@ -28,7 +28,6 @@ def run(arguments: argparse.Namespace) -> None:
       for stage in work.stages():
         with Progress(stage) as progress:
           engine.run(work, stage, progress.note)
-    counts = work.counts()
-    report.write(work, counts, configuration.config_text())
+    counts = report.write(work, configuration.config_text())
     work.finish()
   print(f"wrote {storage.path(arguments.output)}: {report.summary(counts)}")

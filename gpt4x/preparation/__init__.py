@@ -9,7 +9,10 @@ joins (duplicates) compare it with all others, and the shard is written with wha
     rules/            one document at a time
     personal_data/    what is found of persons, and the tags that take its place
     duplicates/       among all documents: exact, lines, near, substrings
-    pipeline.py       the steps as stages, each a list of tasks from files to files
+    pipeline.py       the steps that gin puts together
+    work.py           the steps as stages, each a list of tasks from files to files
     engines.py        runs the tasks of a stage: a pool of this machine's, or Apache Beam
-    report.py         what was kept and dropped, by what
+    counts.py         what was kept and dropped, by what
+    statistics.py     who is spoken of in what was kept
+    report.py         both, for a person to read
 """

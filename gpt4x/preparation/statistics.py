@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+import copy
 import re
 from typing import Any
 import urllib.parse
@@ -104,16 +105,26 @@ class Statistics:
                          (self.years, other.years), *((self.near[group], other.near[group]) for group in self.near)):
       mine.update(theirs)
 
-  def to_json(self, most: int = 50) -> dict[str, Any]:
-    """The counts in JSON's types: all years in their order, the `most` frequent of others, equal ones by alphabet."""
+  def to_json(self, most: int | None = 50) -> dict[str, Any]:
+    """The counts in JSON's types: years in their order, the `most` frequent of others, or all; equal ones by alphabet.
+    """
     return {
         "documents": self.documents, "words": self.words, "pronouns": {kind: self.pronouns[kind] for kind in PRONOUNS},
         "groups": {group: {"count": self.groups[group], "near": _frequent(self.near[group], most)}
                    for group in self._groups},
         "domains": _frequent(self.domains, most), "years": dict(sorted(self.years.items()))}
 
+  def from_json(self, found: Mapping[str, Any]) -> "Statistics":
+    """Statistics of the same parameters with the counts that `to_json(None)` gave."""
+    other = copy.deepcopy(self)
+    other.documents, other.words = found["documents"], found["words"]
+    other.pronouns, other.domains, other.years = (Counter(found[name]) for name in ("pronouns", "domains", "years"))
+    other.groups = Counter({group: of["count"] for group, of in found["groups"].items()})
+    other.near = {group: Counter(of["near"]) for group, of in found["groups"].items()}
+    return other
 
-def _frequent(counts: Counter[str], most: int) -> dict[str, int]:
+
+def _frequent(counts: Counter[str], most: int | None) -> dict[str, int]:
   return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most])
 
 

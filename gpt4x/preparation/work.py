@@ -12,6 +12,7 @@ one that is done, so that the same command goes on after an end at any moment.
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import copy
 import dataclasses
 import functools
 import itertools
@@ -30,6 +31,7 @@ from gpt4x.preparation.document import Document, Dropped
 from gpt4x.preparation.duplicates import matching
 from gpt4x.preparation.duplicates.join import Join, Match, NearJoin
 from gpt4x.preparation.inputs import Shard
+from gpt4x.preparation.statistics import Statistics
 
 Step = tuple[str, Any]  # A name that no other step has, and a rule or a join.
 
@@ -56,6 +58,7 @@ class Work:
     folder: where the output is written; what lies between the stages is in `work` in it.
     form: of the output, `jsonl` or `parquet`.
     field: of JSON lines and Parquet, which has the text.
+    statistics: what is counted of documents that are kept, with nothing counted yet.
   """
 
   steps: tuple[Step, ...]
@@ -63,6 +66,7 @@ class Work:
   folder: str
   form: Literal["jsonl", "parquet"] = "jsonl"
   field: str = "text"
+  statistics: Statistics | None = None
 
   @functools.cached_property
   def passes(self) -> list[tuple[Step | None, list[Step], Join | None]]:
@@ -107,6 +111,15 @@ class Work:
     """What became of all documents."""
     last = len(self.passes) - 1
     return counts.total(self._counts(last, shard) for shard in range(len(self.shards)))
+
+  def counted_statistics(self) -> Statistics | None:
+    """What is counted of all documents that were kept."""
+    if self.statistics is None:
+      return None
+    found = copy.deepcopy(self.statistics)
+    for path in self._files("pass", len(self.passes) - 1, "statistics"):
+      found.merge(self.statistics.from_json(json.loads(storage.read_bytes(path))))
+    return found
 
   def finish(self) -> None:
     """Removes what lay between the stages."""
@@ -169,6 +182,7 @@ class Work:
     counted = self._counts(number - 1, index) if number else Counts()
     documents = self._joined(number - 1, index, before, counted) if before else (
         (document, None) for document in self._read(self.shards[index], counted))
+    statistics = copy.deepcopy(self.statistics)
     with self._writer(number, index, join) as write, self._dropped(number, index) as write_dropped:
       for document, why in documents:
         step = before[0] if before else ""
@@ -178,9 +192,13 @@ class Work:
           write(document)
           if join is None:
             counted.note_kept(document)
+            if statistics:
+              statistics.add(document)
         else:
           counted.note_dropped(step, document, why)
           write_dropped(output.dropped_line(step, document, why))
+    if join is None and statistics:
+      storage.write(self._file("pass", number, index, "statistics"), json.dumps(statistics.to_json(None)).encode())
     storage.write(end, json.dumps(counted.to_json()).encode())
 
   def _counts(self, number: int, index: int) -> Counts:

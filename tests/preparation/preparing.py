@@ -42,7 +42,7 @@ def run(pattern: str, output: pathlib.Path, *steps: Any, engine: Any = None, **m
     with engine or Here() as running:
       for stage in work.stages():
         running.run(work, stage, lambda index: None)
-    report.write(work, work.counts(), "")
+    report.write(work, "")
     work.finish()
   return read(output)
 
@@ -56,6 +56,6 @@ def read(output: pathlib.Path) -> Prepared:
   lines = lambda pattern: [json.loads(line) for path in sorted(output.glob(pattern))
                            for line in shard_files.unpacked(path).read().splitlines()]
   found = json.loads((output / "report.json").read_text())
-  counts = Counts.from_json({name: value for name, value in found.items() if name not in ("steps", "gin")})
+  counts = Counts.from_json({name: value for name, value in found.items() if name not in ("steps", "statistics", "gin")})
   return Prepared({one["id"]: one["text"] for one in lines("part-*.jsonl.zst")},
                   {one["id"]: one for one in lines("dropped/part-*")}, counts)

@@ -16,6 +16,7 @@ from gpt4x.preparation.duplicates.lines import RepeatedLines
 from gpt4x.preparation.duplicates.near import NearDuplicates
 from gpt4x.preparation.duplicates.substrings import RepeatedSubstrings
 from gpt4x.preparation.pipeline import Preparation
+from gpt4x.preparation.statistics import Statistics
 from tests.preparation.preparing import prepared, run, write
 
 FILES = [["a text of some words", "short", "a text of some words"], ["", "a text of some more words\nshort line"],
@@ -245,3 +246,13 @@ def test_read_groups_are_those_that_were_written(tmp_path):
   assert groups.read(1, 3, np.dtype("<u8")).tolist() == [0, 1, 2, 3, 4] and not len(groups.read(1, 2, np.dtype("<u8")))
 
 
+
+
+def test_statistics_are_of_what_is_kept(tmp_path):
+  pattern = write(tmp_path / "input", ["she said", "no he"], ["she said", "she and her mother"])
+  statistics = Statistics()
+  run(pattern, tmp_path / "output", ExactDuplicates(), statistics=statistics)
+  found = json.loads((tmp_path / "output" / "report.json").read_text())["statistics"]
+  assert found["documents"] == 3 and found["pronouns"] == {"feminine": 3, "masculine": 1, "plural": 0}
+  assert statistics.documents == 0  # What is counted is not the prototype's.
+  assert "Who is spoken of" in (tmp_path / "output" / "report.html").read_text()

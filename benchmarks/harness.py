@@ -11,7 +11,7 @@ from concurrent import futures
 import contextlib
 import dataclasses
 import multiprocessing
-from multiprocessing import connection
+from multiprocessing import connection, spawn
 import operator
 import os
 import pathlib
@@ -63,14 +63,20 @@ class Row:
 
 
 class Side:
-  """A worker process that has prepared `make(case)`, in this environment and more; `round()` runs one round of it."""
+  """A worker process that has prepared `make(case)`, in this environment and more; `round()` runs one round of it.
 
-  def __init__(self, make: Make, case: Any, environment: Mapping[str, str] = ON_CPU):
+  `python` is the interpreter of another environment, in which a peer is installed.
+  """
+
+  def __init__(self, make: Make, case: Any, environment: Mapping[str, str] = ON_CPU, python: str | None = None):
     context = multiprocessing.get_context("spawn")
     self._name = make.__name__
     self._pipe, theirs = context.Pipe()
     self._process = context.Process(target=_serve, args=(theirs, make, case, dict(environment)), daemon=True)
+    ours = spawn.get_executable()
+    spawn.set_executable(python or ours)
     self._process.start()
+    spawn.set_executable(ours)
     theirs.close()
 
   def round(self) -> Round:
@@ -101,13 +107,13 @@ def _call(function: Callable, arguments: tuple[Any, ...], environment: dict[str,
   return function(*arguments)
 
 
-def alternate(sides: Mapping[str, Make], case: Any, rounds: int,
-              environment: Mapping[str, str] = ON_CPU) -> dict[str, list[Round]]:
+def alternate(sides: Mapping[str, Make], case: Any, rounds: int, environment: Mapping[str, str] = ON_CPU,
+              pythons: Mapping[str, str] | None = None) -> dict[str, list[Round]]:
   """The rounds of each side, asked in turn and in the opposite order every other time; a first one is dropped."""
   with contextlib.ExitStack() as stack:
     workers = {}
     for name, make in sides.items():
-      workers[name] = Side(make, case, environment)
+      workers[name] = Side(make, case, environment, (pythons or {}).get(name))
       stack.callback(workers[name].close)
     found = {name: [] for name in sides}
     for count in range(1 + rounds):

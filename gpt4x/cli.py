@@ -104,7 +104,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
   def command(name: str, text: str, gin: str | None = None) -> Any:
     sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    if name not in ("vocabulary", "plan", "cache", "index", "prepare"):
+    if name not in ("vocabulary", "plan", "cache", "index", "prepare", "quality"):
       sub.add_argument("--model_dir", required=True, type=_directory, metavar="DIR", help="the directory of the run")
       sub.add_argument("--trust", action="append", default=[], type=_filled_text, metavar="MODULE",
                        help="a module that saved configurations may import from now on, though not gpt4x's")
@@ -312,6 +312,14 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
       "run on Apache Beam instead, such as FnApiRunner, DataflowRunner, FlinkRunner, SparkRunner"))
   prepare.add_argument("--beam_option", action="append", type=_filled_text, default=[], metavar="FLAG", help=(
       "an option of Beam or its runner, such as --beam_option=--project=NAME; may be repeated"))
+  quality = command("quality", "train a classifier of documents, for the step Quality of gpt4x prepare")
+  quality.add_argument("--good", required=True, action="append", type=_path, metavar="GLOB",
+                       help="files whose documents are to be kept; quote it; may be repeated")
+  quality.add_argument("--bad", required=True, action="append", type=_path, metavar="GLOB",
+                       help="files whose documents are not")
+  quality.add_argument("--output", required=True, type=_path, metavar="FILE", help="the .npz file to write")
+  quality.add_argument("--max_documents", type=_number(int, 1), metavar="N",
+                       help="documents of each to take, from the first on (default: all)")
   cache = command("cache", "list or remove the tokens that are kept of tasks in $GPT4X_DATA_DIR")
   cache.add_argument("--remove", type=_filled_text, metavar="GLOB",
                      help="remove what has such a name; quote it: --remove='my_task-*'")

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import sys
 from typing import Any
 
 import gin
@@ -10,6 +11,7 @@ import jax
 
 from gpt4x import configuration, partitioning
 from gpt4x.commands import reading
+from gpt4x.data.prepared_text import PreparedText
 from gpt4x.errors import CommandError
 import gpt4x.inference.generate  # noqa: F401  Gin knows its window.
 from gpt4x.partitioning import Partitioner
@@ -33,6 +35,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _training(arguments: argparse.Namespace, topology: Topology, compiled: bool) -> None:
   config = reading.new_run(arguments.gin_file, arguments.gin)
+  if gin.get_bindings("PreparedText"):
+    for share in PreparedText().shares():
+      print(share, file=sys.stderr)
   step = steps.TrainingStep.of(config)
   if arguments.search:
     found = list(plan.search(step, topology))

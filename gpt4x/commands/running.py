@@ -38,7 +38,7 @@ def _outcome(arguments: argparse.Namespace, quiet: bool, processes: clusters.Pro
   """Carries out a command in this process: (exit status, last line)."""
   try:
     gc.set_threshold(100_000)  # Imports make much and drop little: the default threshold takes a quarter of their time.
-    if quiet and arguments.command not in ("cache", "prepare"):  # Which need no TensorFlow.
+    if quiet and arguments.command not in ("cache", "prepare", "quality"):  # Which need no TensorFlow.
       from absl import logging
 
       from gpt4x.data import tensorflow_quietly  # noqa: F401

@@ -38,11 +38,11 @@ T = TypeVar("T")
 MODULES = tuple(f"gpt4x.{module}" for module in (
     "api.collated", "checkpoints.manager", "compression.low_rank", "compression.quantization",
     "compression.training_products", "data.chat_template", "data.dataset", "data.denoised_text", "data.infilling",
-    "data.local_chat", "data.local_graph", "data.local_text", "data.prepared_text", "data.row_mixture", "data.vocabularies.marked",
-    "evaluation.likelihood", "evaluation.samples", "experiment", "inference.generate",
-    "inference.nearest_neighbours", "inference.retrieval", "media.codec_module", "media.local_media", "media.tokens",
-    "models.codec_model", "models.config", "models.language_model", "models.places", "objectives.cached_distillation",
-    "objectives.distillation", "objectives.group_relative", "objectives.joint_embedding",
+    "data.local_chat", "data.local_graph", "data.local_text", "data.prepared_text", "data.row_mixture",
+    "data.vocabularies.marked", "evaluation.likelihood", "evaluation.samples", "experiment",
+    "inference.generate", "inference.nearest_neighbours", "inference.retrieval", "media.codec_module",
+    "media.local_media", "media.tokens", "models.codec_model", "models.config", "models.language_model", "models.places",
+    "objectives.cached_distillation", "objectives.distillation", "objectives.group_relative", "objectives.joint_embedding",
     "objectives.next_token", "objectives.preference", "objectives.reconstruction", "partitioning",
     "posttraining.rewards", "posttraining.rollouts"))
 PREPARATION_MODULES = ("gpt4x.preparation.steps",)

@@ -202,6 +202,14 @@ class Dataset:
       return None
     return next((kind for step in self._steps() if (kind := getattr(step, "sequences", None))), "pairs")
 
+  @property
+  def composition(self) -> list[str]:
+    """A line about each prepared set that the data is made of; none for other data."""
+    import seqio
+
+    sources = [task.source for task in seqio.get_subtasks(self._provider)]
+    return [str(share) for source in sources if hasattr(source, "shares") for share in source.shares()]
+
   def _steps(self) -> list[Any]:
     """The preprocessors of all tasks, as they are without arguments of their own."""
     import seqio

@@ -60,7 +60,7 @@ class PreparedText:
     kept = {name: self.report(name)["kept"] for name in self.sets}
     passed = {name: size * self.epochs.get(name, 1.0) for name, (_, size) in kept.items()}
     whole = sum(passed.values()) or 1.0
-    return [Share(name, *kept[name], self.epochs.get(name, 1.0), passed[name] / whole) for name in self.sets]
+    return [Share(name, kept[name][0], kept[name][1], self.epochs.get(name, 1.0), passed[name] / whole) for name in self.sets]
 
 
 class Share(NamedTuple):
@@ -72,6 +72,10 @@ class Share(NamedTuple):
   epochs: float
   share: float
 
+  def __str__(self) -> str:
+    return (f"{self.name}: {self.documents:,} documents, {self.size / 1e6:,.1f} MB of text, {self.epochs:g} times a"
+            f" pass, {self.share:.1%} of it")
+
 
 class PreparedTextSource(LocalTextSource):
   """Documents {"name", "text"} of prepared sets, with the splits train and validation."""
@@ -79,6 +83,10 @@ class PreparedTextSource(LocalTextSource):
   @property
   def corpus(self) -> LocalText:
     return PreparedText().corpus
+
+  def shares(self) -> list[Share]:
+    """What each set is of a pass."""
+    return PreparedText().shares()
 
   def fingerprint_parts(self) -> dict[str, Any]:
     return super().fingerprint_parts() | {"epochs": sorted(PreparedText().epochs.items())}

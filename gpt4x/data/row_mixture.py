@@ -155,6 +155,10 @@ class MixedRows(Dataset):
     return False
 
   @property
+  def composition(self) -> list[str]:
+    return [line for one in self.parts.values() for line in one.composition]
+
+  @property
   def provider(self) -> Any:
     raise UserError(f"{self._mixture.mixture_or_task_name} are several tasks: name one")
 

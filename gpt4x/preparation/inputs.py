@@ -7,9 +7,7 @@ import zlib
 
 from gpt4x import storage
 from gpt4x.data import named_files
-from gpt4x.errors import UserError
 
-SHARD_BYTES = 64 << 20  # As stored. Larger files are a shard each.
 _SAMPLE = 1 << 20  # Bytes at each end of a file that tell it from others of its size.
 
 
@@ -33,12 +31,10 @@ class File:
 Shard = tuple[File, ...]
 
 
-def find(patterns: Sequence[str], shard_bytes: int = SHARD_BYTES) -> tuple[Shard, ...]:
-  """The files that globs match, in the order of their names, dealt to shards of about `shard_bytes`."""
-  stats = sorted({path: stat for pattern in patterns for path, stat in named_files.match("--input", pattern).items()
+def find(patterns: Sequence[str], shard_bytes: int = 1 << 24, flag: str = "--input") -> tuple[Shard, ...]:
+  """The files that the globs of a flag match, in the order of their names, dealt to shards of about `shard_bytes`."""
+  stats = sorted({path: stat for pattern in patterns for path, stat in named_files.match(flag, pattern).items()
                   }.values())
-  if not stats:
-    raise UserError("--input names no file: give a glob of files, such as --input='crawl/*.warc.gz'")
   paths = [stat[0] for stat in stats]
   root = os.path.dirname(paths[0]) if len(paths) == 1 else os.path.commonpath(paths)
   shards, size = list[list[File]](), 0

@@ -83,7 +83,8 @@ def _train(model_dir: str, config: TrainConfig, gin_text: str, profile_steps: tu
   writer = MetricsWriter(model_dir)
   writer.start(config.trackers, step if restored else -1, gin_text, went_back=from_step is not None)
   rates, profiler = Rates(experiment, partitioner), Profiler(model_dir, profile_steps)
-  print(_describe(experiment, partitioner, rates, step, total_steps), file=sys.stderr)
+  print(*experiment.data.composition, _describe(experiment, partitioner, rates, step, total_steps), sep="\n",
+        file=sys.stderr)
   collect = experiment.collector(partitioner)
   progress, batches, start = Progress(total_steps, step), prefetch(stream), step
   watch = finiteness.Watch(model_dir, directory, config.max_skipped)

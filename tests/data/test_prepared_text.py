@@ -8,6 +8,7 @@ import seqio
 
 from gpt4x import tasks  # noqa: F401
 from gpt4x.data import local_text
+from gpt4x.data.dataset import DatasetConfig
 from gpt4x.data.prepared_text import PreparedText, PreparedTextSource
 from gpt4x.errors import UserError
 from tests.preparation import preparing
@@ -77,8 +78,15 @@ def test_shares_are_of_a_pass(sets):
 @pytest.mark.parametrize("make, message", [
     (lambda sets: PreparedText().corpus, "PreparedText.sets is not set: name what gpt4x prepare wrote"),
     (lambda sets: PreparedText({"web": "/nowhere"}).corpus, "PreparedText.sets has 'web': '/nowhere', which is no"),
-    (lambda sets: PreparedText(sets, {"wob": 1}), r"PreparedText.epochs = {'wob': 1} has 'wob': name sets .web, books."),
+    (lambda sets: PreparedText(sets, {"wob": 1}), r"PreparedText.epochs = {'wob': 1} has 'wob': name sets .web, b"),
     (lambda sets: PreparedText(sets, {"web": -1}), r"PreparedText.epochs = {'web': -1} has 'web'")])
 def test_a_wrong_set_is_named(sets, make, message):
   with pytest.raises(UserError, match=message):
     make(sets)
+
+
+def test_what_a_pass_is_made_of_is_said_in_a_line_each(sets):
+  gin.parse_config(f"PreparedText.sets = {sets!r}\nPreparedText.epochs = {{'books': 3}}")
+  web, books = DatasetConfig("prepared_text_bytes", {"targets": 16}, 2).open().composition
+  assert web.startswith("web: 300 documents, 0.0 MB of text, 1 times a pass, ") and "books: 100 documents" in books
+  assert not DatasetConfig("stdlib_bytes", {"targets": 16}, 2).open().composition

@@ -10,7 +10,9 @@
 
 from collections.abc import Callable, Sequence
 import random
+import re
 import tempfile
+import unicodedata
 
 import numpy as np
 
@@ -60,14 +62,15 @@ def pairs(documents: Sequence[str]) -> tuple[float, int]:
   from gpt4x.preparation.document import Document
   from gpt4x.preparation.duplicates.near import NearDuplicates
   join, draw, seen = NearDuplicates(), random.Random(0), list[tuple[float, bool]]()
-  wrong = 0
+  wrong, documents = 0, [text for text in documents if len(text) > 2000]
   for _ in range(PAIRS):
     text = draw.choice(documents)
     words = text.split(" ")
     start = draw.randrange(max(1, len(words) - 300))
     text = " ".join(words[start:start + 300])
-    one, other = (join.features(Document("", part)) for part in (text, texts.changed(text, draw.uniform(0, .1), draw)))
-    similarity = jaccard(one, other)
+    both = text, texts.changed(text, draw.uniform(0, 0.1), draw)
+    similarity = jaccard(*both)
+    one, other = (join.features(Document("", part)) for part in both)
     meet = bool(set(join.keys_of(one)[0].tolist()) & set(join.keys_of(other)[0].tolist()))
     seen.append((similarity, meet))
     wrong += meet and join.similarity(one, other) >= join.threshold and similarity < join.threshold
@@ -81,8 +84,11 @@ def pairs(documents: Sequence[str]) -> tuple[float, int]:
   return float(farthest), int(wrong)
 
 
-def jaccard(one: np.ndarray, other: np.ndarray) -> float:
-  mine, theirs = set(one.tolist()), set(other.tolist())
+def jaccard(*both: str) -> float:
+  """Of word 5-grams, without case, digits and diacritics, as sets of words."""
+  plain = (unicodedata.normalize("NFD", re.sub(r"\d", "0", text.lower())) for text in both)
+  words = [re.findall(r"\w+", re.sub("[\u0300-\u036f]", "", text)) for text in plain]
+  mine, theirs = ({tuple(some[start:start + 5]) for start in range(len(some) - 4)} for some in words)
   return len(mine & theirs) / len(mine | theirs)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 _BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 _WORDS = re.compile(r"\w+")
-_DIGITS = str.maketrans("123456789", "000000000")
 
 
 def of_text(text: str) -> int:
@@ -29,9 +28,13 @@ def normal_words(text: str) -> list[str]:
   """Words without case, punctuation and diacritics, and with 0 for each digit."""
   text = text.lower()
   if not text.isascii():
-    text = "".join(one for one in unicodedata.normalize("NFD", text) if not unicodedata.combining(one))
-    text = "".join("0" if one.isdigit() else one for one in text)
-  return _WORDS.findall(text.translate(_DIGITS))
+    text = unicodedata.normalize("NFD", text)
+    for one in set(text):  # A replacement is much faster than a pattern or a table.
+      if one > "\x7f" and (unicodedata.combining(one) or one.isdecimal()):
+        text = text.replace(one, "0" if one.isdecimal() else "")
+  for digit in "123456789":
+    text = text.replace(digit, "0")
+  return _WORDS.findall(text)
 
 
 def runs(words: np.ndarray, length: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Equal keys among the documents of all shards, the pairs that they suggest, and which of these decide."""
 
+import array
 from collections.abc import Iterator, Sequence
 import pathlib
 
@@ -59,15 +60,16 @@ def write_chosen(alike: Sequence[pathlib.Path], output: pathlib.Path) -> None:
   pairs = np.concatenate([np.zeros(0, MATCH), *found])
   number = lambda shard, row: shard.astype(np.uint64) << np.uint64(32) | row.astype(np.uint64)
   first, last = number(earlier, pairs["row"]), number(pairs["shard"], pairs["other"])
-  dropped, chosen = set[int](), list[int]()
+  dropped, chosen = set[int](), array.array("q")
   order = np.lexsort([first, last])
-  for at, before, one in zip(order.tolist(), first[order].tolist(), last[order].tolist()):
-    if one not in dropped and before not in dropped:
+  for place in order:  # One at a time: as Python's numbers, all of them would be large.
+    if (one := int(last[place])) not in dropped and int(first[place]) not in dropped:
       dropped.add(one)
-      chosen.append(at)
-  matches = np.zeros(len(chosen), _WITH_SHARD)
-  matches["of_shard"], matches["row"] = pairs["shard"][chosen], pairs["other"][chosen]
-  matches["shard"], matches["other"], matches["value"] = earlier[chosen], pairs["row"][chosen], pairs["value"][chosen]
+      chosen.append(place)
+  at = np.array(chosen, np.int64)
+  matches = np.zeros(len(at), _WITH_SHARD)
+  matches["of_shard"], matches["row"] = pairs["shard"][at], pairs["other"][at]
+  matches["shard"], matches["other"], matches["value"] = earlier[at], pairs["row"][at], pairs["value"][at]
   _write_by_shard(matches, len(alike), output)
 
 

@@ -43,35 +43,45 @@ def read(name: str, opened: Callable[[], BinaryIO], bad: Callable[[str], None]) 
     bad: called with a line about each record that is damaged, which is left out whole, and where data end too early.
   """
   with opened() as file:
-    position, first = yield from _quickly(name, file, bad)
+    position, number, known = yield from _quickly(name, file, bad)
   with opened() as file:
     if not file.read(1):
       bad(f"{shown(name)} is empty (0 bytes): copy it again, or take it out")
     file.seek(position)
-    number = first
     try:
-      for number, record in _slowly(name, first, file, bad):
-        yield from _told(_document(record, f"{name}:{number}"), f"{shown(name)}:{number}", bad)
+      for count, record in _slowly(name, number, file, bad):
+        number = count
+        if number > known:
+          yield from _told(_document(record, f"{name}:{number}"), f"{shown(name)}:{number}", bad)
     except READ_ERRORS as error:
       bad(f"{shown(name)} cannot be read behind record {number} ({one_line(error)}): copy it again")
 
 
 def _quickly(name: str, file: BinaryIO, bad: Callable[[str], None]
-             ) -> Generator[Document, None, tuple[int, int]]:
-  """Yields documents while all is well; returns the place and number of the first record that may be damaged."""
+             ) -> Generator[Document, None, tuple[int, int, int]]:
+  """Yields documents while all is well.
+
+  Returns the place and the number of a record from which a file can be read on, and the number of the last record that
+  was whole, which may be the same or one behind it.
+  """
   warc = library("fastwarc.warc", "a web archive")
   watched = _Watched(file)
-  position, number, held = 0, 1, None
+  safe, last, known = (0, 1), (0, 1), 0
+  held = None
   if watched.kind in (MAGIC, b"WARC"):
     try:
-      for count, record in enumerate(warc.ArchiveIterator(watched, parse_http=False), 1):
-        if watched.kind == MAGIC and not watched.member_begins(record.stream_pos):
-          break  # Several records to a member: their places are not those of the file.
-        yield from _told(held, f"{shown(name)}:{number}", bad)
-        position, number, held = record.stream_pos, count, _document(record, f"{name}:{count}")
+      for number, record in enumerate(warc.ArchiveIterator(watched, parse_http=False), 1):
+        place = record.stream_pos
+        # A member with several records: FastWARC gives the second one the place where it has read to, often the next
+        # member's. So a place is known to be a record's when the next record has another.
+        if number > 1 and place == last[0] or watched.kind == MAGIC and not watched.member_begins(place):
+          break
+        yield from _told(held, f"{shown(name)}:{known + 1}", bad)
+        safe, last, known = last, (place, number), number - 1
+        held = _document(record, f"{name}:{number}")
     except OSError:
       pass  # What is wrong will be told by the one that goes on.
-  return position, number
+  return *safe, known
 
 
 class _Watched:

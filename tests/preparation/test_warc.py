@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("fastwarc")
 
-from gpt4x.preparation.sources import warc  # noqa: E402
+from gpt4x.preparation.sources import warc
 
 HTML = b"Content-Type: text/html; charset=utf-8\r\n"
 

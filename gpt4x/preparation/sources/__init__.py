@@ -44,6 +44,8 @@ def of(path: str, opened: Callable[[], BinaryIO], text_field: str = "text") -> R
   if suffix in by_suffix:
     return by_suffix[suffix]
   head = _head(opened)
+  if suffix == "xml" and not head:  # Damaged, which its reader says.
+    return wikipedia.read
   for mark, name in _MARKS:
     if mark.match(head):
       return wikipedia.read if name == "wiki" else by_suffix[name]

@@ -11,11 +11,11 @@ from gpt4x.errors import one_line
 
 @contextlib.contextmanager
 def unpacked_file(name: str, opened: Callable[[], BinaryIO], bad: Callable[[str], None],
-                  behind: Callable[[], str] = lambda: "") -> Iterator[BinaryIO]:
+                  behind: Callable[[], str] = lambda: "") -> Iterator[io.BufferedReader]:
   """The content of a file, unpacked; ends the block and calls `bad` where it cannot be read, BEHIND what was."""
   try:
     with opened() as file:
-      yield unpacked(buffered(file))
+      yield buffered(unpacked(buffered(file)))
   except READ_ERRORS as error:
     bad(f"{shown(name)} cannot be read{behind()} ({one_line(error)}): copy it again")
 

@@ -1,6 +1,7 @@
 """Dumps of Wikipedia and of other wikis (MediaWiki's XML export), compressed or not, in one stream or several."""
 
 from collections.abc import Callable, Iterator
+import types
 from typing import BinaryIO
 from xml.etree import ElementTree
 
@@ -19,7 +20,9 @@ def read(name: str, opened: Callable[[], BinaryIO], bad: Callable[[str], None]) 
   number = 0
   with unpacked_file(name, opened, bad, lambda: f" behind page {number:,}") as file:
     try:
-      events = ElementTree.iterparse(file, events=("start", "end"))
+      # Some of what is there at a time, as `read` would lose what lies just before damage.
+      parts = types.SimpleNamespace(read=file.read1)
+      events = ElementTree.iterparse(parts, events=("start", "end"))
       _, root = next(events)
       for event, element in events:
         if event == "end" and element.tag.rpartition("}")[2] == "page":

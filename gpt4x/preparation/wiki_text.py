@@ -51,8 +51,8 @@ def wiki_text(content: bytes) -> str:
   headings over nothing, brackets around nothing and lines without a letter or digit.
   """
   parser = library("mwparserfromhell", "wiki markup")
-  text = _text(parser.parse(content.decode("utf-8", "replace"), skip_style_tags=True).nodes)
-  text = _BLANKS.sub(" ", _TABLE_LINE.sub("", _LEFT_OVER.sub("", text)))
+  markup = content.decode("utf-8", "replace").replace(_LEVEL, "")
+  text = _BLANKS.sub(" ", _TABLE_LINE.sub("", _text(parser.parse(markup, skip_style_tags=True).nodes)))
   text = _SPACE_BEFORE.sub("", _EMPTY_BRACKETS.sub("", _BESIDE_BRACKET.sub("", text)))
   return "\n".join(_paragraphs(text.split("\n")))
 
@@ -103,8 +103,8 @@ def _tag(node: Any) -> str:
 @functools.cache
 def _kinds() -> dict[str, Any]:
   """By the names of the parser's classes; what has no name here has no text, such as templates and comments."""
-  return {"Text": lambda node: str(node.value), "Wikilink": _link, "ExternalLink": _external, "Heading": _heading,
-          "Tag": _tag, "HTMLEntity": lambda node: str(node.normalize())}
+  return {"Text": lambda node: _LEFT_OVER.sub("", str(node.value)), "HTMLEntity": lambda node: str(node.normalize()),
+          "Wikilink": _link, "ExternalLink": _external, "Heading": _heading, "Tag": _tag}
 
 
 def _paragraphs(lines: Iterable[str]) -> list[str]:

@@ -62,6 +62,11 @@ def _text(nodes: Iterable[Any]) -> str:
   return "".join(kinds.get(type(node).__name__, _nothing)(node) for node in nodes)
 
 
+def _plain(text: Any) -> str:
+  """A part without marks that the parser found to open or close nothing."""
+  return _LEFT_OVER.sub("", str(text))
+
+
 def _nothing(node: Any) -> str:
   return ""
 
@@ -77,11 +82,11 @@ def _link(node: Any) -> str:
       return ""
     if not space:  # [[:Category:A]] shows what would otherwise only put the page into it.
       title = rest
-  return _text(node.text.nodes) if node.text is not None else title
+  return _text(node.text.nodes) if node.text is not None else _plain(title)
 
 
 def _external(node: Any) -> str:
-  return _text(node.title.nodes) if node.title is not None else "" if node.brackets else str(node.url)
+  return _text(node.title.nodes) if node.title is not None else "" if node.brackets else _plain(node.url)
 
 
 def _heading(node: Any) -> str:
@@ -103,7 +108,7 @@ def _tag(node: Any) -> str:
 @functools.cache
 def _kinds() -> dict[str, Any]:
   """By the names of the parser's classes; what has no name here has no text, such as templates and comments."""
-  return {"Text": lambda node: _LEFT_OVER.sub("", str(node.value)), "HTMLEntity": lambda node: str(node.normalize()),
+  return {"Text": lambda node: _plain(node.value), "HTMLEntity": lambda node: str(node.normalize()),
           "Wikilink": _link, "ExternalLink": _external, "Heading": _heading, "Tag": _tag}
 
 

@@ -69,7 +69,8 @@ def test_metadata_has_captions_and_fields(tmp_path):
     (tmp_path / name).write_bytes(b"")
   (tmp_path / "d.txt").write_text("beside")
   lines = [{"file_name": "a.png", "text": " one ", "license": "x"}, {"audio": "./b/s.wav", "text": "two"},
-           {"text": "x"}, {"image": "gone.png", "text": "x"}, {"image": "a.png", "audio": "b/s.wav", "text": "x"}, {"image": "a.png"}]
+           {"text": "x"}, {"image": "gone.png", "text": "x"}, {"image": "a.png", "audio": "b/s.wav", "text": "x"},
+           {"image": "a.png"}]
   (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n{broken")
   documents, said = read(tmp_path)
   assert [(one.name, one.text, one.fields) for one in documents] == [

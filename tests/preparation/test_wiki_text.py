@@ -48,8 +48,8 @@ def test_long_runs_of_signs_take_no_long(markup):
 
 
 @given(st.lists(st.sampled_from([
-    "[[", "]]", "{{", "}}", "|", "File:", "''", "'''", "==", "\n", "a", " ", "<ref>", "</ref>", "<div>", "</div>", "{|", "|}",
-    "|-", "!", "*", "(", ")", ":", "http://a", "<!--"])))
+    "[[", "]]", "{{", "}}", "|", "File:", "''", "'''", "==", "\n", "a", " ", "<ref>", "</ref>", "<div>", "</div>", "{|",
+    "|}", "|-", "!", "*", "(", ")", ":", "http://a", "<!--"])))
 def test_any_markup_gives_lines_without_marks(parts):
   found = text("".join(parts))
   assert "\x02" not in found and "[[" not in found and "{{" not in found and "\n\n\n" not in found

@@ -1,1 +1,1 @@
-"""Preparing data: scripts that measure what `gpt4x prepare` is made of; each says in its first lines what its rows are."""
+"""Preparing data: scripts that measure the parts of `gpt4x prepare`; each says in its first lines what its rows are."""

@@ -7,7 +7,7 @@ and called as in its own evaluation: with tables and without comments.
   extraction_f1             Extract.mode = 'standard' with tables, beside bare trafilatura
   extraction_f1_no_tables   the same as it is by default, without tables; for information
   extraction_fast_f1        Extract.mode = 'fast'
-  extraction_fast_speed     pages/s of the fast mode beside those of the standard one, by the rule with its child process
+  extraction_fast_speed     pages/s of the fast mode beside those of the standard one, child process included
 
     python -m benchmarks.preparation.extraction --data=DIR [--rounds=3] [--dry_run]
 

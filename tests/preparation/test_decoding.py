@@ -58,5 +58,15 @@ def test_any_bytes_are_read_as_something(data, charset):
   text.encode()  # No half of a surrogate pair.
 
 
+def test_bytes_that_do_not_fit_are_weighed_against_those_that_do_and_not_against_ascii():
+  assert decoded(b"long ascii " * 1000 + b"f\xfcr") == "long ascii " * 1000 + "für"
+  assert decoded("für".encode() * 9 + b"\xff") == "für" * 9 + "\ufffd"
+
+
+def test_a_charset_declared_far_below_is_found():
+  assert decoded(b"<html>" + b" " * 2000 + b"<meta charset=gb2312>" + TEXT["gb2312"].encode("gb2312")).endswith(
+      TEXT["gb2312"])
+
+
 def test_only_carriage_returns_are_changed():
   assert decoded("a\r\nb\rc\u2028d\x0be\x85f\n".encode()) == "a\nb\nc\u2028d\x0be\x85f\n"

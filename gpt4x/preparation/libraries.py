@@ -1,0 +1,15 @@
+"""Libraries of the extra `prepare`, which are imported where they are used."""
+
+import importlib
+from typing import Any
+
+from gpt4x.errors import UserError
+
+
+def library(module: str, what: str) -> Any:
+  """A module of the extra; a UserError that says what needs it where it is not installed."""
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    name = module.partition(".")[0]
+    raise UserError(f"{what} needs {name}, which is not installed: pip install 'gpt4x[prepare]'") from error

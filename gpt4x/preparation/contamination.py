@@ -26,6 +26,7 @@ _MARKS = r"\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u06
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:[^\W_{_UNSPACED}]|[{_MARKS}])+")
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+")
 _PUNCTUATION = re.compile(r"[^\w\s]*")
+_CUTS = 16  # A text made of items in items is dropped after so many, lest it take a pass for each.
 _EXAMPLE = '{"question": "..."}'
 _BASE = 0x9E3779B97F4A7C15  # Odd, so that its powers have inverses modulo 2^64.
 _INVERSE = pow(_BASE, -1, 2**64)
@@ -52,7 +53,7 @@ class Decontaminate:
   """Drops documents that hold `n` words of an evaluation in a row, or the whole of a shorter item.
 
   A dropped document has the words as its value and the item as its match. Where they are cut out instead, the field
-  "contamination" lists the items. Letters' case, punctuation and spaces make no difference; a character is a word in
+  "contamination" lists the items; a document with nothing else is dropped. Letters' case, punctuation and spaces make no difference; a character is a word in
   scripts without spaces.
 
   Attributes:
@@ -85,17 +86,18 @@ class Decontaminate:
   def __call__(self, document: Document) -> Document | Dropped:
     index, names = self._index(), list[str]()
     text = document.text
-    while hits := index.hits(words(text), all_hits=self.cut):  # What a cut brings together may be a hit again.
+    for _ in range(_CUTS):  # What a cut brings together may be a hit again.
+      found = words(text)
+      hits = index.hits(found, all_hits=self.cut)
+      if not hits:
+        return document.with_text(text, contamination=list(dict.fromkeys(names))) if names else document
       if not self.cut:
-        hit, = hits
-        return Dropped("contamination", " ".join(words(text)[hit.start:hit.end]), hit.item)
+        return Dropped("contamination", " ".join(found[hits[0].start:hits[0].end]), hits[0].item)
       names += (hit.item for hit in hits)
       text = _without(text, hits)
-    if not names:
-      return document
-    if not text.strip():
-      return Dropped("contamination", match=names[0])
-    return document.with_text(text, contamination=list(dict.fromkeys(names)))
+      if not text.strip():
+        break
+    return Dropped("contamination", match=names[0])
 
   def _index(self) -> "Index":
     patterns = (self.items,) if isinstance(self.items, str) else tuple(self.items)

@@ -92,6 +92,13 @@ def test_what_a_cut_brings_together_is_cut_as_well(items):
   assert decontaminate(document("x a b a b c d e c d e y")).text == "x\n\ny"
 
 
+def test_items_in_items_are_cut_a_bounded_number_of_times(items):
+  decontaminate = rule(items, {"text": "a b c d e"}, cut=True, n=5)
+  nested = lambda depth: document("x " + "a b " * depth + "a b c d e" + " c d e" * depth + " y")
+  assert decontaminate(nested(10)).text == "x\n\ny"
+  assert isinstance(decontaminate(nested(1000)), Dropped)
+
+
 def test_all_strings_of_the_fields_are_items(items):
   record = {"question": "one two three four five", "prompt": ["six seven eight nine ten", 3], "answer": SHORT, "id": 1}
   decontaminate = rule(items, record)

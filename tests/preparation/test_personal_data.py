@@ -75,7 +75,7 @@ def test_values_are_found_at_their_places(kind, value, before, behind):
 
 @pytest.mark.parametrize("kind, text", [
     ("email", "joe@localhost @joe x@ @x.org a@b@c.org logo@2x.png react@16.8.0 ...@x.org a@b.c joe@x.org1"),
-    ("email", "https://joe:secret@example.org/ ssh://git@example.org/x git@github.com:someone/x.git"),
+    ("email", "https://joe:secret@example.org/ ssh://git@example.org/x git@github.com:someone/x.git joe:pass@x.org:80"),
     ("email", "a" * 65 + "@x.org"),
     ("phone", "2024-01-31 12:30:45 31.12.2024 12/31/2024 1700000000 1700000000.123456 20240131123045"),
     ("phone", "ISBN 978-3-16-148410-0, 0-306-40615-2 and 0306406152"),

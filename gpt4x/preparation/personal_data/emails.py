@@ -1,6 +1,7 @@
 """Addresses of e-mail (RFC 5321), in letters of Latin, Greek and Cyrillic too (RFC 6531)."""
 
 from collections.abc import Iterator
+import re
 
 from gpt4x.preparation.personal_data.spans import matches, Span, stands_alone
 
@@ -24,11 +25,13 @@ def find(text: str) -> Iterator[Span]:
     start += len(local) - len(bare)
     if (0 < len(bare) <= _LONGEST_LOCAL and end - start <= _LONGEST and bare not in _SERVICES
         and len(last := domain.rpartition(".")[2]) > 1 and last.lower() not in _FILES and stands_alone(text, start, end)
-        and text[start - 1:start] != "@" and text[end:end + 1] != "@" and not _in_url(text, start)):
+        and text[start - 1:start] != "@" and text[end:end + 1] != "@" and not _in_url(text, start, end)):
       yield Span(start, end, "email")
 
 
-def _in_url(text: str, start: int) -> bool:
-  """Whether what stands before "@" is the user of a URL, or its password."""
+def _in_url(text: str, start: int, end: int) -> bool:
+  """Whether what stands before "@" is the user of a URL, or its password; the scheme may be missing."""
+  if text[start - 1:start] == ":" and re.match(r":\d", text[end:end + 2]):  # user:password@host:port.
+    return True
   scheme, found, authority = text[max(0, start - 100):start].rpartition("://")
   return bool(found) and scheme[-1:].isalnum() and not any(one in "/?#\"'<>" or one.isspace() for one in authority)

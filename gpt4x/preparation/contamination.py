@@ -53,8 +53,8 @@ class Decontaminate:
   """Drops documents that hold `n` words of an evaluation in a row, or the whole of a shorter item.
 
   A dropped document has the words as its value and the item as its match. Where they are cut out instead, the field
-  "contamination" lists the items; a document with nothing else is dropped. Letters' case, punctuation and spaces make no difference; a character is a word in
-  scripts without spaces.
+  "contamination" lists the items; a document with nothing else is dropped. Letters' case, punctuation and spaces make
+  no difference. A character is a word in scripts without spaces.
 
   Attributes:
     items: a glob, or several, of files or URLs of JSON lines, packed or not.

@@ -82,6 +82,7 @@ def test_values_are_found_at_their_places(kind, value, before, behind):
     ("phone", "0.5772156649 -122.085589 1,234,567.89"),
     ("phone", "x4155552671 415-555-2671a 12415-555-2671-99 $415-555-2671x"), ("phone", "10.0.0.255 192.168.100.200"),
     ("phone", "d41d8cd98f00b204e9800998ecf8427e 550e8400-e29b-41d4-a716-446655440000"),
+    ("phone", "doi 10.1016/j.cell.2017.10.049 [87229/87229] phonebook 1234567 tel1234567"),
     ("phone", "320  348  376\n01  012  0123\n 1 2 3 4 5 6 7 8 9 10 11 12"), ("phone", "4155552671"),
     ("card", "4111111111111112 1111111111111111 0000000000000000 41111111111111111"),
     ("card", "0.4111111111111111 4111111111111111.5 a4111111111111111 4111111111111111b 4111_1111_1111_1111"),
@@ -167,6 +168,7 @@ def test_of_values_that_overlap_the_first_kind_is_kept_then_the_longest():
   assert spans.without_overlaps([Span(5, 9, "b"), Span(0, 5, "b")], order) == [Span(0, 5, "b"), Span(5, 9, "b")]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 6), st.sampled_from("ab"))))
 def test_no_two_spans_that_are_kept_overlap_and_none_could_be_added(given_spans):
   all_spans = [Span(start, start + length, kind) for start, length, kind in given_spans]

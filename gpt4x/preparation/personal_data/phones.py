@@ -16,11 +16,12 @@ _RUNS = (rf"[+(]{{0,2}}[0-9](?:(?:{_SIGN}?\(|\){_SIGN}?|{_SIGN})?[0-9]){{6,}}"
 _JOINTS = ".:-/,"
 _LONGEST = 40  # Characters; what is longer is a table.
 _MOST_DIGITS = 21  # 15 by ITU-T E.164, and an extension.
-_OTHERS = re.compile(r"[+\d]\d*\.\d+|\d{1,3}(?:\.\d{1,3}){3}|\D*0\D.*")  # A fraction, an IP address, "0 123".
+# A fraction, an IP address, a ratio, "0 123456".
+_OTHERS = re.compile(r"[+\d]\d*\.\d+|\d{1,3}(?:\.\d{1,3}){3}|[1-9]\d*/\d+|\D*0\D.*")
 _LABELS = re.compile(
-    r"(?<!\w)(?:tele(?:phone|fono|fone)|t[eé]l[eé]phone|tel[eé]fono|telefon|phone|tel|mobile?|mob|cell(?:ular|phone)?"
-    r"|m[oó]vil|handy|portable|fax|landline|hotline|whatsapp|desk|at home|call (?:me|us) (?:at|on))"
-    r"(?: ?(?:no|nr|num|number))?\.?\s{0,2}[:#.]?\s{0,2}$", re.IGNORECASE)
+    r"(?<![\w./-])(?:t[eé]l[eé](?:phone|fono|fone|fon)|phone|tel|mobile?|mob|cell(?:ular|phone)?|m[oó]vil|handy|portable"
+    r"|fax|landline|hotline|whatsapp|desk|call (?:me|us) (?:at|on))(?: (?:no|nr|num|number))?"
+    r"\.?(?:\s{0,2}[:#]|\s)\s{0,2}$", re.IGNORECASE)
 
 
 def find(text: str, regions: Sequence[str] = REGIONS) -> Iterator[Span]:

@@ -74,7 +74,7 @@ class PersonalData:
     return document.with_text(text, personal_data=dict(sorted(counts.items()))) if tags else document
 
   def spans(self, text: str) -> list[Span]:
-    """Where values stand, from left to right; no two overlap, and none has to do with a tag."""
+    """Where values stand, from left to right; no two overlap, and none overlaps a tag."""
     found = [span for kind in self.kinds
              for span in (phones.find(text, self.regions) if kind == "phone" else _FINDERS[kind](text))]
     if not found:

@@ -13,8 +13,8 @@ seqio.TaskRegistry.add(
     output_features={"targets": seqio.Feature(seqio.ByteVocabulary(), add_eos=True)},
 )
 
-# gpt4x vocabulary --task=prepared_text_bytes --size=32768 --output=prepared_text
-# --gin.PreparedText.sets="{'web': 'prepared/web'}"
+# gpt4x vocabulary --task=prepared_text_bytes --size=32768 --output=prepared_text \
+#   --gin.PreparedText.sets="{'web': 'prepared/web'}"
 seqio.TaskRegistry.add(
     "prepared_text",
     source=PreparedTextSource(),

@@ -41,10 +41,10 @@ MODULES = tuple(f"gpt4x.{module}" for module in (
     "data.local_chat", "data.local_graph", "data.local_text", "data.prepared_text", "data.row_mixture",
     "data.vocabularies.marked", "evaluation.likelihood", "evaluation.samples", "experiment",
     "inference.generate", "inference.nearest_neighbours", "inference.retrieval", "media.codec_module",
-    "media.local_media", "media.tokens", "models.codec_model", "models.config", "models.language_model", "models.places",
-    "objectives.cached_distillation", "objectives.distillation", "objectives.group_relative", "objectives.joint_embedding",
-    "objectives.next_token", "objectives.preference", "objectives.reconstruction", "partitioning",
-    "posttraining.rewards", "posttraining.rollouts"))
+    "media.local_media", "media.tokens", "models.codec_model", "models.config", "models.language_model",
+    "models.places", "objectives.cached_distillation", "objectives.distillation", "objectives.group_relative",
+    "objectives.joint_embedding", "objectives.next_token", "objectives.preference", "objectives.reconstruction",
+    "partitioning", "posttraining.rewards", "posttraining.rollouts"))
 PREPARATION_MODULES = ("gpt4x.preparation.steps",)
 TRAINING_MODULES = tuple(f"gpt4x.training.{module}" for module in (
     "config", "optimizers", "sparsity", "trackers.mlflow", "trackers.tensorboard", "trackers.weights_and_biases"))

@@ -57,10 +57,10 @@ class PreparedText:
 
   def shares(self) -> list["Share"]:
     """What each set is of a pass through the corpus."""
-    kept = {name: self.report(name)["kept"] for name in self.sets}
+    kept: dict[str, tuple[int, int]] = {name: tuple(self.report(name)["kept"]) for name in self.sets}
     passed = {name: size * self.epochs.get(name, 1.0) for name, (_, size) in kept.items()}
     whole = sum(passed.values()) or 1.0
-    return [Share(name, kept[name][0], kept[name][1], self.epochs.get(name, 1.0), passed[name] / whole) for name in self.sets]
+    return [Share(name, *kept[name], self.epochs.get(name, 1.0), passed[name] / whole) for name in self.sets]
 
 
 class Share(NamedTuple):

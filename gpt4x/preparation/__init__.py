@@ -5,9 +5,11 @@ joins (duplicates) compare it with all others, and the shard is written with wha
 
     document.py       a document, and why one is dropped
     sources/          files to documents
-    extraction.py     HTML and wiki markup to text
+    extraction.py     HTML and wiki markup to text, in a process that can be killed (killable.py)
     rules/            one document at a time
+    media_rules.py    images and sounds with their captions
     personal_data/    what is found of persons, and the tags that take its place
+    contamination.py  what documents have of evaluations
     duplicates/       among all documents: exact, lines, near, substrings
     pipeline.py       the steps that gin puts together
     work.py           the steps as stages, each a list of tasks from files to files

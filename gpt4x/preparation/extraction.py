@@ -41,7 +41,7 @@ class Extract:
   """
 
   mode: Literal["standard", "fast"] = "standard"
-  tables: bool = False
+  tables: bool = True
   timeout: float = 20.0
 
   def __post_init__(self):

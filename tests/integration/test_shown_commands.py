@@ -15,13 +15,14 @@ import sysconfig
 
 import pytest
 
-from gpt4x import cli
+from gpt4x import cli, configuration
 from gpt4x.commands import reading
 from gpt4x.data import prepared, python_stdlib, vocabularies
 from gpt4x.partitioning import planning_for
 from gpt4x.planning import compiler
+from gpt4x.preparation.pipeline import Preparation
 from tests import shown
-from tests.integration import corpus, media_folder
+from tests.integration import corpus, crawl, media_folder
 from tests.interop import hugging_face, llama
 
 # By what is in the command: why it cannot run here, and the devices that it is for.
@@ -31,6 +32,7 @@ ELSEWHERE = {
     "--model_dir=/shared/runs/mpi": ("an MPI cluster; test_clusters.py has its variables", 32),
     "--model_dir=/shared/runs/hosts": ("several hosts; test_hosts.py runs them", 16),
     "--model_dir=gs://my-bucket/runs/gke": ("a Kubernetes cluster; test_hosts.py runs several hosts", 32),
+    "gs://BUCKET/crawl": ("a cluster that runs Apache Beam; preparation/test_prepare.py has Beam's runner here", 1),
     "gs://BUCKET/corpus": ("a bucket; data/test_objects.py reads emulated ones", 1),
     "@WeightsAndBiases": ("trackers' own packages; test_trackers.py runs them where they are installed", 1),
     "--loop=t5x": ("upstream t5x; test_t5x.py runs it where it is installed", 1),
@@ -102,7 +104,7 @@ def _library(tmp_path_factory):
     patch.setattr(config, "root", folder / "lib")
     patch.setenv("GPT4X_DATA_DIR", str(folder / "data"))
     patch.setattr(compiler, "topology_devices", _no_tpu_compiler)
-    for name in ("local_text_spm", "stdlib_spm"):
+    for name in ("local_text_spm", "stdlib_spm", "prepared_text"):
       vocabularies.train_sentencepiece(["how every page begins"] * 9, 280, vocabularies.model_path(name))
     yield
 
@@ -173,6 +175,7 @@ def _made(library, tmp_path_factory):
     flags = ["--gin_file=experiments/denoising_tiny.gin", "--gin.LocalText.files='corpus/*.txt'"]
     run("train", *flags, "--model_dir=denoising_run", *gin(sizes_of(flags[0]) | ONE_DEVICE))
     make_knowledge()
+    crawl.write(folder)
     media_folder.write(folder)
     for name, files in (("image", "images"), ("audio", "sounds")):
       flags = [f"--gin_file=experiments/{name}_codec.gin", f"--gin.LocalMedia.files='{files}/*.jsonl'"]
@@ -195,7 +198,8 @@ def _made(library, tmp_path_factory):
 def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   monkeypatch.chdir(tmp_path)
   for name in ("corpus", "transfo-xl-wt103", "smollm", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens",
-               "images", "sounds", "videos", "media", "pictures", "chats", "pairs", "prompts", "records.jsonl", "graph",
+               "images", "sounds", "videos", "media", "pictures", "chats", "pairs", "prompts", "records.jsonl", "graph", "crawl", "books",
+               "captioned", "spam", *crawl.FILES,
                *(["codecs"] if "export" not in text else [])):
     os.symlink(made / name, name)
   for name in ("boots.png", "a.png", "b.png"):
@@ -229,6 +233,8 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   if "runs/taught" in text and command == "train":
     needed["runs/taught"] = "taught"
   needed |= {name: name for name in ("labels", "round1") if f"{name}/" in text}
+  needed |= {f"prepared/{name}": f"prepared/{name}" for name in ("web", "books")
+             if f"'prepared/{name}" in text and command != "prepare"}
   if command == "convert" and parsed.source == "safetensors":
     needed[parsed.input] = "exported"
   monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "memory"}')))
@@ -268,6 +274,10 @@ def test_a_command_for_another_place_is_read_whole(library, text):
   """Its flags, its files, its bindings, and the objects that they describe, on as many devices as it is for."""
   _, devices = ELSEWHERE[reason(text)]
   parsed = cli._parse(shown.Command(text).arguments)
+  if parsed.command == "prepare":
+    configuration.load(parsed.gin_file, parsed.gin, modules=configuration.PREPARATION_MODULES, needed=[Preparation])
+    assert configuration.build(Preparation).steps
+    return
   with planning_for(devices):
     config = reading.new_run(parsed.gin_file, parsed.gin)
   assert config.experiment.model.config.num_params() > 0

@@ -56,6 +56,7 @@ def read(output: pathlib.Path) -> Prepared:
   lines = lambda pattern: [json.loads(line) for path in sorted(output.glob(pattern))
                            for line in shard_files.unpacked(path).read().splitlines()]
   found = json.loads((output / "report.json").read_text())
-  counts = Counts.from_json({name: value for name, value in found.items() if name not in ("steps", "statistics", "gin")})
+  rest = "steps", "statistics", "gin"
+  counts = Counts.from_json({name: value for name, value in found.items() if name not in rest})
   return Prepared({one["id"]: one["text"] for one in lines("part-*.jsonl.zst")},
                   {one["id"]: one for one in lines("dropped/part-*")}, counts)

@@ -50,8 +50,8 @@ def test_the_main_text_of_a_page_is_kept(mode):
 
 def test_tables_are_a_choice():
   pytest.importorskip("trafilatura")
-  assert "Zelle" not in Extract()(page(PAGE)).text
-  assert "Zelle drei" in Extract(tables=True)(page(PAGE)).text
+  assert "Zelle" not in Extract(tables=False)(page(PAGE)).text
+  assert "Zelle drei" in Extract()(page(PAGE)).text
 
 
 @MODES

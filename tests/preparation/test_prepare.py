@@ -191,11 +191,16 @@ def test_parquet_has_the_same_documents(tmp_path):
   assert {row["metadata"] for row in rows} == {'{"long": true}'}
 
 
-def test_text_that_is_no_text_is_replaced(tmp_path):
+def test_text_that_is_no_text_is_counted_or_replaced(tmp_path):
+  """Half a surrogate pair: in the input, and made by a step."""
   (tmp_path / "input").mkdir()
-  (tmp_path / "input" / "a.jsonl").write_text('{"text": "half \\ud800 a pair"}\n')
-  found = run(str(tmp_path / "input" / "*"), tmp_path / "output", shout, ExactDuplicates())
-  assert found.kept == {"a.jsonl:1": "HALF ? A PAIR"}
+  (tmp_path / "input" / "a.jsonl").write_text('{"text": "half \\ud800 a pair"}\n{"text": "whole"}\n')
+  found = run(str(tmp_path / "input" / "*"), tmp_path / "output", half, ExactDuplicates())
+  assert found.kept == {"a.jsonl:2": "half ? a pair"} and found.counts.unreadable[0] == 1
+
+
+def half(document):
+  return document.with_text("half \ud800 a pair")
 
 
 def test_counts_add_up_in_any_grouping():

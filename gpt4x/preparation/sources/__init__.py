@@ -7,14 +7,26 @@ left out, or about what cannot be read behind some place. Only what is a mistake
 
 from collections.abc import Callable, Iterator
 import functools
+import os
 import re
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, cast, Protocol
 
+from gpt4x import storage
 from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
 from gpt4x.errors import UserError
 from gpt4x.preparation.document import Document
-from gpt4x.preparation.sources import json_lines, parquet, warc, whole_files, wikipedia
+from gpt4x.preparation.sources import json_lines, media_folder, parquet, warc, whole_files, wikipedia
 from gpt4x.preparation.sources.opening import buffered
+
+
+def read(path: str, name: str, bad: Callable[[str], None], text_field: str = "text") -> Iterator[Document]:
+  """The documents of a file; of an image or a sound, its caption, and of a `metadata.jsonl`, those of its folder."""
+  if media_folder.medium_of(path):
+    return media_folder.read_file(path, name, bad)
+  if os.path.basename(path) == media_folder.METADATA:
+    return media_folder.read(os.path.dirname(path), bad, os.path.dirname(name))
+  opened = lambda: cast(BinaryIO, storage.path(path).open("rb"))
+  return of(path, opened, text_field)(name, opened, bad)
 
 
 class Read(Protocol):

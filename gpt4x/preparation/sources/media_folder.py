@@ -50,6 +50,20 @@ def read(folder: str, bad: Callable[[str], None], name: str = "") -> Iterator[Do
       bad(f"{shown(named(file))} has no image or sound of its name beside it: add one, or take it out")
 
 
+def medium_of(path: str) -> str | None:
+  """Whether a file is an "image" or an "audio", by its name; None for others."""
+  return _MEDIA.get(os.path.splitext(path)[1].lower())
+
+
+def read_file(path: str, name: str, bad: Callable[[str], None]) -> Iterator[Document]:
+  """Yields the caption that a `.txt` beside an image or a sound has, with its path as a field."""
+  caption = storage.path(os.path.splitext(path)[0] + ".txt")
+  if (content := storage.read(caption)) is None:
+    bad(f"{shown(name)} has no caption: write it to {shown(caption.name)} beside it, or to {METADATA}")
+  else:
+    yield Document(f"{name}:1", decoded(content).strip(), fields={medium_of(path): path})  # type: ignore[dict-item]
+
+
 def _listed(metadata: pathlib.Path, name: str, there: Mapping[str, str], used: set[str], bad: Callable[[str], None]
             ) -> Iterator[Document]:
   """The documents of a metadata file; `used` is given the media."""

@@ -220,7 +220,12 @@ def test_the_saved_text_alone_restores_the_configuration_in_another_process(file
 def test_every_module_with_configurables_is_imported_before_parsing(repository):
   modules = {".".join(path.relative_to(repository).with_suffix("").parts)
              for path in (repository / "gpt4x").rglob("*.py") if "\n@gin." in path.read_text()}
-  assert modules <= set(MODULES)
+  prepares = {module for module in modules if module.startswith("gpt4x.preparation.")}
+  assert modules - prepares <= set(MODULES)
+  code = "import sys; import gpt4x.preparation.steps; print(*sys.modules)"
+  imported = subprocess.run([sys.executable, "-c", code], cwd=repository, check=True, capture_output=True, text=True)
+  assert prepares <= set(imported.stdout.split())
+  assert not {"tensorflow", "jax", "seqio"} & set(imported.stdout.split())
 
 
 EARLIER = "{}toy_loop.experiment = @toy_open()\nx/toy_loop.experiment = 3\nToyModel.depth = 7\nx/ToyModel.depth = 8\n"

@@ -54,7 +54,7 @@ _read = Reader()  # What was loaded last.
 
 def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str | None = None, partial: bool = False,
          needed: Collection[Callable[..., Any] | str] | None = None, where: str = "saved configuration",
-         modules: Sequence[str] = MODULES) -> None:
+         modules: Sequence[str] | None = None) -> None:
   """Replaces the configuration by what a saved text, then files, then single bindings say; the last word counts.
 
   Args:
@@ -65,14 +65,14 @@ def load(gin_files: Sequence[str] = (), bindings: Sequence[str] = (), text: str 
     needed: the configurables that will be built; None: any, as training does. With it, what they have no use for is
       neither imported nor checked.
     where: a name for the saved text, for messages.
-    modules: whose configurables can be named without an import.
+    modules: whose configurables can be named without an import; None: MODULES.
 
   Raises:
     CommandError: with the place of what is wrong and, for a name, the nearest known one.
   """
   global _read
   paths = [find(name) for name in gin_files]  # Before the imports, which take seconds.
-  for module in (*modules, *(TRAINING_MODULES if needed is None else ())):
+  for module in (*(MODULES if modules is None else modules), *(TRAINING_MODULES if needed is None else ())):
     importlib.import_module(module)
   gin.clear_config()
   reader = Reader(forgiving=needed is not None)

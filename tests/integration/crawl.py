@@ -13,7 +13,8 @@ from tests.preparation import preparing
 FILES = ("enwiki-1-pages-articles.xml.bz2",)
 _TEXT = "A page of the archive says that memory attends to what was before it, and that is of use to the {} reader. "
 _PAGE = "<html><body><article><p>{}</p></article></body></html>"
-_DUMP = """<mediawiki><page><title>Memory</title><ns>0</ns><id>1</id><revision><timestamp>2024-01-01T00:00:00Z</timestamp>
+_DUMP = """<mediawiki><page><title>Memory</title><ns>0</ns><id>1</id><revision>
+<timestamp>2024-01-01T00:00:00Z</timestamp>
 <text>'''Memory''' is [[attention|attended]] to. {}</text></revision></page></mediawiki>"""
 
 

@@ -198,8 +198,8 @@ def _made(library, tmp_path_factory):
 def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   monkeypatch.chdir(tmp_path)
   for name in ("corpus", "transfo-xl-wt103", "smollm", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens",
-               "images", "sounds", "videos", "media", "pictures", "chats", "pairs", "prompts", "records.jsonl", "graph", "crawl", "books",
-               "captioned", "spam", *crawl.FILES,
+               "images", "sounds", "videos", "media", "pictures", "chats", "pairs", "prompts", "records.jsonl", "graph",
+               "crawl", "books", "captioned", "spam", *crawl.FILES,
                *(["codecs"] if "export" not in text else [])):
     os.symlink(made / name, name)
   for name in ("boots.png", "a.png", "b.png"):

@@ -1,6 +1,7 @@
 """Prepared sets as a corpus: what each counts for, and what is refused."""
 
 import collections
+import pathlib
 
 import gin
 import pytest
@@ -59,6 +60,13 @@ def test_a_set_comes_so_often(sets, epochs):
   assert {found[text] for text in web} <= {int(epochs), -int(-epochs // 1)}
   assert sum(found[text] for text in web) == pytest.approx(epochs * len(web), abs=0.12 * len(web) * (epochs % 1 > 0))
   assert texts("validation").total() == 400 - once.total()
+
+
+def test_a_folder_may_be_written_in_any_way(sets, monkeypatch, tmp_path):
+  monkeypatch.chdir(pathlib.Path(sets["web"]).parent)
+  (tmp_path / "link").symlink_to(sets["books"])
+  gin.parse_config(f"PreparedText.sets = {{'web': './web/', 'books': '{tmp_path}/link'}}")
+  assert texts().total() + texts("validation").total() == 400
 
 
 def test_other_epochs_are_other_data(sets):

@@ -98,14 +98,14 @@ class PreparedTextSource(LocalTextSource):
 
   def _repeated(self, documents: Iterator[Document], prepared: PreparedText) -> Iterator[Document]:
     of_folder = {_real(folder): prepared.epochs.get(name, 1.0) for name, folder in prepared.sets.items()}
+    real = functools.lru_cache(maxsize=64)(_real)
     for document in documents:
-      epochs = of_folder[_real(_folder(document[0]))]
+      epochs = of_folder[real(_folder(document[0]))]
       drawn = int(hashlib.sha256(document[1].encode()).hexdigest()[-8:], 16) / 2**32  # The first digits hold out.
       for _ in range(int(epochs) + (drawn < epochs % 1)):
         yield document
 
 
-@functools.lru_cache(maxsize=256)
 def _real(folder: str) -> str:
   """The same for all ways to write a folder: a file's name has that of the glob."""
   return folder.rstrip("/") if storage.is_remote(folder) else os.path.realpath(folder)

@@ -17,6 +17,7 @@ from gpt4x.data import json_lines, named_files, objects
 from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
 from gpt4x.errors import nearest, refuse, require, UserError
 from gpt4x.preparation.document import Document, Dropped
+from gpt4x.preparation.duplicates import hashing
 
 # Scripts that have no spaces between words; each character of theirs is taken for a word.
 _UNSPACED = (r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -28,8 +29,6 @@ _ASCII_WORD = re.compile(r"[A-Za-z0-9]+")
 _PUNCTUATION = re.compile(r"[^\w\s]*")
 _CUTS = 16  # A text made of items in items is dropped after so many, lest it take a pass for each.
 _EXAMPLE = '{"question": "..."}'
-_BASE = 0x9E3779B97F4A7C15  # Odd, so that its powers have inverses modulo 2^64.
-_INVERSE = pow(_BASE, -1, 2**64)
 
 
 class Item(NamedTuple):
@@ -231,7 +230,7 @@ class Index:
       numbers += item
     self._numbers = np.array(numbers, np.uint64)
     self._runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # Of each length the hashes, sorted, and their places.
-    sums = _Sums(self._numbers)
+    sums = hashing.Sums(self._numbers)
     for length in sorted(places, reverse=True):
       where, owner = np.concatenate(places[length]), np.concatenate(owners[length])
       hashes = sums.of_runs(length)[where]
@@ -253,7 +252,7 @@ class Index:
     """The hits in a document's words, from left to right, the longer first; or the first alone."""
     get = self._vocabulary.get
     numbers = np.fromiter((get(word, 0) for word in found), np.uint64, len(found))
-    sums, hits = _Sums(numbers), list[Hit]()
+    sums, hits = hashing.Sums(numbers), list[Hit]()
     for length, (hashes, places) in self._runs.items():
       if length > len(found) or not len(hashes):
         continue
@@ -276,16 +275,3 @@ class Index:
       if np.array_equal(self._numbers[places[i]:places[i] + len(run)], run):
         return self._names[np.searchsorted(self._starts, places[i], side="right") - 1]
     return None
-
-
-class _Sums:
-  """Hashes of all runs of a length in a list of numbers, each by two of the sums of its beginnings."""
-
-  def __init__(self, numbers: np.ndarray):
-    count = len(numbers)
-    powers = lambda base: np.cumprod(np.r_[np.uint64(1), np.full(count, base, np.uint64)], dtype=np.uint64)
-    self._back = powers(_INVERSE)
-    self._sums = np.r_[np.uint64(0), np.cumsum(numbers * powers(_BASE)[:count], dtype=np.uint64)]
-
-  def of_runs(self, length: int) -> np.ndarray:
-    return (self._sums[length:] - self._sums[:-length]) * self._back[:len(self._sums) - length]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import glob
 import hashlib
 from importlib import metadata
 import inspect
@@ -98,11 +99,12 @@ def begin(of: work.Work) -> bool:
 
 
 def _described(step: Any) -> Any:
-  """A step by its parameters, and by what is in the files that these name."""
+  """A step by its parameters, and by what is in the files that these name or match."""
   if inspect.isfunction(step):
     return [f"{step.__module__}.{step.__qualname__}", hashlib.sha256(inspect.getsource(step).encode()).hexdigest()[:16]]
-  values = vars(step).values()
-  files = [value for value in values if isinstance(value, str) and value and os.path.isfile(value)]
+  named = [name for value in vars(step).values() for name in ([value] if isinstance(value, str) else value or ()
+           if isinstance(value, (list, tuple)) else ()) if isinstance(name, str)]
+  files = sorted({path for name in named for path in glob.glob(name, recursive=True) if os.path.isfile(path)})
   return [repr(step), *([path, storage.size_and_crc(pathlib.Path(path))] for path in files)]
 
 

@@ -13,6 +13,7 @@ from gpt4x.errors import UserError
 from gpt4x.preparation import contamination
 from gpt4x.preparation.contamination import Decontaminate, Hit, Index, Item, words
 from gpt4x.preparation.document import Document, Dropped
+from gpt4x.preparation.duplicates import hashing
 
 LONG = "Which of these rivers flows through the largest number of capital cities before it reaches the sea?"
 SHORT = "Who wrote the Odyssey, and when?"  # Six words.
@@ -171,7 +172,7 @@ def test_a_cut_text_has_no_hits_and_other_words_stay(text):
 
 
 def test_equal_hashes_are_no_hit(monkeypatch):
-  monkeypatch.setattr(contamination._Sums, "of_runs", lambda self, length: 0 * self._sums[length:])
+  monkeypatch.setattr(hashing.Sums, "of_runs", lambda self, length: 0 * self._sums[length:])
   index = Index([Item("1", "a b c"), Item("2", "b c d"), Item("3", "a x c d e")], n=3)
   assert index.hits(["x", "b", "c", "d", "a", "b", "d"]) == [Hit(1, 4, "2")]
 

@@ -6,6 +6,8 @@ import unicodedata
 
 import numpy as np
 
+from gpt4x.preparation.libraries import library
+
 _BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 _WORDS = re.compile(r"\w+")
@@ -13,14 +15,13 @@ _WORDS = re.compile(r"\w+")
 
 def of_text(text: str) -> int:
   """The hash of a text."""
-  import xxhash
+  xxhash = library("xxhash", "a step that finds duplicates")
   return xxhash.xxh3_64_intdigest(text.encode(errors="surrogatepass"))
 
 
 def of_words(words: Sequence[str]) -> np.ndarray:
   """The hash of each word."""
-  import xxhash
-  digest = xxhash.xxh3_64_intdigest
+  digest = library("xxhash", "a step that finds duplicates").xxh3_64_intdigest
   return np.array([digest(word.encode(errors="surrogatepass")) for word in words], np.uint64)
 
 
@@ -42,14 +43,20 @@ def runs(words: np.ndarray, length: int) -> np.ndarray:
 
   A polynomial in the words, of which sums from the start tell that of any run.
   """
-  if len(words) <= length:
-    return mixed(_polynomial(words)[-1:])
-  sums = np.concatenate([np.zeros(1, np.uint64), _polynomial(words)])
-  return mixed((sums[length:] - sums[:-length]) * _powers(_INVERSE, len(words) - length + 1))
+  return mixed(Sums(words).of_runs(min(length, len(words)))) if len(words) else np.zeros(0, np.uint64)
 
 
-def _polynomial(words: np.ndarray) -> np.ndarray:
-  return np.cumsum(words * _powers(_BASE, len(words)), dtype=np.uint64)
+class Sums:
+  """Hashes of all runs of a length in a list of numbers, each by two of the sums of its beginnings."""
+
+  def __init__(self, numbers: np.ndarray):
+    self._sums = np.zeros(len(numbers) + 1, np.uint64)
+    np.cumsum(numbers * _powers(_BASE, len(numbers)), dtype=np.uint64, out=self._sums[1:])
+
+  def of_runs(self, length: int) -> np.ndarray:
+    """Of the runs of 1 to all numbers, in their order."""
+    found = self._sums[length:] - self._sums[:-length]
+    return found * _powers(_INVERSE, len(found))
 
 
 def _powers(base: np.uint64, count: int) -> np.ndarray:

@@ -3,11 +3,10 @@
 import bisect
 from collections.abc import Iterable, Iterator, Mapping
 import functools
-import importlib
 import re
 from typing import Any, NamedTuple
 
-from gpt4x.errors import UserError
+from gpt4x.preparation import libraries
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # From Thai on, scripts stand without spaces or join their particles to numbers: 卡号4111111111111111。
@@ -31,10 +30,7 @@ class Span(NamedTuple):
 @functools.cache
 def library(module: str, package: str) -> Any:
   """An optional library; a UserError says what to install where it is missing."""
-  try:
-    return importlib.import_module(module)
-  except ImportError as error:
-    raise UserError(f"PersonalData needs {package}, which is not installed: pip install 'gpt4x[prepare]'") from error
+  return libraries.library(module, "PersonalData", package)
 
 
 @functools.cache

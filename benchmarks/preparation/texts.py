@@ -11,10 +11,16 @@ import re
 
 def articles(source: str, count: int) -> list[str]:
   """So many of the training articles, with their punctuation in place."""
-  text = gzip.decompress(pathlib.Path(source, "wikitext-2", "train.txt.gz").read_bytes()).decode()
+  return _articles(gzip.decompress(pathlib.Path(source, "wikitext-2", "train.txt.gz").read_bytes()).decode())[:count]
+
+
+def validation_articles(source: str) -> list[str]:
+  return _articles(pathlib.Path(source, "wikitext-2", "valid.txt").read_text("utf-8"))
+
+
+def _articles(text: str) -> list[str]:
   starts = [match.start() for match in re.finditer(r"^ = [^=\n].*[^=\n] = $", text, re.MULTILINE)]
-  found = [written(text[start:stop]) for start, stop in zip(starts, [*starts[1:], len(text)])]
-  return found[:count]
+  return [written(text[start:stop]) for start, stop in zip(starts, [*starts[1:], len(text)])]
 
 
 def written(text: str) -> str:

@@ -4,6 +4,7 @@ import gc
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -16,6 +17,7 @@ _XLA_FLAGS = (
     "--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true", "--xla_cpu_use_fusion_emitters=false")
 
+_MAPS = 15_000  # Some tests' own programs take as many again.
 _OWN_DATA_DIR = "GPT4X_TEST_OWNS_DATA_DIR"
 
 
@@ -47,6 +49,17 @@ def no_gin():
   yield
   import gin
   gin.clear_config()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+  """Drops compiled programs once there are many: each is a few memory maps, and Linux allows a process 65,530."""
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if "jax" in sys.modules and maps.exists() and len(maps.read_bytes().splitlines()) > _MAPS:
+    import jax
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

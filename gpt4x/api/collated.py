@@ -76,6 +76,11 @@ class CollatedDataset(Dataset):
     self.modalities = Modalities(self.vocabulary, config.mixture_or_task_name)
     self._examples = {"train": config.train_examples, "validation": config.eval_examples}
 
+  @property
+  def composition(self) -> list[str]:
+    """Nothing: a program's own examples are of no prepared sets."""
+    return []
+
   def train(self, split: str = "train", rows: Sequence[int] | None = None) -> DatasetIterator:
     return self.modalities.training(_Shuffled(self, self.examples(split), rows))
 

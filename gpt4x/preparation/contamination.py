@@ -6,6 +6,7 @@ Runs of 13 words are compared, as for GPT-3 (Brown et al., "Language Models are 
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
+import pathlib
 import re
 from typing import Any, NamedTuple
 import unicodedata
@@ -13,6 +14,7 @@ import unicodedata
 import gin
 import numpy as np
 
+from gpt4x import storage
 from gpt4x.data import json_lines, named_files, objects
 from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
 from gpt4x.errors import nearest, refuse, require, UserError
@@ -97,6 +99,9 @@ class Decontaminate:
       if not text.strip():
         break
     return Dropped("contamination", match=names[0])
+
+  def files_read(self) -> list[pathlib.Path]:
+    return [storage.path(path) for path in named_files.match("Decontaminate.items", self.items)]
 
   def _index(self) -> "Index":
     patterns = (self.items,) if isinstance(self.items, str) else tuple(self.items)

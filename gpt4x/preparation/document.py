@@ -43,5 +43,6 @@ class Dropped:
 
 # A rule is a pure function of a document: by its arguments alone, on any machine. A class of rules is a frozen
 # dataclass of its parameters with `__call__`, registered with gin; it can be pickled, and what it loads it loads when
-# first called.
+# first called. `files_read()` lists the files that it loads, if these are not those that its parameters name: what is
+# in them tells one preparation from another.
 Rule = Callable[[Document], Document | Dropped]

@@ -9,6 +9,7 @@ import pytest
 from gpt4x import cli, storage
 from gpt4x.errors import UserError
 from gpt4x.preparation import engines, pipeline, shard_files
+from gpt4x.preparation.contamination import Decontaminate
 from gpt4x.preparation.counts import Counts
 from gpt4x.preparation.document import Dropped
 from gpt4x.preparation.duplicates.exact import ExactDuplicates
@@ -16,7 +17,10 @@ from gpt4x.preparation.duplicates.lines import RepeatedLines
 from gpt4x.preparation.duplicates.near import NearDuplicates
 from gpt4x.preparation.duplicates.substrings import RepeatedSubstrings
 from gpt4x.preparation.pipeline import Preparation
+from gpt4x.preparation.rules import quality
+from gpt4x.preparation.rules.word_lists import WordList
 from gpt4x.preparation.statistics import Statistics
+from tests import buckets
 from tests.preparation.preparing import prepared, run, write
 
 FILES = [["a text of some words", "short", "a text of some words"], ["", "a text of some more words\nshort line"],
@@ -148,6 +152,36 @@ def test_a_list_that_a_step_reads_is_part_of_it(tmp_path):
   before = pipeline._described(step)
   words.write_text("two")
   assert pipeline._described(step) != before
+
+
+@pytest.mark.parametrize("model", ["models", "models/quality.npz", "~/models"])
+def test_another_model_under_the_same_name_is_refused(tmp_path, monkeypatch, model):
+  pattern, folder = write(tmp_path / "input", ["a text of some words"]), tmp_path / "models"
+  folder.mkdir()
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  quality.train(["good"], ["bad"], str(folder), buckets=64)
+  run(pattern, tmp_path / "output", quality.Quality(model, least=0))
+  run(pattern, tmp_path / "output", quality.Quality(model, least=0))
+  quality.train(["bad"], ["good"], str(folder), buckets=64)
+  with pytest.raises(UserError, match="was begun with other steps: give the same command to go on with it, or"):
+    run(pattern, tmp_path / "output", quality.Quality(model, least=0))
+
+
+def test_evaluation_items_in_a_bucket_are_part_of_a_step(gs):
+  step = Decontaminate(f"{gs}/items/*.jsonl")
+  buckets.put(f"{gs}/items/a.jsonl", '{"text": "one two three four five six"}')
+  before = pipeline._described(step)
+  assert before == pipeline._described(step)
+  buckets.put(f"{gs}/items/a.jsonl", '{"text": "six five four three two one"}')
+  assert pipeline._described(step) != before
+
+
+def test_a_list_that_is_not_there_is_told_before_anything_is_written(tmp_path):
+  pattern = write(tmp_path / "input", ["a text of some words"])
+  with pytest.raises(UserError, match="WordList reads .*gone.txt, which cannot be read .No such file"):
+    run(pattern, tmp_path / "output", WordList(str(tmp_path / "gone.txt")))
+  assert not (tmp_path / "output").exists()
 
 
 def test_a_folder_of_something_else_is_not_written_to(tmp_path):

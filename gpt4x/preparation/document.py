@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import os
 from typing import Any
 
 
@@ -14,12 +15,19 @@ class Document:
     text: with "\\n" as the only line end; empty before it is extracted.
     content: what the text is to be extracted from, such as HTML.
     fields: what is known of it, in JSON's types, such as "url", "content_type", "language"; written beside the text.
+    folder: where a path in a field counts from; not written, so that a copy of the input gives the same output.
   """
 
   name: str
   text: str = ""
   content: bytes = b""
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  folder: str = ""
+
+  def path(self, field: str) -> str | None:
+    """The file that a field names; None if it names none."""
+    named = self.fields.get(field)
+    return None if named is None else os.path.join(self.folder, str(named))
 
   def with_text(self, text: str, **fields: Any) -> "Document":
     """The same document with another text, and with further fields."""

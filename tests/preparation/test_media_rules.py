@@ -105,7 +105,7 @@ def test_a_copy_of_the_folder_gives_the_same_bytes(tmp_path):
   found = []
   for copy in (tmp_path / "one", tmp_path / "elsewhere" / "two"):
     output = copy / "output"
-    prepared = preparing.run(captioned(copy / "input"), output, Images(), ImageDuplicates())
+    prepared = preparing.run(captioned(copy / "input"), output, Images(), ImageDuplicates(), Images())
     content = {path.relative_to(output): path.read_bytes() for path in output.rglob("*") if path.is_file()}
     report = json.loads(content.pop(pathlib.Path("report.json")))
     assert report.pop("media_folder") == f"{copy}/input/"

@@ -1,7 +1,12 @@
 """Preparations: the same bytes however they run and wherever they are stopped, and what is counted."""
 
+import errno
 import json
+import os
 import pathlib
+import random
+import subprocess
+import sys
 
 import gin
 import pytest
@@ -18,10 +23,11 @@ from gpt4x.preparation.duplicates.near import NearDuplicates
 from gpt4x.preparation.duplicates.substrings import RepeatedSubstrings
 from gpt4x.preparation.pipeline import Preparation
 from gpt4x.preparation.rules import quality
+from gpt4x.preparation.rules.where import Where
 from gpt4x.preparation.rules.word_lists import WordList
 from gpt4x.preparation.statistics import Statistics
 from tests import buckets
-from tests.preparation.preparing import prepared, run, write
+from tests.preparation.preparing import Here, prepared, run, write
 
 FILES = [["a text of some words", "short", "a text of some words"], ["", "a text of some more words\nshort line"],
          ["short line", "a text of some words and more", "ends here with a text of some more words"]]
@@ -206,6 +212,68 @@ def test_a_rule_that_returns_nothing_is_named(tmp_path):
 
 def forgetful(document):
   document.text.upper()
+
+
+def test_a_rule_about_a_field_that_no_step_wrote_ends_the_preparation(tmp_path):
+  with pytest.raises(UserError, match="Where.field = 'quality': a.jsonl:1 has no such field"):
+    prepared(tmp_path, [["text"]], shout, Where("quality", least=0.5))
+
+
+class Full:
+  """A disk that is full at one of the writes, and has room again behind it."""
+
+  def __init__(self, at: int):
+    self.left = at
+
+  def patch(self, patched, owner, name):
+    original = getattr(owner, name)
+
+    def write(one, data):
+      self.left -= 1
+      if self.left == 0:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      return original(one, data)
+
+    patched.setattr(owner, name, write)
+
+
+def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(engines, "Pool", lambda workers: Here())
+  pattern = write(tmp_path / "input", *FILES[:2])
+  command = ["prepare", "--gin.Preparation.steps=[@ExactDuplicates(), @RepeatedLines()]", f"--input={pattern}",
+             "--gin.Preparation.shard_bytes=1"]
+  assert cli.main([*command, f"--output={tmp_path / 'whole'}"]) == 0
+  whole, at, status = content(tmp_path / "whole"), 0, 1
+  while status:
+    capsys.readouterr()
+    at, disk, output = at + 1, Full(at + 1), tmp_path / f"full{at}"
+    with monkeypatch.context() as patched:
+      disk.patch(patched, shard_files._Raw, "write")
+      disk.patch(patched, pathlib.Path, "write_bytes")
+      status = cli.main([*command, f"--output={output}"])
+    said = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert not status or said[-1].endswith("No space left on device: free some space, then run the command again"), said
+    assert not any("Traceback" in line for line in said) and cli.main([*command, f"--output={output}"]) == 0
+    assert content(output) == whole, f"full at {at}"
+  assert at > 15
+
+
+def test_a_worker_that_cannot_write_says_so_and_the_same_command_goes_on(tmp_path):
+  """Files may not become as long as theirs would: what the system then says is as of a full disk."""
+  draw = random.Random(0)
+  pattern = write(tmp_path / "input", ["".join(draw.choices("abcdefghijklmno ", k=5000)) for _ in range(60)])
+  command = [sys.executable, "-m", "gpt4x.cli", "prepare", "--gin.Preparation.steps=[@ExactDuplicates()]",
+             f"--input={pattern}", f"--output={tmp_path / 'output'}", "--workers=1"]
+  environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+  full = subprocess.run(["sh", "-c", 'ulimit -f 64; exec "$@"', "sh", *command], env=environment, capture_output=True,
+                        text=True)
+  assert full.returncode == 1 and full.stderr.splitlines()[-1].endswith(
+      "File too large: free some space, then run the command again")
+  assert "Traceback" not in full.stderr and not list((tmp_path / "output").glob("part-*"))
+  subprocess.run(command, env=environment, check=True, capture_output=True)
+  run(pattern, tmp_path / "whole", ExactDuplicates(), shard_bytes=1 << 24)
+  part = "part-00000-of-00001.jsonl.zst"
+  assert (tmp_path / "output" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes()
 
 
 def test_a_rule_may_be_there_twice(tmp_path):

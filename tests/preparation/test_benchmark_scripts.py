@@ -67,6 +67,7 @@ def test_a_script_takes_the_flags_that_its_first_lines_show(monkeypatch, capsys,
   if name == "personal_data":
     pytest.importorskip("re2")
   monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+  monkeypatch.delitem(sys.modules, f"benchmarks.preparation.{name}", raising=False)  # Of which runpy would warn.
   with pytest.raises(SystemExit) as ended:
     runpy.run_module(f"benchmarks.preparation.{name}", run_name="__main__")
   flags = lambda text: set(re.findall(r"--\w+", text)) - {"--help"}

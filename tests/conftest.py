@@ -1,4 +1,4 @@
-"""What every test stands on: simulated CPU devices, checked shapes, folders of their own, and no gin left."""
+"""What every test stands on: simulated CPU devices, checked shapes, folders of their own, no network, no gin left."""
 
 import gc
 import os
@@ -10,6 +10,7 @@ import tempfile
 import pytest
 
 from tests.buckets import bucket, gs, stores  # noqa: F401  Fixtures.
+from tests.offline import offline  # noqa: F401  A fixture that every test has.
 
 # Compilation is most of the suite's time, and what it makes runs for milliseconds: plain code halves that time.
 # Processes that tests start with flags of their own compile as a user's do.
@@ -29,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
   # entry that a killed process left half-written does not decompress, and is compiled anew.
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.rootpath / ".cache" / "jax")
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+  os.environ["NO_GCE_CHECK"] = "true"  # google.auth, which reads this when it is imported, asks no metadata server.
   # JAX and TensorFlow leave millions of objects that live on; each full collection walks them all.
   gc.set_threshold(100_000, 20, 20)
   from tests import shapes

@@ -26,7 +26,8 @@ from benchmarks.preparation import scripts
 _TIMED = 200  # Pages of a round.
 
 
-def rows(data: str, rounds: int) -> Iterator[Row]:
+def rows(given: scripts.Given) -> Iterator[Row]:
+  data = given.data
   bare = harness.in_a_process(bare_f1, data)
   for name, options, peer, goal in (
       ("extraction_f1", {}, bare, f"value >= {bare - 0.002:.4f}"),
@@ -34,8 +35,8 @@ def rows(data: str, rounds: int) -> Iterator[Row]:
       ("extraction_fast_f1", {"mode": "fast"}, bare, "value >= 0.80")):
     value = harness.in_a_process(rule_f1, data, options)
     yield Row(f"preparation/{name}", value, "F1", peer, value / peer, goal=goal)
-  if rounds:
-    found = harness.alternate({"fast": fast, "standard": standard}, data, rounds)
+  if given.rounds:
+    found = harness.alternate({"fast": fast, "standard": standard}, data, given.rounds)
     yield harness.compare("preparation/extraction_fast_speed", "pages/s", found["fast"], found["standard"], "pages",
                           goal="ratio >= 5")
 

@@ -3,28 +3,27 @@
   filters        ours and datatrove's: repetition, quality, C4 and FineWeb, each on every document
   filters_dolma  ours and dolma's taggers of C4 and Gopher, which only count; ours with the same two
 
-    python -m benchmarks.preparation.filters --data=DIR --peer=PYTHON [--dolma=PYTHON] [--rounds=5] [--dry_run]
+    python -m benchmarks.preparation.filters --data=DIR [--peer=PYTHON] [--dolma=PYTHON] [--rounds=5] [--dry_run]
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import time
 
 from benchmarks import harness
 from benchmarks.harness import Row
-from benchmarks.preparation import peers, texts
+from benchmarks.preparation import scripts, texts
 
 DOCUMENTS = 120
 
 
-def rows(source: str, pythons: peers.Pythons, rounds: int) -> list[Row]:
-  documents, found = texts.articles(source, DOCUMENTS), list[Row]()
-  for name, ours, peer, python, goal in (
-      ("filters", our_filters, datatrove_filters, pythons.peer, "ratio >= 2"),
-      ("filters_dolma", our_taggers, dolma_taggers, pythons.dolma, "ratio >= 1.5")):
-    if python:
-      sides = harness.alternate({"ours": ours, "peer": peer}, documents, rounds, pythons={"peer": python})
-      found.append(harness.compare(f"preparation/{name}", "MB/s", sides["ours"], sides["peer"], "speed", goal=goal))
-  return found
+def rows(given: scripts.Given) -> Iterator[Row]:
+  documents = texts.articles(given.data, DOCUMENTS)
+  for name, ours, peer, flag, goal in (
+      ("filters", our_filters, datatrove_filters, scripts.DATATROVE, "ratio >= 2"),
+      ("filters_dolma", our_taggers, dolma_taggers, scripts.DOLMA, "ratio >= 1.5")):
+    if python := given.peers.get(flag):
+      sides = harness.alternate({"ours": ours, "peer": peer}, documents, given.rounds, pythons={"peer": python})
+      yield harness.compare(f"preparation/{name}", "MB/s", sides["ours"], sides["peer"], "speed", goal=goal)
 
 
 def timed(documents: Sequence[str], call: Callable[[str], object]) -> Callable[[], harness.Round]:
@@ -95,4 +94,4 @@ def dolma_taggers(documents: Sequence[str]) -> Callable[[], harness.Round]:
 
 
 if __name__ == "__main__":
-  peers.main(rows)
+  scripts.main(rows, peers=[scripts.DATATROVE, scripts.DOLMA], rounds=5)

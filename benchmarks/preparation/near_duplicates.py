@@ -5,10 +5,10 @@
                    bins of J; goal: 3
   minhash_wrong    pairs below the threshold that were dropped, of all
 
-    python -m benchmarks.preparation.near_duplicates --data=DIR --peer=PYTHON [--rounds=5] [--dry_run]
+    python -m benchmarks.preparation.near_duplicates --data=DIR [--peer=PYTHON] [--rounds=5] [--dry_run]
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import random
 import re
 import tempfile
@@ -18,22 +18,22 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Row
-from benchmarks.preparation import peers, texts
+from benchmarks.preparation import scripts, texts
 from benchmarks.preparation.filters import timed
 
 DOCUMENTS, PAIRS = 300, 3000
 
 
-def rows(source: str, pythons: peers.Pythons, rounds: int) -> list[Row]:
-  documents, found = texts.articles(source, DOCUMENTS), list[Row]()
-  if pythons.peer:
-    sides = harness.alternate({"ours": our_signatures, "peer": datatrove_signatures}, documents, rounds,
-                              pythons={"peer": pythons.peer})
-    found.append(harness.compare("preparation/minhash", "MB/s", sides["ours"], sides["peer"], "speed",
-                                 goal="ratio >= 3 and value >= 0.83"))
+def rows(given: scripts.Given) -> Iterator[Row]:
+  documents = texts.articles(given.data, DOCUMENTS)
+  if given.peers:
+    sides = harness.alternate({"ours": our_signatures, "peer": datatrove_signatures}, documents, given.rounds,
+                              pythons={"peer": given.peers[scripts.DATATROVE]})
+    yield harness.compare("preparation/minhash", "MB/s", sides["ours"], sides["peer"], "speed",
+                          goal="ratio >= 3 and value >= 0.83")
   farthest, wrong = harness.in_a_process(pairs, documents)
-  return [*found, Row("preparation/minhash_recall", farthest, "standard errors", goal="value <= 3"),
-          Row("preparation/minhash_wrong", wrong, "pairs", goal="value <= 0")]
+  yield Row("preparation/minhash_recall", farthest, "standard errors", goal="value <= 3")
+  yield Row("preparation/minhash_wrong", wrong, "pairs", goal="value <= 0")
 
 
 def our_signatures(documents: Sequence[str]) -> Callable[[], harness.Round]:
@@ -93,4 +93,4 @@ def jaccard(*both: str) -> float:
 
 
 if __name__ == "__main__":
-  peers.main(rows)
+  scripts.main(rows, peers=[scripts.DATATROVE], rounds=5)

@@ -25,7 +25,7 @@ import sysconfig
 from typing import Any
 
 from benchmarks.harness import Row
-from benchmarks.media import runs
+from benchmarks.preparation import scripts
 from gpt4x.preparation.personal_data import PersonalData, Span
 
 # The data set's names, and the goals: the least recall and precision.
@@ -37,8 +37,8 @@ SPEAKS = {"phone": r"phone|\btel\b|\bfax|mobile|\bcall", "card": r"\bcard|visa|p
           "ip": r"(?<![a-z])ip(?:v[46])?(?![a-z])|ipaddress|ipv[46]|inet|socket|\bhost|received:"}
 
 
-def rows(bench: runs.Bench) -> Iterator[Row]:
-  records = json.loads(pathlib.Path(bench.source, "preparation", "synth_dataset_v2.json").read_text())
+def rows(given: scripts.Given) -> Iterator[Row]:
+  records = json.loads(pathlib.Path(given.data, "preparation", "synth_dataset_v2.json").read_text())
   rule = PersonalData()
   found = [rule.spans(record["full_text"]) for record in records]
   for kind, (name, recall, precision) in KINDS.items():
@@ -100,4 +100,4 @@ def is_value(text: str, span: Span) -> bool:
 
 
 if __name__ == "__main__":
-  runs.main(rows)
+  scripts.main(rows, rounds=None)

@@ -9,6 +9,7 @@
     python -m benchmarks.preparation.runs --data=DIR [--rounds=5] [--dry_run]
 """
 
+from collections.abc import Iterator
 import os
 import pathlib
 import random
@@ -23,7 +24,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Row
-from benchmarks.preparation import peers, texts
+from benchmarks.preparation import scripts, texts
 
 KILLS, DOCUMENTS, MILLIONS = 50, 300, 10
 STEPS = """Preparation.steps = [
@@ -34,19 +35,16 @@ C4.terminal_punctuation = False
 """
 
 
-def rows(source: str, pythons: peers.Pythons, rounds: int) -> list[Row]:
-  del pythons
+def rows(given: scripts.Given) -> Iterator[Row]:
   with tempfile.TemporaryDirectory(prefix="preparation-") as name:
     folder = pathlib.Path(name)
-    write(source, folder)
-    same = kills(folder)
-    speeds = [workers(folder, round_) for round_ in range(rounds)]
-  memory = harness.in_a_process(memory_of_millions, MILLIONS)
+    write(given.data, folder)
+    yield Row("preparation/kills_identical", kills(folder), f"of {KILLS}", goal=f"value >= {KILLS}")
+    speeds = [workers(folder, round_) for round_ in range(given.rounds)]
   one, two = (float(np.median([speed[count] for speed in speeds])) for count in (1, 2))
   ratio = float(np.median([speed[2] / speed[1] for speed in speeds]))
-  return [Row("preparation/kills_identical", same, f"of {KILLS}", goal=f"value >= {KILLS}"),
-          Row("preparation/two_workers", two, "documents/s", one, ratio, goal="ratio >= 1.8"),
-          Row("preparation/memory_mib", memory, "MiB", goal="value <= 512")]
+  yield Row("preparation/two_workers", two, "documents/s", one, ratio, goal="ratio >= 1.8")
+  yield Row("preparation/memory_mib", harness.in_a_process(memory_of_millions, MILLIONS), "MiB", goal="value <= 512")
 
 
 def write(source: str, folder: pathlib.Path) -> None:
@@ -128,4 +126,4 @@ def memory_of_millions(millions: int) -> float:
 
 
 if __name__ == "__main__":
-  peers.main(rows)
+  scripts.main(rows, rounds=5)

@@ -19,8 +19,8 @@ from benchmarks.preparation import scripts
 _BYTES = 1 << 27  # About as many are read in a round, compressed.
 
 
-def rows(data: str, rounds: int) -> Iterator[Row]:
-  found = harness.alternate({"ours": ours, "bare": bare}, data, rounds)
+def rows(given: scripts.Given) -> Iterator[Row]:
+  found = harness.alternate({"ours": ours, "bare": bare}, given.data, given.rounds)
   yield harness.compare("preparation/warc", "responses/s", found["ours"], found["bare"], "responses",
                         goal="ratio >= 0.9")
 

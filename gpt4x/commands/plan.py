@@ -1,6 +1,7 @@
 """`gpt4x plan`: plans what `gpt4x train` with these files would do, or `gpt4x generate` with their model."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -12,7 +13,7 @@ import jax
 from gpt4x import configuration, partitioning
 from gpt4x.commands import reading
 from gpt4x.data.prepared_text import PreparedText
-from gpt4x.errors import CommandError
+from gpt4x.errors import CommandError, UserError
 import gpt4x.inference.generate  # noqa: F401  Gin knows its window.
 from gpt4x.partitioning import Partitioner
 from gpt4x.planning import compiler, decoding, plan, steps
@@ -36,8 +37,10 @@ def run(arguments: argparse.Namespace) -> None:
 def _training(arguments: argparse.Namespace, topology: Topology, compiled: bool) -> None:
   config = reading.new_run(arguments.gin_file, arguments.gin)
   if gin.get_bindings("PreparedText"):
-    for share in PreparedText().shares():
-      print(share, file=sys.stderr)
+    shares = PreparedText().shares()
+    with contextlib.suppress(UserError):  # A vocabulary that is not made yet can be planned with.
+      shares = PreparedText().shares(config.experiment.data.vocabulary)
+    print(*shares, sep="\n", file=sys.stderr)
   step = steps.TrainingStep.of(config)
   if arguments.search:
     found = list(plan.search(step, topology))

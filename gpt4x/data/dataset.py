@@ -208,7 +208,7 @@ class Dataset:
     import seqio
 
     sources = [task.source for task in seqio.get_subtasks(self._provider)]
-    return [str(share) for source in sources if hasattr(source, "shares") for share in source.shares()]
+    return [str(share) for source in sources if hasattr(source, "shares") for share in source.shares(self.vocabulary)]
 
   def _steps(self) -> list[Any]:
     """The preprocessors of all tasks, as they are without arguments of their own."""

@@ -6,16 +6,21 @@ import functools
 import hashlib
 import json
 import os
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 import gin
 
 from gpt4x import storage
+from gpt4x.data import named_files, objects
 from gpt4x.data.local_text import LocalText, LocalTextSource
-from gpt4x.data.text_files import Document
+from gpt4x.data.text_files import Document, read_documents
 from gpt4x.errors import refuse, UserError
 
+if TYPE_CHECKING:
+  import seqio
+
 _REPORT = "report.json"  # Is there once a set is whole.
+_SAMPLED, _CHARACTERS = 4, 1 << 16  # Parts of a set of which tokens are counted, and characters of each.
 
 
 @gin.configurable
@@ -45,7 +50,7 @@ class PreparedText:
                       " --gin.PreparedText.sets=\"{'web': 'prepared/web'}\"")
     for name in self.sets:
       self.report(name)
-    return LocalText([f"{folder.rstrip('/')}/part-*.jsonl.zst" for folder in self.sets.values()])
+    return LocalText([_parts(folder) for folder in self.sets.values()])
 
   def report(self, name: str) -> Mapping[str, Any]:
     """The report of a set."""
@@ -56,26 +61,38 @@ class PreparedText:
                       " finished: give the same gpt4x prepare again")
     return json.loads(content)
 
-  def shares(self) -> list["Share"]:
-    """What each set is of a pass through the corpus."""
+  def shares(self, vocabulary: "seqio.Vocabulary | None" = None) -> list["Share"]:
+    """What each set is of a pass through the corpus, with its tokens if the vocabulary is known."""
     kept: dict[str, tuple[int, int]] = {name: tuple(self.report(name)["kept"]) for name in self.sets}
     passed = {name: size * self.epochs.get(name, 1.0) for name, (_, size) in kept.items()}
     whole = sum(passed.values()) or 1.0
-    return [Share(name, *kept[name], self.epochs.get(name, 1.0), passed[name] / whole) for name in self.sets]
+    return [Share(name, *kept[name], self.epochs.get(name, 1.0), passed[name] / whole,
+                  None if vocabulary is None else self._tokens(name, *kept[name], vocabulary)) for name in self.sets]
+
+  def _tokens(self, name: str, documents: int, size: int, vocabulary: "seqio.Vocabulary") -> int:
+    """About as many as the set has: by those of a sample for each byte, and one for the end of each document."""
+    texts = list(_sample(self.sets[name]))
+    tokens, read = sum(len(vocabulary.encode(text)) for text in texts), sum(len(text.encode()) for text in texts)
+    return documents + round(size * tokens / max(1, read))
 
 
 class Share(NamedTuple):
-  """A set: documents and bytes of text that it has, how often a pass goes through it, and its part of the pass."""
+  """A set: documents and bytes of text that it has, how often a pass goes through it, its part of the pass, and tokens.
+
+  The tokens are of the set once, and None if it is not known of which vocabulary.
+  """
 
   name: str
   documents: int
   size: int
   epochs: float
   share: float
+  tokens: int | None = None
 
   def __str__(self) -> str:
-    return (f"{self.name}: {self.documents:,} documents, {self.size / 1e6:,.1f} MB of text, {self.epochs:g} times a"
-            f" pass, {self.share:.1%} of it")
+    tokens = "" if self.tokens is None else f", about {int(float(f'{self.tokens:.2g}')):,} tokens"
+    return (f"{self.name}: {self.documents:,} documents, {self.size / 1e6:,.1f} MB of text{tokens}, {self.epochs:g}"
+            f" times a pass, {self.share:.1%} of it")
 
 
 class PreparedTextSource(LocalTextSource):
@@ -85,9 +102,9 @@ class PreparedTextSource(LocalTextSource):
   def corpus(self) -> LocalText:
     return PreparedText().corpus
 
-  def shares(self) -> list[Share]:
-    """What each set is of a pass."""
-    return PreparedText().shares()
+  def shares(self, vocabulary: "seqio.Vocabulary") -> list[Share]:
+    """What each set is of a pass, in documents, bytes and tokens."""
+    return PreparedText().shares(vocabulary)
 
   def fingerprint_parts(self) -> dict[str, Any]:
     return super().fingerprint_parts() | {"epochs": sorted(PreparedText().epochs.items())}
@@ -104,6 +121,23 @@ class PreparedTextSource(LocalTextSource):
       drawn = int(hashlib.sha256(document[1].encode()).hexdigest()[-8:], 16) / 2**32  # The first digits hold out.
       for _ in range(int(epochs) + (drawn < epochs % 1)):
         yield document
+
+
+def _parts(folder: str) -> str:
+  return f"{folder.rstrip('/')}/part-*.jsonl.zst"
+
+
+def _sample(folder: str) -> Iterator[str]:
+  """Texts of a prepared set: the beginnings of some parts, which lie all over it."""
+  files = sorted(named_files.match("PreparedText.sets", _parts(folder)).values())
+  for file in files[::-(-len(files) // _SAMPLED)]:
+    for path, opened in objects.opened([file]):
+      left = _CHARACTERS
+      for _, text in read_documents(path, lambda _: None, opened):
+        yield text[:left]
+        if (left := left - len(text)) <= 0:
+          break
+      break  # Lest the rest of it is fetched from a bucket.
 
 
 def _real(folder: str) -> str:

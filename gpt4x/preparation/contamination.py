@@ -6,6 +6,7 @@ Runs of 13 words are compared, as for GPT-3 (Brown et al., "Language Models are 
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
+import pathlib
 import re
 from typing import Any, NamedTuple
 import unicodedata
@@ -13,18 +14,17 @@ import unicodedata
 import gin
 import numpy as np
 
+from gpt4x import storage
 from gpt4x.data import json_lines, named_files, objects
 from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
 from gpt4x.errors import nearest, refuse, require, UserError
 from gpt4x.preparation.document import Document, Dropped
 from gpt4x.preparation.duplicates import hashing
+from gpt4x.preparation.rules.words import UNSPACED
 
-# Scripts that have no spaces between words; each character of theirs is taken for a word.
-_UNSPACED = (r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-             r"\uf900-\ufaff\U00020000-\U0003ffff")
 # What belongs to the letter before it though it is none: accents, points of Hebrew and Arabic, vowels of India.
 _MARKS = r"\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:[^\W_{_UNSPACED}]|[{_MARKS}])+")
+_WORD = re.compile(rf"[{UNSPACED}]|(?:[^\W_{UNSPACED}]|[{_MARKS}])+")
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+")
 _PUNCTUATION = re.compile(r"[^\w\s]*")
 _CUTS = 16  # A text made of items in items is dropped after so many, lest it take a pass for each.
@@ -97,6 +97,9 @@ class Decontaminate:
       if not text.strip():
         break
     return Dropped("contamination", match=names[0])
+
+  def files_read(self) -> list[pathlib.Path]:
+    return [storage.path(path) for path in named_files.match("Decontaminate.items", self.items)]
 
   def _index(self) -> "Index":
     patterns = (self.items,) if isinstance(self.items, str) else tuple(self.items)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 import dataclasses
-from importlib import metadata
 import re
 from typing import Literal
 
@@ -47,12 +46,6 @@ class Extract:
   def __post_init__(self):
     refuse(self, self.mode not in _LIBRARIES, "mode", "must be 'standard' or 'fast'")
     require(self, "seconds above 0", lambda value: 0 < value < float("inf"), "timeout")
-
-  @property
-  def identity(self) -> str:
-    """The libraries that decide the text, with their versions."""
-    names = (name.partition(".")[0] for name in _LIBRARIES[self.mode])
-    return ", ".join(f"{name} {_version(name)}" for name in names)
 
   def __call__(self, document: Document) -> Document | Dropped:
     if document.text:
@@ -101,10 +94,3 @@ def fast_text(page: str) -> str:
   """The main text of a page by resiliparse; empty if it finds none."""
   html2text = library("resiliparse.extract.html2text", "Extract.mode = 'fast'")
   return html2text.extract_plain_text(page, main_content=True, alt_texts=False)
-
-
-def _version(name: str) -> str:
-  try:
-    return metadata.version(name)
-  except metadata.PackageNotFoundError:
-    return "missing"

@@ -27,6 +27,11 @@ class File:
   size: int
   sample: int
 
+  @property
+  def folder(self) -> str:
+    """Where the name counts from."""
+    return self.path.removesuffix(self.name)
+
 
 Shard = tuple[File, ...]
 

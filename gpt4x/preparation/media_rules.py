@@ -1,6 +1,6 @@
 """Rules for documents with an image or a sound: what can be decoded, its size, and its caption.
 
-A document names its medium in the field "image" or "audio", as a path.
+A document names its medium in the field "image" or "audio", as a path from its folder.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import functools
 import gin
 import numpy as np
 
+from gpt4x.data.text_files import shown
 from gpt4x.errors import one_line, require, UserError
 from gpt4x.media.files import content, images, sounds
 from gpt4x.preparation.document import Document, Dropped
@@ -52,7 +53,7 @@ class Images:
     except content.Unavailable:
       raise
     except UserError as error:
-      return Dropped("image_unreadable", one_line(error))
+      return Dropped("image_unreadable", _said(error, document, "image"))
     shorter, longer = sorted((height, width))
     if shorter < self.min_side:
       return Dropped("image_side", shorter)
@@ -97,7 +98,7 @@ class Sounds:
     except content.Unavailable:
       raise
     except UserError as error:
-      return Dropped("sound_unreadable", one_line(error))
+      return Dropped("sound_unreadable", _said(error, document, "audio"))
     seconds = len(sound.samples) / sound.rate
     if not self.min_seconds <= seconds <= self.max_seconds:
       return Dropped("sound_short" if seconds < self.min_seconds else "sound_long", round(seconds, 3))
@@ -152,9 +153,14 @@ def image_key(path: str) -> int:
 
 def _path(document: Document, medium: str) -> str | None:
   """The path of a document's image or sound; None if it has one of the other kind."""
-  if (path := document.fields.get(medium)) is not None:
-    return str(path)
+  if (path := document.path(medium)) is not None:
+    return path
   if not document.fields.keys() & {"image", "audio"}:
     raise UserError(f"{document.name} has neither \"image\" nor \"audio\" in its fields: leave the rules of media out"
                     " where documents have none")
   return None
+
+
+def _said(error: UserError, document: Document, medium: str) -> str:
+  """What an error says, with the file named as in the document: the same wherever the input lies."""
+  return one_line(str(error).replace(shown(str(document.path(medium))), shown(str(document.fields[medium]))))

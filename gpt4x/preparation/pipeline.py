@@ -14,7 +14,7 @@ from typing import Any, Literal
 import gin
 
 from gpt4x import __version__, storage
-from gpt4x.errors import refuse, require, UserError
+from gpt4x.errors import one_line, refuse, require, UserError
 from gpt4x.preparation import inputs, work
 from gpt4x.preparation.statistics import Statistics
 
@@ -99,13 +99,27 @@ def begin(of: work.Work) -> bool:
 
 
 def _described(step: Any) -> Any:
-  """A step by its parameters, and by what is in the files that these name or match."""
+  """A step by its parameters, and by what is in the files that it reads."""
   if inspect.isfunction(step):
     return [f"{step.__module__}.{step.__qualname__}", hashlib.sha256(inspect.getsource(step).encode()).hexdigest()[:16]]
+  files = step.files_read() if hasattr(step, "files_read") else _named_files(step)
+  return [repr(step), *([os.fspath(path), _content(step, path)] for path in sorted(files))]
+
+
+def _named_files(step: Any) -> set[pathlib.Path]:
+  """The files of this machine that the parameters of a step name or match."""
   named = [name for value in vars(step).values() for name in ([value] if isinstance(value, str) else value or ()
            if isinstance(value, (list, tuple)) else ()) if isinstance(name, str)]
-  files = sorted({path for name in named for path in glob.glob(name, recursive=True) if os.path.isfile(path)})
-  return [repr(step), *([path, storage.size_and_crc(pathlib.Path(path))] for path in files)]
+  return {pathlib.Path(path) for name in named for path in glob.glob(name, recursive=True) if os.path.isfile(path)}
+
+
+def _content(step: Any, path: pathlib.Path) -> list[int]:
+  try:
+    with storage.errors(path):
+      return storage.size_and_crc(path)
+  except OSError as error:
+    raise UserError(f"{type(step).__name__} reads {path}, which cannot be read ({error.strerror or one_line(error)}):"
+                    " correct its name") from error
 
 
 def _version(name: str) -> str:

@@ -9,6 +9,7 @@ from gpt4x import html_page, storage
 from gpt4x.html_page import count, text
 from gpt4x.preparation.counts import Counts
 from gpt4x.preparation.pipeline import REPORT
+from gpt4x.preparation.sources import media_folder
 from gpt4x.preparation.work import Work
 
 PAGE = "report.html"
@@ -21,6 +22,8 @@ def write(work: Work, gin_text: str) -> Counts:
   statistics = found.to_json() if (found := work.counted_statistics()) else None
   steps = [name for name, _ in work.steps]
   content = {"steps": steps, **counts.to_json(), "statistics": statistics, "gin": gin_text}
+  if any(media_folder.has_media(file.path) for shard in work.shards for file in shard):
+    content["media_folder"] = work.shards[0][0].folder  # Where the paths of media in the output count from.
   storage.write(folder / PAGE, page(steps, counts, statistics, gin_text).encode())
   storage.write(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False).encode(errors="replace"))
   return counts

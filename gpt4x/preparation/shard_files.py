@@ -61,15 +61,16 @@ def line(record: Any) -> bytes:
 
 def document_line(document: Document) -> bytes:
   """A document between two steps."""
-  return line([document.name, document.text, base64.b85encode(document.content).decode(), dict(document.fields)])
+  return line([document.name, document.text, base64.b85encode(document.content).decode(), dict(document.fields),
+               document.folder])
 
 
 def documents(path: pathlib.Path) -> Iterator[Document]:
   """The documents of a shard between two steps."""
   with unpacked(path) as file:
     for one in file:
-      name, text, content, fields = json.loads(one)
-      yield Document(name, text, base64.b85decode(content), fields)
+      name, text, content, fields, folder = json.loads(one)
+      yield Document(name, text, base64.b85decode(content), fields, folder)
 
 
 class Names:

@@ -2,16 +2,18 @@
 
 import collections
 import pathlib
+import sys
 
 import gin
 import pytest
 import seqio
 
-from gpt4x import tasks  # noqa: F401
-from gpt4x.data import local_text
+from gpt4x import cli, tasks  # noqa: F401
+from gpt4x.data import local_text, prepared_text
 from gpt4x.data.dataset import DatasetConfig
 from gpt4x.data.prepared_text import PreparedText, PreparedTextSource
 from gpt4x.errors import UserError
+from gpt4x.planning import steps
 from tests.preparation import preparing
 
 
@@ -83,6 +85,35 @@ def test_shares_are_of_a_pass(sets):
   assert books.share == pytest.approx(3 * books.size / (web.size + 3 * books.size)) and web.share + books.share == 1
 
 
+class Words(seqio.PassThroughVocabulary):
+  """A token a word."""
+
+  def encode(self, s):
+    return s.split()
+
+
+def test_tokens_are_those_of_a_sample_by_its_bytes(sets, monkeypatch):
+  of_bytes, of_words = (PreparedText(sets).shares(one) for one in (seqio.ByteVocabulary(), Words(100)))
+  assert [one.tokens for one in of_bytes] == [one.size + one.documents for one in of_bytes]
+  assert [one.tokens for one in of_words] == [300 * 6, 100 * 3]
+  monkeypatch.setattr(prepared_text, "_CHARACTERS", 20)  # Of each part one "WEB PAGE 0 OF 0", and a part of the next.
+  assert [text[:10] for text in prepared_text._sample(sets["web"])] == ["WEB PAGE 0", "WEB P", "WEB PAGE 0", "WEB P"]
+  monkeypatch.setattr(prepared_text, "_SAMPLED", 1)
+  assert [text[-4:] for text in prepared_text._sample(sets["web"])] == ["OF 0", "EB P"]
+  assert PreparedText(sets).shares()[0].tokens is None and "tokens" not in str(PreparedText(sets).shares()[0])
+
+
+@pytest.mark.parametrize("task, told", [
+    ("prepared_text_bytes", "MB of text, about 5,200 tokens, 1 times"), ("prepared_text", "MB of text, 1 times")])
+def test_a_plan_says_the_tokens_where_the_vocabulary_is_made(sets, capsys, monkeypatch, tmp_path, task, told):
+  monkeypatch.setenv("GPT4X_DATA_DIR", str(tmp_path))  # Where no test has made a vocabulary.
+  monkeypatch.setattr(steps.TrainingStep, "of", lambda config: sys.exit(75))  # What comes next is not looked at.
+  with pytest.raises(SystemExit):
+    cli.main(["plan", "--gin_file=experiments/quickstart.gin", "--gin_file=data/prepared_text.gin",
+              "--topology=v5p:4x4x4", f"--gin.PreparedText.sets={sets!r}", f"--gin.MIXTURE_OR_TASK_NAME='{task}'"])
+  assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda sets: PreparedText().corpus, "PreparedText.sets is not set: name what gpt4x prepare wrote"),
     (lambda sets: PreparedText({"web": "/nowhere"}).corpus, "PreparedText.sets has 'web': '/nowhere', which is no"),
@@ -96,5 +127,6 @@ def test_a_wrong_set_is_named(sets, make, message):
 def test_what_a_pass_is_made_of_is_said_in_a_line_each(sets):
   gin.parse_config(f"PreparedText.sets = {sets!r}\nPreparedText.epochs = {{'books': 3}}")
   web, books = DatasetConfig("prepared_text_bytes", {"targets": 16}, 2).open().composition
-  assert web.startswith("web: 300 documents, 0.0 MB of text, 1 times a pass, ") and "books: 100 documents" in books
+  assert web.startswith("web: 300 documents, 0.0 MB of text, about 5,200 tokens, 1 times a pass, ")
+  assert books.startswith("books: 100 documents, 0.0 MB of text, about 790 tokens, 3 times a pass, ")
   assert not DatasetConfig("stdlib_bytes", {"targets": 16}, 2).open().composition

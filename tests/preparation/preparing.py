@@ -35,9 +35,10 @@ def write(folder: pathlib.Path, *files: list[str]) -> str:
   return str(folder / "*.jsonl")
 
 
-def run(pattern: str, output: pathlib.Path, *steps: Any, engine: Any = None, **more: Any) -> Prepared:
+def run(pattern: str | list[str], output: pathlib.Path, *steps: Any, engine: Any = None, **more: Any) -> Prepared:
   """Prepares files, with each in a shard of its own."""
-  work = Preparation(steps, **{"shard_bytes": 1, **more}).work([pattern], str(output))
+  work = Preparation(steps, **{"shard_bytes": 1, **more}).work(
+      [pattern] if isinstance(pattern, str) else pattern, str(output))
   if not pipeline.begin(work):
     with engine or Here() as running:
       for stage in work.stages():
@@ -56,7 +57,7 @@ def read(output: pathlib.Path) -> Prepared:
   lines = lambda pattern: [json.loads(line) for path in sorted(output.glob(pattern))
                            for line in shard_files.unpacked(path).read().splitlines()]
   found = json.loads((output / "report.json").read_text())
-  rest = "steps", "statistics", "gin"
+  rest = "steps", "statistics", "gin", "media_folder"
   counts = Counts.from_json({name: value for name, value in found.items() if name not in rest})
   return Prepared({one["id"]: one["text"] for one in lines("part-*.jsonl.zst")},
                   {one["id"]: one for one in lines("dropped/part-*")}, counts)

@@ -59,7 +59,8 @@ def test_an_item_of_fewer_words_is_a_hit_when_it_is_whole(items, tmp_path):
     ("one two three four five", "one\r\ntwo\u2028three—four_five"),
     ("don't do it this way", "Don\u2019t do it -- this way"),
     ("a 😀 b c d e", "a b c d e"), ("他们去了北京", "昨天他们，去了北京。"), ("ยังไม่มี", "ก็ยังไม่มีใคร"),
-    ("हिन्दी में एक दो तीन", "हिन्दी में, एक दो तीन।")])
+    ("हिन्दी में एक दो तीन", "हिन्दी में, एक दो तीन।"),
+    ("བོད་སྐད་ཡིག", "བོད། སྐད། ཡིག"), ("人々のｶﾀｶﾅ", "人々のカタカナ")])
 def test_case_punctuation_and_forms_of_accents_make_no_difference(items, item, text):
   assert isinstance(rule(items, {"text": item})(document(f"x {text} y")), Dropped)
 

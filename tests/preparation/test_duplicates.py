@@ -2,12 +2,14 @@
 
 import itertools
 import random
+import re
 
 from hypothesis import given, settings, strategies
 import numpy as np
 import pytest
 
 from gpt4x.errors import UserError
+from gpt4x.preparation import shard_files
 from gpt4x.preparation.document import Document, Dropped
 from gpt4x.preparation.duplicates import hashing, matching
 from gpt4x.preparation.duplicates.exact import ExactDuplicates
@@ -136,6 +138,36 @@ def test_the_middle_of_a_chain_alone_is_dropped(tmp_path):
   assert alike[0] > 0.8 and jaccard(chain[0], chain[2], 2) < 0.7
   found = prepared(tmp_path, [chain], NearDuplicates(0.75, ngram=2, bands=40, rows=4))
   assert list(found.dropped) == ["a.jsonl:2"]
+
+
+def test_of_a_long_chain_every_second_stays_and_what_is_dropped_names_one_that_is_there(tmp_path):
+  """A ~ B ~ C ~ D ~ E, over files and in an order of names that is not the order of keys."""
+  words = WORDS[:70]
+  a, b, c, d, e = (" ".join(words[start:start + 50]) for start in (0, 5, 10, 15, 20))
+  found = prepared(tmp_path, [[a], [b, "other words " * 5, c], [d, e]], NearDuplicates(0.75, ngram=2, bands=40, rows=4))
+  assert {name: one["match"] for name, one in found.dropped.items()} == {"b.jsonl:1": "a.jsonl:1",
+                                                                         "c.jsonl:1": "b.jsonl:3"}
+
+
+def test_documents_of_the_same_boilerplate_are_compared_with_few(tmp_path):
+  """All have one key in common: each is compared with the first, and with the next."""
+  entries = np.zeros(2_000, shard_files.ENTRY)
+  entries["row"] = np.arange(2_000)
+  for name in ("a", "b"):
+    shard_files.write_entries(tmp_path / name, entries)
+  matching.write_matches([tmp_path / "a", tmp_path / "b"], (0, shard_files.GROUPS), tmp_path / "pairs", pairs=True)
+  pairs = shard_files.Groups(tmp_path / "pairs").read(0, 2, shard_files.MATCH)
+  assert 4_000 < len(pairs) <= 33 * 4_000
+  met = {(0, 0)} | {(shard, row) for shard, row in pairs[["shard", "other"]].tolist()}
+  assert len(met) == 4_000
+
+
+def test_boilerplate_in_every_document_is_taken_out_of_all_but_the_first(tmp_path):
+  files = [[f"Accept all cookies\nText {chr(97 + file)} {WORDS[row]}\nAll rights reserved" for row in range(150)]
+           for file in range(2)]
+  found = prepared(tmp_path, files, RepeatedLines())
+  assert len(found.kept) == 300 and found.kept.pop("a.jsonl:1") == files[0][0]
+  assert all(re.fullmatch(r"Text [ab] [a-h]{3}\n?", text) for text in found.kept.values())
 
 
 def test_many_copies_of_one_text_are_one(tmp_path):

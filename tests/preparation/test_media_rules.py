@@ -1,6 +1,7 @@
 """Folders of images and sounds with captions, and what the rules keep of them."""
 
 import json
+import pathlib
 import pickle
 import wave
 
@@ -10,9 +11,12 @@ import pytest
 
 from gpt4x.errors import UserError
 from gpt4x.media.files.content import Unavailable
+from gpt4x.preparation import shard_files
 from gpt4x.preparation.document import Document, Dropped
+from gpt4x.preparation.duplicates.pictures import ImageDuplicates
 from gpt4x.preparation.media_rules import Caption, image_key, Images, Sounds
 from gpt4x.preparation.sources import media_folder
+from tests.preparation import preparing
 
 RATE = 8000
 
@@ -56,11 +60,12 @@ def test_captions_lie_beside_their_media(tmp_path):
   (tmp_path / "README.md").write_text("not a medium")
   documents, said = read(tmp_path)
   assert [(one.name, one.text, one.fields) for one in documents] == [
-      ("a.wav:1", "a", {"audio": str(tmp_path / "a.wav")}),
-      ("b/x.JPG:1", "x", {"image": str(tmp_path / "b/x.JPG")}),
-      ("z.png:1", "für\n dich", {"image": str(tmp_path / "z.png")})]
+      ("a.wav:1", "a", {"audio": "a.wav"}), ("b/x.JPG:1", "x", {"image": "b/x.JPG"}),
+      ("z.png:1", "für\n dich", {"image": "z.png"})]
+  assert [one.path("image") for one in documents] == [None, str(tmp_path / "b/x.JPG"), str(tmp_path / "z.png")]
   assert [one.split()[0] for one in said] == ["b/none.png", "b/alone.txt"]
-  assert read(tmp_path, name="set")[0][0].name == "set/a.wav:1"
+  below, _ = read(tmp_path / "b", name="b")
+  assert [(one.name, one.path("image")) for one in below] == [("b/x.JPG:1", str(tmp_path / "b/x.JPG"))]
 
 
 def test_metadata_has_captions_and_fields(tmp_path):
@@ -74,10 +79,44 @@ def test_metadata_has_captions_and_fields(tmp_path):
   (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n{broken")
   documents, said = read(tmp_path)
   assert [(one.name, one.text, one.fields) for one in documents] == [
-      ("metadata.jsonl:1", "one", {"license": "x", "image": str(tmp_path / "a.png")}),
-      ("metadata.jsonl:2", "two", {"audio": str(tmp_path / "b/s.wav")}),
-      ("d.png:1", "beside", {"image": str(tmp_path / "d.png")})]
+      ("metadata.jsonl:1", "one", {"license": "x", "image": "a.png"}),
+      ("metadata.jsonl:2", "two", {"audio": "b/s.wav"}), ("d.png:1", "beside", {"image": "d.png"})]
+  assert [one.path("audio") or one.path("image") for one in documents] == [
+      str(tmp_path / name) for name in ("a.png", "b/s.wav", "d.png")]
   assert [one.split()[0].rstrip(":") for one in said] == [f"metadata.jsonl:{line}" for line in range(3, 8)] + ["c.png"]
+
+
+def captioned(folder):
+  """Pictures with captions, one of them damaged, two alike, and some listed."""
+  (folder / "listed").mkdir(parents=True)
+  for number, name in enumerate(("a", "b", "listed/c", "listed/d")):
+    PIL.Image.fromarray(noise(9, 9, number)).resize((300, 200)).save(folder / f"{name}.png")
+  (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
+  (folder / "broken.png").write_bytes(b"no image" * 500)
+  for name in ("a", "b", "broken"):
+    (folder / f"{name}.txt").write_text(f"a caption of {name}")
+  lines = [{"file_name": f"{name}.png", "text": "a caption in a list"} for name in "cd"]
+  (folder / "listed" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  return [f"{folder}/*.png", f"{folder}/listed/metadata.jsonl"]
+
+
+def test_a_copy_of_the_folder_gives_the_same_bytes(tmp_path):
+  pytest.importorskip("imagehash")
+  found = []
+  for copy in (tmp_path / "one", tmp_path / "elsewhere" / "two"):
+    output = copy / "output"
+    prepared = preparing.run(captioned(copy / "input"), output, Images(), ImageDuplicates(), Images())
+    content = {path.relative_to(output): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    report = json.loads(content.pop(pathlib.Path("report.json")))
+    assert report.pop("media_folder") == f"{copy}/input/"
+    found.append((prepared, content, report))
+  assert found[0] == found[1]
+  kept = [json.loads(line) for path in sorted(output.glob("part-*"))
+          for line in shard_files.unpacked(path).read().splitlines()]
+  assert [one["metadata"] for one in kept] == [{"image": f"{name}.png"} for name in ("a", "listed/c", "listed/d")]
+  assert {name: (one["reason"], one["match"]) for name, one in prepared.dropped.items()} == {
+      "b.png:1": ("image_duplicate", "a.png:1"), "broken.png:1": ("image_unreadable", None)}
+  assert prepared.dropped["broken.png:1"]["value"].startswith("broken.png is of no known format")
 
 
 @pytest.mark.parametrize("rule, size, found", [

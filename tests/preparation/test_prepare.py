@@ -1,7 +1,12 @@
 """Preparations: the same bytes however they run and wherever they are stopped, and what is counted."""
 
+import errno
 import json
+import os
 import pathlib
+import random
+import subprocess
+import sys
 
 import gin
 import pytest
@@ -9,6 +14,7 @@ import pytest
 from gpt4x import cli, storage
 from gpt4x.errors import UserError
 from gpt4x.preparation import engines, pipeline, shard_files
+from gpt4x.preparation.contamination import Decontaminate
 from gpt4x.preparation.counts import Counts
 from gpt4x.preparation.document import Dropped
 from gpt4x.preparation.duplicates.exact import ExactDuplicates
@@ -16,8 +22,12 @@ from gpt4x.preparation.duplicates.lines import RepeatedLines
 from gpt4x.preparation.duplicates.near import NearDuplicates
 from gpt4x.preparation.duplicates.substrings import RepeatedSubstrings
 from gpt4x.preparation.pipeline import Preparation
+from gpt4x.preparation.rules import quality
+from gpt4x.preparation.rules.where import Where
+from gpt4x.preparation.rules.word_lists import WordList
 from gpt4x.preparation.statistics import Statistics
-from tests.preparation.preparing import prepared, run, write
+from tests import buckets
+from tests.preparation.preparing import Here, prepared, run, write
 
 FILES = [["a text of some words", "short", "a text of some words"], ["", "a text of some more words\nshort line"],
          ["short line", "a text of some words and more", "ends here with a text of some more words"]]
@@ -150,6 +160,36 @@ def test_a_list_that_a_step_reads_is_part_of_it(tmp_path):
   assert pipeline._described(step) != before
 
 
+@pytest.mark.parametrize("model", ["models", "models/quality.npz", "~/models"])
+def test_another_model_under_the_same_name_is_refused(tmp_path, monkeypatch, model):
+  pattern, folder = write(tmp_path / "input", ["a text of some words"]), tmp_path / "models"
+  folder.mkdir()
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  quality.train(["good"], ["bad"], str(folder), buckets=64)
+  run(pattern, tmp_path / "output", quality.Quality(model, least=0))
+  run(pattern, tmp_path / "output", quality.Quality(model, least=0))
+  quality.train(["bad"], ["good"], str(folder), buckets=64)
+  with pytest.raises(UserError, match="was begun with other steps: give the same command to go on with it, or"):
+    run(pattern, tmp_path / "output", quality.Quality(model, least=0))
+
+
+def test_evaluation_items_in_a_bucket_are_part_of_a_step(gs):
+  step = Decontaminate(f"{gs}/items/*.jsonl")
+  buckets.put(f"{gs}/items/a.jsonl", '{"text": "one two three four five six"}')
+  before = pipeline._described(step)
+  assert before == pipeline._described(step)
+  buckets.put(f"{gs}/items/a.jsonl", '{"text": "six five four three two one"}')
+  assert pipeline._described(step) != before
+
+
+def test_a_list_that_is_not_there_is_told_before_anything_is_written(tmp_path):
+  pattern = write(tmp_path / "input", ["a text of some words"])
+  with pytest.raises(UserError, match="WordList reads .*gone.txt, which cannot be read .No such file"):
+    run(pattern, tmp_path / "output", WordList(str(tmp_path / "gone.txt")))
+  assert not (tmp_path / "output").exists()
+
+
 def test_a_folder_of_something_else_is_not_written_to(tmp_path):
   (tmp_path / "output").mkdir()
   (tmp_path / "output" / "mine.txt").write_text("mine")
@@ -172,6 +212,68 @@ def test_a_rule_that_returns_nothing_is_named(tmp_path):
 
 def forgetful(document):
   document.text.upper()
+
+
+def test_a_rule_about_a_field_that_no_step_wrote_ends_the_preparation(tmp_path):
+  with pytest.raises(UserError, match="Where.field = 'quality': a.jsonl:1 has no such field"):
+    prepared(tmp_path, [["text"]], shout, Where("quality", least=0.5))
+
+
+class Full:
+  """A disk that is full at one of the writes, and has room again behind it."""
+
+  def __init__(self, at: int):
+    self.left = at
+
+  def patch(self, patched, owner, name):
+    original = getattr(owner, name)
+
+    def write(one, data):
+      self.left -= 1
+      if self.left == 0:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      return original(one, data)
+
+    patched.setattr(owner, name, write)
+
+
+def test_a_full_disk_is_told_in_a_line_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(engines, "Pool", lambda workers: Here())
+  pattern = write(tmp_path / "input", *FILES[:2])
+  command = ["prepare", "--gin.Preparation.steps=[@ExactDuplicates(), @RepeatedLines()]", f"--input={pattern}",
+             "--gin.Preparation.shard_bytes=1"]
+  assert cli.main([*command, f"--output={tmp_path / 'whole'}"]) == 0
+  whole, at, status = content(tmp_path / "whole"), 0, 1
+  while status:
+    capsys.readouterr()
+    at, disk, output = at + 1, Full(at + 1), tmp_path / f"full{at}"
+    with monkeypatch.context() as patched:
+      disk.patch(patched, shard_files._Raw, "write")
+      disk.patch(patched, pathlib.Path, "write_bytes")
+      status = cli.main([*command, f"--output={output}"])
+    said = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert not status or said[-1].endswith("No space left on device: free some space, then run the command again"), said
+    assert not any("Traceback" in line for line in said) and cli.main([*command, f"--output={output}"]) == 0
+    assert content(output) == whole, f"full at {at}"
+  assert at > 15
+
+
+def test_a_worker_that_cannot_write_says_so_and_the_same_command_goes_on(tmp_path):
+  """Files may not become as long as theirs would: what the system then says is as of a full disk."""
+  draw = random.Random(0)
+  pattern = write(tmp_path / "input", ["".join(draw.choices("abcdefghijklmno ", k=5000)) for _ in range(60)])
+  command = [sys.executable, "-m", "gpt4x.cli", "prepare", "--gin.Preparation.steps=[@ExactDuplicates()]",
+             f"--input={pattern}", f"--output={tmp_path / 'output'}", "--workers=1"]
+  environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+  full = subprocess.run(["sh", "-c", 'ulimit -f 64; exec "$@"', "sh", *command], env=environment, capture_output=True,
+                        text=True)
+  assert full.returncode == 1 and full.stderr.splitlines()[-1].endswith(
+      "File too large: free some space, then run the command again")
+  assert "Traceback" not in full.stderr and not list((tmp_path / "output").glob("part-*"))
+  subprocess.run(command, env=environment, check=True, capture_output=True)
+  run(pattern, tmp_path / "whole", ExactDuplicates(), shard_bytes=1 << 24)
+  part = "part-00000-of-00001.jsonl.zst"
+  assert (tmp_path / "output" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes()
 
 
 def test_a_rule_may_be_there_twice(tmp_path):

@@ -45,6 +45,20 @@ def test_only_newlines_end_lines(separator):
     assert isinstance(rule(Document("a", text)), Document)
 
 
+@pytest.mark.parametrize("lines", [
+    ["委员会表示，他们将再次检查这些道路，理由很充分：大多数道路是在卡车出现之前修建的。",
+     "没有人期待今年会有答案。工程师们已经开始测量了，结果明年公布。",
+     "道路的长度比预想的短了三米，因此需要重新计算所有的费用。"],
+    ["คณะกรรมการกล่าวว่าจะต้องตรวจสอบถนนอีกครั้งเพราะถนนส่วนใหญ่สร้างขึ้นก่อนมีรถบรรทุก",
+     "วิศวกรเริ่มวัดถนนแล้วและไม่มีใครคาดหวังคำตอบในปีนี้",
+     "ความยาวของถนนสั้นกว่าที่คิดไว้สามเมตร จึงต้องคำนวณค่าใช้จ่ายใหม่ทั้งหมด"]])
+def test_rules_for_english_leave_chinese_and_thai_alone(lines):
+  """They have few blanks, no stop words of English, and other ends of sentences or none."""
+  document = Document("a", "\n".join(lines))
+  for rule in (GopherRepetition(), GopherQuality(), C4(), FineWeb()):
+    assert rule(document) == document, rule
+
+
 def test_rules_in_their_order_leave_prose_alone():
   text = "\n".join(f"The engineers have begun to measure road {n}, and it was found to be {10 * n} metres short. "
                    f"Nobody knew that reason {n} was to be taken seriously by committee {n + 7}." for n in range(1, 4))

@@ -13,6 +13,7 @@ from gpt4x.preparation.rules.words import split, words_of
     ("naïve café", ["naïve", "café"], False),
     ("我是学生。", ["我", "是", "学", "生。"], True),
     ("これはペン", ["こ", "れ", "は", "ペ", "ン"], True),
+    ("人々", ["人", "々"], True), ("ｶﾅ", ["ｶ", "ﾅ"], True), ("བོད་སྐད།", ["བོ", "ད་", "སྐ", "ད།"], True),
     ("ที่นี่", ["ที่", "นี่"], True),  # The marks belong to their consonant.
     ("한국어 문장 입니다", ["한국어", "문장", "입니다"], False),  # Korean has blanks.
     ("Tokyo (東京) is the capital of Japan", ["Tokyo", "(", "東", "京)", "is", "the", "capital", "of", "Japan"], False),

@@ -31,8 +31,7 @@ def running(scheme: str) -> Iterator[dict[str, str]]:
     stack.callback(_forget, scheme)
     if scheme == "gs":
       url = stack.enter_context(_google())
-      yield {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",
-             "NO_GCE_CHECK": "true"}
+      yield {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url, "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none"}
     else:
       from moto.server import ThreadedMotoServer
       logging.getLogger("werkzeug").setLevel(logging.ERROR)  # It says every request.

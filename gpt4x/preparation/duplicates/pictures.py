@@ -35,7 +35,7 @@ class ImageDuplicates(NearJoin):
     return 1 - self.bits / _BITS
 
   def features(self, document: Document) -> np.ndarray:
-    path = document.fields.get("image")
+    path = document.path("image")
     return np.array([image_key(path)] if path else [], np.uint64)
 
   def keys_of(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -166,6 +166,9 @@ class Quality:
     require(self, "a file or a directory", lambda value: isinstance(value, str) and value, "model")
     require(self, "between 0 and 1", lambda value: 0 <= value <= 1, "least")
 
+  def files_read(self) -> list[pathlib.Path]:
+    return [_file(self.model)]
+
   def __call__(self, document: Document) -> Document | Dropped:
     quality = load(self.model).probability(document.text)
     if quality < self.least:

@@ -3,6 +3,7 @@
 from collections import Counter
 import dataclasses
 import functools
+import pathlib
 import re
 
 import gin
@@ -80,6 +81,9 @@ class WordList:
   def __post_init__(self):
     require(self, "a file of words", lambda value: isinstance(value, str) and value, "file")
     require(self, "at least 0", lambda value: value >= 0, "most")
+
+  def files_read(self) -> list[pathlib.Path]:
+    return [storage.path(self.file)]
 
   def __call__(self, document: Document) -> Document | Dropped:
     counts = listed_words(self.file).counts(document.text)

@@ -21,33 +21,41 @@ _EXAMPLE = '{"file_name": "a.png", "text": "..."}'
 def read(folder: str, bad: Callable[[str], None], name: str = "") -> Iterator[Document]:
   """Yields the captions of a folder and of those below it, in order, with the path of "image" or "audio" as a field.
 
+  Paths count from the same folder as names do, which is the document's `folder`.
+
   A document is named by its medium, FILE:1, or by its line in the metadata, FILE:LINE. A line has "text", and the file
   as "image", "audio" or "file_name", relative to the metadata; its other fields are kept. What it has no line for needs
   a text file of the same stem.
 
   Args:
-    folder: its path, with which those in the fields begin.
+    folder: its path.
     bad: called with a line about each medium without a caption, caption without a medium, and line that is damaged.
-    name: what comes before the paths, relative to the folder, in names.
+    name: the end of the folder's path, with which names begin; nothing of it by default.
   """
   root = storage.path(folder)
   files = storage.files_below(root)
   there, used = {_key(file): os.fspath(file) for file in files}, set[str]()
+  base = os.fspath(root).removesuffix(name)
   named = lambda file: os.path.join(name, os.fspath(file)[len(os.fspath(root)):].lstrip("/"))
   for metadata in (file for file in files if file.name == METADATA):
-    yield from _listed(metadata, named(metadata), there, used, bad)
+    yield from _listed(metadata, named, there, used, bad, base)
   for file in files:
     caption = file.with_suffix(".txt")
     if (medium := _MEDIA.get(file.suffix.lower())) and os.fspath(file) not in used:
       if _key(caption) in there:
         used.add(os.fspath(caption))
         text = decoded(storage.read_bytes(caption)).strip()
-        yield Document(f"{named(file)}:1", text, fields={medium: os.fspath(file)})
+        yield Document(f"{named(file)}:1", text, fields={medium: named(file)}, folder=base)
       else:
         bad(f"{shown(named(file))} has no caption: write it to {shown(caption.name)} beside it, or to {METADATA}")
   for file in files:
     if file.suffix.lower() == ".txt" and os.fspath(file) not in used:
       bad(f"{shown(named(file))} has no image or sound of its name beside it: add one, or take it out")
+
+
+def has_media(path: str) -> bool:
+  """Whether a file of an input is a medium or lists some."""
+  return medium_of(path) is not None or os.path.basename(path) == METADATA
 
 
 def medium_of(path: str) -> str | None:
@@ -56,16 +64,17 @@ def medium_of(path: str) -> str | None:
 
 
 def read_file(path: str, name: str, bad: Callable[[str], None]) -> Iterator[Document]:
-  """Yields the caption that a `.txt` beside an image or a sound has, with its path as a field."""
+  """Yields the caption that a `.txt` beside an image or a sound has, with its name as a field."""
   caption = storage.path(os.path.splitext(path)[0] + ".txt")
   if (content := storage.read(caption)) is None:
     bad(f"{shown(name)} has no caption: write it to {shown(caption.name)} beside it, or to {METADATA}")
   else:
-    yield Document(f"{name}:1", decoded(content).strip(), fields={medium_of(path): path})  # type: ignore[dict-item]
+    yield Document(f"{name}:1", decoded(content).strip(), fields={str(medium_of(path)): name},
+                   folder=path.removesuffix(name))
 
 
-def _listed(metadata: pathlib.Path, name: str, there: Mapping[str, str], used: set[str], bad: Callable[[str], None]
-            ) -> Iterator[Document]:
+def _listed(metadata: pathlib.Path, named: Callable[[str | os.PathLike], str], there: Mapping[str, str],
+            used: set[str], bad: Callable[[str], None], folder: str) -> Iterator[Document]:
   """The documents of a metadata file; `used` is given the media."""
 
   def document(place: str, record: dict[str, Any]) -> Document:
@@ -79,10 +88,10 @@ def _listed(metadata: pathlib.Path, name: str, there: Mapping[str, str], used: s
     if path is None or not medium:
       raise ValueError(f"there is no image or sound {shown(given)}: correct its path, which counts from {METADATA}")
     used.add(path)
-    return Document(place, text.strip(), fields={**record, medium: path})
+    return Document(place, text.strip(), fields={**record, medium: named(path)}, folder=folder)
 
   with metadata.open("rb") as lines:
-    yield from json_lines.objects(name, lines, document, bad, _EXAMPLE)
+    yield from json_lines.objects(named(metadata), lines, document, bad, _EXAMPLE)
 
 
 def _key(path: str | os.PathLike) -> str:

@@ -40,16 +40,20 @@ class _Loader(seqio.utils.LazyTfdsLoader):
   def _get_builder(self, split: str | None = None) -> Any:
     try:
       builder = super()._get_builder(split)
-      if not builder.data_path.exists():
-        _warn_of_beam(builder)
-        builder.download_and_prepare()
+      if builder.data_path.exists():
+        return builder
+      self._forget(split)
+      _warn_of_beam(builder)
+      builder.download_and_prepare()
+      return super()._get_builder(split)  # Another, which knows the splits as those of later processes do.
     except Exception as error:  # tfds raises many kinds.  pylint: disable=broad-exception-caught
-      # Another process may prepare it meanwhile, which this builder would not see.
-      self._MEMOIZED_BUILDERS.pop(self._get_builder_key(*self.get_split_params(split)), None)
       raise UserError(f"tensorflow-datasets cannot prepare {self.name} ({one_line(error, 300)}): see"
                       f" https://www.tensorflow.org/datasets/catalog/{self.name.partition(':')[0].partition('/')[0]},"
                       " and run where the network is") from error
-    return builder
+
+  def _forget(self, split: str | None) -> None:
+    """Has the next builder read what is there."""
+    del self._MEMOIZED_BUILDERS[self._get_builder_key(*self.get_split_params(split))]
 
 
 def _warn_of_beam(builder: Any) -> None:

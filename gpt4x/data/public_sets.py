@@ -16,7 +16,7 @@ from gpt4x.errors import one_line, UserError
 
 if importlib.util.find_spec("importlib_resources") is None:
   # With which tfds looks for checksums of downloads, a dependency that it does not declare. Python's own has the same.
-  tfds.core.dataset_builder.importlib_resources = importlib.resources  # type: ignore[attr-defined]
+  tfds.core.dataset_builder.importlib_resources = importlib.resources
 
 
 class PublicSource(seqio.TfdsDataSource):

@@ -17,5 +17,6 @@ from gpt4x.tasks import (  # noqa: E402, F401
   local_text,
   prepared_text,
   public_media,
+  public_text,
   python_stdlib,
 )

@@ -13,7 +13,7 @@ import seqio
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
-from gpt4x.errors import one_line, UserError
+from gpt4x.data import public_sets
 from gpt4x.media.medium import Audio, Image, MEDIA, Medium, Video
 from gpt4x.media.preprocessors import flat_records, records, SOUND, TYPES
 
@@ -51,23 +51,18 @@ class PublicSet:
     return Video(array, self.rate)
 
 
-class PublicSource(seqio.TfdsDataSource):
+class PublicSource(public_sets.PublicSource):
   """Elements {"array", "texts", "questions", "drop_condition"}; the first three are serialized, of any shape."""
 
   def __init__(self, public: PublicSet):
-    super().__init__(public.name, splits=dict(public.splits))
+    super().__init__(public.name, public.splits)
     self._public = public
 
   def get_dataset(self, split: str | None = None, shuffle: bool = True, seed: int | None = None,
                   shard_info: seqio.ShardInfo | None = None, **options: Any) -> tf.data.Dataset:
     """See seqio.DataSource."""
     public = self._public
-    try:
-      dataset = super().get_dataset(split, shuffle, seed, shard_info, **options)
-    except Exception as error:  # tfds raises many kinds.  pylint: disable=broad-exception-caught
-      raise UserError(f"tensorflow-datasets cannot prepare {public.name} ({one_line(error, 300)}): see"
-                      f" https://www.tensorflow.org/datasets/catalog/{public.name.partition(':')[0].partition('/')[0]},"
-                      " and run where the network is") from error
+    dataset = super().get_dataset(split, shuffle, seed, shard_info, **options)
     names = getattr(dict(self.tfds_dataset.info.features.items()).get(public.texts), "names", None)
 
     def texts(example: Any, path: str) -> tf.Tensor:

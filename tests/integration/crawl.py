@@ -7,6 +7,8 @@ import pathlib
 
 import numpy as np
 from PIL import Image
+import pyarrow as pa
+from pyarrow import parquet
 
 from tests.preparation import preparing
 
@@ -20,13 +22,14 @@ _DUMP = """<mediawiki><page><title>Memory</title><ns>0</ns><id>1</id><revision>
 
 def write(folder: pathlib.Path) -> None:
   """The files, and prepared/web and prepared/books, of documents that were kept as they are."""
-  for name in ("crawl", "books", "captioned", "spam"):
+  for name in ("crawl", "books", "captioned", "spam", "fineweb"):
     (folder / name).mkdir()
   words = [" ".join(_TEXT.format(word) for word in (f"first{i}", f"second{i}", "third")) for i in range(12)]
   (folder / "crawl" / "a.warc.gz").write_bytes(_archive([_PAGE.format(text) for text in words]))
   (folder / "books" / "book.txt").write_text("\n\n".join(words))
   (folder / FILES[0]).write_bytes(bz2.compress(_DUMP.format(" ".join(words)).encode()))
   (folder / "spam" / "a.jsonl").write_text("".join(json.dumps({"text": f"buy {i} now"}) + "\n" for i in range(12)))
+  parquet.write_table(pa.table({"text": words, "url": ["http://example.org"] * 12}), folder / "fineweb" / "a.parquet")
   pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
   Image.fromarray(pixels).save(folder / "captioned" / "a.png")
   (folder / "captioned" / "a.txt").write_text("noise of all colors")

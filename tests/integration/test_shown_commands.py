@@ -14,6 +14,7 @@ import sys
 import sysconfig
 
 import pytest
+import seqio
 
 from gpt4x import cli, configuration
 from gpt4x.commands import reading
@@ -34,6 +35,7 @@ ELSEWHERE = {
     "--model_dir=gs://my-bucket/runs/gke": ("a Kubernetes cluster; test_hosts.py runs several hosts", 32),
     "gs://BUCKET/crawl": ("a cluster that runs Apache Beam; preparation/test_prepare.py has Beam's runner here", 1),
     "gs://BUCKET/corpus": ("a bucket; data/test_objects.py reads emulated ones", 1),
+    "--task=c4_bytes": ("public text; data/test_public_text.py prepares some of it", 1),
     "@WeightsAndBiases": ("trackers' own packages; test_trackers.py runs them where they are installed", 1),
     "--loop=t5x": ("upstream t5x; test_t5x.py runs it where it is installed", 1),
     "train --gin_file=experiments/dense_70b.gin": ("a TPU pod, 32 chips", 32),
@@ -199,7 +201,7 @@ def test_a_shown_command_runs(made, monkeypatch, tmp_path, capfd, text):
   monkeypatch.chdir(tmp_path)
   for name in ("corpus", "transfo-xl-wt103", "smollm", "wiki.train.tokens", "wiki.valid.tokens", "mine.tokens",
                "images", "sounds", "videos", "media", "pictures", "chats", "pairs", "prompts", "records.jsonl", "graph",
-               "crawl", "books", "captioned", "spam", *crawl.FILES,
+               "crawl", "books", "captioned", "spam", "fineweb", *crawl.FILES,
                *(["codecs"] if "export" not in text else [])):
     os.symlink(made / name, name)
   for name in ("boots.png", "a.png", "b.png"):
@@ -277,6 +279,9 @@ def test_a_command_for_another_place_is_read_whole(library, text):
   if parsed.command == "prepare":
     configuration.load(parsed.gin_file, parsed.gin, modules=configuration.PREPARATION_MODULES, needed=[Preparation])
     assert configuration.build(Preparation).steps
+    return
+  if parsed.command == "vocabulary":
+    assert parsed.task in seqio.TaskRegistry.names()
     return
   with planning_for(devices):
     config = reading.new_run(parsed.gin_file, parsed.gin)

@@ -140,10 +140,10 @@ def test_splits_are_those_of_tfds():
 def test_what_tfds_cannot_prepare_is_one_line(monkeypatch):
   source = PublicSource(PublicSet("imagenet2012:5.1.0", {"train": "train"}, "image", "image", "label"))
 
-  def load(*args, **kwargs):
+  def prepare(self):
     raise AssertionError("Manual directory x does not exist.\nCreate it and put the archive there.")
 
-  monkeypatch.setattr(tfds, "load", load)
+  monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
   with pytest.raises(UserError, match="cannot prepare imagenet2012:5.1.0 .Manual directory x does not exist. Create it"
                                       " .*catalog/imagenet2012, and run where the network is") as error:
     source.get_dataset("train")

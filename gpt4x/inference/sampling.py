@@ -19,6 +19,12 @@ class Sampling:
   temperature: float = 1.0
   top_k: int | None = None  # Only among the k likeliest.
   top_p: float | None = None  # Only among the likeliest that together hold this probability (arXiv:1904.09751).
+  min_p: float = 0.0  # Only those with at least this part of the likeliest one's probability (arXiv:2407.01082).
+  presence_penalty: float = 0.0  # Taken off the logits of tokens that were drawn.
+  frequency_penalty: float = 0.0  # Taken off as often as they were.
+  repetition_penalty: float = 1.0  # Divides the logits of tokens of the prompt and of drawn ones, or multiplies them
+  # where they are below 0 (arXiv:1909.05858).
+  bias: tuple[tuple[int, float], ...] = ()  # Added to the logits of ids.
 
   def __post_init__(self):
     if not 0 <= self.temperature < math.inf:

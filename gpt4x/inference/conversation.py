@@ -111,7 +111,7 @@ class Conversation:
 
   def _extend(self, ids: list[int]) -> None:
     if self._prefilled is None:
-      self._prefilled = self._engine.prefill(self._params, [[]])
+      self._prefilled = self._engine.begin(self._params)
     self._prefilled = self._engine.extend(self._params, self._prefilled, ids)
     self._history += len(ids)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import itertools
 from typing import NamedTuple
 
 import flax.struct
@@ -100,12 +101,12 @@ class Engine:
       alternatives: how many of the likeliest tokens come with each, for rows that ask.
     """
     self._start_id = start_id
-    self._model, self._window, self._eos_id = model, window, -1 if eos_id is None else eos_id
+    self.model, self._window, self._eos_id = model, window, -1 if eos_id is None else eos_id
     self._segment_length, self._chunk_length = segment_length, chunk_length
     ids = np.arange(model.config.vocab_size)
     self._allowed = (ids >= first_id) & (ids < (num_ids or len(ids))) & ~np.isin(ids, never)
     self._sampling, self._partitioner = sampling, partitioner
-    self._adjusts, self._alternatives = adjusts or sampling.adjusts, alternatives
+    self._adjusts, self.alternatives = adjusts or sampling.adjusts, alternatives
     self._grammar, self._guidance, self._copies = grammar, guidance, 1 if guidance == 1 else 2
     if not 0 <= guidance < np.inf:
       raise UserError(f"guidance = {guidance} must be a number of at least 0")
@@ -184,6 +185,12 @@ class Engine:
       memory = self._empty_memory(1, self._window + self._segment_length)
     return self.extend(params, Prefilled(jnp.zeros((1, 0)), memory), [self._start_id])
 
+  @property
+  def piece_lengths(self) -> list[int]:
+    """Those that pieces of a prompt are padded to."""
+    powers = (_SHORTEST << i for i in range(32))
+    return [*itertools.takewhile(lambda length: length < self._segment_length, powers), self._segment_length]
+
   def extend(self, params: Params, prefilled: Prefilled, tokens: Sequence[int]) -> Prefilled:
     """A row that `begin` gave, with more tokens behind it; their cost does not depend on what came before."""
     for _, _, prefilled in self.extensions(params, prefilled, tokens):
@@ -201,24 +208,31 @@ class Engine:
     place = 0
     while place < len(tokens):
       piece = tokens[place:place + self._segment_length]
-      padded = np.zeros((1, min(self._segment_length, max(_SHORTEST, 1 << (len(piece) - 1).bit_length()))), np.int32)
+      padded = np.zeros((1, next(length for length in self.piece_lengths if length >= len(piece))), np.int32)
       padded[0, :len(piece)] = piece
       with self._mesh():
         prefilled, hidden = self._extend(params, padded, np.array([len(piece)], np.int32), prefilled.memory,
-                                         self._position_keys(params))
+                                         self.position_keys(params))
       place += len(piece)
       yield place, hidden, prefilled
 
   def _extend_piece(self, params: Params, tokens: jax.Array, counts: jax.Array, memory: Memory,
                     position_keys: jax.Array | None) -> tuple[Prefilled, jax.Array]:
-    hidden, memory = self._model.extend(params, tokens, counts, memory.replace(position_keys=position_keys),
-                                        self._window)
-    memory = memory.replace(position_keys=None).without_last(tokens.shape[1] - counts, tokens.shape[1])
+    hidden, memory = self.read(params, tokens, memory, position_keys, counts)
+    memory = memory.without_last(tokens.shape[1] - counts, tokens.shape[1])
     last = jnp.take_along_axis(hidden, counts[:, None, None] - 1, 1)
-    return Prefilled(self._model.unembed(params, last)[:, 0], memory), hidden
+    return Prefilled(self.model.unembed(params, last)[:, 0], memory), hidden
 
-  def _position_keys(self, params: Params) -> jax.Array | None:
-    """The projected R of all pieces, made once for the parameters."""
+  def read(self, params: Params, tokens: jax.Array, memory: Memory, position_keys: jax.Array | None,
+           counts: jax.Array | None = None) -> tuple[jax.Array, Memory]:
+    """The hidden states [B, L, D] of tokens [B, L], all of them unless there are `counts`, and the memory behind all."""
+    counts = jnp.full(len(tokens), tokens.shape[1]) if counts is None else counts
+    hidden, memory = self.model.extend(params, tokens, counts, memory.replace(position_keys=position_keys),
+                                        self._window)
+    return hidden, memory.replace(position_keys=None)
+
+  def position_keys(self, params: Params) -> jax.Array | None:
+    """The projected R of all pieces that `read` is given, made once for the parameters."""
     if self._positions is None or self._positions[0] is not params:
       memory = self._empty_memory(1, self._window + self._segment_length)
       self._positions = params, self._project_positions(params, memory, self._segment_length).position_keys
@@ -228,12 +242,12 @@ class Engine:
             samples: Sequence[int] | None = None) -> Slots:
     """Slots with a row of prefilled prompts each; `seed` and `samples` as when the engine is called."""
     rows = len(prefilled.logits) // self._copies
-    keys = _keys(seed, range(rows) if samples is None else samples)
+    keys = row_keys(seed, range(rows) if samples is None else samples)
     with self._mesh():
       cache = self._start(params, prefilled.memory.last(self._window), 0)
       tokens = Tokens.of(rows, len(self._allowed)) if self._adjusts else None
     return Slots(prefilled.logits, cache, keys, jnp.zeros(rows, jnp.int32), Settings.of([self._sampling] * rows),
-                 prefilled.grammar, tokens, jnp.zeros(rows, bool) if self._alternatives else None)
+                 prefilled.grammar, tokens, jnp.zeros(rows, bool) if self.alternatives else None)
 
   def empty(self, params: Params, rows: int) -> Slots:
     """Slots of which each has still to get its row."""
@@ -243,7 +257,8 @@ class Engine:
     return self.start(params, Prefilled(logits, memory))
 
   def insert(self, params: Params, slots: Slots, row: int, prefilled: Prefilled, seed: int = 0, sample: int = 0,
-             sampling: Sampling | None = None, prompt: Sequence[int] = (), asked: bool = False) -> Slots:
+             sampling: Sampling | None = None, prompt: Sequence[int] = (), asked: bool = False,
+             drawn: Sequence[int] = ()) -> Slots:
     """Puts a prefilled prompt, alone in its batch, in the place of a row; the others go on as if nothing had happened.
 
     The ring's positions depend on (index - slot) mod W alone, so the prompt's are rolled to where the others are.
@@ -256,11 +271,16 @@ class Engine:
       sampling: the row's own; None: the engine's.
       prompt: its ids, which a repetition penalty asks for.
       asked: whether its alternatives are wanted.
+      drawn: tokens that the row has drawn elsewhere, the last of what was prefilled.
     """
     sampling = sampling or self._sampling
-    tokens = tokens_of(prompt, sampling, len(self._allowed)) if self._adjusts else None
     with self._mesh():
-      return self._insert(params, slots, row, prefilled, _keys(seed, [sample]), Settings.of([sampling]), tokens, asked)
+      return self._insert(params, slots, row, prefilled, row_keys(seed, [sample]), Settings.of([sampling]),
+                          self.tokens_of(prompt, sampling, drawn), asked, len(drawn))
+
+  def tokens_of(self, prompt: Sequence[int], sampling: Sampling, drawn: Sequence[int] = ()) -> Tokens | None:
+    """What the penalties and biases of one row ask; None if rows have none."""
+    return tokens_of(prompt, sampling, len(self._allowed), drawn) if self._adjusts else None
 
   def step(self, params: Params, slots: Slots, length: int | None = None) -> tuple[Chunk, Slots]:
     """Draws `length` tokens of every row, `chunk_length` unless it is said; each length is compiled."""
@@ -270,7 +290,7 @@ class Engine:
                  alternatives and (np.asarray(alternatives[0]), np.asarray(alternatives[1]))), slots
 
   def _put_row(self, params: Params, slots: Slots, row: jax.Array, prefilled: Prefilled, key: jax.Array,
-               settings: Settings, tokens: Tokens | None, asked: bool) -> Slots:
+               settings: Settings, tokens: Tokens | None, asked: bool, drawn: int) -> Slots:
     logits, cache, memory = slots.logits, slots.cache, prefilled.memory.last(self._window)
     memories = [memory]
     if self._copies > 1:  # The row's own, and that of its null row.
@@ -279,10 +299,10 @@ class Engine:
     for i, one in enumerate(memories):
       place = row + i * len(slots.keys)
       logits = logits.at[place].set(prefilled.logits[i])
-      cache = cache.insert(place, self._model.start_decoding(params, one, slots.cache.index))
+      cache = cache.insert(place, self.model.start_decoding(params, one, slots.cache.index))
     grammar = jax.tree.map(lambda rows, one: rows.at[row].set(one[0]), slots.grammar, prefilled.grammar)
     changed = slots.replace(
-        logits=logits, cache=cache, keys=slots.keys.at[row].set(key[0]), drawn=slots.drawn.at[row].set(0),
+        logits=logits, cache=cache, keys=slots.keys.at[row].set(key[0]), drawn=slots.drawn.at[row].set(drawn),
         grammar=grammar, settings=slots.settings.put(row, settings))
     if slots.tokens is not None:
       changed = changed.replace(tokens=slots.tokens.put(row, tokens))
@@ -293,7 +313,7 @@ class Engine:
     def one(slots, _):
       tokens, *others = self._draw(slots)
       grammar = None if self._grammar is None else jax.vmap(self._grammar.after)(slots.grammar, tokens)
-      logits, cache = self._model.decode_step(params, jnp.tile(tokens, self._copies), slots.cache)
+      logits, cache = self.model.decode_step(params, jnp.tile(tokens, self._copies), slots.cache)
       slots = slots.replace(logits=logits, cache=cache, drawn=slots.drawn + 1, grammar=grammar,
                             tokens=None if slots.tokens is None else slots.tokens.after(tokens))
       return slots, (tokens, *others)
@@ -304,19 +324,25 @@ class Engine:
 
   def _draw(self, slots: Slots):
     """The next token of each row [B], its log-probability, and its alternatives [B, A] where there are any."""
-    logits = self._guided(slots.logits)
-    if slots.tokens is not None:
-      logits = slots.tokens.adjusted(logits, slots.settings)
-    keys = jax.vmap(jax.random.fold_in)(slots.keys, slots.drawn)
-    tokens = slots.settings.draw(jnp.where(self._allowed, logits, -jnp.inf), keys, self._legal(slots))
-    log_probs = jax.nn.log_softmax(slots.logits[:len(tokens)])
+    tokens, log_probs = self.draw(slots.logits, slots.keys, slots.drawn, slots.settings, slots.tokens,
+                                  self._legal(slots))
     alternatives = None
     if slots.asked is not None:
-      count = self._alternatives
+      count = self.alternatives
       alternatives = jax.lax.cond(
-          jnp.any(slots.asked), lambda: jax.lax.top_k(log_probs, count)[::-1],
+          jnp.any(slots.asked), lambda: tuple(reversed(jax.lax.top_k(log_probs, count))),
           lambda: (jnp.zeros((len(tokens), count), jnp.int32), jnp.zeros((len(tokens), count))))
     return tokens, jnp.take_along_axis(log_probs, tokens[:, None], 1)[:, 0], alternatives
+
+  def draw(self, logits: jax.Array, keys: jax.Array, drawn: jax.Array, settings: Settings, tokens: Tokens | None,
+           legal: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """The token [B] that each row draws after `drawn` others, and all log-probabilities [B, V] of the model."""
+    log_probs = jax.nn.log_softmax(logits[:len(keys)])
+    logits = self._guided(logits)
+    if tokens is not None:
+      logits = tokens.adjusted(logits, settings)
+    keys = jax.vmap(jax.random.fold_in)(keys, drawn)
+    return settings.draw(jnp.where(self._allowed, logits, -jnp.inf), keys, legal), log_probs
 
   def _guided(self, logits: jax.Array) -> jax.Array:
     """The logits [B, V] that tokens are drawn by."""
@@ -333,7 +359,7 @@ class Engine:
     return jnp.pad(legal, ((0, 0), (0, len(self._allowed) - legal.shape[1])))
 
   def _empty_memory(self, rows: int, length: int | None = None) -> Memory:
-    memory = self._model.initial_memory(rows, length or self._window, projected=True)
+    memory = self.model.initial_memory(rows, length or self._window, projected=True)
     if self._partitioner is None:
       return memory
     split = rows % self._partitioner.num_batch_shards == 0
@@ -345,7 +371,7 @@ class Engine:
     return self._partitioner.activate() if self._partitioner else contextlib.nullcontext()
 
 
-def _keys(seed: int, samples: Sequence[int]) -> jax.Array:
+def row_keys(seed: int, samples: Sequence[int]) -> jax.Array:
   """A key for each sample number. Threefry's draws stay the same under `vmap`, whatever the default generator is."""
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl="threefry2x32"),
                                                     np.asarray(samples, np.uint32))

@@ -25,12 +25,12 @@ ALTERNATIVES = 20  # The most that a request may ask for.
 _ROLES = ("system", "developer", "user", "assistant")
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
-_compilations = 0
+_compilations: list[str] = []  # Of this process, since the last model was ready.
 
 
 def _count(name: str, _: float, **__: Any) -> None:
-  global _compilations
-  _compilations += name == _COMPILED
+  if name == _COMPILED:
+    _compilations.append(name)
 
 
 jax.monitoring.register_event_duration_secs_listener(_count)
@@ -93,13 +93,13 @@ class ServedModel:
         alternatives=min(ALTERNATIVES, size))
     self._batcher = Batcher(self._engine, params, self._text, slots, max_queue, Prefixes(64, prefix_bytes),
                             PromptLookup() if speculate else None)
-    self._embedding, self._compiled = threading.Lock(), 0
+    self._embedding = threading.Lock()
 
   def start(self) -> None:
     """Compiles, and takes requests from then on."""
     self._batcher.start()
     self.embed([[self._ids.start]])
-    self._compiled = _compilations
+    _compilations.clear()
 
   def stop(self) -> None:
     self._batcher.stop()
@@ -108,7 +108,7 @@ class ServedModel:
     return self._batcher.ready
 
   def figures(self) -> Mapping[str, float]:
-    return self._batcher.figures() | {"compilations": _compilations - self._compiled}
+    return self._batcher.figures() | {"compilations": len(_compilations)}
 
   def encode(self, text: str) -> list[int]:
     return self.checked(self._vocabulary.encode(text))

@@ -143,7 +143,7 @@ def test_penalties_and_biases():
           1.0, presence_penalty=0.5, frequency_penalty=0.25, repetition_penalty=1.5, bias=((0, 3.0),))]
   prompt, drawn, logits = [1, 3], [2, 2, 3], np.array([0.5, -1.0, 2.0, 1.0, -3.0], np.float32)
   tables = [tokens_of(prompt, one, 5) for one in rows]
-  tokens = Tokens(*(np.concatenate(parts) for parts in zip(*((one.drawn, one.prompted, one.bias) for one in tables))))
+  tokens = Tokens(*(jnp.concatenate(parts) for parts in zip(*((one.drawn, one.prompted, one.bias) for one in tables))))
   for token in drawn:
     tokens = tokens.after(np.full(len(rows), token))
   found = tokens.adjusted(np.tile(logits, (len(rows), 1)), Settings.of(rows))

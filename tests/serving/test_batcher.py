@@ -38,10 +38,10 @@ def requests():
       (LONG[5:], COLD, 9), ("abc", WARM, 25), ("k" * 64, WARM, 12)])]
 
 
-def same(found, expected):
+def same(found, expected, atol=1e-5):
   assert found.text == expected.text and [one.id for one in found.tokens] == [one.id for one in expected.tokens]
   np.testing.assert_allclose([one.log_prob for one in found.tokens], [one.log_prob for one in expected.tokens],
-                             atol=1e-4)  # Where the ring begins decides in which order is summed.
+                             atol=atol)  # Where the ring begins decides in which order is summed.
 
 
 def test_requests_together_are_what_each_is_alone(model, expected):
@@ -206,18 +206,19 @@ def test_stopping_ends_what_is_under_way():
 
 
 def test_guesses_change_nothing():
-  """Alone, and with another that comes on the way; whether they pay or not."""
+  """Alone, and with another that comes on the way; whether they pay or not. Several tokens at once are rounded otherwise
+  than one after the other."""
   model, plain = made(speculate=True, slots=2), made(slots=2)
   for one in (model, plain):
     one.start()
   for pays in (0.0, 100.0):
     model._batcher._pays = pays
     for one in requests()[:5]:
-      same(answered(model, **one), answered(plain, **one))
+      same(answered(model, **one), answered(plain, **one), 1e-3)
     both = [ask(model, **one) for one in requests()[:3]]
     for found, one in zip(both, requests()):
       found.end()
-      same(found, answered(plain, **one))
+      same(found, answered(plain, **one), 1e-3)
   repeated = answered(model, "abcabcabcabc", 60, Sampling(0.0, bias=tuple((3 + ord(c), 1e3) for c in "ab")))
   assert model.figures()["guessed_tokens"] > 0 and len(repeated.tokens) == 60
   assert model.figures()["compilations"] == 0

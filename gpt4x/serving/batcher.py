@@ -293,26 +293,31 @@ class Batcher:
         self._deliver(job, Failed(message))
 
   def _warm_up(self) -> None:
-    """Compiles all that requests will need, so that nothing is compiled for them."""
+    """Compiles all that requests will need: twice, for what a program returns may lie otherwise than what it got."""
     engine, params = self._engine, self._params
     self._slots = engine.empty(params, self._slots_count)
-    row = engine.begin(params)
-    self._tokens(row.logits, [1], 1)
-    for length in engine.piece_lengths:
-      for _, hidden, row in engine.extensions(params, engine.begin(params), [1] * length):
-        self._tokens(hidden, [1], 1)
-    self._slots = engine.insert(params, self._slots, 0, row)
-    for length in (1, CHUNK):
-      chunk, self._slots = engine.step(params, self._slots, length)
-    if self._propose:
-      _, alone = self._speculation.start(row)
-      for _ in range(3):
-        start = time.perf_counter()
-        _, alone = self._speculation.step(params, alone, [1])
-        guess, start = time.perf_counter() - start, time.perf_counter()
-        _, self._slots = engine.step(params, self._slots, CHUNK)
-        self._pays = guess * CHUNK / (time.perf_counter() - start)
-      self._speculation.leave(params, alone)
+    for _ in range(2):
+      row = engine.begin(params)
+      self._tokens(row.logits, [1], 1)
+      for length in engine.piece_lengths:
+        for _, hidden, row in engine.extensions(params, row, [1] * length):
+          self._tokens(hidden, [1], 1)
+      self._slots = engine.insert(params, self._slots, 0, row)
+      for length in (1, CHUNK):
+        _, self._slots = engine.step(params, self._slots, length)
+      if self._propose:
+        self._try_guesses(row)
+
+  def _try_guesses(self, row: Prefilled) -> None:
+    """Compiles what guesses need, and sees how many of their tokens must be right for them to pay."""
+    _, alone = self._speculation.start(row)
+    for _ in range(2):
+      start = time.perf_counter()
+      _, alone = self._speculation.step(self._params, alone, [1])
+      guess, start = time.perf_counter() - start, time.perf_counter()
+      _, self._slots = self._engine.step(self._params, self._slots, CHUNK)
+      self._pays = guess * CHUNK / (time.perf_counter() - start)
+    self._speculation.leave(self._params, alone)
 
 
 def likeliest(ids: Sequence[int], log_probs: Sequence[float], count: int) -> list[tuple[int, float]]:

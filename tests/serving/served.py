@@ -14,6 +14,7 @@ from gpt4x.experiment import Experiment
 from gpt4x.inference.sampling import Sampling
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
+from gpt4x.partitioning import Partitioner
 from gpt4x.serving.contract import Delta, Event, Failed, Finished, Prompted, Request
 from gpt4x.serving.model import ServedModel
 
@@ -31,7 +32,8 @@ def params() -> Any:
   bias = np.full(260, -1e3, np.float32)
   bias[drawn] = 0
   place = lambda path, leaf: bias if "output_bias" in jax.tree_util.keystr(path) else 3 * leaf
-  return jax.tree_util.tree_map_with_path(place, MODEL.init(jax.random.key(0)))
+  made = jax.tree_util.tree_map_with_path(place, MODEL.init(jax.random.key(0)))
+  return jax.device_put(made, Partitioner(data=1, num_devices=1).replicated)  # As restored ones are.
 
 
 def made(**options: Any) -> ServedModel:

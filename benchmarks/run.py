@@ -52,7 +52,7 @@ def keep(rows: Iterable[Row], run: dict[str, str | int], folder: pathlib.Path = 
   """Puts rows into the results.json and the RESULTS.md of a folder, and returns all that are there."""
   records = results.merge(folder / "results.json", rows, **run)
   explanations: dict[str, str] = {}
-  others = "gpu", "media", "compression", "posttraining", "knowledge", "algorithms", "preparation"
+  others = "gpu", "media", "compression", "posttraining", "knowledge", "algorithms", "preparation", "serving"
   for group, name in (GROUPS | {name: name for name in others}).items():
     documented = importlib.import_module(f"benchmarks.{name}").__doc__.strip()
     section = SECTIONS.get(group, group)

@@ -104,7 +104,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
 
   def command(name: str, text: str, gin: str | None = None) -> Any:
     sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    if name not in ("vocabulary", "plan", "cache", "index", "prepare", "quality"):
+    if name not in ("vocabulary", "plan", "cache", "index", "prepare", "quality", "serve"):
       sub.add_argument("--model_dir", required=True, type=_directory, metavar="DIR", help="the directory of the run")
       sub.add_argument("--trust", action="append", default=[], type=_filled_text, metavar="MODULE",
                        help="a module that saved configurations may import from now on, though not gpt4x's")
@@ -202,6 +202,34 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   chat.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S",
                     help="the same messages with the same seed get the same answers (default: %(default)s)")
 
+  serve = command("serve", "answer requests over HTTP, by OpenAI's API, with the model in DIR")
+  serve.add_argument("--model_dir", required=True, action="append", type=_filled_text, metavar="[NAME=]DIR", help=(
+      "the model directory, which requests call by NAME, or by its last part; may be repeated"))
+  serve.add_argument("--trust", action="append", default=[], type=_filled_text, metavar="MODULE",
+                     help="a module that saved configurations may import from now on, though not gpt4x's")
+  serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
+                     help="to listen on; others than this machine's own need --api_key_file (default: %(default)s)")
+  serve.add_argument("--port", type=_number(int, 1, 65535), default=8000, metavar="N", help="(default: %(default)s)")
+  serve.add_argument("--allowed_host", action="append", default=[], type=_filled_text, metavar="NAME",
+                     help="a name that clients call the server by; may be repeated")
+  serve.add_argument("--api_key_file", type=_path, metavar="FILE",
+                     help="keys, one on each line: a request must have one of them")
+  for flag, kind, default, metavar, text in (
+      ("slots", _number(int, 1, 4096), 16, "N", "requests that are decoded together"),
+      ("max_queue", _number(int, 0, 1_000_000), 64, "N", "requests that may wait; more are told to come again"),
+      ("max_n", _number(int, 1, 4096), 16, "N", "choices of a request"),
+      ("max_tokens", _number(int, 1, _MANY), 16_384, "N", "new tokens of a choice"),
+      ("max_body", _number(int, 1024, 1 << 30), 4 << 20, "BYTES", "of a request"),
+      ("max_connections", _number(int, 1, 100_000), 512, "N", "clients at a time"),
+      ("prefix_cache_mib", _number(int, 0, 1 << 24), 256, "MIB",
+       "memory for what prompts leave to those that begin alike"),
+      ("grace", _number(float, 0, 86_400), 30.0, "S", "seconds that requests under way have when the server stops")):
+    serve.add_argument(f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
+  serve.add_argument("--window", type=_number(int, 1, _MANY), metavar="W",
+                     help="latest positions that the model has in view (default: those of its training)")
+  serve.add_argument("--speculate", action="store_true",
+                     help="guess what follows from what came, for a request that is alone: faster where texts repeat")
+
   convert = command("convert", "make a model directory of a model in another format")
   convert.add_argument("--from", dest="source", required=True, choices=[
       "transfo_xl", "huggingface", "peft", "safetensors"], help=(
@@ -292,7 +320,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "put what is found for a prompt, in what gpt4x index wrote, ahead of it"))
     sub.add_argument("--documents", type=_number(int, 1, 1000), default=1, metavar="N",
                      help="how many for each prompt (default: %(default)s)")
-  for sub in (evaluate, generate, chat, export, compress, teach, datastore, index, annotate, links):
+  for sub in (evaluate, generate, chat, serve, export, compress, teach, datastore, index, annotate, links):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))

@@ -93,7 +93,7 @@ class Conversation:
     jax.block_until_ready(self._prefilled.logits)
     read_seconds, start = time.perf_counter() - start, time.perf_counter()
     stop = [self._stop] if self._stop.strip() else []
-    answer = Text(_Ending(self._vocabulary, self._end), [], self._max_tokens, stop)
+    answer = Text(self._vocabulary, [], self._max_tokens, stop, None if self._end is None else {self._end})
     slots = self._engine.start(self._params, self._prefilled, self._seed, [len(self.turns)])
     while not answer.finish_reason:
       piece, slots = self._engine.step(self._params, slots)
@@ -111,7 +111,7 @@ class Conversation:
 
   def _extend(self, ids: list[int]) -> None:
     if self._prefilled is None:
-      self._prefilled = self._engine.prefill(self._params, [[]])
+      self._prefilled = self._engine.begin(self._params)
     self._prefilled = self._engine.extend(self._params, self._prefilled, ids)
     self._history += len(ids)
 
@@ -129,14 +129,3 @@ class Conversation:
       return
     self._extend([*drawn, *ending])
     self._known = written[:end]
-
-
-class _Ending:
-  """A vocabulary with the id that ends an answer in the place of that which ends a document."""
-
-  def __init__(self, vocabulary: Any, end: int | None):
-    self._vocabulary = vocabulary
-    self.eos_id = vocabulary.eos_id if end is None else end
-
-  def decode(self, ids: list[int]) -> str:
-    return self._vocabulary.decode(ids)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import itertools
 from typing import NamedTuple
 
 import flax.struct
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpt4x.errors import UserError
-from gpt4x.inference.sampling import Sampling
+from gpt4x.inference.sampling import Sampling, Settings, Tokens, tokens_of
 from gpt4x.media import grammar as grammars
 from gpt4x.media.grammar import Grammar, GrammarState
 from gpt4x.models.language_model import LanguageModel, Params
 from gpt4x.models.memory import Cache, Memory
 from gpt4x.partitioning import Partitioner
 
+_SHORTEST = 16  # The fewest tokens that a piece of a prompt is compiled for.
 BOS = 0  # The first input of every document, as in seqio's decoder features, unless the vocabulary says another.
 
 
@@ -27,11 +29,19 @@ class Piece(NamedTuple):
   log_probs: np.ndarray
 
 
+class Chunk(NamedTuple):
+  """As a Piece; and the ids and log-probabilities of the likeliest [B, n, A] of each place, where a row asks."""
+
+  tokens: np.ndarray
+  log_probs: np.ndarray
+  alternatives: tuple[np.ndarray, np.ndarray] | None
+
+
 @flax.struct.dataclass
 class Prefilled:
   """What prompts leave: the logits [B, V] of the first new token, and the memory of the window, projected.
 
-  With guidance the B null prompts' rows follow, in both.
+  With guidance the B null prompts' rows follow, in both. A memory that can be extended is longer than the window.
   """
 
   logits: jax.Array
@@ -52,7 +62,10 @@ class Slots:
   cache: Cache
   keys: jax.Array  # [B]
   drawn: jax.Array  # [B], how many tokens each row has drawn.
+  settings: Settings
   grammar: GrammarState | None = None  # [B]
+  tokens: Tokens | None = None  # What penalties and biases ask; None: there are none.
+  asked: jax.Array | None = None  # [B], whether a row's alternatives are wanted; None: nobody's are.
 
 
 class Engine:
@@ -65,7 +78,8 @@ class Engine:
   def __init__(self, model: LanguageModel, window: int, eos_id: int | None, num_ids: int | None = None,
                sampling: Sampling = Sampling(), segment_length: int = 128, chunk_length: int = 32,
                first_id: int = BOS + 1, partitioner: Partitioner | None = None, grammar: Grammar | None = None,
-               guidance: float = 1.0, start_id: int = BOS, never: Sequence[int] = ()):
+               guidance: float = 1.0, start_id: int = BOS, never: Sequence[int] = (), adjusts: bool = False,
+               alternatives: int = 0):
     """Prepares to decode.
 
     Args:
@@ -73,7 +87,7 @@ class Engine:
       window: positions kept, W.
       eos_id: the token that ends a continuation; None: none does.
       num_ids: ids from here on are never drawn, as the vocabulary has none (None: all may be).
-      sampling: how tokens are drawn.
+      sampling: how tokens are drawn; a row that is inserted may have another.
       segment_length: tokens of a prompt that are run at once, at most.
       chunk_length: tokens that are decoded between two looks at whether all rows have ended.
       first_id: ids below are never drawn; 0 where BOS is also a word of the vocabulary.
@@ -83,13 +97,16 @@ class Engine:
         (arXiv:2207.12598).
       start_id: the input before a prompt's first token.
       never: ids that are never drawn.
+      adjusts: whether rows that are inserted may have penalties and biases.
+      alternatives: how many of the likeliest tokens come with each, for rows that ask.
     """
     self._start_id = start_id
-    self._model, self._window, self._eos_id = model, window, -1 if eos_id is None else eos_id
+    self.model, self._window, self._eos_id = model, window, -1 if eos_id is None else eos_id
     self._segment_length, self._chunk_length = segment_length, chunk_length
     ids = np.arange(model.config.vocab_size)
     self._allowed = (ids >= first_id) & (ids < (num_ids or len(ids))) & ~np.isin(ids, never)
     self._sampling, self._partitioner = sampling, partitioner
+    self._adjusts, self.alternatives = adjusts or sampling.adjusts, alternatives
     self._grammar, self._guidance, self._copies = grammar, guidance, 1 if guidance == 1 else 2
     if not 0 <= guidance < np.inf:
       raise UserError(f"guidance = {guidance} must be a number of at least 0")
@@ -100,7 +117,9 @@ class Engine:
     self._prefill = jax.jit(model.prefill, donate_argnums=3)
     self._start = jax.jit(model.start_decoding, static_argnums=2)
     self._insert = jax.jit(self._put_row, donate_argnums=1)
-    self._decode = jax.jit(self._decode_chunk, donate_argnums=1)
+    self._decode = jax.jit(self._decode_chunk, donate_argnums=1, static_argnums=2)
+    self._extend = jax.jit(self._extend_piece)
+    self._positions: tuple[Params, jax.Array | None] | None = None
 
   def __call__(self, params: Params, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
                bidirectional: bool = False, samples: Sequence[int] | None = None,
@@ -120,8 +139,8 @@ class Engine:
     slots = self.start(params, self.prefill(params, prompts, bidirectional, null_prompts), seed, samples)
     ended = np.zeros(len(prompts), bool)
     for start in range(0, max_tokens, self._chunk_length):
-      piece, slots = self.step(params, slots)
-      tokens, log_probs = (x[:, :max_tokens - start] for x in piece)
+      chunk, slots = self.step(params, slots)
+      tokens, log_probs = (x[:, :max_tokens - start] for x in (chunk.tokens, chunk.log_probs))
       # From a row's first EOS on, all is EOS.
       ends = np.cumsum(np.concatenate([ended[:, None], tokens == self._eos_id], 1), 1) > 0
       yield Piece(np.where(ends[:, 1:], self._eos_id, tokens), np.where(ends[:, :-1], 0.0, log_probs))
@@ -160,49 +179,119 @@ class Engine:
                                        segment_ids[:, piece] if bidirectional else None)
     return Prefilled(logits, memory.replace(position_keys=None), states)
 
-  def extend(self, params: Params, prefilled: Prefilled, tokens: Sequence[int]) -> Prefilled:
-    """A prompt alone in its batch, with more tokens behind it; their cost does not depend on what came before.
+  def begin(self, params: Params) -> Prefilled:
+    """A row of which nothing has come but the start; `extend` reads a prompt into it."""
+    with self._mesh():
+      memory = self._empty_memory(1, self._window + self._segment_length)
+    return self.extend(params, Prefilled(jnp.zeros((1, 0)), memory), [self._start_id])
 
-    What was prefilled is used up. There is no padding, which would move the tokens away from those before: pieces have
-    few lengths, so that few are compiled.
+  @property
+  def piece_lengths(self) -> list[int]:
+    """Those that pieces of a prompt are padded to."""
+    powers = (_SHORTEST << i for i in range(32))
+    return [*itertools.takewhile(lambda length: length < self._segment_length, powers), self._segment_length]
+
+  def extend(self, params: Params, prefilled: Prefilled, tokens: Sequence[int]) -> Prefilled:
+    """A row that `begin` gave, with more tokens behind it; their cost does not depend on what came before."""
+    for _, _, prefilled in self.extensions(params, prefilled, tokens):
+      pass
+    return prefilled
+
+  def extensions(self, params: Params, prefilled: Prefilled, tokens: Sequence[int]
+                 ) -> Iterator[tuple[int, jax.Array, Prefilled]]:
+    """The same piece by piece: how many tokens have been read, the piece's hidden states [1, L, D], what they leave.
+
+    All pieces but the last have the engine's segment length, and the last is padded to a power of two.
     """
     if self._grammar is not None or self._copies > 1 or len(prefilled.logits) != 1:
       raise ValueError("one row without grammar and guidance can be extended")
-    logits, memory, place = prefilled.logits, prefilled.memory, 0
-    with self._mesh():
-      while place < len(tokens):
-        length = next(one for one in (self._segment_length, 16, 1) if one <= len(tokens) - place)
-        piece = np.asarray(tokens[place:place + length], np.int32)[None]
-        logits, memory = self._prefill(params, piece, np.ones_like(piece), memory, None)
-        place += length
-    return Prefilled(logits, memory)
+    place = 0
+    while place < len(tokens):
+      piece = tokens[place:place + self._segment_length]
+      padded = np.zeros((1, next(length for length in self.piece_lengths if length >= len(piece))), np.int32)
+      padded[0, :len(piece)] = piece
+      with self._mesh():
+        prefilled, hidden = self._extend(params, padded, np.array([len(piece)], np.int32), prefilled.memory,
+                                         self.position_keys(params))
+      place += len(piece)
+      yield place, hidden, prefilled
+
+  def _extend_piece(self, params: Params, tokens: jax.Array, counts: jax.Array, memory: Memory,
+                    position_keys: jax.Array | None) -> tuple[Prefilled, jax.Array]:
+    hidden, memory = self.read(params, tokens, memory, position_keys, counts)
+    memory = memory.without_last(tokens.shape[1] - counts, tokens.shape[1])
+    last = jnp.take_along_axis(hidden, counts[:, None, None] - 1, 1)
+    return Prefilled(self.model.unembed(params, last)[:, 0], memory), hidden
+
+  def read(self, params: Params, tokens: jax.Array, memory: Memory, position_keys: jax.Array | None,
+           counts: jax.Array | None = None) -> tuple[jax.Array, Memory]:
+    """The hidden states [B, L, D] of tokens [B, L], all of them unless there are `counts`, and the memory behind all."""
+    counts = jnp.full(len(tokens), tokens.shape[1]) if counts is None else counts
+    hidden, memory = self.model.extend(params, tokens, counts, memory.replace(position_keys=position_keys),
+                                        self._window)
+    return hidden, memory.replace(position_keys=None)
+
+  def position_keys(self, params: Params) -> jax.Array | None:
+    """The projected R of all pieces that `read` is given, made once for the parameters."""
+    if self._positions is None or self._positions[0] is not params:
+      memory = self._empty_memory(1, self._window + self._segment_length)
+      self._positions = params, self._project_positions(params, memory, self._segment_length).position_keys
+    return self._positions[1]
 
   def start(self, params: Params, prefilled: Prefilled, seed: int = 0,
             samples: Sequence[int] | None = None) -> Slots:
     """Slots with a row of prefilled prompts each; `seed` and `samples` as when the engine is called."""
     rows = len(prefilled.logits) // self._copies
-    keys = _keys(seed, range(rows) if samples is None else samples)
+    keys = row_keys(seed, range(rows) if samples is None else samples)
     with self._mesh():
-      cache = self._start(params, prefilled.memory, 0)
-    return Slots(prefilled.logits, cache, keys, jnp.zeros(rows, jnp.int32), prefilled.grammar)
+      cache = self._start(params, prefilled.memory.last(self._window), 0)
+      tokens = Tokens.of(rows, len(self._allowed)) if self._adjusts else None
+    return Slots(prefilled.logits, cache, keys, jnp.zeros(rows, jnp.int32), Settings.of([self._sampling] * rows),
+                 prefilled.grammar, tokens, jnp.zeros(rows, bool) if self.alternatives else None)
 
-  def insert(self, params: Params, slots: Slots, row: int, prefilled: Prefilled, seed: int = 0,
-             sample: int = 0) -> Slots:
+  def empty(self, params: Params, rows: int) -> Slots:
+    """Slots of which each has still to get its row."""
+    logits = jnp.zeros((rows, len(self._allowed)))
+    with self._mesh():
+      memory = self._empty_memory(rows)
+    return self.start(params, Prefilled(logits, memory))
+
+  def insert(self, params: Params, slots: Slots, row: int, prefilled: Prefilled, seed: int = 0, sample: int = 0,
+             sampling: Sampling | None = None, prompt: Sequence[int] = (), asked: bool = False,
+             drawn: Sequence[int] = ()) -> Slots:
     """Puts a prefilled prompt, alone in its batch, in the place of a row; the others go on as if nothing had happened.
 
     The ring's positions depend on (index - slot) mod W alone, so the prompt's are rolled to where the others are.
+
+    Args:
+      params, slots: of the engine; the slots are used up.
+      row: which.
+      prefilled: what the prompt left.
+      seed, sample: what the row's draws follow from.
+      sampling: the row's own; None: the engine's.
+      prompt: its ids, which a repetition penalty asks for.
+      asked: whether its alternatives are wanted.
+      drawn: tokens that the row has drawn elsewhere, the last of what was prefilled.
     """
+    sampling = sampling or self._sampling
     with self._mesh():
-      return self._insert(params, slots, row, prefilled, _keys(seed, [sample]))
+      return self._insert(params, slots, row, prefilled, row_keys(seed, [sample]), Settings.of([sampling]),
+                          self.tokens_of(prompt, sampling, drawn), asked, len(drawn))
 
-  def step(self, params: Params, slots: Slots) -> tuple[Piece, Slots]:
-    """Draws `chunk_length` tokens of every row."""
+  def tokens_of(self, prompt: Sequence[int], sampling: Sampling, drawn: Sequence[int] = ()) -> Tokens | None:
+    """What the penalties and biases of one row ask; None if rows have none."""
+    return tokens_of(prompt, sampling, len(self._allowed), drawn) if self._adjusts else None
+
+  def step(self, params: Params, slots: Slots, length: int | None = None) -> tuple[Chunk, Slots]:
+    """Draws `length` tokens of every row, `chunk_length` unless it is said; each length is compiled."""
     with self._mesh():
-      tokens, log_probs, slots = self._decode(params, slots)
-    return Piece(np.asarray(tokens), np.asarray(log_probs)), slots
+      tokens, log_probs, alternatives, slots = self._decode(params, slots, length or self._chunk_length)
+    return Chunk(np.asarray(tokens), np.asarray(log_probs),
+                 alternatives and (np.asarray(alternatives[0]), np.asarray(alternatives[1]))), slots
 
-  def _put_row(self, params: Params, slots: Slots, row: jax.Array, prefilled: Prefilled, key: jax.Array) -> Slots:
-    logits, cache, memory = slots.logits, slots.cache, prefilled.memory
+  def _put_row(self, params: Params, slots: Slots, row: jax.Array, prefilled: Prefilled, key: jax.Array,
+               settings: Settings, tokens: Tokens | None, asked: bool, drawn: int) -> Slots:
+    logits, cache, memory = slots.logits, slots.cache, prefilled.memory.last(self._window)
     memories = [memory]
     if self._copies > 1:  # The row's own, and that of its null row.
       halves = memory.split(2)
@@ -210,23 +299,50 @@ class Engine:
     for i, one in enumerate(memories):
       place = row + i * len(slots.keys)
       logits = logits.at[place].set(prefilled.logits[i])
-      cache = cache.insert(place, self._model.start_decoding(params, one, slots.cache.index))
+      cache = cache.insert(place, self.model.start_decoding(params, one, slots.cache.index))
     grammar = jax.tree.map(lambda rows, one: rows.at[row].set(one[0]), slots.grammar, prefilled.grammar)
-    return Slots(logits, cache, slots.keys.at[row].set(key[0]), slots.drawn.at[row].set(0), grammar)
+    changed = slots.replace(
+        logits=logits, cache=cache, keys=slots.keys.at[row].set(key[0]), drawn=slots.drawn.at[row].set(drawn),
+        grammar=grammar, settings=slots.settings.put(row, settings))
+    if slots.tokens is not None:
+      changed = changed.replace(tokens=slots.tokens.put(row, tokens))
+    return changed if slots.asked is None else changed.replace(asked=slots.asked.at[row].set(asked))
 
-  def _decode_chunk(self, params: Params, slots: Slots):
-    """`chunk_length` tokens [B, n] in turn, their log-probabilities, and the slots after them."""
+  def _decode_chunk(self, params: Params, slots: Slots, length: int):
+    """`length` tokens [B, n] in turn, their log-probabilities, their alternatives, and the slots after them."""
     def one(slots, _):
-      keys = jax.vmap(jax.random.fold_in)(slots.keys, slots.drawn)
-      tokens = self._sampling(jnp.where(self._allowed, self._guided(slots.logits), -jnp.inf), keys, self._legal(slots))
-      own = slots.logits[:len(tokens)]
-      log_probs = jnp.take_along_axis(jax.nn.log_softmax(own), tokens[:, None], 1)[:, 0]
+      tokens, *others = self._draw(slots)
       grammar = None if self._grammar is None else jax.vmap(self._grammar.after)(slots.grammar, tokens)
-      logits, cache = self._model.decode_step(params, jnp.tile(tokens, self._copies), slots.cache)
-      return Slots(logits, cache, slots.keys, slots.drawn + 1, grammar), (tokens, log_probs)
+      logits, cache = self.model.decode_step(params, jnp.tile(tokens, self._copies), slots.cache)
+      slots = slots.replace(logits=logits, cache=cache, drawn=slots.drawn + 1, grammar=grammar,
+                            tokens=None if slots.tokens is None else slots.tokens.after(tokens))
+      return slots, (tokens, *others)
 
-    slots, (tokens, log_probs) = jax.lax.scan(one, slots, length=self._chunk_length)
-    return tokens.T, log_probs.T, slots
+    slots, found = jax.lax.scan(one, slots, length=length)
+    tokens, log_probs, alternatives = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
+    return tokens, log_probs, alternatives, slots
+
+  def _draw(self, slots: Slots):
+    """The next token of each row [B], its log-probability, and its alternatives [B, A] where there are any."""
+    tokens, log_probs = self.draw(slots.logits, slots.keys, slots.drawn, slots.settings, slots.tokens,
+                                  self._legal(slots))
+    alternatives = None
+    if slots.asked is not None:
+      count = self.alternatives
+      alternatives = jax.lax.cond(
+          jnp.any(slots.asked), lambda: tuple(reversed(jax.lax.top_k(log_probs, count))),
+          lambda: (jnp.zeros((len(tokens), count), jnp.int32), jnp.zeros((len(tokens), count))))
+    return tokens, jnp.take_along_axis(log_probs, tokens[:, None], 1)[:, 0], alternatives
+
+  def draw(self, logits: jax.Array, keys: jax.Array, drawn: jax.Array, settings: Settings, tokens: Tokens | None,
+           legal: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """The token [B] that each row draws after `drawn` others, and all log-probabilities [B, V] of the model."""
+    log_probs = jax.nn.log_softmax(logits[:len(keys)])
+    logits = self._guided(logits)
+    if tokens is not None:
+      logits = tokens.adjusted(logits, settings)
+    keys = jax.vmap(jax.random.fold_in)(keys, drawn)
+    return settings.draw(jnp.where(self._allowed, logits, -jnp.inf), keys, legal), log_probs
 
   def _guided(self, logits: jax.Array) -> jax.Array:
     """The logits [B, V] that tokens are drawn by."""
@@ -242,8 +358,8 @@ class Engine:
     legal = jax.vmap(self._grammar.allowed)(slots.grammar)
     return jnp.pad(legal, ((0, 0), (0, len(self._allowed) - legal.shape[1])))
 
-  def _empty_memory(self, rows: int) -> Memory:
-    memory = self._model.initial_memory(rows, self._window, projected=True)
+  def _empty_memory(self, rows: int, length: int | None = None) -> Memory:
+    memory = self.model.initial_memory(rows, length or self._window, projected=True)
     if self._partitioner is None:
       return memory
     split = rows % self._partitioner.num_batch_shards == 0
@@ -255,7 +371,7 @@ class Engine:
     return self._partitioner.activate() if self._partitioner else contextlib.nullcontext()
 
 
-def _keys(seed: int, samples: Sequence[int]) -> jax.Array:
+def row_keys(seed: int, samples: Sequence[int]) -> jax.Array:
   """A key for each sample number. Threefry's draws stay the same under `vmap`, whatever the default generator is."""
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl="threefry2x32"),
                                                     np.asarray(samples, np.uint32))

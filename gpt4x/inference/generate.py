@@ -65,7 +65,8 @@ class Generator:
     self._bidirectional = "prefix_lm" in [one.feature_converter for one in parts][:None if marks else 1]
     self._ids = range(vocabularies.first_text_id(self._vocabulary), model.config.vocab_size)
     self._suffix, self._marks = suffix, marks
-    num_ids, self._end_id = _drawn(self._vocabulary, suffix is not None, marks)
+    num_ids, self._end_id = drawn(self._vocabulary, suffix is not None, marks)
+    self._ends = None if self._end_id is None else {self._end_id}
     self._output, self._guidance = output, guidance
     self._max_tokens = media.max_tokens(self._vocabulary, output) if output else MAX_TOKENS
     eos = self._vocabulary.eos_id
@@ -131,7 +132,7 @@ class Generator:
     # Without its prompt a continuation is what it is in training where the condition was dropped.
     nothing = [()] * len(ids) if self._guidance != 1 else None
     pieces = self._engine(self._params, ids, max_tokens, seed, self._bidirectional, numbers, null_prompts=nothing)
-    return [Text(self._vocabulary, row, max_tokens, stop, self._end_id) for row in ids], pieces
+    return [Text(self._vocabulary, row, max_tokens, stop, self._ends) for row in ids], pieces
 
   @functools.cached_property
   def _params(self) -> Any:
@@ -149,7 +150,7 @@ class Generator:
     return ids
 
 
-def _drawn(vocabulary: Any, fills_in: bool, marks: bool) -> tuple[int, int | None]:
+def drawn(vocabulary: Any, fills_in: bool, marks: bool) -> tuple[int, int | None]:
   """(ids from here on are not drawn, the id that ends a text): of marks, those that are asked for."""
   if (fills_in or marks) and not isinstance(vocabulary, vocabularies.MarkedVocabulary):
     raise UserError(f"the model's vocabulary, a {type(vocabulary).__name__}, has no marks: fill in, or name marks, with"

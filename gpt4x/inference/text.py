@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 from typing import Literal, TYPE_CHECKING
 
@@ -32,10 +32,10 @@ class Text:
   """
 
   def __init__(self, vocabulary: seqio.Vocabulary, prompt_ids: Sequence[int], max_tokens: int,
-               stop: Sequence[str] = (), end_id: int | None = None):
-    """Takes what was before, and what ends the text: a token (None: the end of its document), a text, a length."""
+               stop: Sequence[str] = (), ends: Collection[int] | None = None):
+    """Takes what was before, and what ends the text: tokens (None: the end of its document), texts, a length."""
     self._vocabulary, self._max_tokens, self._stop = vocabulary, max_tokens, stop
-    self._end_id = vocabulary.eos_id if end_id is None else end_id
+    self._ends = {vocabulary.eos_id} if ends is None else ends
     self._ids = list(prompt_ids)  # And what is written.
     self._context, self._known, self._prompt_length = 0, len(self._ids), len(self._ids)
     self._settled, self._shown = "", 0  # The text of the first `_known` ids, and how much of the text is shown.
@@ -52,7 +52,7 @@ class Text:
     for token, log_prob in zip(tokens, log_probs):
       self.tokens.append(int(token))
       self.log_probs.append(float(log_prob))
-      if token == self._end_id:
+      if token in self._ends:
         self.finish_reason = "eos"
         break
       self._ids.append(int(token))

@@ -224,6 +224,18 @@ class LanguageModel:
     hidden, memory, _ = self._apply(params, tokens, memory, segment_ids, prefix, window=memory.length)
     return self.unembed(params, hidden[:, -1:])[:, 0], memory
 
+  def extend(self, params: Params, tokens: Int[Array, "B L"], counts: Int[Array, " B"], memory: Memory,
+             window: int) -> tuple[Float[Array, "B L D"], Memory]:
+    """The hidden states of each row's first `counts` tokens, and the memory of all, from which those behind are taken.
+
+    The memory is projected, and at least as much longer than the window W as there are tokens: what is taken off its
+    end by `Memory.without_last` leaves what the window needs. So rows go on by as many tokens as each wants, in a
+    program of one shape.
+    """
+    real = (jnp.arange(tokens.shape[1]) < counts[:, None]).astype(jnp.int32)
+    hidden, memory, _ = self._apply(params, tokens, memory, real, window=window)
+    return hidden, memory
+
   def start_decoding(self, params: Params, memory: Memory, index: int | jax.Array = 0) -> Cache:
     """The ring cache of the W positions that a prefilled memory holds, to be continued at position `index`."""
     cache = self._apply(params, memory, index, method="ring")

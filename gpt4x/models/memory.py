@@ -56,6 +56,24 @@ class Memory(flax.struct.PyTreeNode):
     """Moves every position on by `shift`, the last ones to the front."""
     return self._map(lambda x, _, positions: x if positions is None else jnp.roll(x, shift, positions))
 
+  def without_last(self, counts: jax.Array, most: int) -> "Memory":
+    """Each row without so many [B] of its last positions, at most `most`; empty ones come in front."""
+    def move(x, rows, positions):
+      if positions is None:
+        return x
+      x = jnp.pad(x, [(most if i == positions else 0, 0) for i in range(x.ndim)])
+      cut = lambda x, count, axis: jax.lax.dynamic_slice_in_dim(x, most - count, self.length, axis)
+      if len(counts) == 1:
+        return cut(x, counts[0], positions)
+      return jax.vmap(lambda row, count: cut(row, count, positions - 1), (rows, 0), rows)(x, counts)
+
+    return self._map(move)
+
+  def last(self, length: int) -> "Memory":
+    """The last positions alone."""
+    keep = lambda x, _, axis: x if axis is None else jax.lax.slice_in_dim(x, x.shape[axis] - length, None, axis=axis)
+    return self._map(keep)
+
   def after_empty(self, positions: int) -> "Memory":
     """The same behind so many empty positions."""
     pad = lambda x, axis: jnp.pad(x, [(positions if i == axis else 0, 0) for i in range(x.ndim)])

@@ -9,7 +9,7 @@ import pytest
 
 from gpt4x.errors import UserError
 from gpt4x.inference.engine import BOS, Engine
-from gpt4x.inference.sampling import Sampling
+from gpt4x.inference.sampling import Sampling, Settings
 from gpt4x.media.grammar import Grammar
 from gpt4x.media.layout import Span
 from gpt4x.models.config import TransformerConfig
@@ -103,15 +103,16 @@ class Unguided(Engine):
     return logits
 
 
-def by_lowest_bits(logits, keys, legal):
+def by_lowest_bits(settings, logits, keys, legal):
   """Draws [B] that differ where any logit does, be it in its last bit."""
   bits = jax.lax.bitcast_convert_type(jnp.where(jnp.isfinite(logits), logits, 0), jnp.int32)
   return jnp.sum(bits, -1) % LAYOUT.size
 
 
-def test_guidance_of_one_is_no_guidance():
+def test_guidance_of_one_is_no_guidance(monkeypatch):
   """Bit for bit, whether there are null prompts or none; whereas a little guidance is noticed."""
-  options = {"sampling": by_lowest_bits, "grammar": None}
+  monkeypatch.setattr(Settings, "draw", by_lowest_bits)
+  options = {"sampling": Sampling(0.123), "grammar": None}  # Of no other engine, which would keep how it draws.
   plain = decode(Unguided(model_and_params()[0], WINDOW, eos_id=None, num_ids=LAYOUT.size, segment_length=16,
                           chunk_length=16, first_id=0, **options), CASES, 32)
   for nulls in (None, NULLS):

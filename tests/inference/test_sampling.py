@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt4x.errors import UserError
-from gpt4x.inference.sampling import Sampling
+from gpt4x.inference.sampling import Sampling, Settings, Tokens, tokens_of
 
 LOGITS = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05], [0.05, 0.15, 0.3, 0.5]]))
 KEYS = jax.random.split(jax.random.key(0), 2)
@@ -98,3 +98,69 @@ def test_a_mask_of_everything_changes_no_draw():
   for sampling in (Sampling(), Sampling(0.7, top_k=3), Sampling(top_p=0.6), Sampling(0.0)):
     keys = jax.random.split(jax.random.key(5), 2)
     np.testing.assert_array_equal(sampling(LOGITS, keys, jnp.ones((2, 4), bool)), sampling(LOGITS, keys))
+
+
+# Rows, each with settings of its own.
+
+MIXED = [Sampling(0.0), Sampling(0.7, top_k=5), Sampling(1.3, top_p=0.8), Sampling(top_k=300, top_p=0.999),
+         Sampling(2.0, min_p=0.3), Sampling(0.5, top_k=40, top_p=0.6, min_p=0.01), Sampling()]
+
+
+def kept(logits, one):
+  """The ids that filters leave, from their papers, in float64."""
+  chances = np.exp(logits / one.temperature - np.max(logits / one.temperature))
+  order = np.argsort(-chances, kind="stable")
+  left = [i for i in order if chances[i] >= one.min_p * chances[order[0]]][:one.top_k]
+  total, ids = sum(chances[i] for i in left), []
+  for i in left:
+    if one.top_p is not None and sum(chances[i] for i in ids) >= one.top_p * total:
+      break
+    ids.append(i)
+  return sorted(ids)
+
+
+@pytest.mark.parametrize("spread", [0.5, 4.0])
+def test_each_row_has_its_own_filters(spread):
+  """Of few likely tokens and of many, so that the likeliest 128 tell and do not tell."""
+  size = 700
+  logits = np.random.default_rng(0).normal(size=(len(MIXED), size)).astype(np.float32) * spread
+  settings = Settings.of(MIXED)
+  found = jax.jit(lambda settings, logits: settings._kept(logits))(settings, logits)
+  for row, one in enumerate(MIXED):
+    if one.temperature:
+      np.testing.assert_array_equal(np.flatnonzero(np.isfinite(found[row])), kept(logits[row].astype(float), one))
+  keys = jax.random.split(jax.random.key(0), len(MIXED))
+  together = jax.jit(Settings.draw)(settings, logits, keys)
+  for row, one in enumerate(MIXED):
+    assert together[row] == one(logits[row:row + 1], keys[row:row + 1])[0]
+  assert together[0] == logits[0].argmax()
+
+
+def test_penalties_and_biases():
+  """As their definitions have them, for each row by itself."""
+  rows = [Sampling(), Sampling(presence_penalty=0.5), Sampling(frequency_penalty=-0.25), Sampling(
+      repetition_penalty=2.0), Sampling(bias=((4, 1.5), (1, -100.0))), Sampling(
+          1.0, presence_penalty=0.5, frequency_penalty=0.25, repetition_penalty=1.5, bias=((0, 3.0),))]
+  prompt, drawn, logits = [1, 3], [2, 2, 3], np.array([0.5, -1.0, 2.0, 1.0, -3.0], np.float32)
+  tables = [tokens_of(prompt, one, 5) for one in rows]
+  tokens = Tokens(*(jnp.concatenate(parts) for parts in zip(*((one.drawn, one.prompted, one.bias) for one in tables))))
+  for token in drawn:
+    tokens = tokens.after(np.full(len(rows), token))
+  found = tokens.adjusted(np.tile(logits, (len(rows), 1)), Settings.of(rows))
+  for row, one in enumerate(rows):
+    expected = logits.astype(float)
+    for i in {*prompt, *drawn}:
+      expected[i] = expected[i] / one.repetition_penalty if expected[i] > 0 else expected[i] * one.repetition_penalty
+    for i in set(drawn):
+      expected[i] -= one.presence_penalty + drawn.count(i) * one.frequency_penalty
+    for i, value in one.bias:
+      expected[i] += value
+    np.testing.assert_allclose(found[row], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [
+    {"min_p": 1.1}, {"min_p": float("nan")}, {"presence_penalty": float("inf")}, {"frequency_penalty": float("nan")},
+    {"repetition_penalty": 0.0}, {"repetition_penalty": float("inf")}, {"bias": ((1, float("nan")),)}])
+def test_numbers_that_are_none(options):
+  with pytest.raises(UserError, match=f"^{next(iter(options))} = .* must "):
+    Sampling(**options)

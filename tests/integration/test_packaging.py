@@ -25,7 +25,7 @@ from gpt4x import cli
 from tests import shown
 
 PACKAGES = ("gpt4x", "tasks", "gin_configs")
-SUFFIXES = ".py", ".gin", ".cc"  # The last are compiled where they are used.
+SUFFIXES = ".py", ".gin", ".cc", ".html"  # C++ is compiled where it is used.
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,10 @@ class ExtendedVocabulary(PythonVocabulary, FileVocabulary):
     sizes = ids.token_bytes(self.text)
     return np.pad(sizes, (0, self.vocab_size - len(sizes)))
 
+  def token_content(self, token: int) -> bytes:
+    """The text behind an id; what comes behind text has none."""
+    return ids.token_content(self.text, token) if token < self.text.vocab_size else b""
+
   @property
   def eos_id(self) -> int | None:
     return self.text.eos_id

@@ -129,6 +129,17 @@ class HuggingFaceVocabulary(PythonVocabulary, FileVocabulary):
     """The bytes of text behind each id, [V], where they are known: with byte-level pairs, and no change of the text."""
     return _token_bytes(self._content(), self.file).copy()
 
+  def token_content(self, token: int) -> bytes:
+    """The text behind an id, in UTF-8: of byte-level pairs it may be a part of a character."""
+    text = None if token in self.special_tokens else self.token(token)
+    if text is None:
+      return b""
+    if token in self._tokenizer.get_added_tokens_decoder() or not set(text) <= set(_byte_of()):
+      return text.encode()
+    if not _joins_bytes(self._content()):
+      return self._decode([token]).encode()
+    return bytes(map(_byte_of().__getitem__, text))
+
   def __eq__(self, other: Any) -> bool:
     mine, theirs = ((vocabulary._where, vocabulary._held, vocabulary._eos, vocabulary._bos) if isinstance(
         vocabulary, HuggingFaceVocabulary) else None for vocabulary in (self, other))
@@ -174,6 +185,21 @@ def _load(content: bytes, file: str, special: bool = False) -> Any:
   if getattr(tokenizer.model, "dropout", None) is not None:
     tokenizer.model.dropout = None
   return tokenizer
+
+
+@functools.lru_cache(maxsize=4)
+def _joins_bytes(content: bytes) -> bool:
+  """Whether the characters of tokens are bytes."""
+  decoder = json.loads(content).get("decoder") or {}
+  return any(step.get("type") == "ByteLevel" for step in decoder.get("decoders", [decoder]))
+
+
+@functools.cache
+def _byte_of() -> dict[str, int]:
+  """The byte that each character of byte-level pairs stands for: itself where it can be seen, others from U+0100 on."""
+  seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+  hidden = [byte for byte in range(256) if byte not in seen]
+  return {chr(byte): byte for byte in seen} | {chr(256 + number): byte for number, byte in enumerate(hidden)}
 
 
 @functools.lru_cache(maxsize=4)

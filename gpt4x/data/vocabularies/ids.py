@@ -28,6 +28,24 @@ def token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
   return sizes
 
 
+def token_content(vocabulary: seqio.Vocabulary, token: int) -> bytes:
+  """The text behind one id, in UTF-8, of which it may be a part of a character; empty for specials.
+
+  A class of one's own may know better, in a method `token_content`; else it is what the id alone is decoded to.
+  """
+  if callable(own := getattr(vocabulary, "token_content", None)):
+    return own(token)
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    return bytes([token - 3]) if 3 <= token < 3 + 256 else b""
+  if isinstance(vocabulary, seqio.SentencePieceVocabulary) and token < vocabulary.tokenizer.GetPieceSize():
+    model, piece = vocabulary.tokenizer, vocabulary.tokenizer.IdToPiece(token)
+    if model.IsByte(token):
+      return bytes([int(piece[3:5], 16)])  # <0xE2>
+    special = model.IsControl(token) or model.IsUnknown(token) or model.IsUnused(token)
+    return b"" if special else piece.replace(SPACE, " ").encode()
+  return vocabulary.decode([token]).encode()
+
+
 def _checked(sizes: Any, vocabulary: seqio.Vocabulary) -> np.ndarray:
   if sizes.shape != (vocabulary.vocab_size,) or sizes.dtype.kind not in "iu" or sizes.min() < 0:
     raise UserError(f"{type(vocabulary).__name__}.token_bytes gives {sizes.dtype} {list(sizes.shape)}: give a whole"

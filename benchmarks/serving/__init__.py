@@ -1,0 +1,1 @@
+"""What the server does under load, beside the engine alone and beside others."""

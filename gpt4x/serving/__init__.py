@@ -1,0 +1,1 @@
+"""Models behind HTTP: requests of many clients, decoded together."""

@@ -1,0 +1,167 @@
+"""The model of a run, as it is served."""
+
+from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import seqio
+
+from gpt4x.data import chat_template, vocabularies
+from gpt4x.errors import UserError
+from gpt4x.experiment import Experiment
+from gpt4x.inference.engine import Engine
+from gpt4x.inference.generate import drawn
+from gpt4x.inference.speculation import PromptLookup
+from gpt4x.inference.text import Text
+from gpt4x.partitioning import Partitioner
+from gpt4x.serving.batcher import Batcher, CHUNK, Job
+from gpt4x.serving.contract import Event, Request
+from gpt4x.serving.prefixes import Prefixes
+
+ALTERNATIVES = 20  # The most that a request may ask for.
+_ROLES = ("system", "developer", "user", "assistant")
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+_compilations: list[str] = []  # Of this process, since the last model was ready.
+
+
+def _count(name: str, _: float, **__: Any) -> None:
+  if name == _COMPILED:
+    _compilations.append(name)
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def load(name: str, model_dir: str, experiment: Experiment, *, slots: int = 16, max_queue: int = 64,
+         prefix_bytes: int = 1 << 28, step: int | None = None, window: int | None = None, speculate: bool = False,
+         partitioner: Partitioner | None = None) -> "ServedModel":
+  """Reads the model of a run and compiles what serves it; it takes requests at once.
+
+  Args:
+    name: what requests call it.
+    model_dir: the run's directory; nothing else is read.
+    experiment: the run's own.
+    slots: rows that are decoded together.
+    max_queue: requests that may wait.
+    prefix_bytes: for what prompts leave to those that begin alike.
+    step: the checkpoint; None: the newest.
+    window: latest positions that each token attends to; None: a segment and the longer of the two memories.
+    speculate: whether what follows is guessed from what came, for a request that is alone.
+    partitioner: the mesh that the parameters lie on; None: one device.
+  """
+  if not vocabularies.saved_in(model_dir):
+    raise UserError(f"{model_dir} has no vocabulary, so texts have no tokens: copy the one that the model was trained"
+                    " with there")
+  if experiment.dataset.feature_converter == "prefix_lm":
+    raise UserError(f"the model in {model_dir} was trained on prompts that it sees in both directions, and the server"
+                    " reads in one: use `gpt4x generate`, or train it with DatasetConfig.feature_converter ="
+                    " 'causal_lm'")
+  partitioner = partitioner or Partitioner(data=1, num_devices=1)
+  params = experiment.restore_params(model_dir, partitioner, step)[1]
+  model = ServedModel(name, experiment, vocabularies.load(model_dir), params, window,
+                      chat_template.of_run(model_dir), partitioner, slots, max_queue, prefix_bytes, speculate)
+  model.start()
+  return model
+
+
+class ServedModel:
+  """What `contract.Served` says."""
+
+  def __init__(self, name: str, experiment: Experiment, vocabulary: seqio.Vocabulary, params: Any,
+               window: int | None = None, template: chat_template.Template | None = None,
+               partitioner: Partitioner | None = None, slots: int = 16, max_queue: int = 64,
+               prefix_bytes: int = 1 << 28, speculate: bool = False):
+    """Takes what `load` reads; `start` compiles."""
+    self.name, self.created, self.window = name, int(time.time()), experiment.decoding_window(window)
+    self._vocabulary, self._params, self._template = vocabulary, params, template
+    size = experiment.language_model.config.vocab_size
+    num_ids, self._end = drawn(vocabulary, False, False)
+    self.num_ids = min(num_ids, size)
+    self._ids = range(vocabularies.first_text_id(vocabulary), size)
+    ends = {self._end} if template is None else {self._end, template.stop(vocabulary)[0]}
+    self._ends = ends - {None}
+    self.chat_refusal = None if template else (
+        f"the model {name} has no chat template: use completions, or train it on conversations")
+    # A piece of a prompt is read between two chunks of decoding, which wait for it.
+    self._engine = Engine(
+        experiment.language_model, self.window, self._end, num_ids, segment_length=64, chunk_length=CHUNK,
+        first_id=self._ids.start, start_id=vocabularies.start_id(vocabulary), partitioner=partitioner, adjusts=True,
+        alternatives=min(ALTERNATIVES, size))
+    self._batcher = Batcher(self._engine, params, self._text, slots, max_queue, Prefixes(64, prefix_bytes),
+                            PromptLookup() if speculate else None)
+    self._embedding = threading.Lock()
+
+  def start(self) -> None:
+    """Compiles, and takes requests from then on."""
+    self._batcher.start()
+    self.embed([[self._ids.start]])
+    _compilations.clear()
+
+  def stop(self) -> None:
+    self._batcher.stop()
+
+  def ready(self) -> bool:
+    return self._batcher.ready
+
+  def figures(self) -> Mapping[str, float]:
+    return self._batcher.figures() | {"compilations": len(_compilations)}
+
+  def encode(self, text: str) -> list[int]:
+    return self.checked(self._vocabulary.encode(text))
+
+  def checked(self, ids: Sequence[int]) -> list[int]:
+    """Ids that the model knows, or a UserError."""
+    for token in ids:
+      if token not in self._ids:
+        raise UserError(f"the text has the token {token}, and the model knows {self._ids.start} to"
+                        f" {self._ids.stop - 1}")
+    return list(ids)
+
+  def text(self, token: int) -> str:
+    return self.raw(token).decode("utf-8", "replace")
+
+  def raw(self, token: int) -> bytes:
+    return vocabularies.token_content(self._vocabulary, token)
+
+  def chat(self, messages: Sequence[Mapping[str, object]]) -> tuple[list[int], tuple[str, ...]]:
+    if self._template is None:
+      raise UserError(self.chat_refusal)
+    pieces = self._template.pieces([_message(number, one) for number, one in enumerate(messages)], generation=True)
+    ids, _ = chat_template.encode(pieces, self._vocabulary)
+    stop = self._template.stop(self._vocabulary)[1]
+    return self.checked(ids), (stop,) if stop.strip() else ()
+
+  def submit(self, request: Request, deliver: Callable[[Event], None]) -> Job:
+    return self._batcher.submit(request, deliver)
+
+  def embed(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """By the same programs as prompts are read; one text after the other."""
+    found = []
+    for text in ids:
+      with self._embedding:  # The texts of one request do not take all cores from what is decoded.
+        row, total, place = self._engine.begin(self._params), 0.0, 0
+        for count, hidden, row in self._engine.extensions(self._params, row, text):
+          total, place = total + np.asarray(hidden, np.float32)[0, :count - place].sum(0), count
+        found.append(total / len(text))
+    return np.stack(found)
+
+  def _text(self, request: Request) -> Text:
+    return Text(self._vocabulary, request.ids, request.max_tokens, request.stop, self._ends)
+
+
+def _message(number: int, message: Mapping[str, object]) -> chat_template.Message:
+  """A message of the template's, of one as requests have them."""
+  role, content = message.get("role"), message.get("content")
+  if role not in _ROLES:
+    raise UserError(f"message {number + 1} has the role {role!r}: use {', '.join(_ROLES)}")
+  if isinstance(content, Sequence) and not isinstance(content, str):
+    others = {part.get("type") for part in content} - {"text"}
+    if others:
+      raise UserError(f"message {number + 1} has a part of the type {sorted(map(str, others))[0]!r}, and the model"
+                      " reads text")
+    content = "".join(str(part["text"]) for part in content)
+  return {"role": "system" if role == "developer" else str(role), "content": str(content)}

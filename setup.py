@@ -89,6 +89,7 @@ setuptools.setup(
             "flask-cors>=5,<7",  # With flask, the server of moto.
             "moto[s3]>=5.1,<6",
             "hypothesis>=6.140,<7",
+            "kubernetes-validate>=1.30,<2",  # Knows the schemas of manifests.
             "mypy>=2.4,<3",
             "openai>=3,<4",  # The client of the server's API.
             "packaging>=25",

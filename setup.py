@@ -79,7 +79,7 @@ setuptools.setup(
             "ImageHash>=4.3,<5", "mwparserfromhell>=0.7,<0.8", "phonenumbers>=9,<10", "python-stdnum>=2,<3",
             "resiliparse>=2,<3", "trafilatura>=2,<3", "xxhash>=3,<5",
         ],
-        "serve": ["prometheus_client>=0.22,<1", "starlette>=1.0,<2", "uvicorn>=0.35,<1"],  # Models behind HTTP.
+        "serve": ["prometheus_client>=0.21,<1", "starlette>=1,<2", "uvicorn>=0.50,<1"],  # Models behind HTTP.
         "test": [
             "gpt4x[export,gcs,huggingface,knowledge,media,mlflow,prepare,s3,serve,wandb]",
             "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.

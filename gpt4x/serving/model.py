@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import seqio
 
 from gpt4x.data import chat_template, vocabularies
 from gpt4x.errors import UserError
@@ -71,7 +70,7 @@ def load(name: str, model_dir: str, experiment: Experiment, *, slots: int = 16, 
 class ServedModel:
   """What `contract.Served` says."""
 
-  def __init__(self, name: str, experiment: Experiment, vocabulary: seqio.Vocabulary, params: Any,
+  def __init__(self, name: str, experiment: Experiment, vocabulary: Any, params: Any,
                window: int | None = None, template: chat_template.Template | None = None,
                partitioner: Partitioner | None = None, slots: int = 16, max_queue: int = 64,
                prefix_bytes: int = 1 << 28, speculate: bool = False):

@@ -1,9 +1,10 @@
 """What preparation is worth: a model of prepared text beside one of the same pages as they were crawled.
 
-The pages are made from WikiText-2's training articles, as text with everything that stood on the page: each article
-between menus, links and footers, a third of them a second time with 1% of the words changed, one in eight in the wrong
-encoding, and for every fourth article a page of keywords without sentences. STEPS prepare them. Both models are those of
-experiments/stdlib_tiny.gin, on bytes, for as many steps, and both are asked for the bits of clean validation articles.
+The pages are made from WikiText-2's training articles, as text with all that stood on the page: each article between
+menus, links and footers, a third of them a second time with 1% of the words changed, one in eight in the wrong
+encoding, and for every fourth article a page of keywords without sentences. STEPS prepare them. Both models are those
+of experiments/stdlib_tiny.gin, on bytes, for as many steps, and both are asked for the bits of clean articles that were
+held out.
 
   prepared_gain   bits a byte that the model of prepared text needs less; the peer is the model of unprepared text
 

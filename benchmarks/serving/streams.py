@@ -105,7 +105,7 @@ def loaded(one: server.Server, clients: int, requests: int) -> list[server.Answe
 def overloaded(one: server.Server) -> float:
   """Seconds to the slowest refusal while as many are asked as the server takes, and none of them ends."""
   full, threads = SLOTS + 16, []
-  for number, text in enumerate(server.texts(full, 64, seed=5000)):
+  for text in server.texts(full, 64, seed=5000):
     threads.append(threading.Thread(target=one.ask, args=(text, 256), daemon=True))
     threads[-1].start()
   deadline = time.monotonic() + 60

@@ -34,8 +34,12 @@ def run(arguments: argparse.Namespace) -> None:
   limits = asked.Limits(choices=arguments.max_n, new_tokens=arguments.max_tokens)
   server = app.Server(models, limits, guard.Rules(keys=keys, hosts=frozenset(hosts), max_body=arguments.max_body))
   print(f"http://{arguments.host}:{arguments.port} serves {', '.join(models)}", flush=True)
-  web.listen(server, arguments.host.strip("[]"), arguments.port, arguments.grace, arguments.max_connections,
-             stop=lambda: [one.stop() for one in models.values()])
+
+  def stop() -> None:
+    for one in models.values():
+      one.stop()
+
+  web.listen(server, arguments.host.strip("[]"), arguments.port, arguments.grace, arguments.max_connections, stop)
 
 
 def _named(directories: list[str]) -> dict[str, str]:

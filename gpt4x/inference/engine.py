@@ -49,8 +49,7 @@ class Prefilled:
   grammar: GrammarState | None = None  # Where each row is in its stream; None: there is no grammar.
 
 
-@flax.struct.dataclass
-class Slots:
+class Slots(flax.struct.PyTreeNode):
   """Rows that are decoded together, each for itself: the logits [B, V] of the next token, and the ring cache.
 
   With guidance both have 2 B rows: each row's null row has a memory of its own, and draws what the row draws.
@@ -193,9 +192,10 @@ class Engine:
 
   def extend(self, params: Params, prefilled: Prefilled, tokens: Sequence[int]) -> Prefilled:
     """A row that `begin` gave, with more tokens behind it; their cost does not depend on what came before."""
-    for _, _, prefilled in self.extensions(params, prefilled, tokens):
+    left = prefilled
+    for _, _, left in self.extensions(params, prefilled, tokens):  # noqa: B007  The last counts.
       pass
-    return prefilled
+    return left
 
   def extensions(self, params: Params, prefilled: Prefilled, tokens: Sequence[int]
                  ) -> Iterator[tuple[int, jax.Array, Prefilled]]:
@@ -225,7 +225,7 @@ class Engine:
 
   def read(self, params: Params, tokens: jax.Array, memory: Memory, position_keys: jax.Array | None,
            counts: jax.Array | None = None) -> tuple[jax.Array, Memory]:
-    """The hidden states [B, L, D] of tokens [B, L], all of them unless there are `counts`, and the memory behind all."""
+    """The hidden states [B, L, D] of tokens [B, L], all real unless there are `counts`, and the memory behind all."""
     counts = jnp.full(len(tokens), tokens.shape[1]) if counts is None else counts
     hidden, memory = self.model.extend(params, tokens, counts, memory.replace(position_keys=position_keys),
                                         self._window)
@@ -304,7 +304,7 @@ class Engine:
     changed = slots.replace(
         logits=logits, cache=cache, keys=slots.keys.at[row].set(key[0]), drawn=slots.drawn.at[row].set(drawn),
         grammar=grammar, settings=slots.settings.put(row, settings))
-    if slots.tokens is not None:
+    if slots.tokens is not None and tokens is not None:
       changed = changed.replace(tokens=slots.tokens.put(row, tokens))
     return changed if slots.asked is None else changed.replace(asked=slots.asked.at[row].set(asked))
 

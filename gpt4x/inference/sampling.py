@@ -63,17 +63,16 @@ class Sampling:
     return Settings.of([self] * len(logits)).filter(logits)
 
 
-@flax.struct.dataclass
-class Settings:
+class Settings(flax.struct.PyTreeNode):
   """The sampling of each row, [B] each: one compiled program serves all."""
 
-  temperature: jax.Array
-  top_k: jax.Array  # int32; the largest where there is none.
-  top_p: jax.Array
-  min_p: jax.Array
-  presence_penalty: jax.Array
-  frequency_penalty: jax.Array
-  repetition_penalty: jax.Array
+  temperature: jax.Array | np.ndarray
+  top_k: jax.Array | np.ndarray  # int32; the largest where there is none.
+  top_p: jax.Array | np.ndarray
+  min_p: jax.Array | np.ndarray
+  presence_penalty: jax.Array | np.ndarray
+  frequency_penalty: jax.Array | np.ndarray
+  repetition_penalty: jax.Array | np.ndarray
 
   @classmethod
   def of(cls, rows: Sequence[Sampling]) -> "Settings":
@@ -147,13 +146,12 @@ class Settings:
     return jax.lax.cond(jnp.any(some), filtered, lambda: logits)
 
 
-@flax.struct.dataclass
-class Tokens:
+class Tokens(flax.struct.PyTreeNode):
   """What penalties and biases ask of each row and id."""
 
-  drawn: jax.Array  # int32 [B, V], how often.
-  prompted: jax.Array  # bool [B, V], whether the prompt has it.
-  bias: jax.Array  # float32 [B, V].
+  drawn: jax.Array | np.ndarray  # int32 [B, V], how often.
+  prompted: jax.Array | np.ndarray  # bool [B, V], whether the prompt has it.
+  bias: jax.Array | np.ndarray  # float32 [B, V].
 
   @classmethod
   def of(cls, rows: int, size: int) -> "Tokens":
@@ -164,7 +162,7 @@ class Tokens:
     return jax.tree.map(lambda rows, one: rows.at[row].set(one[0]), self, other)
 
   def after(self, tokens: Int[Array, " B"]) -> "Tokens":
-    return self.replace(drawn=self.drawn.at[jnp.arange(len(tokens)), tokens].add(1))
+    return self.replace(drawn=jnp.asarray(self.drawn).at[jnp.arange(len(tokens)), tokens].add(1))
 
   def adjusted(self, logits: Float[Array, "B V"], settings: Settings) -> Float[Array, "B V"]:
     """Logits with what the penalties take off and the biases add."""

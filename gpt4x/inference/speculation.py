@@ -43,8 +43,7 @@ class PromptLookup:
     return []
 
 
-@flax.struct.dataclass
-class Alone:
+class Alone(flax.struct.PyTreeNode):
   """A row that goes on by several tokens: what was drawn last is not in the memory yet."""
 
   memory: Memory

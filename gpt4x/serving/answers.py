@@ -1,7 +1,7 @@
 """Answers as clients of this API know them: whole, or in events."""
 
-from collections.abc import Mapping, Sequence
 import codecs
+from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 from typing import Any
@@ -111,8 +111,8 @@ class Writer:
 
   def _whole(self, choice: Choice) -> dict[str, Any]:
     assert choice.finished
-    rest = {"index": choice.number, "logprobs": choice.log_probs(choice.tokens, self._chat),
-            "finish_reason": choice.finished.reason}
+    rest: dict[str, Any] = {"index": choice.number, "logprobs": choice.log_probs(choice.tokens, self._chat),
+                            "finish_reason": choice.finished.reason}
     if self._chat:
       return {"message": {"role": "assistant", "content": choice.text, "refusal": None}} | rest
     return {"text": choice.text} | rest
@@ -122,8 +122,9 @@ class Writer:
     choice = self.choices[part.number]
     if not (part.text or part.reason or (part.tokens and self._asked.log_probs)):
       return None
-    rest = {"index": part.number, "logprobs": choice.log_probs(part.tokens, self._chat) if part.tokens else None,
-            "finish_reason": part.reason}
+    rest: dict[str, Any] = {
+        "index": part.number, "finish_reason": part.reason,
+        "logprobs": choice.log_probs(part.tokens, self._chat) if part.tokens else None}
     if self._chat:
       first = {} if part.number in self._begun else {"role": "assistant"}
       self._begun.add(part.number)

@@ -33,8 +33,9 @@ _EMBEDDING = 8  # Requests for vectors at a time; they are computed in turn.
 class Server:
   """Models by their names, as an ASGI application."""
 
-  def __init__(self, models: Mapping[str, Served], limits: Limits = Limits(), rules: Rules = Rules()):
-    self.models, self._limits, self.metrics = models, limits, Metrics(models)
+  def __init__(self, models: Mapping[str, Served], limits: Limits | None = None,
+               rules: Rules | None = None):
+    self.models, self._limits, self.metrics = models, limits or Limits(), Metrics(models)
     self.stopping, self.answering = False, 0
     self._embedding = threading.Semaphore(_EMBEDDING)
     get, post = functools.partial(routing.Route, methods=["GET"]), functools.partial(routing.Route, methods=["POST"])
@@ -49,7 +50,7 @@ class Server:
                                 Exception: _broken}
     inner = applications.Starlette(routes=routes, exception_handlers=handlers)
     paths = [route.path for route in routes if "{" not in route.path]
-    self.app = Guard(inner, _with_paths(rules, paths), self.metrics.count)
+    self.app = Guard(inner, dataclasses.replace(rules or Rules(), paths=frozenset(paths)), self.metrics.count)
 
   # What is there.
 
@@ -190,8 +191,8 @@ class _Running:
   @contextlib.asynccontextmanager
   async def watched(self, receive: Receive) -> AsyncIterator[None]:
     """Cancels what is left at the end; and at once if the client leaves, which ends what is within."""
-    task = asyncio.current_task()
-    gone = False
+    task, gone = asyncio.current_task(), False
+    assert task
 
     async def watch() -> None:
       nonlocal gone
@@ -264,16 +265,11 @@ def _hash(part: str) -> str:
   return f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'"
 
 
-def _with_paths(rules: Rules, paths: list[str]) -> Rules:
-  return dataclasses.replace(rules, paths=frozenset(paths))
-
-
 async def _other(_: requests.Request, error: Exception) -> Any:
   """The errors of routes that are not there, and of methods that they have not."""
   assert isinstance(error, HTTPException)
-  answer = refusal(Refused({404: "there is no such path", 405: "the path has no such method"}.get(
+  return refusal(Refused({404: "there is no such path", 405: "the path has no such method"}.get(
       error.status_code, "the request cannot be answered"), status=error.status_code))
-  return answer
 
 
 async def _broken(_: requests.Request, __: Exception) -> Any:

@@ -64,7 +64,7 @@ def completion(fields: Fields, model: Served, limits: Limits) -> Asked:
   if best != count:
     fields.refuse("best_of", "is not supported but as n")
   _check_choices(fields, len(prompts) * count, limits)
-  echo, top = fields.flag("echo"), fields.whole("logprobs", None, 0, 5)
+  echo, top = fields.flag("echo"), fields.optional("logprobs", 0, 5)
   fields.neutral({"suffix": [""]})
   shared = _shared(fields, model, limits, default=16, top=top or 0, max_tokens=("max_tokens", ))
   streamed = _streamed(fields)
@@ -182,7 +182,7 @@ def _message(fields: Fields) -> dict[str, Any]:
 def _shared(fields: Fields, model: Served, limits: Limits, default: int, top: int,
             max_tokens: Sequence[str]) -> Request:
   """What all choices of a request have in common."""
-  counts = [fields.whole(name, None, 0, limits.new_tokens) for name in max_tokens]
+  counts = [fields.optional(name, 0, limits.new_tokens) for name in max_tokens]
   count = next((one for one in counts if one is not None), min(default, limits.new_tokens))
   top_k = fields.whole("top_k", -1, -1, 2**31 - 1)
   sampling = Sampling(
@@ -191,7 +191,7 @@ def _shared(fields: Fields, model: Served, limits: Limits, default: int, top: in
       presence_penalty=fields.number("presence_penalty", 0.0, -2, 2),
       frequency_penalty=fields.number("frequency_penalty", 0.0, -2, 2),
       repetition_penalty=fields.number("repetition_penalty", 1.0, 0.01, 100), bias=_bias(fields, model))
-  seed = fields.whole("seed", None, -_SEEDS, _SEEDS - 1)
+  seed = fields.optional("seed", -_SEEDS, _SEEDS - 1)
   fields.ignore(*_IGNORED)
   # Seeds are numbers of 31 bits here.
   return Request((), count, sampling, secrets.randbelow(2**31) if seed is None else seed % 2**31, stop=_stop(fields),

@@ -32,7 +32,7 @@ class Job:
   text: Text
   deliver: Callable[[Event], None]
   cancelled: bool = False
-  reading: Iterator[Prefilled] | None = None  # The pieces of its prompt that are still to be read.
+  reading: Iterator[Prefilled | None] | None = None  # The pieces of its prompt that are still to be read.
   cached: int = 0  # Tokens of its prompt that were known.
   delivered: int = 0  # Tokens.
   tops: list[Sequence[tuple[int, float]]] = dataclasses.field(default_factory=list)
@@ -69,7 +69,7 @@ class Batcher:
     self._reading: Job | None = None
     self._alone: tuple[Job, Alone] | None = None
     self._stopped = False
-    self._slots: Slots | None = None
+    self._slots: Slots  # From the warm-up on.
     self._pays = 1.0  # Tokens of a guess, from which on it is faster than the slots are.
     self.ready = False
     self.counts = {"prompt_tokens": 0, "generated_tokens": 0, "cached_tokens": 0, "guessed_tokens": 0}
@@ -177,13 +177,14 @@ class Batcher:
     """None for each piece but the last, and then what the prompt leaves."""
     ids, engine = list(job.request.ids), self._engine
     job.cached, known = (0, None) if job.request.prompt_log_probs else self._prefixes.find(ids)
-    row = engine.begin(self._params) if known is None else known
+    begun = engine.begin(self._params) if known is None else known
+    row = begun
     self.counts["cached_tokens"] += job.cached
     self.counts["prompt_tokens"] += len(ids)
     prompted = list[Token]()
     if job.request.prompt_log_probs and ids:
-      prompted += self._tokens(row.logits, ids[:1], job.request.top)
-    for count, hidden, row in engine.extensions(self._params, row, ids[job.cached:]):
+      prompted += self._tokens(begun.logits, ids[:1], job.request.top)
+    for count, hidden, row in engine.extensions(self._params, begun, ids[job.cached:]):
       place = job.cached + count
       self._prefixes.keep(ids[:place], row)
       if job.request.prompt_log_probs:
@@ -260,7 +261,8 @@ class Batcher:
       return False
     text, request = job.text, job.request
     if request.top and chunk.alternatives:
-      job.tops += [likeliest(*both, request.top) for both in zip(chunk.alternatives[0][row], chunk.alternatives[1][row])]
+      ids, log_probs = (one[row] for one in chunk.alternatives)
+      job.tops += [likeliest(*both, request.top) for both in zip(ids, log_probs)]
     new = text.add(chunk.tokens[row], chunk.log_probs[row])
     numbers = range(job.delivered, len(text.tokens))
     tokens = [Token(text.tokens[i], text.log_probs[i], job.tops[i] if request.top else ()) for i in numbers]
@@ -269,8 +271,8 @@ class Batcher:
     if new or tokens:
       self._deliver(job, Delta(new, tokens))
     if text.finish_reason:
-      reason = "length" if text.finish_reason == "length" else "stop"
-      self._deliver(job, Finished(reason, len(request.ids), len(text.tokens), job.cached))
+      self._deliver(job, Finished("length" if text.finish_reason == "length" else "stop", len(request.ids),
+                                  len(text.tokens), job.cached))
     return not (text.finish_reason or job.cancelled)
 
   def _deliver(self, job: Job, event: Event) -> None:
@@ -300,8 +302,8 @@ class Batcher:
       row = engine.begin(params)
       self._tokens(row.logits, [1], 1)
       for length in engine.piece_lengths:
-        for _, hidden, row in engine.extensions(params, row, [1] * length):
-          self._tokens(hidden, [1], 1)
+        (_, hidden, row), = engine.extensions(params, row, [1] * length)
+        self._tokens(hidden, [1], 1)
       self._slots = engine.insert(params, self._slots, 0, row)
       for length in (1, CHUNK):
         _, self._slots = engine.step(params, self._slots, length)

@@ -56,10 +56,15 @@ class Fields:
       self.refuse(name, f"must be from {low:g} to {high:g}")
     return float(value)
 
-  def whole(self, name: str, default: int | None, low: int, high: int) -> int | None:
+  def whole(self, name: str, default: int, low: int, high: int) -> int:
+    found = self.optional(name, low, high)
+    return default if found is None else found
+
+  def optional(self, name: str, low: int, high: int) -> int | None:
+    """A whole number, if there is one."""
     value = self.any(name)
     if value is None:
-      return default
+      return None
     if isinstance(value, bool) or not isinstance(value, int):
       self.refuse(name, "must be a whole number")
     if not low <= value <= high:

@@ -68,7 +68,7 @@ class Guard:
         status = message["status"]
       try:
         await asyncio.wait_for(send(message), self._rules.send_seconds)
-      except asyncio.TimeoutError:  # Who never reads holds nothing.
+      except TimeoutError:  # Who never reads holds nothing.
         raise ConnectionAbortedError from None
 
     try:
@@ -104,7 +104,7 @@ class Guard:
   def _has_key(self, values: list[str]) -> bool:
     given = values[0].removeprefix("Bearer ").encode("latin-1") if len(values) == 1 and values[0].startswith(
         "Bearer ") else b""
-    return any([hmac.compare_digest(given, key) for key in self._keys])  # All of them, whichever it is.
+    return sum(hmac.compare_digest(given, key) for key in self._keys) > 0  # All are compared, whichever it is.
 
   async def _body(self, scope: Scope, receive: Receive) -> bytes:
     """The body, of which no more is read than may be."""
@@ -127,7 +127,7 @@ class Guard:
 
     try:
       await asyncio.wait_for(read(), self._rules.body_seconds)
-    except asyncio.TimeoutError:
+    except TimeoutError:
       raise Refused(f"the body did not come within {self._rules.body_seconds:g} s", status=408,
                     code="body_too_slow") from None
     return bytes(body)

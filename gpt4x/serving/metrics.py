@@ -17,12 +17,12 @@ class Metrics:
 
   def __init__(self, models: Mapping[str, Served]):
     self._registry, self._models = CollectorRegistry(), models
-    new = {"registry": self._registry}
-    self.answers = Counter("gpt4x_requests", "Answers by path and status.", ["path", "status"], **new)
+    self.answers = Counter("gpt4x_requests", "Answers by path and status.", ["path", "status"],
+                           registry=self._registry)
     self.first = Histogram("gpt4x_time_to_first_token_seconds", "From a request to its first token.", ["model"],
-                           buckets=_SECONDS, **new)
+                           buckets=_SECONDS, registry=self._registry)
     self.each = Histogram("gpt4x_time_per_token_seconds", "Of each token behind the first.", ["model"],
-                          buckets=_SECONDS, **new)
+                          buckets=_SECONDS, registry=self._registry)
     self._registry.register(self)
 
   def count(self, path: str, status: int) -> None:

@@ -27,9 +27,10 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 _compilations: list[str] = []  # Of this process, since the last model was ready.
 
 
-def _count(name: str, _: float, **__: Any) -> None:
-  if name == _COMPILED:
-    _compilations.append(name)
+def _count(event: str, duration_secs: float, **_: Any) -> None:
+  del duration_secs
+  if event == _COMPILED:
+    _compilations.append(event)
 
 
 jax.monitoring.register_event_duration_secs_listener(_count)
@@ -82,7 +83,7 @@ class ServedModel:
     self.num_ids = min(num_ids, size)
     self._ids = range(vocabularies.first_text_id(vocabulary), size)
     ends = {self._end} if template is None else {self._end, template.stop(vocabulary)[0]}
-    self._ends = ends - {None}
+    self._ends = {end for end in ends if end is not None}
     self.chat_refusal = None if template else (
         f"the model {name} has no chat template: use completions, or train it on conversations")
     # A piece of a prompt is read between two chunks of decoding, which wait for it.
@@ -142,8 +143,8 @@ class ServedModel:
     found = []
     for text in ids:
       with self._embedding:  # The texts of one request do not take all cores from what is decoded.
-        row, total, place = self._engine.begin(self._params), 0.0, 0
-        for count, hidden, row in self._engine.extensions(self._params, row, text):
+        total, place = 0.0, 0
+        for count, hidden, _ in self._engine.extensions(self._params, self._engine.begin(self._params), text):
           total, place = total + np.asarray(hidden, np.float32)[0, :count - place].sum(0), count
         found.append(total / len(text))
     return np.stack(found)

@@ -65,7 +65,8 @@ class Collected:
         return event
 
 
-def ask(model: ServedModel, text: str = "", max_tokens: int = 20, sampling: Sampling = WARM, **options: Any) -> Collected:
+def ask(model: ServedModel, text: str = "", max_tokens: int = 20, sampling: Sampling = WARM,
+        **options: Any) -> Collected:
   """A request that was taken in."""
   collected = Collected()
   collected.ticket = model.submit(Request(tuple(model.encode(text)), max_tokens, sampling, **options), collected)

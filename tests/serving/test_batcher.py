@@ -11,7 +11,7 @@ from gpt4x.errors import UserError
 from gpt4x.inference.sampling import Sampling
 from gpt4x.serving.contract import Failed, Finished, Overloaded
 from gpt4x.serving.prefixes import Prefixes
-from tests.serving.served import answered, ask, Collected, COLD, EXPERIMENT, made, MODEL, params, WARM
+from tests.serving.served import answered, ask, COLD, Collected, EXPERIMENT, made, MODEL, params, WARM
 
 PENALTIES = Sampling(1.5, top_k=9, top_p=0.9, min_p=0.01, presence_penalty=0.3, frequency_penalty=0.2,
                      repetition_penalty=1.2, bias=((3 + ord("k"), 2.0),))
@@ -33,7 +33,7 @@ def _expected(model):
 
 
 def requests():
-  return [dict(text=text, sampling=sampling, seed=seed, max_tokens=count) for seed, (text, sampling, count) in enumerate([
+  return [dict(text=text, sampling=one, seed=seed, max_tokens=count) for seed, (text, one, count) in enumerate([
       ("", WARM, 30), ("abc", COLD, 17), (LONG, PENALTIES, 40), (LONG + "x", WARM, 1), ("b", PENALTIES, 33),
       (LONG[5:], COLD, 9), ("abc", WARM, 25), ("k" * 64, WARM, 12)])]
 
@@ -64,7 +64,8 @@ def test_nothing_is_compiled_for_requests(model, expected):
 
 
 def test_the_seed_and_the_sample_tell_requests_apart(model):
-  texts = {answered(model, "abc", 30, Sampling(5.0), seed=seed, sample=sample).text for seed in range(3) for sample in range(3)}
+  texts = {answered(model, "abc", 30, Sampling(5.0), seed=seed, sample=sample).text
+           for seed in range(3) for sample in range(3)}
   assert len(texts) == 9
 
 
@@ -206,8 +207,8 @@ def test_stopping_ends_what_is_under_way():
 
 
 def test_guesses_change_nothing():
-  """Alone, and with another that comes on the way; whether they pay or not. Several tokens at once are rounded otherwise
-  than one after the other."""
+  """Alone, and with another that comes on the way; whether they pay or not. Several tokens at once are rounded
+  otherwise than one after the other."""
   model, plain = made(speculate=True, slots=2), made(slots=2)
   for one in (model, plain):
     one.start()

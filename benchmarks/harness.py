@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import resource
+import site
 import statistics
 import sys
 import time
@@ -140,6 +141,7 @@ def compare(name: str, unit: str, ours: list[Round], peer: list[Round] | None, m
 
 def _serve(pipe: connection.Connection, make: Make, case: Any, environment: dict[str, str]) -> None:
   os.environ.update(environment)
+  _take_own_packages()
   run = None
   with contextlib.suppress(EOFError, BrokenPipeError):  # The parent has closed the pipe: it wants no more.
     while True:
@@ -149,6 +151,13 @@ def _serve(pipe: connection.Connection, make: Make, case: Any, environment: dict
         pipe.send(run() | {"peak_memory": peak_memory()})
       except Exception:  # pylint: disable=broad-exception-caught
         pipe.send(traceback.format_exc())
+
+
+def _take_own_packages() -> None:
+  """Puts this interpreter's packages in the places of those of the one that started it, whose path it was given."""
+  own = site.getsitepackages()
+  sys.path[:] = [path for path in sys.path if "site-packages" not in path or path in own]
+  sys.path += [path for path in own if path not in sys.path]
 
 
 def peak_memory() -> float:

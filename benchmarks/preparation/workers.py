@@ -1,0 +1,42 @@
+"""Two workers beside one.
+
+  two_workers  documents a second of two workers, over those of one; processes are started in it
+
+    python -m benchmarks.preparation.workers --data=DIR [--rounds=5] [--dry_run]
+"""
+
+from collections.abc import Iterator
+import pathlib
+import subprocess
+import tempfile
+import time
+
+import numpy as np
+
+from benchmarks.harness import Row
+from benchmarks.preparation import scripts
+from benchmarks.preparation.whole import command, DOCUMENTS, write
+
+
+def rows(given: scripts.Given) -> Iterator[Row]:
+  with tempfile.TemporaryDirectory(prefix="workers-") as name:
+    folder = pathlib.Path(name)
+    write(given.data, folder)
+    speeds = [workers(folder, round_) for round_ in range(given.rounds)]
+  one, two = (float(np.median([speed[count] for speed in speeds])) for count in (1, 2))
+  ratio = float(np.median([speed[2] / speed[1] for speed in speeds]))
+  yield Row("preparation/two_workers", two, "documents/s", one, ratio, goal="ratio >= 1.8")
+
+
+def workers(folder: pathlib.Path, round_: int) -> dict[int, float]:
+  """Documents a second by the number of workers; the start of processes is in it."""
+  found = dict[int, float]()
+  for count in (1, 2) if round_ % 2 else (2, 1):
+    started = time.monotonic()
+    subprocess.run(command(folder, f"workers{count}_{round_}", count), check=True, capture_output=True)
+    found[count] = DOCUMENTS * 4 / 3 / (time.monotonic() - started)
+  return found
+
+
+if __name__ == "__main__":
+  scripts.main(rows, rounds=5)

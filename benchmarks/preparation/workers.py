@@ -1,7 +1,7 @@
 """Two workers beside one.
 
-  two_workers  documents a second of two workers, over those of one, of 1,600 documents (29 MB); processes are started in
-               it
+  two_workers  documents a second of two workers, over those of one, of 1,600 documents (29 MB); processes are started
+               in it
 
     python -m benchmarks.preparation.workers --data=DIR [--rounds=5] [--dry_run]
 """

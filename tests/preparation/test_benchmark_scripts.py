@@ -62,7 +62,8 @@ def test_what_a_script_does_not_take_is_refused(monkeypatch, kept, capsys, flag)
   assert f"unrecognized arguments: {flag}" in capsys.readouterr().err and not kept
 
 
-@pytest.mark.parametrize("name", ["extraction", "filters", "near_duplicates", "personal_data", "kills", "memory", "workers", "warc"])
+@pytest.mark.parametrize("name", [
+    "extraction", "filters", "kills", "memory", "near_duplicates", "personal_data", "warc", "workers"])
 def test_a_script_takes_the_flags_that_its_first_lines_show(monkeypatch, capsys, name):
   if name == "personal_data":
     pytest.importorskip("re2")

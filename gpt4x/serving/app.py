@@ -1,7 +1,6 @@
 """The application: routes, with the gate before them."""
 
 from collections.abc import Callable, Mapping
-import functools
 import sys
 from typing import Any
 
@@ -19,9 +18,12 @@ from gpt4x.serving.metrics import CONTENT_TYPE, Metrics
 from gpt4x.serving.settings import Settings
 
 
-def build(models: Mapping[str, Served], settings: Settings = Settings(),
-          log: Callable[[str], None] = functools.partial(print, file=sys.stderr, flush=True)) -> "App":
-  """An ASGI application that serves models by their names."""
+def to_stderr(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
+
+
+def build(models: Mapping[str, Served], settings: Settings, log: Callable[[str], None] = to_stderr) -> "App":
+  """An ASGI application that serves models by their names; `log` gets a line for each request."""
   return App(Context(dict(models), settings, Lifecycle(), Metrics(models)), log)
 
 

@@ -102,7 +102,7 @@ def streaming(fields: Fields) -> tuple[bool, bool]:
     raise wrong("stream_options is for stream: true", "stream_options")
   if not isinstance(options, dict):
     raise wrong("stream_options must be an object", "stream_options")
-  inner = Fields(options)
+  inner = Fields(options, "stream_options.")
   include_usage = inner.flag("include_usage")
   inner.neutral({"include_obfuscation": lambda value: value is False})
   inner.finish()

@@ -72,7 +72,7 @@ def _message(value: Any, where: str) -> dict[str, Any]:
   """A message with `role` and `content` alone."""
   if not isinstance(value, dict):
     raise wrong(f"{where} must be an object", "messages")
-  given = fields.Fields(value)
+  given = fields.Fields(value, f"{where}.")
   role, content = given.take("role"), given.take("content")
   if role not in _ROLES:
     raise wrong(f"{where}.role must be one of {', '.join(_ROLES)}", "messages")

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping
 import json
-import math
 import re
 from typing import Any
 
 from gpt4x.errors import one_line
-from gpt4x.serving.problems import wrong
+from gpt4x.serving.problems import Problem, wrong
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
@@ -71,21 +70,25 @@ def is_integer(value: Any) -> bool:
 class Fields:
   """The fields of an object. Each is taken once; null is as good as absent; `finish` refuses those that are left."""
 
-  def __init__(self, value: Mapping[str, Any]):
-    self._left = dict(value)
+  def __init__(self, value: Mapping[str, Any], where: str = ""):
+    """`where` is what stands before names in errors, such as `messages[0].`."""
+    self._left, self._where = dict(value), where
 
   def take(self, name: str) -> Any:
     """Whatever the field holds, or None."""
     return self._left.pop(name, None)
 
+  def _wrong(self, name: str, why: str, code: str | None = None) -> Problem:
+    name = self._where + one_line(name, 64)
+    return wrong(f"{name} {why}", name, code)
+
   def number(self, name: str, low: float, high: float, default: float) -> float:
     value = self.take(name)
     if value is None:
       return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      raise wrong(f"{name} must be a number from {low:g} to {high:g}", name)
-    if not (low <= value <= high and math.isfinite(value)):  # Compared first: some integers are no floats.
-      raise wrong(f"{name} must be from {low:g} to {high:g}", name)
+    # Compared before it is made a float, which some integers are too large for. NaN is in no interval.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+      raise self._wrong(name, f"must be a number from {low:g} to {high:g}")
     return float(value)
 
   def integer(self, name: str, low: int, high: int, default: int) -> int:
@@ -99,7 +102,7 @@ class Fields:
     if isinstance(value, float) and value.is_integer():
       value = int(value)
     if not is_integer(value) or not low <= value <= high:
-      raise wrong(f"{name} must be a whole number from {low} to {high}", name)
+      raise self._wrong(name, f"must be a whole number from {low} to {high}")
     return value
 
   def flag(self, name: str, default: bool = False) -> bool:
@@ -107,7 +110,7 @@ class Fields:
     if value is None:
       return default
     if not isinstance(value, bool):
-      raise wrong(f"{name} must be true or false", name)
+      raise self._wrong(name, "must be true or false")
     return value
 
   def text(self, name: str, default: str | None = None) -> str | None:
@@ -115,7 +118,7 @@ class Fields:
     if value is None:
       return default
     if not isinstance(value, str):
-      raise wrong(f"{name} must be a text", name)
+      raise self._wrong(name, "must be a text")
     return value
 
   def neutral(self, allowed: Mapping[str, Callable[[Any], bool]]) -> None:
@@ -123,8 +126,8 @@ class Fields:
     for name, fits in allowed.items():
       value = self.take(name)
       if value is not None and not fits(value):
-        raise wrong(f"{name} is not supported here with this value: leave it out", name, "unsupported_value")
+        raise self._wrong(name, "is not supported here with this value: leave it out", "unsupported_value")
 
   def finish(self) -> None:
     for name in self._left:
-      raise wrong(f"unknown field {one_line(name, 64)}", one_line(name, 64), "unknown_parameter")
+      raise self._wrong(name, "is no field that is known here", "unknown_parameter")

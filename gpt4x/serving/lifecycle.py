@@ -1,7 +1,10 @@
 """The end of a server: no new requests, and a time for those that run."""
 
 import asyncio
+import contextlib
 from typing import Protocol
+
+_SECONDS_FOR_ERRORS = 5.0
 
 
 class Stoppable(Protocol):
@@ -37,7 +40,5 @@ class Lifecycle:
     except TimeoutError:
       for one in list(self.running):
         one.fail("the server is shutting down")
-      try:  # They have only their error to write.
-        await asyncio.wait_for(self._empty.wait(), min(grace, 5) or 1)
-      except TimeoutError:
-        pass
+      with contextlib.suppress(TimeoutError):  # They have only their error to write.
+        await asyncio.wait_for(self._empty.wait(), _SECONDS_FOR_ERRORS)

@@ -1,7 +1,7 @@
 """What stands before every route: who may ask, from where, and how much; all is refused that is not allowed."""
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 import hashlib
 import hmac
 import re

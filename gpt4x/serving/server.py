@@ -1,7 +1,7 @@
 """uvicorn around the application: time limits of connections, and an orderly end."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 import signal
@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gpt4x.errors import UserError
 from gpt4x.serving.app import App
 from gpt4x.serving.problems import busy
 from gpt4x.serving.settings import Settings
@@ -97,22 +98,42 @@ class Server(uvicorn.Server):
         app, host, port, http=protocol(settings), ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=max(1, round(settings.header_seconds)),
         h11_max_incomplete_event_size=settings.max_headers, timeout_graceful_shutdown=2, backlog=1024))
-    self._app, self._drain, self._tasks_loop = app, None, None  # type: ignore[var-annotated]
+    self._app = app
+    self._loop: asyncio.AbstractEventLoop | None = None
+    self._drain: asyncio.Task[None] | None = None
+    self._tell: Callable[[str, int], None] | None = None
 
   async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-    self._tasks_loop = asyncio.get_running_loop()
+    self._loop = asyncio.get_running_loop()
     await super().startup(sockets)
+    if self.started and self._tell:
+      self._tell(*self.address())
+
+  def run_until_ended(self, tell: Callable[[str, int], None]) -> None:
+    """Serves until `end`, or a signal; `tell` is told where it listens. Raises UserError where it cannot."""
+    self._tell = tell
+    host, port = self.config.host, self.config.port
+    try:
+      family, kind, proto, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+      listening = socket.socket(family, kind, proto)
+      listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      listening.bind(where)
+    except OSError as error:
+      raise UserError(f"--host={host} --port={port}: {error.strerror}: choose others") from None
+    with listening:
+      self.run(sockets=[listening])
 
   def address(self) -> tuple[str, int]:
     """Where it listens, once it has started."""
-    return self.servers[0].sockets[0].getsockname()[:2]
+    host, port, *_ = self.servers[0].sockets[0].getsockname()
+    return host, port
 
   def end(self) -> None:
     """Begins the end, from any thread; a second time: at once."""
-    if self._tasks_loop is None:
+    if self._loop is None:
       self.should_exit = True
     else:
-      self._tasks_loop.call_soon_threadsafe(self._end)
+      self._loop.call_soon_threadsafe(self._end)
 
   def _end(self) -> None:
     if self._drain is not None:

@@ -132,8 +132,10 @@ class _Sent:
 
 def _headers(scope: Scope, settings: Settings) -> dict[bytes, list[bytes]]:
   """All values of each header, by its name in lower case."""
-  if len(scope["headers"]) > settings.max_header_count:
-    raise _last(431, "the request has too many headers")
+  length = sum(len(name) + len(value) for name, value in scope["headers"])
+  length += len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
+  if len(scope["headers"]) > settings.max_header_count or length > settings.max_headers:
+    raise _last(431, "the request's headers are too many or too long")
   found: dict[bytes, list[bytes]] = {}
   for name, value in scope["headers"]:
     found.setdefault(name.lower(), []).append(value)

@@ -84,6 +84,7 @@ class Fake:
         raise Overloaded(3.0)
       self.waiting += 1
       self.submitted.append(request)
+      self._condition.notify_all()
     ticket = Ticket(self._condition)
     threading.Thread(target=self._work, args=(request, deliver, ticket), daemon=True).start()
     return ticket

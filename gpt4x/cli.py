@@ -203,7 +203,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
                     help="the same messages with the same seed get the same answers (default: %(default)s)")
 
   serve = command("serve", "answer requests as OpenAI's API does, and show a page to try the models")
-  serve.add_argument("--model_dir", required=True, action="append", type=_directory, metavar="[NAME=]DIR", help=(
+  serve.add_argument("--model_dir", required=True, action="append", type=_named_directory, metavar="[NAME=]DIR", help=(
       "the directory of a run, served by the name of its last part, or by NAME; may be repeated"))
   serve.add_argument("--trust", action="append", default=[], type=_filled_text, metavar="MODULE",
                      help="a module that saved configurations may import from now on, though not gpt4x's")
@@ -428,6 +428,12 @@ def _directory(argument: str) -> str:
   except UserError as error:
     raise argparse.ArgumentTypeError(str(error)) from None
   return _path(argument)
+
+
+def _named_directory(argument: str) -> str:
+  """An argparse type: DIR, or NAME=DIR. A path may have an = in it, behind its first slash."""
+  name, equals, directory = argument.partition("=")
+  return f"{name}={_directory(directory)}" if equals and "/" not in name else _directory(argument)
 
 
 def _labels(argument: str) -> list[str]:

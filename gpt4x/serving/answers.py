@@ -1,156 +1,135 @@
-"""Answers as clients of this API know them: whole, or in events."""
+"""Making choices and writing them down: what completions and conversations share of their answers."""
 
-import codecs
-from collections.abc import Mapping, Sequence
-import dataclasses
+from collections.abc import AsyncIterator, Mapping, Sequence
 import json
-from typing import Any
+import time
+from typing import Any, Protocol
+import uuid
 
-from gpt4x.serving.asked import Asked
-from gpt4x.serving.contract import Delta, Failed, Finished, Prompted, Served, Token
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
-DONE = b"data: [DONE]\n\n"
-
-
-def event(content: Mapping[str, Any]) -> bytes:
-  """One event of a stream."""
-  return b"data: " + json.dumps(content).encode() + b"\n\n"
-
-
-class TokenTexts:
-  """The texts of tokens, and where each begins in the text of all; a part of a character is told by its bytes."""
-
-  def __init__(self, model: Served):
-    self._model, self._offset = model, 0
-    self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-  def next(self, token: int) -> tuple[str, int]:
-    """The text of one more token, and its place in characters."""
-    raw, offset = self._model.raw(token), self._offset
-    self._offset += len(self._decoder.decode(raw))
-    return named(raw), offset
+from gpt4x.serving.account import Account
+from gpt4x.serving.asking import Asked
+from gpt4x.serving.context import Context
+from gpt4x.serving.contract import Delta, Event, Failed, Finished, Prompted
+from gpt4x.serving.problems import Problem
+from gpt4x.serving.streams import failure, Left, Running
 
 
-def named(raw: bytes) -> str:
-  """A token as text; one that is no whole text is written `bytes:\\xe2\\x82`."""
-  try:
-    return raw.decode("utf-8")
-  except UnicodeDecodeError:
-    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+class Shape(Protocol):
+  """How the events of one kind of request are written."""
+
+  def whole(self, choices: Sequence[Sequence[Event]]) -> list[dict[str, Any]]:
+    """The choices of an answer in one piece."""
+
+  def opening(self) -> list[dict[str, Any]]:
+    """Choices of chunks that come before all events."""
+
+  def chunks(self, index: int, event: Event) -> list[dict[str, Any]]:
+    """Choices of the chunks for an event: each of them one choice."""
 
 
-class Choice:
-  """One continuation as it comes."""
-
-  def __init__(self, number: int, asked: Asked, model: Served):
-    self.number, self._asked, self._model = number, asked, model
-    self._texts, self.text, self.tokens = TokenTexts(model), "", list[Token]()
-    self.finished: Finished | None = None
-    self._echo = asked.prompts[number] if asked.prompts else ""
-
-  def take(self, one: Prompted | Delta | Finished) -> "Part":
-    """What an event adds."""
-    if isinstance(one, Finished):
-      self.finished = one
-      text, self._echo = self._echo, ""
-      self.text += text
-      return Part(self.number, text, [], one.reason)
-    if isinstance(one, Prompted):
-      text, tokens = self._echo, list(one.tokens)
-    else:
-      text, tokens = self._echo + one.text, list(one.tokens)
-    self._echo = ""
-    self.text += text
-    self.tokens += tokens
-    return Part(self.number, text, tokens, None)
-
-  def log_probs(self, tokens: Sequence[Token], chat: bool) -> dict[str, Any] | None:
-    """Those of further tokens, each of which is to be told once, in order."""
-    if not self._asked.log_probs:
-      return None
-    return self._of_chat(tokens) if chat else self._of_completion(tokens)
-
-  def _of_completion(self, tokens: Sequence[Token]) -> dict[str, Any]:
-    placed = [self._texts.next(token.id) for token in tokens]
-    top = self._asked.requests[self.number].top
-    likeliest = [{named(self._model.raw(i)): value for i, value in token.top} for token in tokens]
-    return {"tokens": [text for text, _ in placed], "token_logprobs": [token.log_prob for token in tokens],
-            "top_logprobs": likeliest if top else None, "text_offset": [offset for _, offset in placed]}
-
-  def _of_chat(self, tokens: Sequence[Token]) -> dict[str, Any]:
-    return {"content": [self._one(token.id, token.log_prob) | {
-        "top_logprobs": [self._one(i, value) for i, value in token.top]} for token in tokens], "refusal": None}
-
-  def _one(self, token: int, log_prob: float | None) -> dict[str, Any]:
-    raw = self._model.raw(token)
-    return {"token": named(raw), "logprob": log_prob, "bytes": list(raw)}
+def header(prefix: str, kind: str, model: str) -> dict[str, Any]:
+  return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model,
+          "system_fingerprint": None}
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """What is new of a choice."""
-
-  number: int
-  text: str
-  tokens: list[Token]
-  reason: str | None
+def usage(asked: Asked, ends: Mapping[int, Finished]) -> dict[str, Any]:
+  """Tokens of a request; a prompt counts once, however many continuations it has."""
+  firsts = [ends[index] for index in sorted(ends) if index % asked.n == 0]
+  prompt, drawn = sum(end.prompt_tokens for end in firsts), sum(end.completion_tokens for end in ends.values())
+  return {"prompt_tokens": prompt, "completion_tokens": drawn, "total_tokens": prompt + drawn,
+          "prompt_tokens_details": {"cached_tokens": sum(end.cached_tokens for end in firsts)}}
 
 
-class Writer:
-  """Writes one answer, of /v1/completions or of /v1/chat/completions."""
-
-  def __init__(self, identity: str, created: int, asked: Asked, model: Served, chat: bool):
-    self._chat, self._asked, self._model = chat, asked, model
-    self.choices = [Choice(number, asked, model) for number in range(len(asked.requests))]
-    self._head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{identity}", "created": created, "model": model.name}
-    self._begun = set[int]()
-
-  def whole(self) -> dict[str, Any]:
-    """The answer once all choices are finished."""
-    return self._named(False) | {"choices": [self._whole(one) for one in self.choices], "usage": self.usage()}
-
-  def _whole(self, choice: Choice) -> dict[str, Any]:
-    assert choice.finished
-    rest: dict[str, Any] = {"index": choice.number, "logprobs": choice.log_probs(choice.tokens, self._chat),
-                            "finish_reason": choice.finished.reason}
-    if self._chat:
-      return {"message": {"role": "assistant", "content": choice.text, "refusal": None}} | rest
-    return {"text": choice.text} | rest
-
-  def chunk(self, part: Part) -> bytes | None:
-    """The event of a part; None where there is nothing to say."""
-    choice = self.choices[part.number]
-    if not (part.text or part.reason or (part.tokens and self._asked.log_probs)):
-      return None
-    rest: dict[str, Any] = {
-        "index": part.number, "finish_reason": part.reason,
-        "logprobs": choice.log_probs(part.tokens, self._chat) if part.tokens else None}
-    if self._chat:
-      first = {} if part.number in self._begun else {"role": "assistant"}
-      self._begun.add(part.number)
-      content = {"delta": first | ({"content": part.text} if part.text or first else {})} | rest
-    else:
-      content = {"text": part.text} | rest
-    return event(self._named(True) | {"choices": [content]} | ({"usage": None} if self._asked.usage else {}))
-
-  def last(self) -> list[bytes]:
-    """What ends a stream."""
-    usage = [event(self._named(True) | {"choices": [], "usage": self.usage()})] if self._asked.usage else []
-    return [*usage, DONE]
-
-  def usage(self) -> dict[str, Any]:
-    written = sum(one.finished.completion_tokens for one in self.choices if one.finished)
-    cached = sum(one.finished.cached_tokens for one, request in zip(self.choices, self._asked.requests)
-                 if one.finished and request.sample == 0)
-    read = self._asked.prompt_tokens
-    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written,
-            "prompt_tokens_details": {"cached_tokens": cached}}
-
-  def _named(self, streamed: bool) -> dict[str, Any]:
-    kind = ("chat.completion.chunk" if streamed else "chat.completion") if self._chat else "text_completion"
-    return self._head | {"object": kind}
+async def answer(http: HttpRequest, context: Context, asked: Asked, shape: Shape, prefix: str, kind: str) -> Response:
+  """Draws the choices of a request: the answer, or a stream of chunks of it. Raises Problem and Left."""
+  if asked.stream:
+    return _Stream(context, asked, shape, header(prefix, kind + ".chunk" * (prefix == "chatcmpl"), asked.model.name))
+  requests = asked.requests()
+  async with Running(context.lifecycle, None) as running:
+    running.submit(asked.model, requests)
+    running.watch(http.receive)
+    choices: list[list[Event]] = [[] for _ in requests]
+    ends: dict[int, Finished] = {}
+    async for index, event in context.metrics.timed(asked.model.name, running.events(len(requests))):
+      if isinstance(event, Failed):
+        raise failure(event)
+      choices[index].append(event)
+      if isinstance(event, Finished):
+        ends[index] = event
+  used = usage(asked, ends)
+  account(http.scope).set(used["prompt_tokens"], used["completion_tokens"])
+  return JSONResponse({**header(prefix, kind, asked.model.name), "choices": shape.whole(choices), "usage": used})
 
 
-def failure(failed: Failed) -> dict[str, Any]:
-  """The error of a continuation that failed."""
-  return {"error": {"message": failed.message, "type": "server_error", "param": None, "code": None}}
+def account(scope: Scope) -> Account:
+  return scope.get("gpt4x.account") or Account()
+
+
+class _Stream(Response):
+  """Server-sent events, ended by [DONE], whatever happens but that the client leaves."""
+
+  media_type = "text/event-stream"
+
+  def __init__(self, context: Context, asked: Asked, shape: Shape, head: dict[str, Any]):
+    super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+    del self.headers["content-length"]
+    self._context, self._asked, self._shape, self._head = context, asked, shape, head
+
+  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async with Running(self._context.lifecycle, self._context.settings.max_pending) as running:
+      running.submit(self._asked.model, self._asked.requests())  # Overloaded: the status can still say so.
+      running.watch(receive)
+      await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+      write = lambda text: send({"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True})
+      try:
+        async for chunk in self._chunks(running, scope):
+          await write(_json(chunk))
+      except Left:
+        return
+      except Problem as problem:
+        account(scope).failed = True
+        await write(_json(problem.body()))
+      except Exception as error:  # pylint: disable=broad-exception-caught
+        account(scope).failed = True
+        self._context.log_defect(error)
+        await write(_json(Problem(500, "the server failed").body()))
+      await write("[DONE]")
+      await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+  async def _chunks(self, running: Running, scope: Scope) -> AsyncIterator[dict[str, Any]]:
+    extra = {"usage": None} if self._asked.include_usage else {}
+    count = len(self._asked.prompts) * self._asked.n
+    ends: dict[int, Finished] = {}
+    for choice in self._shape.opening():
+      yield {**self._head, "choices": [choice], **extra}
+    async for index, event in self._context.metrics.timed(self._asked.model.name, running.events(count)):
+      if isinstance(event, Failed):
+        raise failure(event)
+      if isinstance(event, Finished):
+        ends[index] = event
+      for choice in self._shape.chunks(index, event):
+        yield {**self._head, "choices": [choice], **extra}
+    used = usage(self._asked, ends)
+    account(scope).set(used["prompt_tokens"], used["completion_tokens"])
+    if self._asked.include_usage:
+      yield {**self._head, "choices": [], "usage": used}
+
+
+def _json(value: Any) -> str:
+  return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def text_of(events: Sequence[Event]) -> str:
+  return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def tokens_of(events: Sequence[Event]) -> list[Any]:
+  return [token for event in events if isinstance(event, Delta | Prompted) for token in event.tokens]
+
+
+def reason_of(events: Sequence[Event]) -> str | None:
+  return next((event.reason for event in events if isinstance(event, Finished)), None)

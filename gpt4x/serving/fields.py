@@ -1,125 +1,133 @@
-"""Reading the fields of a request: each is what it should be, or the request is refused by its name."""
+"""Bodies of requests: JSON within limits, and fields of the kinds and sizes that they must have."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 import json
-import math
-from typing import Any, NoReturn
+import re
+from typing import Any
+
+from gpt4x.errors import one_line
+from gpt4x.serving.problems import Problem, wrong
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
+_MAY_BE_A_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-class Refused(Exception):
-  """A request that is not answered: the status, and the error as clients of this API know it."""
-
-  def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None,
-               kind: str = "invalid_request_error", retry_after: float | None = None):
-    super().__init__(message)
-    self.status, self.retry_after = status, retry_after
-    self.error = {"message": message, "type": kind, "param": param, "code": code}
-
-
-def parse(body: bytes) -> "Fields":
-  """The object of a JSON body."""
+def read(body: bytes, max_depth: int) -> "Fields":
+  """The fields of a body, which must be an object of JSON in UTF-8; raises Problem."""
+  _check_depth(body, max_depth)
   try:
-    found = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    value = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object)
   except UnicodeDecodeError:
-    raise Refused("the body is not UTF-8") from None
-  except RecursionError:
-    raise Refused("the body is nested too deeply") from None
-  except ValueError as error:
-    raise Refused(f"the body is no JSON: {getattr(error, 'msg', None) or 'a number is too long, or none'}") from None
-  if not isinstance(found, dict):
-    raise Refused("the body must be a JSON object")
-  return Fields(found)
+    raise wrong("the body is not UTF-8") from None
+  except (ValueError, RecursionError):  # The first also of integers with thousands of digits.
+    raise wrong("the body is not JSON") from None
+  if not isinstance(value, dict):
+    raise wrong("the body must be an object of JSON")
+  if _MAY_BE_A_SURROGATE.search(body):
+    _check_texts(value)
+  return Fields(value)
 
 
-def _no_constant(name: str) -> NoReturn:
-  raise ValueError(f"{name} is no number")
+def _check_depth(body: bytes, max_depth: int) -> None:
+  """Counts brackets outside of strings, before anything is parsed."""
+  depth = 0
+  for bracket in _BRACKET.finditer(_STRING.sub(b"", body)):
+    depth += 1 if bracket[0] in b"[{" else -1
+    if depth > max_depth:
+      raise wrong(f"the body nests more than {max_depth} deep")
+
+
+def _no_constant(_: str) -> None:
+  raise ValueError("NaN and Infinity are not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  value = dict(pairs)
+  if len(value) < len(pairs):
+    raise wrong("an object of the body has a name twice")
+  return value
+
+
+def _check_texts(value: Any) -> None:
+  """Refuses halves of surrogate pairs, which no encoding can write."""
+  if isinstance(value, str):
+    if any("\ud800" <= one <= "\udfff" for one in value):
+      raise wrong("a text of the body has half of a surrogate pair")
+  elif isinstance(value, dict):
+    for name, one in value.items():
+      _check_texts(name)
+      _check_texts(one)
+  elif isinstance(value, list):
+    for one in value:
+      _check_texts(one)
+
+
+def is_integer(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
 
 
 class Fields:
-  """The fields of an object; null stands for one that is not there. `end` refuses those that nobody asked for."""
+  """The fields of an object. Each is taken once; null is as good as absent; `finish` refuses those that are left."""
 
-  def __init__(self, found: Mapping[str, Any], where: str = ""):
-    self._found, self._where, self._asked = found, where, set[str]()
+  def __init__(self, value: Mapping[str, Any], where: str = ""):
+    """`where` is what stands before names in errors, such as `messages[0].`."""
+    self._left, self._where = dict(value), where
 
-  def any(self, name: str) -> Any:
-    """Whatever it is."""
-    self._asked.add(name)
-    return self._found.get(name)
+  def take(self, name: str) -> Any:
+    """Whatever the field holds, or None."""
+    return self._left.pop(name, None)
 
-  def number(self, name: str, default: float, low: float, high: float) -> float:
-    value = self.any(name)
+  def _wrong(self, name: str, why: str, code: str | None = None) -> Problem:
+    name = self._where + one_line(name, 64)
+    return wrong(f"{name} {why}", name, code)
+
+  def number(self, name: str, low: float, high: float, default: float) -> float:
+    value = self.take(name)
     if value is None:
       return default
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      self.refuse(name, "must be a number")
-    if not low <= value <= high or not math.isfinite(value):
-      self.refuse(name, f"must be from {low:g} to {high:g}")
+    # Compared before it is made a float, which some integers are too large for. NaN is in no interval.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+      raise self._wrong(name, f"must be a number from {low:g} to {high:g}")
     return float(value)
 
-  def whole(self, name: str, default: int, low: int, high: int) -> int:
-    found = self.optional(name, low, high)
-    return default if found is None else found
+  def integer(self, name: str, low: int, high: int, default: int) -> int:
+    value = self.optional_integer(name, low, high)
+    return default if value is None else value
 
-  def optional(self, name: str, low: int, high: int) -> int | None:
-    """A whole number, if there is one."""
-    value = self.any(name)
+  def optional_integer(self, name: str, low: int, high: int) -> int | None:
+    value = self.take(name)
     if value is None:
       return None
-    if isinstance(value, bool) or not isinstance(value, int):
-      self.refuse(name, "must be a whole number")
-    if not low <= value <= high:
-      self.refuse(name, f"must be from {low:,} to {high:,}")
+    if isinstance(value, float) and value.is_integer():
+      value = int(value)
+    if not is_integer(value) or not low <= value <= high:
+      raise self._wrong(name, f"must be a whole number from {low} to {high}")
     return value
 
-  def flag(self, name: str) -> bool:
-    value = self.any(name)
-    if value is not None and not isinstance(value, bool):
-      self.refuse(name, "must be true or false")
-    return bool(value)
+  def flag(self, name: str, default: bool = False) -> bool:
+    value = self.take(name)
+    if value is None:
+      return default
+    if not isinstance(value, bool):
+      raise self._wrong(name, "must be true or false")
+    return value
 
-  def text(self, name: str) -> str:
-    value = self.any(name)
+  def text(self, name: str, default: str | None = None) -> str | None:
+    value = self.take(name)
+    if value is None:
+      return default
     if not isinstance(value, str):
-      self.refuse(name, "must be text")
-    return self.checked(name, value)
+      raise self._wrong(name, "must be a text")
+    return value
 
-  def objects(self, name: str, most: int) -> list["Fields"]:
-    value = self.any(name)
-    if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
-      self.refuse(name, "must be a list of objects, and not empty")
-    if len(value) > most:
-      self.refuse(name, f"has {len(value):,} items, and {most:,} are allowed")
-    return [Fields(one, f"{self._where}{name}[{number}].") for number, one in enumerate(value)]
+  def neutral(self, allowed: Mapping[str, Callable[[Any], bool]]) -> None:
+    """Takes fields that this server has nothing for, with values that ask for nothing; refuses others."""
+    for name, fits in allowed.items():
+      value = self.take(name)
+      if value is not None and not fits(value):
+        raise self._wrong(name, "is not supported here with this value: leave it out", "unsupported_value")
 
-  def neutral(self, values: Mapping[str, Collection[Any]]) -> None:
-    """Fields that may only be what leaves everything as it is."""
-    for name, allowed in values.items():
-      if (value := self.any(name)) is not None and not any(
-          type(value) is type(one) and value == one for one in allowed):
-        self.refuse(name, "is not supported")
-
-  def ignore(self, *names: str) -> None:
-    """Fields that say nothing about the answer."""
-    self._asked.update(names)
-
-  def end(self) -> None:
-    if others := sorted(set(self._found) - self._asked):
-      raise Refused(f"there is no field {self._where}{shortened(others[0])}", self._where + shortened(others[0]),
-                    code="unknown_parameter")
-
-  def checked(self, name: str, text: str) -> str:
-    """A text that can be written, which half of a surrogate pair cannot."""
-    try:
-      text.encode("utf-8")
-    except UnicodeEncodeError:
-      self.refuse(name, "has half of a character")
-    return text
-
-  def refuse(self, name: str, what: str) -> NoReturn:
-    raise Refused(f"{self._where}{name} {what}", self._where + name, code="invalid_value")
-
-
-def shortened(name: str) -> str:
-  """A name as a message may have it."""
-  name = name.encode("ascii", "backslashreplace").decode()
-  return name if len(name) <= 40 else f"{name[:37]}..."
+  def finish(self) -> None:
+    for name in self._left:
+      raise self._wrong(name, "is no field that is known here", "unknown_parameter")

@@ -1,45 +1,70 @@
-"""What a server tells Prometheus."""
+"""Figures for Prometheus, in a registry of their own; the labels are routes, statuses and names of models alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+import time
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
+import prometheus_client
+from prometheus_client import core
+from prometheus_client.registry import Collector
 
-from gpt4x.serving.contract import Served
+from gpt4x.serving.contract import Delta, Event, Served
 
-_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-_GAUGES = {"running": "requests_running", "waiting": "requests_waiting", "slots": "slots"}
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_NOW = {"running": "requests that hold a slot", "waiting": "requests in the queue", "slots": "slots there are"}
+_COUNTED = {"prompt_tokens": "tokens of prompts", "generated_tokens": "tokens drawn",
+            "cached_tokens": "tokens of prompts that were known", "compilations": "programs compiled"}
 
 
 class Metrics:
-  """Counts and times of all models; labels have names of models and paths alone."""
 
   def __init__(self, models: Mapping[str, Served]):
-    self._registry, self._models = CollectorRegistry(), models
-    self.answers = Counter("gpt4x_requests", "Answers by path and status.", ["path", "status"],
-                           registry=self._registry)
-    self.first = Histogram("gpt4x_time_to_first_token_seconds", "From a request to its first token.", ["model"],
-                           buckets=_SECONDS, registry=self._registry)
-    self.each = Histogram("gpt4x_time_per_token_seconds", "Of each token behind the first.", ["model"],
-                          buckets=_SECONDS, registry=self._registry)
-    self._registry.register(self)
+    self._registry = prometheus_client.CollectorRegistry()
+    one = lambda kind, name, text, labels, **more: kind(name, text, labels, registry=self._registry, **more)
+    self._requests = one(prometheus_client.Counter, "gpt4x_requests", "requests", ["route", "status"])
+    self._seconds = one(prometheus_client.Histogram, "gpt4x_request_seconds", "whole requests", ["route"],
+                        buckets=_SECONDS)
+    self._first = one(prometheus_client.Histogram, "gpt4x_time_to_first_token_seconds",
+                      "from a request to its first token", ["model"], buckets=_SECONDS)
+    self._each = one(prometheus_client.Histogram, "gpt4x_time_per_token_seconds",
+                     "between tokens of one continuation", ["model"], buckets=(0.001, 0.0025, *_SECONDS))
+    self._registry.register(_Figures(models))
 
-  def count(self, path: str, status: int) -> None:
-    self.answers.labels(path, str(status)).inc()
+  def request(self, route: str, status: int, seconds: float) -> None:
+    self._requests.labels(route, str(status)).inc()
+    self._seconds.labels(route).observe(seconds)
 
-  def collect(self) -> Iterator[Metric]:
-    """What the models say of themselves."""
-    found = {name: model.figures() for name, model in self._models.items()}
-    for key in sorted({key for figures in found.values() for key in figures} - {"compilations"}):
-      kind = GaugeMetricFamily if key in _GAUGES else CounterMetricFamily
-      metric = kind(f"gpt4x_{_GAUGES.get(key, key)}", f"{key.replace('_', ' ')} of a model.", labels=["model"])
-      for name, figures in found.items():
-        metric.add_metric([name], figures.get(key, 0))
-      yield metric
-    compilations = max((figures.get("compilations", 0) for figures in found.values()), default=0)
-    yield CounterMetricFamily("gpt4x_compilations", "Programs compiled since the models were ready.",
-                              value=compilations)
+  async def timed(self, model: str, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[tuple[int, Event]]:
+    """Passes events on, and measures when tokens come."""
+    start, last = time.monotonic(), {}
+    async for index, event in events:
+      if isinstance(event, Delta) and event.tokens:
+        now = time.monotonic()
+        if index in last:
+          self._each.labels(model).observe((now - last[index]) / len(event.tokens))
+        else:
+          self._first.labels(model).observe(now - start)
+        last[index] = now
+      yield index, event
 
   def text(self) -> bytes:
-    return generate_latest(self._registry)
+    return prometheus_client.generate_latest(self._registry)
+
+
+class _Figures(Collector):
+  """What the models say of themselves, asked at each scrape."""
+
+  def __init__(self, models: Mapping[str, Served]):
+    self._models = models
+
+  def collect(self) -> Iterable[Any]:
+    figures = {name: model.figures() for name, model in self._models.items()}
+    families = [(core.GaugeMetricFamily, name, text) for name, text in _NOW.items()]
+    families += [(core.CounterMetricFamily, name, text) for name, text in _COUNTED.items()]
+    for kind, name, text in families:
+      family = kind(f"gpt4x_{name}", text, labels=["model"])
+      for model, values in figures.items():
+        if name in values:
+          family.add_metric([model], values[name])
+      yield family

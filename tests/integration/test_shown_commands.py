@@ -17,7 +17,7 @@ import pytest
 import seqio
 
 from gpt4x import cli, configuration
-from gpt4x.commands import reading
+from gpt4x.commands import reading, serve
 from gpt4x.data import prepared, python_stdlib, vocabularies
 from gpt4x.partitioning import planning_for
 from gpt4x.planning import compiler
@@ -38,6 +38,7 @@ ELSEWHERE = {
     "--task=c4_bytes": ("public text; data/test_public_text.py prepares some of it", 1),
     "@WeightsAndBiases": ("trackers' own packages; test_trackers.py runs them where they are installed", 1),
     "--loop=t5x": ("upstream t5x; test_t5x.py runs it where it is installed", 1),
+    "serve --model_dir=": ("it serves until it is ended; serving/test_server.py ends it", 1),
     "train --gin_file=experiments/dense_70b.gin": ("a TPU pod, 32 chips", 32),
     "train --gin_file=experiments/mixture_8x7b.gin": ("a TPU pod, 16 chips", 16),
     "train --gin_file=experiments/multimodal_8x7b.gin": ("a TPU pod, 16 chips", 16),
@@ -282,6 +283,9 @@ def test_a_command_for_another_place_is_read_whole(library, text):
     return
   if parsed.command == "vocabulary":
     assert parsed.task in seqio.TaskRegistry.names()
+    return
+  if parsed.command == "serve":
+    assert list(serve.named(parsed.model_dir)) == ["mine"]
     return
   with planning_for(devices):
     config = reading.new_run(parsed.gin_file, parsed.gin)

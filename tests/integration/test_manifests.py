@@ -180,7 +180,7 @@ def test_there_is_time_to_start_and_to_end(place):
 def test_a_replica_has_no_rights_and_writes_nowhere_but_in_tmp(place):
   spec, own = pod(place), container(place)
   rights = spec["securityContext"]
-  assert rights["runAsNonRoot"] and rights["runAsUser"] == int(re.search("^USER (.+)$", dockerfile(), re.M)[1]) > 0
+  assert rights["runAsNonRoot"] and rights["runAsUser"] == int(re.search("^USER (.+)$", dockerfile(), re.MULTILINE)[1]) > 0
   assert rights["seccompProfile"] == {"type": "RuntimeDefault"} and spec["automountServiceAccountToken"] is False
   assert own["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                                     "capabilities": {"drop": ["ALL"]}}
@@ -189,7 +189,7 @@ def test_a_replica_has_no_rights_and_writes_nowhere_but_in_tmp(place):
   assert {one["name"] for one in mounts.values()} == volumes.keys()
   assert {path for path, one in mounts.items() if not one.get("readOnly")} == {"/tmp"}
   assert "emptyDir" in volumes[mounts["/tmp"]["name"]]
-  written = re.search("^ENV (.+)$", dockerfile(), re.M)[1]
+  written = re.search("^ENV (.+)$", dockerfile(), re.MULTILINE)[1]
   assert {path.split("/")[1] for path in re.findall(r"=(/\S+)", written)} == {"tmp"}
 
 
@@ -212,7 +212,7 @@ def test_each_place_has_its_device_and_the_image_for_it():
   across, down = map(int, pod("tpu")["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
   assert across * down == devices["tpu"]["google.com/tpu"]
   assert pod("tpu")["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == "tpu-v5-lite-podslice"
-  built = re.findall(r"^docker build .*--tag=(\S+)", PAGE.read_text(), re.M)
+  built = re.findall(r"^docker build .*--tag=(\S+)", PAGE.read_text(), re.MULTILINE)
   assert [container(place)["image"] for place in PLACES] == built
 
 
@@ -236,8 +236,8 @@ def test_the_three_differ_in_nothing_else():
 
 
 def test_no_file_has_a_key():
-  for path in [*FOLDER.iterdir(), PAGE]:
-    assert not re.search(r"^kind: Secret$|\b[0-9a-fA-F]{24,}\b|\bsk-\w+|BEGIN [A-Z ]*PRIVATE", path.read_text(), re.M), path
+  key = re.compile(r"^kind: Secret$|\b[0-9a-fA-F]{24,}\b|\bsk-\w+|BEGIN [A-Z ]*PRIVATE", re.MULTILINE)
+  assert not [path.name for path in [*FOLDER.iterdir(), PAGE] if key.search(path.read_text())]
 
 
 def dockerfile() -> str:
@@ -245,7 +245,7 @@ def dockerfile() -> str:
 
 
 def test_the_image_serves_and_is_asked_where_it_listens():
-  lines = dict(re.findall(r"^(ENTRYPOINT|CMD|EXPOSE|HEALTHCHECK) (.+)$", dockerfile(), re.M))
+  lines = dict(re.findall(r"^(ENTRYPOINT|CMD|EXPOSE|HEALTHCHECK) (.+)$", dockerfile(), re.MULTILINE))
   parsed = cli._parse([*json.loads(lines["ENTRYPOINT"]), *json.loads(lines["CMD"])][1:])
   assert parsed.command == "serve" and str(parsed.port) == lines["EXPOSE"]
   program = json.loads(lines["HEALTHCHECK"].partition(" CMD ")[2])[-1]
@@ -257,7 +257,7 @@ def test_the_image_serves_and_is_asked_where_it_listens():
 def test_the_image_is_built_from_what_its_context_holds():
   """By names of extras that there are, and of build arguments that it has."""
   text, extras = dockerfile(), locks.extras()
-  arguments = dict(re.findall(r'^ARG (\w+)="(.*)"$', text, re.M))
+  arguments = dict(re.findall(r'^ARG (\w+)="(.*)"$', text, re.MULTILINE))
   shown_arguments = re.findall(r"--build-arg[ =](\w+)=([\w.,:/]+)", text + PAGE.read_text())
   assert {name for name, _ in shown_arguments} == arguments.keys() == {"EXTRA", "SOURCE"}
   assert {value for name, value in shown_arguments if name == "EXTRA"} == {"cuda", "tpu"} <= extras.keys()

@@ -179,8 +179,8 @@ def test_there_is_time_to_start_and_to_end(place):
 @parametrized
 def test_a_replica_has_no_rights_and_writes_nowhere_but_in_tmp(place):
   spec, own = pod(place), container(place)
-  rights = spec["securityContext"]
-  assert rights["runAsNonRoot"] and rights["runAsUser"] == int(re.search("^USER (.+)$", dockerfile(), re.MULTILINE)[1]) > 0
+  rights, user = spec["securityContext"], int(re.search("^USER (.+)$", dockerfile(), re.MULTILINE)[1])
+  assert rights["runAsNonRoot"] and rights["runAsUser"] == user > 0
   assert rights["seccompProfile"] == {"type": "RuntimeDefault"} and spec["automountServiceAccountToken"] is False
   assert own["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                                     "capabilities": {"drop": ["ALL"]}}

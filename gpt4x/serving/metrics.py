@@ -37,7 +37,7 @@ class Metrics:
 
   async def timed(self, model: str, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[tuple[int, Event]]:
     """Passes events on, and measures when tokens come."""
-    start, last = time.monotonic(), {}
+    start, last = time.monotonic(), dict[int, float]()
     async for index, event in events:
       if isinstance(event, Delta) and event.tokens:
         now = time.monotonic()
@@ -60,7 +60,7 @@ class _Figures(Collector):
 
   def collect(self) -> Iterable[Any]:
     figures = {name: model.figures() for name, model in self._models.items()}
-    families = [(core.GaugeMetricFamily, name, text) for name, text in _NOW.items()]
+    families: list[tuple[Any, str, str]] = [(core.GaugeMetricFamily, name, text) for name, text in _NOW.items()]
     families += [(core.CounterMetricFamily, name, text) for name, text in _COUNTED.items()]
     for kind, name, text in families:
       family = kind(f"gpt4x_{name}", text, labels=["model"])

@@ -1,6 +1,7 @@
 """Clients that leave, wherever their request is: its slot, or its place in the queue, comes back."""
 
 import asyncio
+import json
 import random
 
 import pytest
@@ -99,11 +100,11 @@ def test_a_stream_that_is_not_read_is_cancelled():
 
   async def run():
     body, sent = {"model": "fake", "prompt": "a", "max_tokens": 10_000, "stream": True}, []
-    pending = [{"type": "http.request", "body": __import__("json").dumps(body).encode()}]
+    pending = [{"type": "http.request", "body": json.dumps(body).encode()}]
     async def receive():
-      if pending:
-        return pending.pop()
-      await asyncio.Event().wait()
+      if not pending:
+        await asyncio.Event().wait()
+      return pending.pop()
     async def send(message):
       sent.append(message)
       if len(sent) == 2:

@@ -21,9 +21,10 @@ def _model():
 
 @pytest.fixture(name="client")
 def _client(model):
-  with serving(app_of(model, Fake("other", chat_refusal="no template"), keys=(KEY.encode(),))) as (_, port):
-    with openai.OpenAI(api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1", timeout=SECONDS, max_retries=0) as client:
-      yield client
+  app = app_of(model, Fake("other", chat_refusal="no template"), keys=(KEY.encode(),))
+  with serving(app) as (_, port), openai.OpenAI(
+      api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1", timeout=SECONDS, max_retries=0) as client:
+    yield client
 
 
 def test_models(client):

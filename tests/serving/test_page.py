@@ -16,7 +16,10 @@ KEY = "a-key-of-twenty-chars"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Run in the page: what a user does, and then what is seen, as the title of the page.
 ACTS = """
-const until = what => new Promise(done => { const look = () => what() ? done() : requestAnimationFrame(look); look(); });
+const until = what => new Promise(done => {
+  const look = () => what() ? done() : requestAnimationFrame(look);
+  look();
+});
 (async () => {
   at("key").value = KEY; await models(); await until(() => at("model").options.length === 2);
   at("prompt").value = "<img src=x onerror=document.title='injected'>"; await run();

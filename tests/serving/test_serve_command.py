@@ -20,7 +20,7 @@ def _served(monkeypatch):
   """What the command makes: (models, settings, host, port), and what was loaded."""
   made, loaded = [], []
   model = types.ModuleType("gpt4x.serving.model")
-  model.load = lambda name, *rest: loaded.append((name, *rest)) or Fake(name)
+  model.load = lambda name, *rest, **options: loaded.append((name, *rest, options)) or Fake(name)
   monkeypatch.setitem(sys.modules, "gpt4x.serving.model", model)
   monkeypatch.setattr(reading, "saved_experiment", lambda model_dir, data: f"experiment of {model_dir}")
   monkeypatch.setattr(configuration, "placing", contextlib.nullcontext)
@@ -36,11 +36,12 @@ def test_what_the_flags_mean(served, capsys, tmp_path):
   assert cli.main([
       "serve", "--model_dir=runs/a/", "--model_dir=b=gs://bucket/runs/other", "--host=0.0.0.0", "--port=99",
       f"--api_key_file={tmp_path}/keys", "--allowed_host=Models.Example", "--slots=3", "--max_queue=5", "--step=7",
-      "--prefix_cache_mib=2", "--max_body=100", "--max_n=4", "--grace=1.5"]) == 0
+      "--prefix_cache_mib=2", "--window=9", "--speculate", "--max_body=100", "--max_n=4", "--grace=1.5"]) == 0
   (models, settings, host, port), = served[0]
   assert list(models) == ["a", "b"] and (host, port) == ("0.0.0.0", 99)
-  assert served[1] == [("a", "runs/a/", "experiment of runs/a/", 3, 5, 2**21, 7),
-                       ("b", "gs://bucket/runs/other", "experiment of gs://bucket/runs/other", 3, 5, 2**21, 7)]
+  options = {"slots": 3, "max_queue": 5, "step": 7, "prefix_bytes": 2**21, "window": 9, "speculate": True}
+  assert served[1] == [("a", "runs/a/", "experiment of runs/a/", options),
+                       ("b", "gs://bucket/runs/other", "experiment of gs://bucket/runs/other", options)]
   assert settings.keys == (KEY.encode(), f"{KEY}2".encode())
   assert settings.hosts == {"localhost", "127.0.0.1", "::1", "0.0.0.0", "models.example"}
   assert (settings.max_body, settings.max_n, settings.grace) == (100, 4, 1.5)

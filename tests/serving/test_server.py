@@ -69,7 +69,8 @@ def test_a_stream_comes_in_parts():
     assert response.read().endswith(b"data: [DONE]\n\n")
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /hea", b"GET /health HTTP/1.1\r\nhost: localh", b"GET /health HTTP/1.1\r\n"])
+@pytest.mark.parametrize("sent", [
+    b"", b"GET /hea", b"GET /health HTTP/1.1\r\nhost: localh", b"GET /health HTTP/1.1\r\n"])
 def test_headers_that_do_not_come(sent):
   with serving(app_of(Fake(), header_seconds=0.05)) as (_, port):
     assert until_closed(port, sent) == b""
@@ -78,14 +79,14 @@ def test_headers_that_do_not_come(sent):
 
 def test_headers_that_drip_put_off_nothing():
   """A byte now and then does not keep a connection: the client sends one more whenever nothing has come."""
-  with serving(app_of(Fake(), header_seconds=0.05)) as (_, port):
-    with socket.create_connection(("127.0.0.1", port), SECONDS) as one:
-      one.sendall(b"GET /health HTTP/1.1\r\nx: ")
-      with pytest.raises(OSError):
-        while True:
-          one.sendall(b"x")
-          if select.select([one], [], [], 0.005)[0] and one.recv(1) == b"":
-            raise ConnectionResetError
+  with serving(app_of(Fake(), header_seconds=0.05)) as (_, port), socket.create_connection(
+      ("127.0.0.1", port), SECONDS) as one:
+    one.sendall(b"GET /health HTTP/1.1\r\nx: ")
+    with pytest.raises(OSError):
+      while True:
+        one.sendall(b"x")
+        if select.select([one], [], [], 0.005)[0] and one.recv(1) == b"":
+          raise ConnectionResetError
 
 
 def test_headers_that_do_not_come_after_an_answer():

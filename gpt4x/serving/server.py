@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import Callable, Iterator
 import contextlib
+import http
 import json
 import signal
 import socket
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpt4x.errors import UserError
 from gpt4x.serving.app import App
-from gpt4x.serving.problems import busy
+from gpt4x.serving.problems import busy, Problem, wrong
 from gpt4x.serving.settings import Settings
 
 
@@ -28,7 +30,7 @@ def protocol(settings: Settings) -> type[H11Protocol]:
     def connection_made(self, transport: Any) -> None:
       super().connection_made(transport)
       if len(self.connections) > settings.max_connections:
-        transport.write(_full())
+        transport.write(_answer(busy("too many connections are open: try again later", 1, 503)))
         transport.close()
         self._give_up_later()
       else:
@@ -58,6 +60,18 @@ def protocol(settings: Settings) -> type[H11Protocol]:
       if self.cycle is not before:  # Headers are there. Bytes that are not yet a request put off nothing.
         self._stop("_deadline")
 
+    def send_400_response(self, msg: str) -> None:
+      """What came is no HTTP. uvicorn's own is of plain text, and fails where an answer has begun or ended."""
+      working = self.cycle is not None and not self.cycle.response_complete
+      if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not (working and self.cycle.response_started):
+        self.transport.write(_answer(wrong("the request is no HTTP, or too long")))
+        self._late()
+      else:
+        self.transport.abort()
+      if working:
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+
     def on_response_complete(self) -> None:
       self._stop("_deadline")
       self._wait_for_headers()
@@ -82,11 +96,12 @@ def protocol(settings: Settings) -> type[H11Protocol]:
   return Connection
 
 
-def _full() -> bytes:
-  problem = busy("too many connections are open: try again later", 1, 503)
+def _answer(problem: Problem) -> bytes:
+  """An error as bytes, where there is no request to answer; the connection ends with it."""
   body = json.dumps(problem.body()).encode()
-  return (b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-          b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+  headers = {"content-type": "application/json", "content-length": len(body), "connection": "close", **problem.headers}
+  lines = [f"HTTP/1.1 {problem.status} {http.HTTPStatus(problem.status).phrase}"]
+  return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", ""]).encode() + body
 
 
 class Server(uvicorn.Server):

@@ -31,12 +31,11 @@ class Running:
     self._watch: asyncio.Task[None] | None = None
 
   def submit(self, model: Served, requests: Sequence[Request]) -> None:
-    """Takes in all of them or, where there is no room, none: raises Problem."""
+    """Takes in all of them or, where there is no room, raises Problem; the context's end cancels the first."""
     try:
       for index, request in enumerate(requests):
         self._tickets[index] = model.submit(request, self._deliverer(index))
     except Overloaded as error:
-      self.cancel()
       raise busy(str(error), error.retry_after) from None
 
   def _deliverer(self, index: int) -> Callable[[Event], None]:

@@ -131,7 +131,7 @@ def test_a_service_leads_to_the_replicas_by_names_that_they_have(place):
   for host in (name, f"{name}.{POD['NAMESPACE']}.svc", "localhost:8000"):
     assert status(replica(place), "/metrics", host, KEY) == 200
     assert status(replica(place), "/metrics", host) == 401
-  assert status(replica(place), "/metrics", "elsewhere.example", KEY) == 403
+  assert status(replica(place), "/metrics", "elsewhere.example", KEY) == 421
 
 
 @parametrized

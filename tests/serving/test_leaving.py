@@ -102,9 +102,9 @@ def test_a_stream_that_is_not_read_is_cancelled():
     body, sent = {"model": "fake", "prompt": "a", "max_tokens": 10_000, "stream": True}, []
     pending = [{"type": "http.request", "body": json.dumps(body).encode()}]
     async def receive():
-      if not pending:
-        await asyncio.Event().wait()
-      return pending.pop()
+      if pending:
+        return pending.pop()
+      return await asyncio.Event().wait()
     async def send(message):
       sent.append(message)
       if len(sent) == 2:

@@ -22,8 +22,8 @@ def _model():
 @pytest.fixture(name="client")
 def _client(model):
   app = app_of(model, Fake("other", chat_refusal="no template"), keys=(KEY.encode(),))
-  with serving(app) as (_, port), openai.OpenAI(
-      api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1", timeout=SECONDS, max_retries=0) as client:
+  with (serving(app) as (_, port), openai.OpenAI(
+      api_key=KEY, base_url=f"http://127.0.0.1:{port}/v1", timeout=SECONDS, max_retries=0) as client):
     yield client
 
 

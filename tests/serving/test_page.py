@@ -2,19 +2,22 @@
 
 import base64
 import hashlib
+import json
 import re
 import shutil
 import subprocess
 import threading
+import urllib.parse
 
 import pytest
 
+from gpt4x.serving import page
 from tests.serving.asking import app_of, get, serving
 from tests.serving.fake import Fake, SECONDS
 
 KEY = "a-key-of-twenty-chars"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# Run in the page: what a user does, and then what is seen, as the title of the page.
+# Run in the page: what a user does; then what is seen is asked for, so that the server hears of it.
 ACTS = """
 const until = what => new Promise(done => {
   const look = () => what() ? done() : requestAnimationFrame(look);
@@ -49,10 +52,6 @@ def test_nothing_but_the_page_s_own_style_and_script_may_run():
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 def test_in_a_browser(tmp_path):
   """Completes and chats, with a key; text stays text; a failure is shown and nothing said is lost."""
-  import json
-  import urllib.parse
-
-  from gpt4x.serving import page
   model, broken = Fake(), Fake("broken", fail_after=0)
   app, seen, done = app_of(model, broken, keys=(KEY.encode(),)), [], threading.Event()
   inner = app._app

@@ -79,8 +79,8 @@ def test_headers_that_do_not_come(sent):
 
 def test_headers_that_drip_put_off_nothing():
   """A byte now and then does not keep a connection: the client sends one more whenever nothing has come."""
-  with serving(app_of(Fake(), header_seconds=0.05)) as (_, port), socket.create_connection(
-      ("127.0.0.1", port), SECONDS) as one:
+  app = app_of(Fake(), header_seconds=0.05)
+  with serving(app) as (_, port), socket.create_connection(("127.0.0.1", port), SECONDS) as one:
     one.sendall(b"GET /health HTTP/1.1\r\nx: ")
     with pytest.raises(OSError):
       while True:
@@ -122,8 +122,27 @@ def test_a_chunked_body_without_a_length():
                                   b"GET / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"])
 def test_what_is_no_http(sent):
   with serving(app_of(Fake())) as (_, port):
-    assert until_closed(port, sent).startswith(b"HTTP/1.1 400")
+    found = until_closed(port, sent)
+    assert found.startswith(b"HTTP/1.1 400") and b'"error"' in found
     completed(port)
+
+
+def test_what_is_no_http_behind_a_request(capfd):
+  """Before its answer, while that is a stream, and after it."""
+  model = Fake()
+  with serving(app_of(model)) as (_, port):
+    for more in ({}, {"stream": True}):
+      model.hold()
+      with socket.create_connection(("127.0.0.1", port), SECONDS) as one:
+        one.sendall(request(BODY | more))
+        model.wait_for(lambda: model.running == 1)
+        one.sendall(b"\x00\r\n\r\n")
+      model.hold(False)
+      model.wait_idle()
+    data = request(BODY).replace(b"host: localhost", b"host: localhost\r\nconnection: close")
+    assert until_closed(port, data + b"\x00\r\n\r\n").startswith(b"HTTP/1.1 ")
+    completed(port)
+  assert capfd.readouterr().err == ""
 
 
 def test_connections_are_limited():

@@ -3,7 +3,7 @@
 The pages are made from WikiText-2's training articles, as text with all that stood on the page: each article between
 menus, links and footers, a third of them a second time with 1% of the words changed, one in eight in the wrong
 encoding, and for every fourth article a page of keywords without sentences. STEPS prepare them. Both models are those
-of experiments/stdlib_tiny.gin, on bytes, for as many steps, and both are asked for the bits of clean articles that were
+of experiments/stdlib_tiny.gin, on bytes, for 300 steps, and both are asked for the bits of clean articles that were
 held out.
 
   prepared_gain   bits a byte that the model of prepared text needs less; the peer is the model of unprepared text
@@ -46,7 +46,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
 def bits(bench: runs.Bench, name: str, files: str, seed: int) -> float:
   """Bits a byte of the clean articles, of a model that was trained on some files."""
   directory = bench.train(f"{name}{seed}", "experiments/stdlib_tiny.gin", MIXTURE_OR_TASK_NAME="local_text_bytes",
-                          SEED=seed, EVAL_PERIOD=None, **{
+                          SEED=seed, EVAL_PERIOD=None, TRAIN_STEPS=300, **{
                               "train.trackers": (), "LocalText.files": str(bench.folder / files),
                               "LocalText.validation_files": str(bench.folder / "clean.jsonl")})
   return bench.evaluate(directory)["bits_per_byte"]

@@ -30,7 +30,7 @@ figcaption, .note { color: var(--soft); font-size: 0.88rem; margin-top: 0.6rem; 
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 0.5rem 1rem 0.5rem 0; border-bottom: 1px solid var(--line); font-weight: 400;
   vertical-align: top; }
-th { color: var(--soft); white-space: nowrap; } .number { text-align: right; width: 5rem; }
+th { color: var(--soft); white-space: nowrap; } .number { text-align: right; white-space: nowrap; width: 5rem; }
 .bars th { width: 14rem; } .bars .bar { padding-right: 0; vertical-align: middle; }
 .bar div { height: 0.75rem; border-radius: 0.2rem; background: var(--faint); }
 .model th, .model td { color: var(--ink); font-weight: 620; } .model .bar div { background: var(--other); }

@@ -39,9 +39,9 @@ def summary(counts: Counts) -> str:
 
 def page(steps: Sequence[str], counts: Counts, statistics: Mapping[str, Any] | None, gin_text: str) -> str:
   """The page of a preparation."""
-  (read, read_bytes), (kept, kept_bytes) = counts.read, counts.kept
+  (read, read_bytes), (kept, kept_bytes), said = counts.read, counts.kept, summary(counts)
   parts = [
-      "<h1>Prepared documents</h1>", f'<p class="lead">{text(summary(counts).capitalize())}.</p>',
+      "<h1>Prepared documents</h1>", f'<p class="lead">{text(said[0].upper() + said[1:])}.</p>',
       html_page.tiles([("documents kept", count(kept)), ("documents read", count(read)), ("share", share(kept, read)),
                        ("text kept", size(kept_bytes))]),
       "<h2>What each step dropped</h2>", html_page.bars(_reasons(steps, counts)),

@@ -27,9 +27,9 @@ EXPERIMENT = Experiment(MODEL, DatasetConfig("local_text_bytes", {"targets": 32}
 
 @functools.cache
 def params() -> Any:
-  """Letters and blanks are drawn, and the end now and then."""
+  """Letters and blanks are drawn, and the end now and then; others where a request has a bias for them."""
   drawn = [1, *(3 + ord(letter) for letter in "abcdefghijklm ")]
-  bias = np.full(260, -1e3, np.float32)
+  bias = np.full(260, -60, np.float32)
   bias[drawn] = 0
   place = lambda path, leaf: bias if "output_bias" in jax.tree_util.keystr(path) else 3 * leaf
   made = jax.tree_util.tree_map_with_path(place, MODEL.init(jax.random.key(0)))

@@ -118,6 +118,7 @@ class Engine:
     self._insert = jax.jit(self._put_row, donate_argnums=1)
     self._decode = jax.jit(self._decode_chunk, donate_argnums=1, static_argnums=2)
     self._extend = jax.jit(self._extend_piece)
+    self._take = jax.jit(self._taken)
     self._positions: tuple[Params, jax.Array | None] | None = None
 
   def __call__(self, params: Params, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
@@ -281,6 +282,18 @@ class Engine:
   def tokens_of(self, prompt: Sequence[int], sampling: Sampling, drawn: Sequence[int] = ()) -> Tokens | None:
     """What the penalties and biases of one row ask; None if rows have none."""
     return tokens_of(prompt, sampling, len(self._allowed), drawn) if self._adjusts else None
+
+  def take(self, slots: Slots, numbers: Sequence[int]) -> Slots:
+    """Slots with the rows of these numbers, fewer or more; one that comes several times may be put another in."""
+    if self._copies > 1:
+      raise ValueError("rows with guidance stay as many as they are")
+    with self._mesh():
+      return self._take(slots, np.asarray(numbers, np.int32))
+
+  @staticmethod
+  def _taken(slots: Slots, numbers: jax.Array) -> Slots:
+    rest = jax.tree.map(lambda rows: jnp.asarray(rows)[numbers], slots.replace(cache=None))
+    return rest.replace(cache=slots.cache.take(numbers))
 
   def step(self, params: Params, slots: Slots, length: int | None = None) -> tuple[Chunk, Slots]:
     """Draws `length` tokens of every row, `chunk_length` unless it is said; each length is compiled."""

@@ -153,6 +153,18 @@ class Cache(flax.struct.PyTreeNode):
   def window(self) -> int:
     return self.segment_ids.shape[1]
 
+  def take(self, numbers: jax.Array) -> "Cache":
+    """The rows of these numbers, as many as there are; one may come several times."""
+    lead = 0 if isinstance(self.rings, list) else 1  # The axis of scanned layers.
+
+    def rows(ring: jax.Array) -> jax.Array:
+      ring = jnp.expand_dims(ring, lead) if len(self.segment_ids) == 1 else ring
+      taken = jnp.take(ring, numbers, lead)
+      return jnp.squeeze(taken, lead) if len(numbers) == 1 else taken
+
+    return self.replace(rings=jax.tree.map(rows, self.rings), segment_ids=self.segment_ids[numbers],
+                        places=None if self.places is None else self.places[numbers])
+
   def insert(self, row: int | jax.Array, other: "Cache") -> "Cache":
     """Puts the only row of another cache, which must have come to the same index, in the place of a row of this one.
 

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import itertools
 import logging
 import threading
 import time
@@ -22,6 +23,7 @@ from gpt4x.serving.prefixes import Prefixes
 _LOG = logging.getLogger(__name__)
 CHUNK = 8  # Tokens between two looks at who came and who left.
 _TRIED = 8  # Steps after which guesses must pay.
+_FEWER = 4  # Turns in which fewer slots would have done, after which there are fewer.
 
 
 @dataclasses.dataclass(eq=False)
@@ -65,7 +67,10 @@ class Batcher:
     self._score = jax.jit(self._scored)
     self._waiting: deque[Job] = deque()
     self._changed = threading.Condition()
-    self._rows: list[Job | None] = [None] * slots
+    # As few slots are decoded as will do, of a few sizes: on a CPU a row more takes its time, used or not.
+    self._sizes = [*itertools.takewhile(lambda size: size < slots, (4**i for i in range(16))), slots]
+    self._rows: list[Job | None] = [None] * self._sizes[0]
+    self._enough = 0  # Turns in which fewer slots would have done.
     self._reading: Job | None = None
     self._alone: tuple[Job, Alone] | None = None
     self._stopped = False
@@ -111,7 +116,8 @@ class Batcher:
 
   def _free(self) -> int:
     """Slots that nobody has."""
-    return sum(one is None for one in self._rows) - (self._reading is not None) - (self._alone is not None)
+    taken = sum(one is not None for one in self._rows) + (self._reading is not None) + (self._alone is not None)
+    return self._slots_count - taken
 
   # The thread.
 
@@ -127,7 +133,7 @@ class Batcher:
       except Exception:  # Whatever it is, the next requests have slots of their own.
         _LOG.exception("decoding failed")
         self._fail("the model failed: see the server's log")
-        self._slots = self._engine.empty(self._params, self._slots_count)
+        self._slots = self._engine.empty(self._params, len(self._rows))
     self._fail("the server is stopping")
 
   def _busy(self) -> bool:
@@ -136,6 +142,7 @@ class Batcher:
   def _turn(self) -> None:
     """A piece of a prompt, and a chunk of what is decoded."""
     self._forget_cancelled()
+    self._shrink()
     came = self._read()
     if self._alone:
       self._guess()
@@ -227,11 +234,28 @@ class Batcher:
     return True
 
   def _insert(self, job: Job, prefilled: Prefilled, drawn: Sequence[int]) -> None:
+    if None not in self._rows:
+      self._resize(next(size for size in self._sizes if size > len(self._rows)))
     request, row = job.request, self._rows.index(None)
     self._slots = self._engine.insert(
         self._params, self._slots, row, prefilled, request.seed, request.sample, request.sampling, request.ids,
         bool(request.top), drawn)
     self._rows[row] = job
+
+  def _shrink(self) -> None:
+    """Goes on with fewer slots, once they have been enough for some turns, or at once if nobody has one."""
+    running = sum(one is not None for one in self._rows)
+    size = next(size for size in self._sizes if size >= running)
+    self._enough = self._enough + 1 if size < len(self._rows) else 0
+    if self._enough >= _FEWER or (self._enough and not running):
+      self._resize(size)
+
+  def _resize(self, size: int) -> None:
+    """So many slots, with the rows that are taken in the first of them."""
+    taken = [row for row, job in enumerate(self._rows) if job is not None]
+    self._slots = self._engine.take(self._slots, [*taken, *[0] * (size - len(taken))])
+    self._rows = [*(self._rows[row] for row in taken), *[None] * (size - len(taken))]
+    self._enough = 0
 
   def _guess(self) -> None:
     """Some tokens of the row that is alone, or a slot for it if others came or guesses do not pay."""
@@ -288,7 +312,7 @@ class Batcher:
     """Ends all requests."""
     with self._changed:
       jobs = [*self._rows, self._reading, self._alone and self._alone[0], *self._waiting]
-      self._rows, self._reading, self._alone = [None] * self._slots_count, None, None
+      self._rows, self._reading, self._alone = [None] * len(self._rows), None, None
       self._waiting.clear()
     for job in jobs:
       if job:
@@ -297,16 +321,22 @@ class Batcher:
   def _warm_up(self) -> None:
     """Compiles all that requests will need: twice, for what a program returns may lie otherwise than what it got."""
     engine, params = self._engine, self._params
-    self._slots = engine.empty(params, self._slots_count)
     for _ in range(2):
       row = engine.begin(params)
       self._tokens(row.logits, [1], 1)
       for length in engine.piece_lengths:
         (_, hidden, row), = engine.extensions(params, row, [1] * length)
         self._tokens(hidden, [1], 1)
-      self._slots = engine.insert(params, self._slots, 0, row)
-      for length in (1, CHUNK):
-        _, self._slots = engine.step(params, self._slots, length)
+      for size in self._sizes:
+        self._slots = engine.empty(params, size)
+        for _ in range(2):
+          self._slots = engine.insert(params, self._slots, 0, row)
+          for length in (1, CHUNK):
+            _, self._slots = engine.step(params, self._slots, length)
+        for other in self._sizes:
+          if other != size:
+            engine.step(params, engine.insert(params, engine.take(self._slots, [0] * other), 0, row), 1)
+      self._slots = engine.empty(params, self._sizes[0])
       if self._propose:
         self._try_guesses(row)
 

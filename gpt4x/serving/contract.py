@@ -94,6 +94,7 @@ class Served(Protocol):
   created: int  # Seconds since the epoch.
   num_ids: int  # Ids are below.
   window: int  # Latest positions in view; longer prompts are taken, for the memory carries.
+  capacity: int  # Requests that run and wait at a time, at most.
   chat_refusal: str | None  # Why `chat` is refused; None: it is not.
 
   def encode(self, text: str) -> list[int]:

@@ -93,7 +93,7 @@ class ServedModel:
         alternatives=min(ALTERNATIVES, size))
     self._batcher = Batcher(self._engine, params, self._text, slots, max_queue, Prefixes(64, prefix_bytes),
                             PromptLookup() if speculate else None)
-    self._embedding = threading.Lock()
+    self._embedding, self.capacity = threading.Lock(), slots + max_queue
 
   def start(self) -> None:
     """Compiles, and takes requests from then on."""

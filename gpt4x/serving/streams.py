@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt4x.serving.contract import Event, Failed, Finished, Overloaded, Request, Served, Ticket
 from gpt4x.serving.lifecycle import Lifecycle
-from gpt4x.serving.problems import busy, Problem
+from gpt4x.serving.problems import busy, Problem, wrong
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -32,6 +32,9 @@ class Running:
 
   def submit(self, model: Served, requests: Sequence[Request]) -> None:
     """Takes in all of them or, where there is no room, raises Problem; the context's end cancels the first."""
+    if len(requests) > model.capacity:  # However often it came again.
+      raise wrong(f"the request has {len(requests)} continuations, and the server takes {model.capacity} at a time:"
+                  " ask for fewer", "n")
     try:
       for index, request in enumerate(requests):
         self._tickets[index] = model.submit(request, self._deliverer(index))

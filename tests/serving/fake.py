@@ -35,6 +35,7 @@ class Fake:
   def __init__(self, name: str = "fake", slots: int = 4, max_queue: int = 8, *, answer: Callable = answer,
                chat_refusal: str | None = None, fail_after: int | None = None):
     self.name, self.slots, self.max_queue, self.chat_refusal = name, slots, max_queue, chat_refusal
+    self.capacity = slots + max_queue
     self.answer, self.fail_after, self.is_ready = answer, fail_after, True
     self.running = self.waiting = self.drawn = 0
     self.submitted: list[Request] = []

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from gpt4x.serving.contract import Delta, Finished, Token
+from gpt4x.inference.sampling import Sampling
+from gpt4x.serving.contract import Delta, Finished, Request, Token
 from tests.serving.asking import app_of, ask, get, post
 from tests.serving.fake import Fake
 
@@ -261,8 +262,10 @@ def test_overload(stream):
   """All choices of a request are taken in, or none."""
   model = Fake(slots=1, max_queue=1)
   model.hold()
-  found = complete(model, prompt="a", n=3, stream=stream)
+  first = model.submit(Request((1,), 5, Sampling()), lambda event: None)
+  found = complete(model, prompt="a", n=2, stream=stream)
   assert found.status == 429 and found.headers["retry-after"] == "3" and found.error["type"] == "rate_limit_error"
+  first.cancel()
   model.wait_idle()
 
 
@@ -312,3 +315,11 @@ def test_the_log_has_no_prompt_key_or_path():
 def test_json_of_streams_has_characters_as_they_are():
   found = complete(prompt="a", max_tokens=100, stream=True)
   assert "𝄞".encode() in found.body and all(json.dumps(event) for event in found.events)
+
+
+def test_more_than_can_ever_fit_is_a_mistake():
+  """Not an overload, after which clients come again."""
+  app = app_of(Fake(slots=2, max_queue=3), max_n=16)
+  found = post(app, "/v1/completions", {"model": "fake", "prompt": ["a", "b", "c"], "n": 2})
+  assert found.status == 400 and found.error["param"] == "n" and "takes 5 at a time" in found.error["message"]
+  assert post(app, "/v1/completions", {"model": "fake", "prompt": ["a"], "n": 5}).status == 200

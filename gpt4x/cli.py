@@ -224,7 +224,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   serve.add_argument("--window", type=_number(int, 1, _MANY), metavar="W",
                      help="latest positions that models have in view (default: those of their training)")
   serve.add_argument("--speculate", action="store_true", help=(
-      "guess what follows from what came, for a request that is alone: the same tokens, in fewer steps where texts repeat"))
+      "guess what follows from what came, for a request that is alone: the same tokens, in fewer steps where texts"
+      " repeat"))
   serve.add_argument("--max_body", type=_number(int, 1, _MANY), default=4 * 2**20, metavar="BYTES",
                      help="of a request (default: %(default)s)")
   serve.add_argument("--max_n", type=_number(int, 1, 1024), default=16, metavar="N",

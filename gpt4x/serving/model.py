@@ -16,9 +16,11 @@ from gpt4x.inference.generate import drawn
 from gpt4x.inference.speculation import PromptLookup
 from gpt4x.inference.text import Text
 from gpt4x.partitioning import Partitioner
-from gpt4x.serving.batcher import Batcher, CHUNK, Job
+from gpt4x.serving.batcher import Batcher
 from gpt4x.serving.contract import Event, Request
+from gpt4x.serving.job import Job
 from gpt4x.serving.prefixes import Prefixes
+from gpt4x.serving.rows import CHUNK
 
 ALTERNATIVES = 20  # The most that a request may ask for.
 _ROLES = ("system", "developer", "user", "assistant")

@@ -213,7 +213,7 @@ def test_guesses_change_nothing():
   for one in (model, plain):
     one.start()
   for pays in (0.0, 100.0):
-    model._batcher._pays = pays
+    model._batcher._guessing.pays = pays
     for one in requests()[:5]:
       same(answered(model, **one), answered(plain, **one), 1e-3)
     both = [ask(model, **one) for one in requests()[:3]]

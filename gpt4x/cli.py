@@ -226,6 +226,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   serve.add_argument("--speculate", action="store_true", help=(
       "guess what follows from what came, for a request that is alone: the same tokens, in fewer steps where texts"
       " repeat"))
+  serve.add_argument("--draft_dir", type=_directory, metavar="DIR", help=(
+      "guess by the small model of this run, which has the same vocabulary: the same tokens"))
+  serve.add_argument("--mesh", type=_mesh, default={}, metavar="AXIS=N[,...]", help=(
+      "split models over devices: tensor (heads, MLP, vocabulary), fsdp and expert (parameters) or data (slots), such"
+      " as tensor=4 (default: one device)"))
   serve.add_argument("--max_body", type=_number(int, 1, _MANY), default=4 * 2**20, metavar="BYTES",
                      help="of a request (default: %(default)s)")
   serve.add_argument("--max_n", type=_number(int, 1, 1024), default=16, metavar="N",
@@ -452,6 +457,13 @@ def _size(text: str) -> tuple[int, int]:
   if not (found := re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)):
     raise argparse.ArgumentTypeError(f"{text!r} is not HxW, height and width in pixels, such as 28x28")
   return int(found[1]), int(found[2])
+
+
+def _mesh(text: str) -> dict[str, int]:
+  found = re.findall(r"(data|fsdp|expert|tensor)=([1-9]\d{0,5})(?:,|$)", text)
+  if not found or ",".join(f"{axis}={size}" for axis, size in found) != text or len(dict(found)) < len(found):
+    raise argparse.ArgumentTypeError(f"{text!r} is not AXIS=N,... with data, fsdp, expert or tensor, such as tensor=4")
+  return {axis: int(size) for axis, size in found}
 
 
 def _steps(text: str) -> tuple[int, int]:

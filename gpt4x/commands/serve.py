@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 import importlib
 import ipaddress
+import math
 import os
 import re
 import sys
@@ -28,15 +29,24 @@ def run(arguments: argparse.Namespace) -> None:
   except ImportError as error:
     raise UserError(f"gpt4x serve needs {error.name or 'a package'}, which is not installed: pip install"
                     " 'gpt4x[serve]'") from error
+  from gpt4x.inference.speculation import PromptLookup, Proposer
+  from gpt4x.partitioning import Partitioner
   from gpt4x.serving import app, server, settings
-  from gpt4x.serving.model import load
+  from gpt4x.serving.model import drafting, load
+  partitioner = Partitioner(data=arguments.mesh.get("data", 1), num_devices=math.prod(arguments.mesh.values()),
+                            **{axis: size for axis, size in arguments.mesh.items() if axis != "data"})
   models = {}
   for name, model_dir in directories.items():
     with configuration.placing():
       experiment = reading.saved_experiment(model_dir, data=False)
+      propose: Proposer | None = PromptLookup() if arguments.speculate else None
+      if arguments.draft_dir:
+        draft = reading.saved_experiment(arguments.draft_dir, data=False)
+        propose = drafting(arguments.draft_dir, draft, model_dir, partitioner)
       models[name] = load(
           name, model_dir, experiment, slots=arguments.slots, max_queue=arguments.max_queue, step=arguments.step,
-          prefix_bytes=arguments.prefix_cache_mib * 2**20, window=arguments.window, speculate=arguments.speculate)
+          prefix_bytes=arguments.prefix_cache_mib * 2**20, window=arguments.window, propose=propose,
+          partitioner=partitioner)
   limits = settings.Settings(
       keys=keys, hosts=settings.Settings.hosts | {_bare(arguments.host)} | set(map(_bare, arguments.allowed_host)),
       max_body=arguments.max_body, max_n=arguments.max_n, grace=arguments.grace)

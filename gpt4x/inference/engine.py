@@ -247,8 +247,9 @@ class Engine:
     with self._mesh():
       cache = self._start(params, prefilled.memory.last(self._window), 0)
       tokens = Tokens.of(rows, len(self._allowed)) if self._adjusts else None
-    return Slots(prefilled.logits, cache, keys, jnp.zeros(rows, jnp.int32), Settings.of([self._sampling] * rows),
-                 prefilled.grammar, tokens, jnp.zeros(rows, bool) if self.alternatives else None)
+    logits, grammar = jax.tree.map(jnp.copy, (prefilled.logits, prefilled.grammar))  # Slots are used up.
+    return Slots(logits, cache, keys, jnp.zeros(rows, jnp.int32), Settings.of([self._sampling] * rows), grammar, tokens,
+                 jnp.zeros(rows, bool) if self.alternatives else None)
 
   def empty(self, params: Params, rows: int) -> Slots:
     """Slots of which each has still to get its row."""

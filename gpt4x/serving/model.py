@@ -11,9 +11,11 @@ import numpy as np
 from gpt4x.data import chat_template, vocabularies
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
+from gpt4x.inference.drafting import DraftModel
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.generate import drawn
-from gpt4x.inference.speculation import PromptLookup
+from gpt4x.inference.sampling import Sampling
+from gpt4x.inference.speculation import Proposer
 from gpt4x.inference.text import Text
 from gpt4x.partitioning import Partitioner
 from gpt4x.serving.batcher import Batcher
@@ -39,8 +41,8 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 def load(name: str, model_dir: str, experiment: Experiment, *, slots: int = 16, max_queue: int = 64,
-         prefix_bytes: int = 1 << 28, step: int | None = None, window: int | None = None, speculate: bool = False,
-         partitioner: Partitioner | None = None) -> "ServedModel":
+         prefix_bytes: int = 1 << 28, step: int | None = None, window: int | None = None,
+         propose: Proposer | None = None, partitioner: Partitioner | None = None) -> "ServedModel":
   """Reads the model of a run and compiles what serves it; it takes requests at once.
 
   Args:
@@ -52,7 +54,7 @@ def load(name: str, model_dir: str, experiment: Experiment, *, slots: int = 16, 
     prefix_bytes: for what prompts leave to those that begin alike.
     step: the checkpoint; None: the newest.
     window: latest positions that each token attends to; None: a segment and the longer of the two memories.
-    speculate: whether what follows is guessed from what came, for a request that is alone.
+    propose: guesses how the text of a request goes on that is alone; None: nothing is guessed.
     partitioner: the mesh that the parameters lie on; None: one device.
   """
   if not vocabularies.saved_in(model_dir):
@@ -65,9 +67,23 @@ def load(name: str, model_dir: str, experiment: Experiment, *, slots: int = 16, 
   partitioner = partitioner or Partitioner(data=1, num_devices=1)
   params = experiment.restore_params(model_dir, partitioner, step)[1]
   model = ServedModel(name, experiment, vocabularies.load(model_dir), params, window,
-                      chat_template.of_run(model_dir), partitioner, slots, max_queue, prefix_bytes, speculate)
+                      chat_template.of_run(model_dir), partitioner, slots, max_queue, prefix_bytes, propose)
   model.start()
   return model
+
+
+def drafting(draft_dir: str, draft: Experiment, model_dir: str, partitioner: Partitioner | None = None) -> DraftModel:
+  """The model of the run in `draft_dir` as it guesses for that in `model_dir`; a UserError if it has other tokens."""
+  vocabulary = vocabularies.load(draft_dir)
+  if not vocabularies.alike(vocabulary, vocabularies.load(model_dir)):
+    raise UserError(f"the models in {draft_dir} and {model_dir} have different vocabularies, so one cannot guess for the"
+                    " other: draft with one that was trained on the same tokens")
+  partitioner = partitioner or Partitioner(data=1, num_devices=1)
+  num_ids, end = drawn(vocabulary, False, False)
+  engine = Engine(draft.language_model, draft.decoding_window(), end, num_ids, Sampling(0.0), segment_length=64,
+                  first_id=vocabularies.first_text_id(vocabulary), start_id=vocabularies.start_id(vocabulary),
+                  partitioner=partitioner)
+  return DraftModel(engine, draft.restore_params(draft_dir, partitioner)[1])
 
 
 class ServedModel:
@@ -76,7 +92,7 @@ class ServedModel:
   def __init__(self, name: str, experiment: Experiment, vocabulary: Any, params: Any,
                window: int | None = None, template: chat_template.Template | None = None,
                partitioner: Partitioner | None = None, slots: int = 16, max_queue: int = 64,
-               prefix_bytes: int = 1 << 28, speculate: bool = False):
+               prefix_bytes: int = 1 << 28, propose: Proposer | None = None):
     """Takes what `load` reads; `start` compiles."""
     self.name, self.created, self.window = name, int(time.time()), experiment.decoding_window(window)
     self._vocabulary, self._params, self._template = vocabulary, params, template
@@ -94,7 +110,7 @@ class ServedModel:
         first_id=self._ids.start, start_id=vocabularies.start_id(vocabulary), partitioner=partitioner, adjusts=True,
         alternatives=min(ALTERNATIVES, size))
     self._batcher = Batcher(self._engine, params, self._text, slots, max_queue, Prefixes(64, prefix_bytes),
-                            PromptLookup() if speculate else None)
+                            propose)
     self._embedding, self.capacity = threading.Lock(), slots + max_queue
 
   def start(self) -> None:

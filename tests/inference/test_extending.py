@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gpt4x.inference.drafting import DraftModel
 from gpt4x.inference.engine import BOS, Engine
 from gpt4x.inference.sampling import Sampling
 from gpt4x.inference.speculation import PromptLookup, Speculation
@@ -120,6 +121,18 @@ def test_what_stood_there_before_is_guessed():
   assert lookup([1, 2, 3, 8, 2, 3, 9, 1, 2, 3], 2) == [8, 2]  # The longer end counts more.
   assert lookup([1, 2, 3, 4], 3) == [] and lookup([5], 3) == [] and lookup([], 3) == []
   assert lookup([4, 4, 4], 5) == [4]
+
+
+def test_another_model_s_guesses_are_its_likeliest_tokens(plain):
+  """Of a text that goes on, of one it has read, and of another."""
+  engine, params = plain
+  cold = Engine(engine.model, WINDOW, None, sampling=Sampling(0.0), segment_length=SEGMENT)
+  drafts = DraftModel(cold, params)
+  for text in (TEXT[:20], TEXT[:21], TEXT[:29], TEXT[:29], TEXT[5:15], [3]):
+    assert drafts(text, 6) == in_slots(engine, params, text, 6, Sampling(0.0))[0]
+  expected, _ = in_slots(engine, params, TEXT[:20], 40, Sampling(0.0))
+  found, _, steps, *_ = alone(engine, params, TEXT[:20], 40, lambda text: drafts(text, 7), Sampling(0.0))
+  assert found == expected and steps == 6  # The first, and eight at a time.
 
 
 # Rows, each with sampling of its own.

@@ -11,6 +11,8 @@ import seqio
 from gpt4x.data.chat_template import Template
 from gpt4x.data.dataset import DatasetConfig
 from gpt4x.experiment import Experiment
+from gpt4x.inference.drafting import DraftModel
+from gpt4x.inference.engine import Engine
 from gpt4x.inference.sampling import Sampling
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
@@ -38,8 +40,13 @@ def params() -> Any:
 
 def made(**options: Any) -> ServedModel:
   """A model that is not started."""
-  return ServedModel("tiny", EXPERIMENT, seqio.ByteVocabulary(), params(),
-                     **{"slots": 3, "max_queue": 8, "template": Template()} | options)
+  return ServedModel("tiny", EXPERIMENT, seqio.ByteVocabulary(), **{
+      "params": params(), "slots": 3, "max_queue": 8, "template": Template()} | options)
+
+
+def draft() -> DraftModel:
+  """The model as it guesses for itself: rightly where the likeliest is drawn."""
+  return DraftModel(Engine(MODEL, 32, 1, 259, COLD, segment_length=32, first_id=3), params())
 
 
 class Collected:

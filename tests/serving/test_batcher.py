@@ -1,5 +1,6 @@
 """Requests in the slots of one engine: none depends on the others, and every slot comes back."""
 
+import math
 import random
 import threading
 
@@ -9,9 +10,11 @@ import pytest
 
 from gpt4x.errors import UserError
 from gpt4x.inference.sampling import Sampling
+from gpt4x.inference.speculation import PromptLookup
+from gpt4x.partitioning import Partitioner
 from gpt4x.serving.contract import Failed, Finished, Overloaded
 from gpt4x.serving.prefixes import Prefixes
-from tests.serving.served import answered, ask, COLD, Collected, EXPERIMENT, made, MODEL, params, WARM
+from tests.serving.served import answered, ask, COLD, Collected, draft, EXPERIMENT, made, MODEL, params, WARM
 
 PENALTIES = Sampling(1.5, top_k=9, top_p=0.9, min_p=0.01, presence_penalty=0.3, frequency_penalty=0.2,
                      repetition_penalty=1.2, bias=((3 + ord("k"), 2.0),))
@@ -206,10 +209,11 @@ def test_stopping_ends_what_is_under_way():
     ask(model, "a")
 
 
-def test_guesses_change_nothing():
+@pytest.mark.parametrize("propose", [PromptLookup, draft], ids=["from the text", "by another model"])
+def test_guesses_change_nothing(propose):
   """Alone, and with another that comes on the way; whether they pay or not. Several tokens at once are rounded
   otherwise than one after the other."""
-  model, plain = made(speculate=True, slots=2), made(slots=2)
+  model, plain = made(propose=propose(), slots=2), made(slots=2)
   for one in (model, plain):
     one.start()
   for pays in (0.0, 100.0):
@@ -225,6 +229,22 @@ def test_guesses_change_nothing():
   assert model.figures()["compilations"] == 0
   for one in (model, plain):
     one.stop()
+
+
+@pytest.mark.parametrize("mesh", [{"tensor": 2}, {"data": 2, "fsdp": 2}], ids=["kernels split", "slots split"])
+def test_a_model_on_several_devices(expected, mesh):
+  """Says the same, and compiles nothing for requests; alone with guesses too."""
+  partitioner = Partitioner(**{"data": 1} | mesh, num_devices=math.prod(mesh.values()))
+  placed = jax.tree.map(lambda leaf, shape: jax.device_put(leaf, shape.sharding), params(),
+                        partitioner.place(*MODEL.declared))
+  model = made(partitioner=partitioner, params=placed, propose=PromptLookup(), slots=4)
+  model.start()
+  same(answered(model, **requests()[0]), expected[0], 1e-3)
+  for found, one in [(ask(model, **one), one) for one in requests()[:6]]:
+    found.end()
+    same(found, expected[requests().index(one)], 1e-3)
+  assert model.figures()["compilations"] == 0
+  model.stop()
 
 
 def test_conversations(model):

@@ -9,6 +9,7 @@ import pytest
 from gpt4x import cli, configuration
 from gpt4x.commands import reading, serve
 from gpt4x.errors import CommandError, UserError
+from gpt4x.inference.speculation import PromptLookup
 from gpt4x.serving import server
 from tests.serving.fake import Fake
 
@@ -21,6 +22,7 @@ def _served(monkeypatch):
   made, loaded = [], []
   model = types.ModuleType("gpt4x.serving.model")
   model.load = lambda name, *rest, **options: loaded.append((name, *rest, options)) or Fake(name)
+  model.drafting = lambda draft_dir, draft, model_dir, partitioner: (draft_dir, draft, model_dir)
   monkeypatch.setitem(sys.modules, "gpt4x.serving.model", model)
   monkeypatch.setattr(reading, "saved_experiment", lambda model_dir, data: f"experiment of {model_dir}")
   monkeypatch.setattr(configuration, "placing", contextlib.nullcontext)
@@ -39,14 +41,32 @@ def test_what_the_flags_mean(served, capsys, tmp_path):
       "--prefix_cache_mib=2", "--window=9", "--speculate", "--max_body=100", "--max_n=4", "--grace=1.5"]) == 0
   (models, settings, host, port), = served[0]
   assert list(models) == ["a", "b"] and (host, port) == ("0.0.0.0", 99)
-  options = {"slots": 3, "max_queue": 5, "step": 7, "prefix_bytes": 2**21, "window": 9, "speculate": True}
-  assert served[1] == [("a", "runs/a/", "experiment of runs/a/", options),
-                       ("b", "gs://bucket/runs/other", "experiment of gs://bucket/runs/other", options)]
+  for name, model_dir, experiment, options in served[1]:
+    assert isinstance(options.pop("propose"), PromptLookup)
+    assert options.pop("partitioner").mesh.size == 1 and experiment == f"experiment of {model_dir}"
+    assert options == {"slots": 3, "max_queue": 5, "step": 7, "prefix_bytes": 2**21, "window": 9}
+  assert [one[:2] for one in served[1]] == [("a", "runs/a/"), ("b", "gs://bucket/runs/other")]
   assert settings.keys == (KEY.encode(), f"{KEY}2".encode())
   assert settings.hosts == {"localhost", "127.0.0.1", "::1", "0.0.0.0", "models.example"}
   assert (settings.max_body, settings.max_n, settings.grace) == (100, 4, 1.5)
   captured = capsys.readouterr()
   assert captured.err == "serving a, b at http://127.0.0.1:1234\n" and KEY not in captured.out
+
+
+def test_a_mesh_and_a_model_that_drafts(served):
+  assert cli.main(["serve", "--model_dir=runs/a", "--mesh=fsdp=2,tensor=4", "--draft_dir=runs/small"]) == 0
+  (*_, options), = served[1]
+  assert {axis: size for axis, size in options["partitioner"].mesh.shape.items() if size > 1} == {
+      "fsdp": 2, "tensor": 4}
+  assert options["propose"] == ("runs/small", "experiment of runs/small", "runs/a")
+
+
+@pytest.mark.parametrize("mesh, message", [
+    ("tensor", "is not AXIS=N"), ("heads=2", "is not AXIS=N"), ("tensor=0", "is not AXIS=N"), ("", "is not AXIS=N"),
+    ("tensor=2,tensor=2", "is not AXIS=N"), ("tensor=2,", "is not AXIS=N"), ("tensor=64", "does not fit the")])
+def test_meshes_that_are_none(served, capsys, mesh, message):
+  assert cli.main(["serve", "--model_dir=a", f"--mesh={mesh}"]) and not served[1]
+  assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("host, open_to_others", [

@@ -122,61 +122,71 @@ class Attention(nn.Module):
       deterministic: no dropout.
 
     Returns:
-      [B, L, D] and the KeyValues of all T positions.
+      [B, L, D] and the KeyValues of the segment.
     """
     c = self.config
     query = self.queries(constrain(product(x, self.query), ("batch", "length", "heads", "kv")))
     query = jnp.einsum("blgrk->gbrlk", self.group(query))
     # Memory is projected separately: with post-norm it needs no gradient, which saves one backward product.
     old = memory if isinstance(memory, KeyValues) else self.key_values(memory)
-    past = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), old, self.key_values(x))
-    length, total = x.shape[1], past.keys.shape[2]
-    keys, values, position_query = past.keys, past.values, None
+    new = self.key_values(x)
+    length, total = x.shape[1], old.keys.shape[2] + x.shape[1]
+    # Keys and values that are remembered are not copied beside the new ones, unless queries come in several chunks.
+    parts = [old, new]
+    if not isinstance(memory, KeyValues) or isinstance(mask, Mask) or len(mask) > 1:
+      parts = [jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), old, new)]
+    keys, values, position_query = [part.keys for part in parts], [part.values for part in parts], None
     if c.positions == "relative":
       u, v = (self.group(bias)[:, None, :, None] for bias in (self.biases if c.untie_biases else biases))
       query, position_query = query + u, query + v
     else:
       query = rotate(query, jnp.arange(total - length, total), c.rotary_base)
-      keys = rotate(keys, jnp.arange(total), c.rotary_base)
+      places = jnp.split(jnp.arange(total), [total - length] if len(keys) > 1 else [])
+      keys = [rotate(part, place, c.rotary_base) for part, place in zip(keys, places)]
     if c.memory_dtype == "int8" and isinstance(memory, KeyValues):  # As decoding sees them.
       keys, values, position_keys = jax.tree.map(lambda x: rounded(x).dense(x.dtype), (keys, values, position_keys))
     if isinstance(mask, Mask):
-      return self.project_out(fused_attention(query, position_query, keys, values, position_keys, mask)), past
+      return self.project_out(fused_attention(query, position_query, *keys, *values, position_keys, mask)), new
     query, position_query = jax.tree.map(lambda x: x * c.head_dim**-0.5, (query, position_query))
     rng = None if deterministic or not c.attention_dropout_rate else self.make_rng("dropout")
     attend: Callable[..., jax.Array] = functools.partial(self.attend, deterministic=deterministic)
     if len(mask) > 1:
       attend = jax.checkpoint(attend)  # The backward pass makes its scores again: those of one chunk exist at a time.
-    parts, start = [], 0
+    mixed, start = list[jax.Array](), 0
     for i, block in enumerate(mask):
       stop, seen = start + block.shape[1], block.shape[2]
       queries = jax.tree.map(lambda x: x[:, :, :, start:stop], (query, position_query))
       distances = None if position_keys is None else position_keys[:, total - seen:]
-      parts.append(attend(*queries, keys[:, :, :seen], values[:, :, :seen], distances, block,
+      mixed.append(attend(*queries, *jax.tree.map(lambda x: x[:, :, :seen], (keys, values)), distances, block,
                           None if rng is None else jax.random.fold_in(rng, i)))
       start = stop
-    mixed = jnp.concatenate(parts, 3)
-    return self.project_out(constrain(mixed, ("heads", "batch", None, "length", "kv"))), past
+    return self.project_out(constrain(jnp.concatenate(mixed, 3), ("heads", "batch", None, "length", "kv"))), new
 
   def attend(self, query, position_query, keys, values, position_keys, mask, rng, deterministic) -> jax.Array:
-    """What C queries [G, B, H / G, C, K] mix of the P values [G, B, P, K] that mask [B, C, P] lets them see."""
+    """What C queries [G, B, H / G, C, K] mix of the P values that mask [B, C, P] lets them see.
+
+    Keys and values [G, B, ., K] come in one part or several, which have P positions together.
+    """
     kv_heads, batch, heads_per_key, length, dim = query.shape
     rows = lambda x: x.reshape(kv_heads, batch, heads_per_key * length, dim)  # Q = H / G * C rows meet the same keys.
-    scores = jnp.einsum("gbqk,gbtk->gbqt", rows(query), keys, preferred_element_type=jnp.float32)
+    scores = jnp.concatenate([jnp.einsum("gbqk,gbtk->gbqt", rows(query), part, preferred_element_type=jnp.float32)
+                              for part in keys], -1)
     if position_query is not None:
       # All rows as one axis, of which the gradients are sums.
       by_distance = jnp.einsum("gnk,gsk->gns", position_query.reshape(kv_heads, -1, dim), position_keys,
                                preferred_element_type=jnp.float32)
-      scores += relative_shift(by_distance, length, keys.shape[2]).reshape(scores.shape)
+      scores += relative_shift(by_distance, length, scores.shape[-1]).reshape(scores.shape)
     scores = constrain(scores, ("heads", "batch", "length", None))
     # Added, not selected by: the backward pass then has nothing to do.
     scores += jnp.tile(jnp.where(mask, 0, flash.MASKED), (1, heads_per_key, 1))
     # The softmax's division comes last: it then divides K values, not P weights.
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
     norm = jnp.sum(weights, -1, keepdims=True)
-    weights = self.dropout(weights.astype(values.dtype), deterministic=deterministic, rng=rng)
-    mixed = jnp.einsum("gbqt,gbtk->gbqk", weights, values, preferred_element_type=jnp.float32)
-    return (mixed / norm).astype(values.dtype).reshape(query.shape)
+    weights = self.dropout(weights.astype(values[0].dtype), deterministic=deterministic, rng=rng)
+    weights = jnp.split(weights, [keys[0].shape[2]] if len(keys) > 1 else [], -1)
+    mixed = sum(jnp.einsum("gbqt,gbtk->gbqk", part, seen, preferred_element_type=jnp.float32)
+                for part, seen in zip(weights, values))
+    return (mixed / norm).astype(values[0].dtype).reshape(query.shape)
 
   def step(self, x: jax.Array, ring: RingKeyValues, constants: StepConstants, mask: jax.Array, index: jax.Array,
            biases: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, RingKeyValues]:

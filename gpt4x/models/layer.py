@@ -98,7 +98,7 @@ class Segment:
   """Attends from a segment x [B, L, D] to its memory and itself.
 
   past: the layer's memory, [B, M, D] or KeyValues, and its position keys if they are made already.
-  new: the memory L positions on, and what is captured.
+  new: of a memory [B, M, D] what it is L positions on, else the segment's own KeyValues; and what is captured.
   """
 
   mask: attention.Prepared
@@ -120,13 +120,12 @@ class Segment:
       x = jnp.where(self.real[..., None], x, 0)
     normed = layer.before_attention(x)
     if isinstance(memory, KeyValues):
-      attended, both = attend(normed, memory)
-      new_memory = jax.tree.map(lambda old, now: now[:, :, now.shape[2] - old.shape[2]:], memory, both)
+      attended, new = attend(normed, memory)
     else:
-      new_memory = jnp.concatenate([memory, x], 1)[:, x.shape[1]:]
+      new = jnp.concatenate([memory, x], 1)[:, x.shape[1]:]
       attended, _ = attend(normed, layer.before_attention(memory))
     found = layer.after_attention(x, attended, self.real, self.deterministic)
-    return found["output"], (new_memory, {name: found[name] for name in self.capture})
+    return found["output"], (new, {name: found[name] for name in self.capture})
 
 
 @flax.struct.dataclass

@@ -28,7 +28,7 @@ from gpt4x.models.layer import (
 )
 from gpt4x.models.layers import constrain, Norm, Vocabulary
 from gpt4x.models.masks import Mask
-from gpt4x.models.memory import Cache, Memory
+from gpt4x.models.memory import Cache, KeyValues, Memory
 
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -103,6 +103,8 @@ class TransformerXL(nn.Module):
     x = self.last(x, deterministic)
     found = {name: captured[point][layer] for name, (layer, point) in wanted.items()}
     found |= {name: one for name, one in (("embedding", embedding), ("final", x)) if name in capture}
+    if isinstance(memory.layers, KeyValues):  # All layers' at once: within them the memory is only read.
+      layers = jax.tree.map(lambda old, new: jnp.concatenate([old, new], 3)[:, :, :, length:], memory.layers, layers)
     memory = memory.replace(layers=jax.lax.stop_gradient(layers), segment_ids=key_segments[:, length:],
                             places=places)
     return x, memory, found

@@ -131,9 +131,9 @@ class Attention(nn.Module):
     old = memory if isinstance(memory, KeyValues) else self.key_values(memory)
     new = self.key_values(x)
     length, total = x.shape[1], old.keys.shape[2] + x.shape[1]
-    # Keys and values that are remembered are not copied beside the new ones, unless queries come in several chunks.
-    parts = [old, new]
-    if not isinstance(memory, KeyValues) or isinstance(mask, Mask) or len(mask) > 1:
+    parts = [old, new]  # As long as the scores of both are less to join than the keys and values are.
+    few = c.num_heads // c.num_kv_heads * length < 2 * c.head_dim
+    if not (few and isinstance(memory, KeyValues) and isinstance(mask, list) and len(mask) == 1):
       parts = [jax.tree.map(lambda old, new: jnp.concatenate([old, new], 2), old, new)]
     keys, values, position_query = [part.keys for part in parts], [part.values for part in parts], None
     if c.positions == "relative":

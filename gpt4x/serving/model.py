@@ -72,12 +72,13 @@ def load(name: str, model_dir: str, experiment: Experiment, *, slots: int = 16, 
   return model
 
 
-def drafting(draft_dir: str, draft: Experiment, model_dir: str, partitioner: Partitioner | None = None) -> DraftModel:
+def drafting(draft_dir: str, draft: Experiment, model_dir: str,
+             partitioner: Partitioner | None = None) -> DraftModel:
   """The model of the run in `draft_dir` as it guesses for that in `model_dir`; a UserError if it has other tokens."""
   vocabulary = vocabularies.load(draft_dir)
   if not vocabularies.alike(vocabulary, vocabularies.load(model_dir)):
-    raise UserError(f"the models in {draft_dir} and {model_dir} have different vocabularies, so one cannot guess for the"
-                    " other: draft with one that was trained on the same tokens")
+    raise UserError(f"the models in {draft_dir} and {model_dir} have different vocabularies, so one cannot guess for"
+                    " the other: draft with one that was trained on the same tokens")
   partitioner = partitioner or Partitioner(data=1, num_devices=1)
   num_ids, end = drawn(vocabulary, False, False)
   engine = Engine(draft.language_model, draft.decoding_window(), end, num_ids, Sampling(0.0), segment_length=64,

@@ -41,7 +41,7 @@ def test_what_the_flags_mean(served, capsys, tmp_path):
       "--prefix_cache_mib=2", "--window=9", "--speculate", "--max_body=100", "--max_n=4", "--grace=1.5"]) == 0
   (models, settings, host, port), = served[0]
   assert list(models) == ["a", "b"] and (host, port) == ("0.0.0.0", 99)
-  for name, model_dir, experiment, options in served[1]:
+  for _, model_dir, experiment, options in served[1]:
     assert isinstance(options.pop("propose"), PromptLookup)
     assert options.pop("partitioner").mesh.size == 1 and experiment == f"experiment of {model_dir}"
     assert options == {"slots": 3, "max_queue": 5, "step": 7, "prefix_bytes": 2**21, "window": 9}

@@ -9,7 +9,14 @@ import sys
 import threading
 
 import pytest
+import seqio
 
+from gpt4x.commands import reading
+from gpt4x.data import vocabularies
+from gpt4x.errors import UserError
+from gpt4x.inference.generate import Generator
+from gpt4x.inference.sampling import Sampling
+from gpt4x.serving.model import drafting
 from tests.inference import text_run
 from tests.serving.fake import SECONDS
 from tests.test_imports import imported_by
@@ -79,3 +86,18 @@ def test_help_imports_no_server(words):
     gpt4x.cli.main({words.split()})
 """
   assert not {"starlette", "uvicorn", "prometheus_client", "jax", "numpy"} & imported_by(code + "import sys")
+
+
+def test_a_small_model_drafts_for_one_with_its_vocabulary(tmp_path):
+  """What it guesses is what it would write itself; one of other tokens is refused."""
+  for name in ("large", "small", "other"):
+    (tmp_path / name).mkdir()
+    text_run.write(tmp_path / name)
+  vocabularies.save(seqio.ByteVocabulary(extra_ids=7), tmp_path / "other")
+  experiments = {name: reading.saved_experiment(str(tmp_path / name), data=False) for name in ("small", "other")}
+  drafts = drafting(str(tmp_path / "small"), experiments["small"], str(tmp_path / "large"))
+  (written,) = Generator(str(tmp_path / "small"), experiments["small"], sampling=Sampling(0.0)).complete(
+      ["abc"], max_tokens=5)
+  assert drafts([3 + byte for byte in b"abc"], 5) == written.tokens
+  with pytest.raises(UserError, match="have different vocabularies"):
+    drafting(str(tmp_path / "other"), experiments["other"], str(tmp_path / "large"))

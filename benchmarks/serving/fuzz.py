@@ -1,36 +1,42 @@
 """Asks a server for things at random, over loopback: none may crash it, hang, or get a status of 500 and above.
 
-  python -m benchmarks.serving.fuzz --requests=20000 --seed=1
+The server is a process of its own, with a model of 2 layers and width 32. Half of the requests are good ones with
+fields changed, the others mutations of bytes: of the body, or of the whole request. One in ten clients leaves without
+waiting. Overload, which says so, is no fault. It prints the first request of each kind of fault.
 
-Half are good requests with fields changed, the others mutations of bytes: of the body, or of the whole request. One in
-ten clients leaves without waiting. At the end every slot has come back and the memory is what it was after the first
-tenth. It prints a row, serving/fuzz_crashes, and the first request of each fault; it exits with 1 if there is one.
-The model is the tests' own, which answers at once: what is tried is the HTTP side.
+  fuzz_crashes  faults of so many requests
+  left          slots and places in the queue that are not free after 1,000 clients have left, each at any moment
+  fuzz_growth   MiB that the process has more at the end than after the first tenth
+
+    python -m benchmarks.serving.fuzz [--requests=20000] [--seed=1] [--dry_run]
 """
 
 import argparse
 import collections
+from collections.abc import Iterator
+from concurrent import futures
+import contextlib
 import json
 import pathlib
 import random
-import resource
 import socket
-import sys
+import tempfile
+import time
 from typing import Any
 
-from benchmarks import results
+from benchmarks import harness, run
 from benchmarks.harness import Row
-from tests.serving.asking import app_of, serving
-from tests.serving.fake import Fake
+from benchmarks.serving import server
 
-SECONDS = 20
+SECONDS, PATIENCE, CLIENTS, LEAVING = 20.0, 0.5, 8, 1000
+COMMAND = "python -m benchmarks.serving.fuzz"
 GOOD = {
-    "/v1/completions": {"model": "fake", "prompt": "ab", "max_tokens": 3, "temperature": 1.0, "n": 1, "stream": False,
+    "/v1/completions": {"model": "model", "prompt": "ab", "max_tokens": 3, "temperature": 1.0, "n": 1, "stream": False,
                         "logprobs": 2, "stop": ["x"], "echo": True, "logit_bias": {"3": 1}},
-    "/v1/chat/completions": {"model": "fake", "messages": [{"role": "user", "content": "ab"}], "max_tokens": 3,
+    "/v1/chat/completions": {"model": "model", "messages": [{"role": "user", "content": "ab"}], "max_tokens": 3,
                              "logprobs": True, "top_logprobs": 3, "stream": True,
                              "stream_options": {"include_usage": True}},
-    "/v1/embeddings": {"model": "fake", "input": ["ab", [1, 2]], "encoding_format": "base64"},
+    "/v1/embeddings": {"model": "model", "input": ["ab", [1, 2]], "encoding_format": "base64"},
 }
 ODD = [None, True, False, 0, -1, 1, 1e9, 1e308, -1e308, float("nan"), float("inf"), 2**64, 10**400, "", "a", "\ud800",
        "\x00", "é" * 50, [], {}, [[]], [None], ["a", 1], {"a": {}}, [[1], "a"], {"1": 1}, "[" * 2000, [-1], [2**40]]
@@ -73,14 +79,44 @@ def request(rng: random.Random) -> bytes:
   return mutated(whole, rng) if kind > 0.75 else whole
 
 
-def asked(port: int, data: bytes, leaves: bool) -> str:
+def rows(one: server.Server, requests: int, seed: int) -> Iterator[Row]:
+  counts, before = collections.Counter[str](), 0.0
+  draws = [random.Random(f"{seed} {number}") for number in range(requests)]
+  with futures.ThreadPoolExecutor(CLIENTS) as pool:
+    for start in range(0, requests, tenth := -(-requests // 10)):
+      sent = [(request(rng), rng.random() < 0.1) for rng in draws[start:start + tenth]]
+      for (data, _), outcome in zip(sent, pool.map(lambda each: asked(one.port, *each), sent)):
+        if is_fault(outcome) and not counts[outcome]:
+          print(f"{outcome}: {data!r}", flush=True)
+        counts[outcome] += 1
+      before = before or one.memory
+    print(dict(counts), flush=True)
+    yield Row("serving/fuzz_crashes", sum(count for outcome, count in counts.items() if is_fault(outcome)),
+              f"of {requests:,} requests", goal="value <= 0")
+    yield Row("serving/fuzz_growth", one.memory - before, "MiB", goal="value <= 64")
+    list(pool.map(lambda number: leave(one.port, random.Random(f"{seed} leaves {number}")), range(LEAVING)))
+  yield Row("serving/left", left(one), f"of {LEAVING:,} clients", goal="value <= 0")
+
+
+def is_fault(outcome: str) -> bool:
+  return outcome == "hang" or outcome[:1] == "5" and outcome != "503"
+
+
+def asked(port: int, data: bytes, leaves: bool = False) -> str:
   """What came of it: a status, `closed`, `left` or `hang`."""
-  with socket.create_connection(("127.0.0.1", port), SECONDS) as one:
+  with socket.create_connection(("127.0.0.1", port), PATIENCE) as one:
     found = b""
     try:
       one.sendall(data)
       if leaves:
         return "left"
+      with contextlib.suppress(TimeoutError):  # It may wait for more of the request, of which there is none.
+        while part := one.recv(2**16):
+          found += part
+        return found[9:12].decode("latin-1") if found else "closed"
+      if not found:
+        one.shutdown(socket.SHUT_WR)
+      one.settimeout(SECONDS)
       while part := one.recv(2**16):
         found += part
     except TimeoutError:
@@ -90,38 +126,50 @@ def asked(port: int, data: bytes, leaves: bool) -> str:
   return found[9:12].decode("latin-1") if found else "closed"
 
 
-def main() -> int:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--requests", type=int, default=20_000)
-  parser.add_argument("--seed", type=int, default=1)
-  parser.add_argument("--output", type=pathlib.Path, help="a results.json to put the row into")
+def leave(port: int, rng: random.Random) -> None:
+  """A client of a good request that goes: at once, while it waits, or while it reads."""
+  body = json.dumps({"model": "model", "prompt": "a" * rng.randrange(300), "max_tokens": rng.randrange(1, 500),
+                     "n": rng.randrange(1, 4), "stream": rng.random() < 0.5, "logit_bias": {"1": -100}}).encode()
+  head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d"
+  with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), SECONDS) as one:
+    data = head % len(body) + b"\r\n\r\n" + body
+    one.sendall(data[:rng.choice([len(data), rng.randrange(len(data))])])
+    one.settimeout(max(1e-3, rng.expovariate(5)))
+    while one.recv(rng.choice([1, 100, 10_000])):
+      pass
+
+
+def left(one: server.Server) -> float:
+  """Requests that still run or wait after a while in which nobody asks."""
+  deadline = time.monotonic() + SECONDS
+  while (count := one.metric("gpt4x_running") + one.metric("gpt4x_waiting")) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  return count
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(prog=COMMAND)
+  parser.add_argument("--requests", type=int, default=20_000, help="(default: %(default)s)")
+  parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+  parser.add_argument("--dry_run", action="store_true", help="keep no rows")
   arguments = parser.parse_args()
-  model, counts, faults = Fake(slots=8, max_queue=1000), collections.Counter[str](), 0
-  app = app_of(model, header_seconds=0.1, body_seconds=0.1)  # Short, as many requests are cut off.
-  before = 0
-  with serving(app) as (_, port):
-    for number in range(arguments.requests):
-      rng = random.Random(f"{arguments.seed} {number}")
-      data = request(rng)
-      outcome = asked(port, data, rng.random() < 0.1)
-      if outcome == "hang" or outcome >= "500" and outcome[:1] == "5":
-        faults += 1
-        if not counts[outcome]:
-          print(f"request {number}: {outcome}: {data!r}")
-      counts[outcome] += 1
-      model.submitted.clear()
-      model.conversations.clear()
-      if number == arguments.requests // 10:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model.wait_idle()
-  grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-  print(dict(counts), f"memory grew by {grown:.1f} MiB after the first tenth")
-  row = Row("serving/fuzz_crashes", faults, f"of {arguments.requests} requests", goal="value <= 0")
-  print(row)
-  if arguments.output:
-    results.merge(arguments.output, [row])
-  return faults > 0
+  with tempfile.TemporaryDirectory(prefix="serving-") as folder:
+    directory = pathlib.Path(folder, "model")
+    harness.in_a_process(tiny, directory)
+    with server.serving(directory, "--max_queue=1000") as one:
+      for row in rows(one, arguments.requests, arguments.seed):
+        print(row, row.met, flush=True)
+        if not arguments.dry_run:
+          run.keep([row], run.described(run.machine(), 1) | {"command": COMMAND})
+
+
+def tiny(directory: pathlib.Path) -> None:
+  """A small model directory, with the template of conversations."""
+  from gpt4x import run_directory
+  from gpt4x.data.chat_template import Template
+  server.write_model(directory, **server.TINY)
+  (directory / run_directory.CHAT_TEMPLATE).write_text(Template().text)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  main()

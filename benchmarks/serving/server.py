@@ -21,8 +21,11 @@ from benchmarks import harness, run
 LAYERS, WIDTH, HEADS, MLP, WINDOW = 12, 512, 8, 2048, 640  # 38M parameters, bytes.
 
 
-def write_model(directory: pathlib.Path) -> None:
-  """A model directory as a run leaves it; nothing is trained."""
+TINY: dict[str, Any] = {"num_layers": 2, "embed_dim": 32, "num_heads": 2, "mlp_dim": 64, "memory_length": 64}
+
+
+def write_model(directory: pathlib.Path, **changed: Any) -> None:
+  """A model directory as a run leaves it, of other sizes if they are said; nothing is trained."""
   import jax
   import seqio
 
@@ -32,7 +35,7 @@ def write_model(directory: pathlib.Path) -> None:
   from gpt4x.models.config import TransformerConfig
   from gpt4x.models.language_model import LanguageModel
   sizes: dict[str, Any] = {"vocab_size": 260, "num_layers": LAYERS, "embed_dim": WIDTH, "num_heads": HEADS,
-                           "mlp_dim": MLP, "memory_length": WINDOW - 64, "norm_position": "pre", "scan_layers": False}
+                           "mlp_dim": MLP, "memory_length": WINDOW - 64, "norm_position": "pre", "scan_layers": False} | changed
   model = LanguageModel(TransformerConfig(**sizes))
   directory.mkdir(parents=True)
   vocabularies.save(seqio.ByteVocabulary(), directory)
@@ -52,6 +55,13 @@ class Server:
   """One that listens on this machine."""
 
   port: int
+  process: int  # Its number.
+
+  @property
+  def memory(self) -> float:
+    """MiB of the process."""
+    status = pathlib.Path(f"/proc/{self.process}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
   def ask(self, prompt: str, max_tokens: int, **fields: Any) -> "Answer":
     """A streamed completion, timed at the client."""
@@ -113,14 +123,15 @@ def serving(directory: pathlib.Path, *flags: str) -> Iterator[Server]:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
   command = [sys.executable, "-m", "gpt4x.cli", "serve", f"--model_dir=model={directory}", f"--port={port}", *flags]
-  process = subprocess.Popen(command, env=os.environ | harness.ON_CPU, cwd=run.HERE.parent,
-                             stdout=subprocess.DEVNULL)
+  log = directory.with_suffix(".log")  # A line for each request.
+  with log.open("wb") as file:
+    process = subprocess.Popen(command, env=os.environ | harness.ON_CPU, cwd=run.HERE.parent, stdout=file, stderr=file)
   try:
     while not _ready(port):
       if process.poll() is not None:
-        raise RuntimeError(f"the server ended with {process.returncode}")
+        raise RuntimeError(f"the server ended with {process.returncode}: {log.read_text()[-2000:]}")
       time.sleep(0.2)
-    yield Server(port)
+    yield Server(port, process.pid)
   finally:
     process.send_signal(signal.SIGTERM)
     process.wait()

@@ -34,8 +34,8 @@ COMMAND = "python -m benchmarks.serving.load"
 
 def rows(directory: pathlib.Path, minutes: float) -> Iterator[Row]:
   seconds, answers, counts = 60 * minutes, list[tuple[dict[str, Any], str]](), collections.Counter[str]()
-  with server.serving(directory, f"--slots={SLOTS}", "--max_queue=64") as one, futures.ThreadPoolExecutor(
-      CLIENTS) as pool:
+  flags = f"--slots={SLOTS}", "--max_queue=64", "--prefix_cache_mib=16"
+  with server.serving(directory, *flags) as one, futures.ThreadPoolExecutor(CLIENTS) as pool:
     end = threading.Event()
     clients = [pool.submit(client, one, number, end, answers, counts) for number in range(CLIENTS)]
     time.sleep(seconds / 10)
@@ -95,17 +95,28 @@ def written(content: bytes, stream: bool) -> str:
 
 
 def differences(directory: str, answers: list[tuple[dict[str, Any], str]]) -> int:
-  """How many of the answers the engine does not give, each prompt alone."""
+  """How many of the answers the engine does not give, each prompt alone; the first of them are printed."""
   from gpt4x.commands import reading
-  from gpt4x.inference.generate import Generator
+  from gpt4x.data import vocabularies
+  from gpt4x.inference.engine import Engine
   from gpt4x.inference.sampling import Sampling
-  experiment, count = reading.saved_experiment(directory, data=False), 0
-  makers = {temperature: Generator(directory, experiment, sampling=Sampling(temperature)) for temperature in (0, 1)}
+  from gpt4x.inference.text import Text
+  from gpt4x.partitioning import Partitioner
+  experiment, count, most = reading.saved_experiment(directory, data=False), 0, 60
+  params = experiment.restore_params(directory, Partitioner(data=1, num_devices=1))[1]
+  vocabulary = vocabularies.load(directory)
+  engines = {temperature: Engine(experiment.language_model, experiment.decoding_window(), vocabulary.eos_id,
+                                 vocabulary.vocab_size, Sampling(temperature), chunk_length=most)
+             for temperature in (0, 1)}
   for body, found in answers:
-    (one,) = makers[body["temperature"]].complete([body["prompt"]], max_tokens=body["max_tokens"], seed=body["seed"])
-    if one.text != found:
+    ids = vocabulary.encode(body["prompt"])
+    text = Text(vocabulary, ids, body["max_tokens"])
+    piece = next(engines[body["temperature"]](params, [ids], most, body["seed"]))
+    text.add(piece.tokens[0], piece.log_probs[0])
+    if text.text != found:
       count += 1
-      print(f"{body}: {found!r} in place of {one.text!r}", flush=True)
+      if count <= 3:
+        print(f"{body}: {found!r} in place of {text.text!r}", flush=True)
   return count
 
 

@@ -35,7 +35,8 @@ def write_model(directory: pathlib.Path, **changed: Any) -> None:
   from gpt4x.models.config import TransformerConfig
   from gpt4x.models.language_model import LanguageModel
   sizes: dict[str, Any] = {"vocab_size": 260, "num_layers": LAYERS, "embed_dim": WIDTH, "num_heads": HEADS,
-                           "mlp_dim": MLP, "memory_length": WINDOW - 64, "norm_position": "pre", "scan_layers": False} | changed
+                           "mlp_dim": MLP, "memory_length": WINDOW - 64, "norm_position": "pre",
+                           "scan_layers": False} | changed
   model = LanguageModel(TransformerConfig(**sizes))
   directory.mkdir(parents=True)
   vocabularies.save(seqio.ByteVocabulary(), directory)

@@ -72,7 +72,9 @@ class Text:
       self.finish_reason = "stop"
     sure = len(self.text) - (0 if self.finish_reason else self._begun_stop())
     if len(whole) == len(self.text):
-      self._settled, self._context, self._known = whole, self._known, len(self._ids)
+      # Some vocabularies decode the first bytes of a character to nothing: at most three, of the last tokens.
+      context = max(0, min(self._known, len(self._ids) - 3))
+      self._settled, self._context, self._known = whole, context, len(self._ids)
     new, self._shown = self.text[self._shown:sure], max(sure, self._shown)
     return new
 

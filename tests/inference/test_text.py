@@ -99,3 +99,14 @@ def test_a_token_costs_the_same_however_long_the_text(monkeypatch):
   tokens = vocabulary.encode("abc\u00fc" * 200)
   write(vocabulary, "a prompt", tokens, [32])
   assert sum(decoded) < 6 * len(tokens) and max(decoded) < 100
+
+
+@pytest.mark.parametrize("vocabulary", ["bytes", "media"], indirect=True)
+@pytest.mark.parametrize("sizes", [[1], [2], [3], [1, 3]], ids=str)
+def test_characters_of_many_tokens_come_whole_however_their_tokens_come(vocabulary, sizes):
+  """And bytes that are none are passed over."""
+  content = "a€b\N{SLIGHTLY SMILING FACE}\N{SLIGHTLY SMILING FACE}載".encode() + b"\xe2\x82\xf0\x9f\x99" + "ü載".encode()
+  tokens = [3 + byte for byte in content]
+  text, shown = write(vocabulary, "", tokens, sizes)
+  assert text.text == "".join(shown) == vocabulary.decode(tokens)
+  assert text.text.count("載") == 2 and "€b\N{SLIGHTLY SMILING FACE}\N{SLIGHTLY SMILING FACE}" in text.text

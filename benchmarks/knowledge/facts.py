@@ -9,7 +9,7 @@ of the relation.
   cloze_gain/adapter  the same of the adapters
   text_tax            per cent more bits a byte of held-out text that the mixed model needs
 
-    python -m benchmarks.knowledge.facts --data=DIR [--seeds=3] [--dry_run]
+    python -m benchmarks.knowledge.facts --data=DIR [--seeds=3] [--folder=DIR] [--dry_run]
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
   write(pathlib.Path(bench.source), bench.folder)
   bench.gpt4x("vocabulary", "--task=local_text_bytes", "--size=4096", "--output=local_text_spm",
               **{"LocalText.files": str(bench.folder / "pieces.jsonl")})
-  found = bench.each_seed(lambda seed: measured(bench, seed))
+  found = bench.each_seed(lambda seed: measured(bench, seed), "measured")
   for one in found:
     print(", ".join(f"{name} {value:.4f}" for name, value in one.items()), flush=True)
   gain, adapter = ([100 * (one[f"{name}_cloze"] - one["text_cloze"]) for one in found] for name in ("mixed", "adapter"))

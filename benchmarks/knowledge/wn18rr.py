@@ -11,7 +11,7 @@ with their mean rank, which is next to nothing for the figure (`mrr_at_least` an
   wn18rr_mrr_no_reverse  of the questions whose reverse is not trained on, on which the rule has nothing to say
   wn18rr_rule_mrr        the rule itself, as it is measured here; for information
 
-    python -m benchmarks.knowledge.wn18rr --data=DIR [--seeds=3] [--dry_run]
+    python -m benchmarks.knowledge.wn18rr --data=DIR [--seeds=3] [--folder=DIR] [--dry_run]
 """
 
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
     print(printed, flush=True)
     return json.loads(printed.splitlines()[-1])
 
-  found = bench.each_seed(measure)
+  found = bench.each_seed(measure, "links")
   for name, key, goal in (("wn18rr_mrr", "mrr", f"value > {RULE}"), ("wn18rr_mrr_no_reverse", "no_reverse_mrr", "")):
     value, error = quickstart.mean_and_error([one[key] for one in found])
     if len(found) == 1:

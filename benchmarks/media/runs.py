@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
+import contextlib
 import dataclasses
 import json
 import os
@@ -35,16 +36,23 @@ class Bench:
   Attributes:
     source: the directory of the public sets; see data.py.
     seeds: how many models are trained.
-    folder: of this script, empty at first.
+    folder: of this script; empty at first, or what an earlier start has left there.
   """
 
   source: str
   seeds: int
   folder: pathlib.Path
 
-  def each_seed(self, measure: Callable[[int], T]) -> list[T]:
-    """What `measure` gives for each seed."""
-    return self.each(range(self.seeds), measure)
+  def each_seed(self, measure: Callable[[int], T], kept: str | None = None) -> list[T]:
+    """What `measure` gives for each seed; of a name under which it is `kept`, as JSON has it, once for all starts."""
+    def once(seed: int) -> T:
+      file = self.folder / f"{kept}{seed}.json"
+      if not file.exists():
+        found = json.dumps(measure(seed))
+        file.write_text(found)
+      return json.loads(file.read_text())
+
+    return self.each(range(self.seeds), once if kept else measure)
 
   def each(self, items: Iterable[S], measure: Callable[[S], T]) -> list[T]:
     """What `measure` gives for each item; as many at a time as there are cores, each on one of its own."""
@@ -126,8 +134,12 @@ def main(rows: Callable[[Bench], Iterator[Row]], data: bool = True) -> None:
   parser = argparse.ArgumentParser(prog=command)
   parser.add_argument("--data", required=data, default=".", metavar="DIR", help="the directory of the public sets")
   parser.add_argument("--seeds", type=int, default=3, help="models to train (default: %(default)s)")
+  parser.add_argument("--folder", metavar="DIR", help="work there, and go on with what an earlier start has left")
   parser.add_argument("--dry_run", action="store_true", help="keep no rows")
   arguments = parser.parse_args()
-  with tempfile.TemporaryDirectory(prefix=f"{script.stem}-") as folder:
+  if arguments.folder:
+    os.makedirs(arguments.folder, exist_ok=True)
+  with (contextlib.nullcontext(os.path.abspath(arguments.folder)) if arguments.folder else
+        tempfile.TemporaryDirectory(prefix=f"{script.stem}-")) as folder:
     bench = Bench(os.path.abspath(arguments.data), arguments.seeds, pathlib.Path(folder))
     run.keep_seeds(rows(bench), arguments.seeds, f"{command} --data=DIR" if data else command, arguments.dry_run)

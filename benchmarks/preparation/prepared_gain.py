@@ -11,7 +11,7 @@ were held out.
   prepared_gain/articles  the same of all of the articles: C4's rules drop headings and blank lines, which a model that
                           has never seen any finds hard. Where headings are wanted, leave `@C4()` out
 
-    python -m benchmarks.preparation.prepared_gain --data=DIR [--seeds=3] [--dry_run]
+    python -m benchmarks.preparation.prepared_gain --data=DIR [--seeds=3] [--folder=DIR] [--dry_run]
 """
 
 from collections.abc import Iterator
@@ -38,14 +38,15 @@ def rows(bench: runs.Bench) -> Iterator[Row]:
   print(bench.gpt4x("prepare", f"--gin_file={bench.folder / 'steps.gin'}", f"--input={bench.folder / 'crawled.jsonl'}",
                     f"--output={bench.folder / 'prepared'}"), flush=True)
   found = bench.each_seed(lambda seed: [bits(bench, name, files, seed) for name, files in (
-      ("crawled", "crawled.jsonl"), ("prepared", "prepared/part-*.jsonl.zst"))])
+      ("crawled", "crawled.jsonl"), ("prepared", "prepared/part-*.jsonl.zst"))], "bits")
   for name, of in (("prepared_gain", "paragraphs"), ("prepared_gain/articles", "articles")):
     pairs = [(crawled[of], prepared[of]) for crawled, prepared in found]
     for crawled, prepared in pairs:
       print(f"{of}: {crawled:.4f} bits a byte from pages as they are, {prepared:.4f} from prepared ones", flush=True)
     gain, error = quickstart.mean_and_error([crawled - prepared for crawled, prepared in pairs])
     peer, _ = quickstart.mean_and_error([crawled for crawled, _ in pairs])
-    yield Row(f"preparation/{name}", gain, "bits/byte", peer, error=error, goal="value > 0" if of == "paragraphs" else "")
+    goal = "value > 0" if of == "paragraphs" else ""
+    yield Row(f"preparation/{name}", gain, "bits/byte", peer, error=error, goal=goal)
 
 
 def bits(bench: runs.Bench, name: str, files: str, seed: int) -> dict[str, float]:

@@ -146,7 +146,7 @@ class Attention(nn.Module):
     if c.memory_dtype == "int8" and isinstance(memory, KeyValues):  # As decoding sees them.
       keys, values, position_keys = jax.tree.map(lambda x: rounded(x).dense(x.dtype), (keys, values, position_keys))
     if isinstance(mask, Mask):
-      return self.project_out(fused_attention(query, position_query, *keys, *values, position_keys, mask)), new
+      return self.project_out(fused_attention(query, position_query, keys[0], values[0], position_keys, mask)), new
     query, position_query = jax.tree.map(lambda x: x * c.head_dim**-0.5, (query, position_query))
     rng = None if deterministic or not c.attention_dropout_rate else self.make_rng("dropout")
     attend: Callable[..., jax.Array] = functools.partial(self.attend, deterministic=deterministic)
@@ -183,9 +183,9 @@ class Attention(nn.Module):
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
     norm = jnp.sum(weights, -1, keepdims=True)
     weights = self.dropout(weights.astype(values[0].dtype), deterministic=deterministic, rng=rng)
-    weights = jnp.split(weights, [keys[0].shape[2]] if len(keys) > 1 else [], -1)
+    parts = jnp.split(weights, [keys[0].shape[2]] if len(keys) > 1 else [], -1)
     mixed = sum(jnp.einsum("gbqt,gbtk->gbqk", part, seen, preferred_element_type=jnp.float32)
-                for part, seen in zip(weights, values))
+                for part, seen in zip(parts, values))
     return (mixed / norm).astype(values[0].dtype).reshape(query.shape)
 
   def step(self, x: jax.Array, ring: RingKeyValues, constants: StepConstants, mask: jax.Array, index: jax.Array,

@@ -90,7 +90,7 @@ class Batcher:
   @property
   def _alone(self) -> Job | None:
     """Whose tokens are guessed."""
-    return self._guessing and self._guessing.job
+    return self._guessing.job if self._guessing else None
 
   # The thread.
 

@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     raise UserError(f"gpt4x serve needs {error.name or 'a package'}, which is not installed: pip install"
                     " 'gpt4x[serve]'") from error
   from gpt4x.inference.speculation import PromptLookup, Proposer
+  from gpt4x.media.local_media import LocalMedia
   from gpt4x.partitioning import Partitioner
   from gpt4x.serving import app, server, settings
   from gpt4x.serving.model import drafting, load
@@ -38,15 +39,15 @@ def run(arguments: argparse.Namespace) -> None:
   models = {}
   for name, model_dir in directories.items():
     with configuration.placing():
-      experiment = reading.saved_experiment(model_dir, data=False)
       propose: Proposer | None = PromptLookup() if arguments.speculate else None
       if arguments.draft_dir:
         draft = reading.saved_experiment(arguments.draft_dir, data=False)
         propose = drafting(arguments.draft_dir, draft, model_dir, partitioner)
+      experiment = reading.saved_experiment(model_dir, data=False)
       models[name] = load(
           name, model_dir, experiment, slots=arguments.slots, max_queue=arguments.max_queue, step=arguments.step,
           prefix_bytes=arguments.prefix_cache_mib * 2**20, window=arguments.window, propose=propose,
-          partitioner=partitioner)
+          partitioner=partitioner, seconds=LocalMedia().seconds)
   limits = settings.Settings(
       keys=keys, hosts=settings.Settings.hosts | {_bare(arguments.host)} | set(map(_bare, arguments.allowed_host)),
       max_body=arguments.max_body, max_n=arguments.max_n, grace=arguments.grace)

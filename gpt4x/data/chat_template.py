@@ -4,7 +4,7 @@ A template sees marks in the places of what people say, so it is known which tex
 finds special tokens: nobody can end a turn by writing `<|im_end|>`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import datetime
 import functools
@@ -135,19 +135,22 @@ def _own(text: str, answer: bool) -> list[Piece]:
   return [Piece(part, "token" if number % 2 else "template", answer) for number, part in enumerate(parts) if part]
 
 
-def encode(pieces: Sequence[Piece], vocabulary: "seqio.Vocabulary",
-           begins: bool = True) -> tuple[list[int], list[bool]]:
+def encode(pieces: Sequence[Piece], vocabulary: "seqio.Vocabulary", begins: bool = True,
+           contents: Iterable[Sequence[int]] | None = None) -> tuple[list[int], list[bool]]:
   """The ids of pieces, and whether each is to be written by the model.
 
   What begins a document has no id in it: it is the input before the first one. `begins` says that the pieces do.
+  `contents` are the ids of the messages' contents in their order, where these are more than their text.
   """
   ids, answers = list[int](), list[bool]()
+  encoded = None if contents is None else iter(contents)
   for piece in pieces:
     if piece.kind == "token":
       known = getattr(vocabulary, "bos_id", None) if piece.text == "bos" else vocabulary.eos_id
       new = [] if known is None or (piece.text == "bos" and begins and not ids) else [known]
     else:
-      new = list(vocabulary.encode(piece.text) if piece.kind == "content" else _encode_own(vocabulary, piece.text))
+      of_content = lambda text: vocabulary.encode(text) if encoded is None else next(encoded)
+      new = list(of_content(piece.text) if piece.kind == "content" else _encode_own(vocabulary, piece.text))
     ids += new
     answers += [piece.answer] * len(new)
   return ids, answers

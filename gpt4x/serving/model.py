@@ -11,6 +11,7 @@ import numpy as np
 from gpt4x.data import chat_template, vocabularies
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
+from gpt4x.inference import media
 from gpt4x.inference.drafting import DraftModel
 from gpt4x.inference.engine import Engine
 from gpt4x.inference.generate import drawn
@@ -21,11 +22,11 @@ from gpt4x.partitioning import Partitioner
 from gpt4x.serving.batcher import Batcher
 from gpt4x.serving.contract import Event, Request
 from gpt4x.serving.job import Job
+from gpt4x.serving.parts import Parts
 from gpt4x.serving.prefixes import Prefixes
 from gpt4x.serving.rows import CHUNK
 
 ALTERNATIVES = 20  # The most that a request may ask for.
-_ROLES = ("system", "developer", "user", "assistant")
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 _compilations: list[str] = []  # Of this process, since the last model was ready.
@@ -42,7 +43,8 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 
 def load(name: str, model_dir: str, experiment: Experiment, *, slots: int = 16, max_queue: int = 64,
          prefix_bytes: int = 1 << 28, step: int | None = None, window: int | None = None,
-         propose: Proposer | None = None, partitioner: Partitioner | None = None) -> "ServedModel":
+         propose: Proposer | None = None, partitioner: Partitioner | None = None,
+         seconds: float | None = None) -> "ServedModel":
   """Reads the model of a run and compiles what serves it; it takes requests at once.
 
   Args:
@@ -56,6 +58,7 @@ def load(name: str, model_dir: str, experiment: Experiment, *, slots: int = 16, 
     window: latest positions that each token attends to; None: a segment and the longer of the two memories.
     propose: guesses how the text of a request goes on that is alone; None: nothing is guessed.
     partitioner: the mesh that the parameters lie on; None: one device.
+    seconds: how much of a sound the model takes; None: all.
   """
   if not vocabularies.saved_in(model_dir):
     raise UserError(f"{model_dir} has no vocabulary, so texts have no tokens: copy the one that the model was trained"
@@ -67,7 +70,7 @@ def load(name: str, model_dir: str, experiment: Experiment, *, slots: int = 16, 
   partitioner = partitioner or Partitioner(data=1, num_devices=1)
   params = experiment.restore_params(model_dir, partitioner, step)[1]
   model = ServedModel(name, experiment, vocabularies.load(model_dir), params, window,
-                      chat_template.of_run(model_dir), partitioner, slots, max_queue, prefix_bytes, propose)
+                      chat_template.of_run(model_dir), partitioner, slots, max_queue, prefix_bytes, propose, seconds)
   model.start()
   return model
 
@@ -93,12 +96,15 @@ class ServedModel:
   def __init__(self, name: str, experiment: Experiment, vocabulary: Any, params: Any,
                window: int | None = None, template: chat_template.Template | None = None,
                partitioner: Partitioner | None = None, slots: int = 16, max_queue: int = 64,
-               prefix_bytes: int = 1 << 28, propose: Proposer | None = None):
+               prefix_bytes: int = 1 << 28, propose: Proposer | None = None, seconds: float | None = None):
     """Takes what `load` reads; `start` compiles."""
     self.name, self.created, self.window = name, int(time.time()), experiment.decoding_window(window)
     self._vocabulary, self._params, self._template = vocabulary, params, template
+    self._parts = Parts(vocabulary, seconds)
     size = experiment.language_model.config.vocab_size
     num_ids, self._end = drawn(vocabulary, False, False)
+    if media.known(vocabulary):  # Nothing here holds what is drawn to the grammar of media.
+      num_ids = vocabulary.text.vocab_size
     self.num_ids = min(num_ids, size)
     self._ids = range(vocabularies.first_text_id(vocabulary), size)
     ends = {self._end} if template is None else {self._end, template.stop(vocabulary)[0]}
@@ -146,11 +152,14 @@ class ServedModel:
   def raw(self, token: int) -> bytes:
     return vocabularies.token_content(self._vocabulary, token)
 
-  def chat(self, messages: Sequence[Mapping[str, object]]) -> tuple[list[int], tuple[str, ...]]:
+  def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], tuple[str, ...]]:
     if self._template is None:
       raise UserError(self.chat_refusal)
-    pieces = self._template.pieces([_message(number, one) for number, one in enumerate(messages)], generation=True)
-    ids, _ = chat_template.encode(pieces, self._vocabulary)
+    contents = [self._parts.encode(one["content"], f"message {number}") for number, one in enumerate(messages, 1)]
+    roles = ["system" if one["role"] == "developer" else one["role"] for one in messages]
+    # A template writes what is around a content, which it does not see.
+    pieces = self._template.pieces([{"role": role, "content": ""} for role in roles], generation=True)
+    ids, _ = chat_template.encode(pieces, self._vocabulary, contents=contents)
     stop = self._template.stop(self._vocabulary)[1]
     return self.checked(ids), (stop,) if stop.strip() else ()
 
@@ -171,16 +180,3 @@ class ServedModel:
   def _text(self, request: Request) -> Text:
     return Text(self._vocabulary, request.ids, request.max_tokens, request.stop, self._ends)
 
-
-def _message(number: int, message: Mapping[str, object]) -> chat_template.Message:
-  """A message of the template's, of one as requests have them."""
-  role, content = message.get("role"), message.get("content")
-  if role not in _ROLES:
-    raise UserError(f"message {number + 1} has the role {role!r}: use {', '.join(_ROLES)}")
-  if isinstance(content, Sequence) and not isinstance(content, str):
-    others = {part.get("type") for part in content} - {"text"}
-    if others:
-      raise UserError(f"message {number + 1} has a part of the type {sorted(map(str, others))[0]!r}, and the model"
-                      " reads text")
-    content = "".join(str(part["text"]) for part in content)
-  return {"role": "system" if role == "developer" else str(role), "content": str(content)}

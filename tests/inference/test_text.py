@@ -105,7 +105,8 @@ def test_a_token_costs_the_same_however_long_the_text(monkeypatch):
 @pytest.mark.parametrize("sizes", [[1], [2], [3], [1, 3]], ids=str)
 def test_characters_of_many_tokens_come_whole_however_their_tokens_come(vocabulary, sizes):
   """And bytes that are none are passed over."""
-  content = "a€b\N{SLIGHTLY SMILING FACE}\N{SLIGHTLY SMILING FACE}載".encode() + b"\xe2\x82\xf0\x9f\x99" + "ü載".encode()
+  content = "a€b\N{SLIGHTLY SMILING FACE}\N{SLIGHTLY SMILING FACE}載".encode()
+  content += b"\xe2\x82\xf0\x9f\x99" + "ü載".encode()
   tokens = [3 + byte for byte in content]
   text, shown = write(vocabulary, "", tokens, sizes)
   assert text.text == "".join(shown) == vocabulary.decode(tokens)

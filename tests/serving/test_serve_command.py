@@ -44,7 +44,7 @@ def test_what_the_flags_mean(served, capsys, tmp_path):
   for _, model_dir, experiment, options in served[1]:
     assert isinstance(options.pop("propose"), PromptLookup)
     assert options.pop("partitioner").mesh.size == 1 and experiment == f"experiment of {model_dir}"
-    assert options == {"slots": 3, "max_queue": 5, "step": 7, "prefix_bytes": 2**21, "window": 9}
+    assert options == {"slots": 3, "max_queue": 5, "step": 7, "prefix_bytes": 2**21, "window": 9, "seconds": None}
   assert [one[:2] for one in served[1]] == [("a", "runs/a/"), ("b", "gs://bucket/runs/other")]
   assert settings.keys == (KEY.encode(), f"{KEY}2".encode())
   assert settings.hosts == {"localhost", "127.0.0.1", "::1", "0.0.0.0", "models.example"}

@@ -29,12 +29,15 @@ def read(path: str | os.PathLike) -> Image:
   return decode(content.read(path, "image")[0], path)
 
 
-def decode(data: bytes, name: str) -> Image:
-  """The pixels of a file's content; the name is for messages."""
+def decode(data: bytes, name: str, most_pixels: int | None = None) -> Image:
+  """The pixels of a file's content; the name is for messages. An image of more than so many is not decoded."""
   import PIL.Image
   import PIL.ImageOps
 
   with content.decoding(name, "image"), PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+    if most_pixels and opened.width * opened.height > most_pixels:
+      raise UserError(f"{shown(name)} has {opened.width} x {opened.height} pixels, and at most {most_pixels:,} are"
+                      " taken: scale it down")
     return Image(pixels_of(PIL.ImageOps.exif_transpose(opened)))
 
 

@@ -32,6 +32,15 @@ def read(path: str | os.PathLike, seconds: float | None = None) -> Audio:
   return Audio(to_int16(samples[:None if seconds is None else max(1, round(seconds * rate))]), int(rate))
 
 
+def decode_wav(data: bytes, name: str) -> Audio:
+  """The samples of a WAV file's content; the name is for messages."""
+  with content.decoding(name, "audio"):
+    samples, rate = _read_wav(data)
+    if not len(samples):
+      raise ValueError("it has no samples")
+  return Audio(to_int16(samples), int(rate))
+
+
 def to_int16(samples: np.ndarray) -> np.ndarray:
   """Samples [T, C] from -1 to 1, as int16 [T]."""
   return np.clip(np.round(samples.mean(1) * 32768), -32768, 32767).astype(np.int16)

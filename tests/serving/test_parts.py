@@ -1,0 +1,133 @@
+"""Media that come with a message: read as `gpt4x generate` reads them, and nothing is fetched."""
+
+import asyncio
+import base64
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+
+from gpt4x.data.chat_template import Template
+from gpt4x.data.dataset import DatasetConfig
+from gpt4x.errors import UserError
+from gpt4x.experiment import Experiment
+from gpt4x.inference import media
+from gpt4x.media.files import images, sounds
+from gpt4x.media.medium import Audio, Image
+from gpt4x.media.vocabulary import MediaTokens, MediaVocabulary
+from gpt4x.models.config import TransformerConfig
+from gpt4x.models.language_model import LanguageModel
+from gpt4x.serving import parts
+from gpt4x.serving.model import ServedModel
+from tests.models import tiny
+from tests.serving.asking import app_of, ask
+from tests.serving.served import answered
+
+VOCABULARY = MediaVocabulary(MediaTokens(image="grey", audio="pcm:8000")).held()
+PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4, 1) * 20
+SAMPLES = np.arange(-400, 400, dtype=np.int16) * 50
+
+
+def written(pixels, form="PNG"):
+  buffer = io.BytesIO()
+  PIL.Image.fromarray(pixels).save(buffer, form)
+  return buffer.getvalue()
+
+
+PNG = written(PIXELS[..., 0])
+
+
+def image(data=PNG, head="data:image/png;base64,"):
+  return {"type": "image_url", "image_url": {"url": head + base64.b64encode(data).decode()}}
+
+
+@pytest.fixture(name="wav", scope="module")
+def _wav(tmp_path_factory):
+  file = tmp_path_factory.mktemp("sounds") / "a.wav"
+  sounds.write(Audio(SAMPLES, 8000), str(file))
+  return file.read_bytes()
+
+
+def sound(data):
+  return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": "wav"}}
+
+
+def text(words):
+  return {"type": "text", "text": words}
+
+
+def test_parts_are_what_a_prompt_with_marks_is(wav):
+  """Of `gpt4x generate`: the same ids in the same places."""
+  found = parts.Parts(VOCABULARY, None).encode([text("a "), image(), text("b"), sound(wav), text("c")], "message 1")
+  assert found == media.encode(VOCABULARY, "a <image>b<audio>c", [Image(PIXELS), Audio(SAMPLES, 8000)]).ids
+
+
+def test_a_mark_that_somebody_writes_is_text():
+  one = parts.Parts(VOCABULARY, None)
+  assert one.encode("<image>", "") == one.encode([text("<ima"), text("ge>")], "") == VOCABULARY.encode("<image>")
+  assert one.encode([image(), text("<image>")], "")[-7:] == VOCABULARY.encode("<image>")
+
+
+def test_a_sound_is_as_long_as_in_training(wav):
+  found = parts.Parts(VOCABULARY, 0.05).encode([sound(wav)], "")
+  assert found == VOCABULARY.encode_parts([Audio(SAMPLES[:400], 8000)]).tolist()
+
+
+@pytest.mark.parametrize("part, words", [
+    (image(head="https://example.com/"), "no data:image"), (image(head="data:image/png,"), "no data:image"),
+    (image(head="file:///etc/passwd"), "no data:image"), (image(b"GIF"), "another format"),
+    (image(b"\x89PNG\r\n\x1a\n" + b"x" * 99), "cannot be read as an image"), (image(b""), "another format"),
+    ({"type": "image_url", "image_url": {"url": "data:image/png;base64,a*b"}}, "no base64"),
+    ({"type": "input_audio", "input_audio": {"data": "é", "format": "wav"}}, "no base64"),
+    (sound(b"fLaC" + b"\0" * 99), "another format"), (sound(b"RIFF\0\0\0\0WAVE"), "cannot be read as a sound")])
+def test_what_is_refused(part, words):
+  with pytest.raises(UserError, match=words) as refused:
+    parts.Parts(VOCABULARY, None).encode([part], "message 3")
+  assert "of message 3" in str(refused.value) and "passwd" not in str(refused.value)
+
+
+def test_a_small_file_of_many_pixels_is_not_decoded(monkeypatch):
+  """A bomb: its head says what it would take."""
+  side = 1 + int(parts.MOST_PIXELS**0.5)
+  data = written(np.zeros((side, side), np.uint8))
+  monkeypatch.setattr(images, "pixels_of", lambda _: pytest.fail("it was decoded"))
+  with pytest.raises(UserError, match=f"has {side} x {side} pixels"):
+    parts.Parts(VOCABULARY, None).encode([image(data)], "message 1")
+
+
+def test_a_model_without_the_medium_says_so():
+  for vocabulary in (MediaVocabulary(MediaTokens(audio="pcm:8000")).held(), VOCABULARY.text):
+    with pytest.raises(UserError, match="knows no image"):
+      parts.Parts(vocabulary, None).encode([image()], "message 1")
+
+
+def test_a_conversation_about_a_picture():
+  """Of a model that would draw nothing but media: it draws text."""
+  size = VOCABULARY.layout.size
+  model = LanguageModel(TransformerConfig(vocab_size=size, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=16,
+                                          output_bias=True))
+  bias = np.where(np.arange(size) < VOCABULARY.text.vocab_size, 0, 1e4).astype(np.float32)
+  bias[VOCABULARY.eos_id] = -1e4
+  params = jax.tree_util.tree_map_with_path(
+      lambda path, leaf: jnp.asarray(bias if path[-1].key == "output_bias" else leaf), tiny.random_params(model))
+  served = ServedModel("tiny", Experiment(model, DatasetConfig("local_media", {"targets": 32}, 1, "lm")), VOCABULARY,
+                       params, template=Template(), slots=1)
+  content = [text("What is "), image(), text("?")]
+  ids, _ = served.chat([{"role": "user", "content": content}])
+  assert ids == [*VOCABULARY.encode("<|user|>\n"), *media.encode(VOCABULARY, "What is <image>?", [Image(PIXELS)]).ids,
+                 *VOCABULARY.encode("\n<|assistant|>\n")]
+  served.start()
+  assert {one.id for one in answered(served, "a", 12).tokens} <= set(range(VOCABULARY.text.vocab_size))
+  body = {"model": "tiny", "messages": [{"role": "user", "content": content}], "max_tokens": 12, "logprobs": True}
+  answer = asyncio.run(ask(app_of(served), "POST", "/v1/chat/completions", body))
+  found = answer.json["choices"][0]
+  assert answer.status == 200 and answer.json["usage"]["prompt_tokens"] == len(ids)
+  assert len(found["logprobs"]["content"]) == 12 and found["finish_reason"] == "length"
+  refused = [text("a"), image(head="https://example.com/")]
+  answer = asyncio.run(ask(app_of(served), "POST", "/v1/chat/completions", body | {
+      "messages": [{"role": "user", "content": refused}]}))
+  assert answer.status == 400 and "nothing is fetched" in answer.error["message"]
+  served.stop()

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 import re
 from typing import Any
 
-# A word with its accents; a sign by itself; a character of a script that has no spaces between its words.
-_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
-                    r"|(?:(?![\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff])[\w\u0300-\u036f])+|[^\w\s]")
+from gpt4x.data.scripts import MARKS, UNSPACED
+
+# A character of a script that has no blanks between its words; a word; a sign by itself. Marks are their letter's.
+_WORDS = re.compile(rf"[{UNSPACED}][{MARKS}]*|(?:(?![{UNSPACED}])[\w{MARKS}])+|[^\w\s]")
 _END = ""  # No word: what marks the end of a name in the trie.
 
 

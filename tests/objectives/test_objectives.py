@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import functools
+import importlib
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gpt4x import configuration
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
 from gpt4x.data.teacher_cache import IDS, LOG_PROBS
 from gpt4x.media.codec_module import CodecConfig
@@ -33,7 +35,7 @@ from tests.objectives import answers, denoised, taught
 LENGTH, MEMORY, ROWS = 6, 5, 4
 MODEL = tiny.make(norm_position="pre", memory_length=MEMORY)
 TEACHER = tiny.make(norm_position="pre", memory_length=MEMORY, embed_dim=12, num_layers=1)
-DENOISED = tiny.make(norm_position="pre", memory_length=MEMORY, vocab_size=denoised.MARKS.vocab_size)
+DENOISED = tiny.make(norm_position="pre", memory_length=denoised.LENGTH, vocab_size=denoised.MARKS.vocab_size)
 CODEC = CodecModel(CodecConfig("image", levels=(4, 3), patch=2, width=8, depth=1))
 SAVED = SavedModel("Distillation.teacher", "nowhere", TEACHER.lm)
 FROZEN = {"teacher": TEACHER.params, "reference": jax.tree.map(lambda leaf: leaf * 0.9, MODEL.params)}
@@ -79,13 +81,10 @@ class Case:
   batch: Callable[..., Any] = batch_of
   rows: int = ROWS
   go_on: int = ROWS
+  memory_length: int = MEMORY
 
   def __call__(self, params, batch, memory):
     return self.objective(self.model, params, FROZEN, batch, memory, None)
-
-  @property
-  def memory_length(self):
-    return MEMORY if self.go_on else 0
 
   def memory(self, rows=None):
     return self.objective.initial_memory(self.model, rows or self.rows, self.memory_length)
@@ -108,13 +107,20 @@ OBJECTIVES = {"next_token": Case(NextToken()), "z_loss": Case(NextToken(z_loss=0
                              batch=lambda seed=0: taught.rows(TEACHER, batch_of(seed), 4)),
               "joint_embedding": Case(JointEmbedding(weight=0.5), batch=graph, go_on=2),
               "denoised": Case(NextToken(), DENOISED.lm, DENOISED.params, lambda seed=0: denoised.batches(3)[seed],
-                               denoised.ROWS, denoised.GOES_ON),
-              "preference": Case(Preference(likelihood=0.5, **REFERENCE), go_on=0,
+                               denoised.ROWS, denoised.GOES_ON, denoised.LENGTH),
+              "preference": Case(Preference(likelihood=0.5, **REFERENCE), go_on=0, memory_length=0,
                                  batch=lambda seed=0: answers.pairs(ROWS, seed)),
-              "group_relative": Case(GroupRelative(object(), kl=0.1, **REFERENCE), go_on=0,
+              "group_relative": Case(GroupRelative(object(), kl=0.1, **REFERENCE), go_on=0, memory_length=0,
                                      batch=lambda seed=0: answers.drawn(MODEL, ROWS, seed, 0.5)),
               "reconstruction": Case(Reconstruction(), CODEC, CODEC.init(jax.random.key(0)), images, go_on=0)}
 every = pytest.mark.parametrize("case", OBJECTIVES.values(), ids=OBJECTIVES)
+
+
+def test_every_objective_that_gin_can_name_is_here():
+  modules = [importlib.import_module(name) for name in configuration.MODULES if ".objectives." in name]
+  named = {found for module in modules for found in vars(module).values()
+           if isinstance(found, type) and found.__module__ == module.__name__ and hasattr(found, "coefficients")}
+  assert {type(case.objective) for case in OBJECTIVES.values()} == named and len(named) >= 7
 
 
 def without(batch, rows):

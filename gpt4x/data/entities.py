@@ -6,14 +6,13 @@ import dataclasses
 import re
 from typing import Any, Literal, SupportsIndex
 
-from gpt4x.data.scripts import MARKS, UNSPACED
+from gpt4x.data.scripts import WORD
 from gpt4x.data.text_files import text_of, WrongField
 
 Spans = Sequence[tuple[int, int]]  # (start, stop), from left to right, without overlaps.
 Offsets = Literal["characters", "bytes"]
 
-# A character of a script that has no blanks between its words; a word; a sign by itself. Marks are their letter's.
-_WORDS = re.compile(rf"[{UNSPACED}][{MARKS}]*|(?:(?![{UNSPACED}])[\w{MARKS}])+|[^\w\s]")
+_WORDS = re.compile(rf"{WORD}|[^\w\s]")  # Or a sign by itself.
 _END = ""  # No word: what marks the end of a name in the trie.
 
 

@@ -13,7 +13,9 @@ import pytest
 
 from gpt4x import configuration
 from gpt4x.checkpoints.manager import CheckpointConfig, Checkpoints
+from gpt4x.data.dataset import DatasetConfig
 from gpt4x.data.teacher_cache import IDS, LOG_PROBS
+from gpt4x.experiment import Experiment
 from gpt4x.media.codec_module import CodecConfig
 from gpt4x.models.codec_model import CodecModel
 from gpt4x.models.saved_model import SavedModel
@@ -121,6 +123,10 @@ def test_every_objective_that_gin_can_name_is_here():
   named = {found for module in modules for found in vars(module).values()
            if isinstance(found, type) and found.__module__ == module.__name__ and hasattr(found, "coefficients")}
   assert {type(case.objective) for case in OBJECTIVES.values()} == named and len(named) >= 7
+
+
+def test_likelihood_is_trained_unless_it_is_told_otherwise():
+  assert Experiment(MODEL.lm, DatasetConfig("local_text_bytes", {"targets": 8}, 1)).objective == NextToken()
 
 
 def without(batch, rows):

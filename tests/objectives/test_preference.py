@@ -15,6 +15,7 @@ from gpt4x.training.gradients import microbatched, whole
 from tests.models import tiny
 from tests.objectives.answers import pairs
 
+
 def test_golden_values():
   """Those of tunix's test: sums of normal draws as log-probabilities of four chosen and four rejected answers."""
   rng = np.random.default_rng(0)

@@ -71,6 +71,10 @@ def test_it_fills_in_and_says_what_marks_stand_for(folder, lines, capsys):
   assert filled["prompt"] == "sentence " and len(filled["tokens"]) <= 5 and max(filled["tokens"]) <= 259
   assert cli.main([*flags, "--prompt=[R]sentence <extra_id_0>", "--marks"]) == 0
   assert json.loads(capsys.readouterr().out)["prompt"] == "[R]sentence <extra_id_0>"
+  assert cli.main([*flags, "--prompt=[R]sentence ", "--suffix= of a text.", "--marks"]) == 0
+  assert max(json.loads(capsys.readouterr().out)["tokens"]) < 259, "text alone, by UL2's part"
+  assert cli.main([*flags, "--prompt=sentence "]) == 0
+  assert max(json.loads(capsys.readouterr().out)["tokens"]) < 259, "and the same model goes on with text"
   assert cli.main([*flags[:-1], "--prompt=a", "--suffix=z"]) == 0
   printed = capsys.readouterr().out
   assert printed.startswith("a") and printed.endswith("z\n")

@@ -116,7 +116,10 @@ def _batches(documents: Iterator[Document], beside: Mapping[str, Callable[[str],
              ) -> Iterator[dict[str, list[Any]]]:
   """Groups documents to about a million characters, since tf.data takes nearly a millisecond for each `yield`."""
   names, texts, size = list[bytes](), list[str](), 0
-  batch = lambda: {"name": names, "text": texts, **{name: list(map(of, texts)) for name, of in beside.items()}}
+
+  def batch() -> dict[str, list[Any]]:
+    return {"name": names, "text": texts, **{name: list(map(of, texts)) for name, of in beside.items()}}
+
   for name, text in documents:
     names.append(os.fsencode(name))  # A file's name need not be UTF-8.
     texts.append(text)

@@ -123,7 +123,7 @@ class Engine:
 
   def __call__(self, params: Params, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
                bidirectional: bool = False, samples: Sequence[int] | None = None,
-               null_prompts: Sequence[Sequence[int]] | None = None) -> Iterator[Piece]:
+               null_prompts: Sequence[Sequence[int]] | None = None, said: int = 0) -> Iterator[Piece]:
     """Yields continuations in pieces, n tokens at a time; a row that has ended goes on with EOS.
 
     Args:
@@ -135,8 +135,9 @@ class Engine:
       samples: a number below 2^32 for each row, whose draws depend on its prompt, the seed and this number alone.
         None: 0 to B - 1.
       null_prompts: for guidance, each row's prompt without its condition.
+      said: with `bidirectional`, so many tokens at the end of each prompt begin what is said: none before sees them.
     """
-    slots = self.start(params, self.prefill(params, prompts, bidirectional, null_prompts), seed, samples)
+    slots = self.start(params, self.prefill(params, prompts, bidirectional, null_prompts, said), seed, samples)
     ended = np.zeros(len(prompts), bool)
     for start in range(0, max_tokens, self._chunk_length):
       chunk, slots = self.step(params, slots)
@@ -149,7 +150,7 @@ class Engine:
         return
 
   def prefill(self, params: Params, prompts: Sequence[Sequence[int]], bidirectional: bool = False,
-              null_prompts: Sequence[Sequence[int]] | None = None) -> Prefilled:
+              null_prompts: Sequence[Sequence[int]] | None = None, said: int = 0) -> Prefilled:
     """Runs prompts; a UserError for one that breaks the grammar."""
     states = None
     if self._grammar is not None:
@@ -169,6 +170,7 @@ class Engine:
     for row, prompt in enumerate(prompts):
       tokens[row, total - len(prompt) - 1:] = [self._start_id, *prompt]
       segment_ids[row, total - len(prompt) - 1:] = 1
+    both_ways = segment_ids * (np.arange(total) < total - said)
     with self._mesh():
       memory = self._empty_memory(len(prompts))
       if pieces > 4:  # For fewer it may take longer to compile than it saves.
@@ -176,7 +178,7 @@ class Engine:
       for start in range(0, total, step):
         piece = slice(start, start + step)
         logits, memory = self._prefill(params, tokens[:, piece], segment_ids[:, piece], memory,
-                                       segment_ids[:, piece] if bidirectional else None)
+                                       both_ways[:, piece] if bidirectional else None)
     return Prefilled(logits, memory.replace(position_keys=None), states)
 
   def begin(self, params: Params) -> Prefilled:

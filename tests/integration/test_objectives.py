@@ -86,6 +86,15 @@ def test_eval_reads_the_mixture_again(folder, lines, capsys):
   assert {f"bits_per_byte_{name}" for name in PARTS} <= names
 
 
+def test_eval_of_documents_alone(folder, lines, capsys):
+  """What the model needs a byte of text as it is, beside models that have nothing else."""
+  assert cli.main(["eval", f"--model_dir={folder / 'whole'}", "--gin.DATASET=@DatasetConfig()",
+                   "--gin.DatasetConfig.mixture_or_task_name='local_text_marked'", "--gin.DatasetConfig.batch_size=2",
+                   "--gin.DatasetConfig.task_feature_lengths={'targets': 32}"]) == 0
+  found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+  assert float(found["bits_per_byte"]) > 0 and "bits_per_byte_text" not in found
+
+
 def test_facts_beside_text(folder, lines):
   """Text goes on in its rows, and the model of it learns descriptions in others."""
   (folder / "graph.tsv").write_text("".join(f"thing {i}\tis near\tthing {i + 1}\n" for i in range(30)))

@@ -229,7 +229,7 @@ class Attention(nn.Module):
 
   def ahead(self, x: jax.Array, ring: RingKeyValues, constants: StepConstants, mask: jax.Array, index: jax.Array,
             biases: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, RingKeyValues]:
-    """Attends from k tokens of one row x [1, k, D], the first at position `index`, as `step` would from one to the next.
+    """Attends from k tokens of one row, x [1, k, D], the first at position `index`, as `step` from one to the next.
 
     The ring stays as it is: what would come into it is returned, [G, k, K]. The mask [k, W] is of what is in it.
     """

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.inference.test_extending import BOS, made, TEXT, WINDOW
+from tests.inference.test_extending import made, TEXT
 
 OPTIONS = [
     {}, {"positions": "rotary", "norm_position": "pre", "num_kv_heads": 1}, {"scan_layers": False, "clamp_length": 4},

@@ -35,8 +35,10 @@ class Parts:
     if kind == "text":
       return part["text"]
     medium = {"image_url": "image", "input_audio": "audio"}[kind]
-    name = f"the {medium} of {where}"
-    media.codec_of(self._vocabulary, medium)
+    name, known = f"the {medium} of {where}", media.known(self._vocabulary)
+    if medium not in known:
+      raise UserError(f"{where} has a part of the type {kind!r}, and the model reads {' and '.join(('text', *known))}:"
+                      " leave it out")
     if medium == "image":
       head, comma, written = part["image_url"]["url"].partition(",")
       if not comma or not head.endswith(";base64"):

@@ -99,8 +99,9 @@ def test_a_small_file_of_many_pixels_is_not_decoded(monkeypatch):
 
 
 def test_a_model_without_the_medium_says_so():
-  for vocabulary in (MediaVocabulary(MediaTokens(audio="pcm:8000")).held(), VOCABULARY.text):
-    with pytest.raises(UserError, match="knows no image"):
+  for vocabulary, reads in ((MediaVocabulary(MediaTokens(audio="pcm:8000")).held(), "text and audio"),
+                            (VOCABULARY.text, "text")):
+    with pytest.raises(UserError, match=f"'image_url', and the model reads {reads}: leave it out"):
       parts.Parts(vocabulary, None).encode([image()], "message 1")
 
 

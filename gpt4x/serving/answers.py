@@ -18,7 +18,8 @@ from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Delta, Event, Finished, Prompted, Served, Token
 from gpt4x.serving.drawing import Drawing, drawing
 from gpt4x.serving.fields import Fields
-from gpt4x.serving.problems import Left, Problem
+from gpt4x.serving.leaving import Left
+from gpt4x.serving.problems import Problem
 from gpt4x.serving.settings import Settings
 
 LOWEST = -9999.0  # Stands for log-probabilities of what cannot be, which JSON has no number for.

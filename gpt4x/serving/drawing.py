@@ -11,7 +11,8 @@ from gpt4x.serving.account import Account
 from gpt4x.serving.asking import Asked
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Event, Failed, Finished, Overloaded, Ticket
-from gpt4x.serving.problems import busy, Left, Problem, wrong
+from gpt4x.serving.leaving import Left, left
+from gpt4x.serving.problems import busy, Problem, wrong
 
 
 @contextlib.asynccontextmanager
@@ -83,15 +84,14 @@ class Drawing:
 
   async def watch(self, receive: Receive) -> None:
     """Waits until the client leaves, and then cancels all."""
-    while (await receive())["type"] != "http.disconnect":
-      pass
+    await left(receive)
     self.cancel()
     self._queue.put_nowait((-1, None))
 
   async def events(self) -> AsyncIterator[tuple[int, Event]]:
     """(index, event) as they come, until every choice has ended; raises Left, and Problem where the model failed."""
-    see, left = self._context.metrics.timing(self._asked.model.name), self._asked.count
-    while left:
+    see, missing = self._context.metrics.timing(self._asked.model.name), self._asked.count
+    while missing:
       index, event = await self._queue.get()
       if event is None:
         raise Left
@@ -102,7 +102,7 @@ class Drawing:
         raise Problem(500, event.message, code="generation_failed")
       if isinstance(event, Finished):
         self._ends[index] = event
-        left -= 1
+        missing -= 1
       yield index, event
     self.usage = self._used()
     self._account.set(self.usage["prompt_tokens"], self.usage["completion_tokens"])

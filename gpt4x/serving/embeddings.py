@@ -1,6 +1,8 @@
 """`POST /v1/embeddings`: texts as vectors."""
 
+import asyncio
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -8,12 +10,14 @@ import anyio.to_thread
 import numpy as np
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive
 
 from gpt4x.serving import asking
 from gpt4x.serving.account import Account
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Served
 from gpt4x.serving.fields import Fields
+from gpt4x.serving.leaving import Left, left
 from gpt4x.serving.problems import busy, Problem, wrong
 from gpt4x.serving.settings import Settings
 
@@ -32,7 +36,7 @@ class Embeddings:
       raise busy("too many requests for embeddings wait: try again later", 1)
     self._waiting += 1
     try:
-      vectors = np.asarray(await anyio.to_thread.run_sync(model.embed, ids, limiter=self._turn), np.float32)
+      vectors = np.concatenate(await self._embedded(http.receive, model, ids), dtype=np.float32)
     finally:
       self._waiting -= 1
     if not np.isfinite(vectors).all():
@@ -43,6 +47,20 @@ class Embeddings:
             for index, vector in enumerate(vectors)]
     return JSONResponse({"object": "list", "data": data, "model": model.name,
                          "usage": {"prompt_tokens": used, "total_tokens": used}})
+
+  async def _embedded(self, receive: Receive, model: Served, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """The vectors [1, D] of each text; raises Left, after the text that is at work, if any."""
+    with anyio.CancelScope() as scope:
+      async def watch() -> None:
+        await left(receive)
+        scope.cancel()
+      watching = asyncio.create_task(watch())
+      try:
+        async with self._turn:
+          return [await anyio.to_thread.run_sync(model.embed, [one]) for one in ids]
+      finally:
+        watching.cancel()
+    raise Left
 
 
 def _written(vector: np.ndarray, encoding: str) -> Any:

@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt4x.serving.account import Account
 from gpt4x.serving.context import Context
-from gpt4x.serving.problems import busy, Left, Problem
+from gpt4x.serving.leaving import Left
+from gpt4x.serving.problems import busy, Problem
 from gpt4x.serving.settings import Settings
 
 PROBES = ("/health", "/ready")  # Asked for by address, without a key, at any time.
@@ -132,7 +133,7 @@ class _Sent:
 def _headers(scope: Scope, settings: Settings) -> dict[bytes, list[bytes]]:
   """All values of each header, by its name in lower case."""
   length = sum(len(name) + len(value) for name, value in scope["headers"])
-  length += len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
+  length += len(scope["method"]) + len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
   if len(scope["headers"]) > settings.max_header_count or length > settings.max_headers:
     raise _last(431, "the request's headers are too many or too long")
   found: dict[bytes, list[bytes]] = {}

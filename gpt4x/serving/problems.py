@@ -22,10 +22,6 @@ class Problem(Exception):
     return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-class Left(Exception):
-  """The client has gone: there is nobody to answer."""
-
-
 def wrong(message: str, param: str | None = None, code: str | None = None) -> Problem:
   """A mistake in the body of a request."""
   return Problem(400, message, param=param, code=code)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -9,12 +10,18 @@ import anyio.to_thread
 import numpy as np
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive
 
-from gpt4x.errors import UserError
-from gpt4x.serving import answers, asking, fields
+from gpt4x.serving import asking
+from gpt4x.serving.account import Account
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Served
+from gpt4x.serving.fields import Fields
+from gpt4x.serving.leaving import Left, left
 from gpt4x.serving.problems import busy, Problem, wrong
+from gpt4x.serving.settings import Settings
+
+_EACH = "a text or a list of ids, and none may be empty"
 
 
 class Embeddings:
@@ -24,23 +31,36 @@ class Embeddings:
     self._turn, self._waiting = anyio.CapacityLimiter(1), 0
 
   async def route(self, http: HttpRequest, context: Context) -> Response:
-    body = await http.body()
-    model, ids, encoding = await asyncio.to_thread(_asked, body, context)
+    model, ids, encoding = await asking.received(http, context, _asked)
     if self._waiting >= context.settings.max_waiting_embeddings:
       raise busy("too many requests for embeddings wait: try again later", 1)
     self._waiting += 1
     try:
-      vectors = np.asarray(await anyio.to_thread.run_sync(model.embed, ids, limiter=self._turn), np.float32)
+      vectors = np.concatenate(await self._embedded(http.receive, model, ids), dtype=np.float32)
     finally:
       self._waiting -= 1
     if not np.isfinite(vectors).all():
       raise Problem(500, "the model's states are not finite", code="generation_failed")
     used = sum(map(len, ids))
-    answers.account(http.scope).set(used, 0)
+    Account.of(http.scope).set(used, 0)
     data = [{"object": "embedding", "index": index, "embedding": _written(vector, encoding)}
             for index, vector in enumerate(vectors)]
     return JSONResponse({"object": "list", "data": data, "model": model.name,
                          "usage": {"prompt_tokens": used, "total_tokens": used}})
+
+  async def _embedded(self, receive: Receive, model: Served, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """The vectors [1, D] of each text; raises Left, after the text that is at work, if any."""
+    with anyio.CancelScope() as scope:
+      async def watch() -> None:
+        await left(receive)
+        scope.cancel()
+      watching = asyncio.create_task(watch())
+      try:
+        async with self._turn:
+          return [await anyio.to_thread.run_sync(model.embed, [one]) for one in ids]
+      finally:
+        watching.cancel()
+    raise Left
 
 
 def _written(vector: np.ndarray, encoding: str) -> Any:
@@ -48,40 +68,15 @@ def _written(vector: np.ndarray, encoding: str) -> Any:
   return vector.tolist() if encoding == "float" else base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
-def _asked(body: bytes, context: Context) -> tuple[Served, list[tuple[int, ...]], str]:
-  given, settings = fields.read(body, context.settings.max_depth), context.settings
-  model = context.model(given)
+def _asked(given: Fields, model: Served, settings: Settings) -> tuple[Served, list[tuple[int, ...]], str]:
   value, encoding = given.take("input"), given.text("encoding_format", "float")
   if encoding not in ("float", "base64"):
     raise wrong("encoding_format must be float or base64", "encoding_format")
-  given.neutral({"user": lambda value: isinstance(value, str), "dimensions": lambda _: False})
-  given.finish()
-  texts = _inputs(value, model, settings.max_inputs)
-  ids = [_encoded(one, model) for one in texts]
-  for one in ids:
-    asking.check_length(one, "input", settings)
+  given.finish({"user": lambda value: isinstance(value, str), "dimensions": lambda _: False})
+  texts = asking.texts(value, "input", model, settings.max_inputs, _EACH, "texts")
+  ids = [asking.encoded(one, "input", model, settings) for one in texts]
+  if not all(ids):
+    raise wrong(f"each input must be {_EACH}", "input")
   if sum(map(len, ids)) > settings.max_prompt:
     raise wrong(f"input has more than {settings.max_prompt} tokens in all", "input", "context_length_exceeded")
   return model, ids, encoding
-
-
-def _inputs(value: Any, model: Served, most: int) -> list[Any]:
-  if isinstance(value, str):
-    return [value]
-  if not isinstance(value, list) or not value:
-    raise wrong("input must be a text, texts, ids, or lists of ids", "input")
-  if (ids := asking.ids_of(value, "input", model)) is not None:
-    return [ids]
-  if len(value) > most:
-    raise wrong(f"input has more than {most} texts", "input")
-  return [one if isinstance(one, str) else asking.ids_of(one, "input", model) for one in value]
-
-
-def _encoded(one: Any, model: Served) -> tuple[int, ...]:
-  try:
-    ids = tuple(model.encode(one)) if isinstance(one, str) else one
-  except UserError as error:
-    raise wrong(str(error), "input") from None
-  if not ids:  # None of them, or of another kind.
-    raise wrong("each input must be a text or a list of ids, and none may be empty", "input")
-  return ids

@@ -36,7 +36,8 @@ class PromptLookup:
       places = np.flatnonzero((windows == ids[-length:]).all(1))
       if len(places):
         start = int(places[-1]) + length
-        return ids[start:start + count].tolist()
+        found = ids[start:].tolist()  # What goes on where the text ends repeats itself.
+        return [found[place % len(found)] for place in range(count)]
     return []
 
 

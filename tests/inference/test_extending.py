@@ -120,7 +120,7 @@ def test_what_stood_there_before_is_guessed():
   assert lookup([7, 2, 3, 4, 8, 2, 3, 5, 2, 3], 1) == [5]  # The last place.
   assert lookup([1, 2, 3, 8, 2, 3, 9, 1, 2, 3], 2) == [8, 2]  # The longer end counts more.
   assert lookup([1, 2, 3, 4], 3) == [] and lookup([5], 3) == [] and lookup([], 3) == []
-  assert lookup([4, 4, 4], 5) == [4]
+  assert lookup([4, 4, 4], 5) == [4] * 5 and lookup([1, 2, 3, 1, 2, 3, 1], 4) == [2, 3, 1, 2]
 
 
 def test_another_model_s_guesses_are_its_likeliest_tokens(plain):

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
+import dataclasses
+import itertools
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -10,8 +12,9 @@ from starlette.responses import Response
 from gpt4x.errors import UserError
 from gpt4x.serving import answers, asking, fields, writing
 from gpt4x.serving.context import Context
-from gpt4x.serving.contract import Delta, Event, Finished, Served, Token
+from gpt4x.serving.contract import Delta, Event, Finished, Token
 from gpt4x.serving.problems import wrong
+from gpt4x.serving.settings import Settings
 
 _DEFAULT_TOKENS = 1024
 _ROLES = ("system", "developer", "user", "assistant")
@@ -27,12 +30,16 @@ _NEUTRAL = asking.NEUTRAL | {
 
 async def route(http: HttpRequest, context: Context) -> Response:
   body = await http.body()
-  asked = await asyncio.to_thread(_asked, body, context)
+  asked, messages = await asyncio.to_thread(_asked, body, context)
+  if _has_media(messages):
+    asked = await context.media.run(context.settings.max_waiting_media, _encoded, asked, messages, context.settings)
+  else:
+    asked = await asyncio.to_thread(_encoded, asked, messages, context.settings)
   return await answers.answer(http, context, asked, _Chat(asked), "chatcmpl", "chat.completion")
 
 
-def _asked(body: bytes, context: Context) -> asking.Asked:
-  """Reads a request and encodes its conversation; raises Problem."""
+def _asked(body: bytes, context: Context) -> tuple[asking.Asked, list[dict[str, Any]]]:
+  """Reads a request, whose prompt is still to be encoded, and its messages; raises Problem."""
   given, settings = fields.read(body, context.settings.max_depth), context.settings
   model = context.model(given)
   if model.chat_refusal is not None:
@@ -43,9 +50,7 @@ def _asked(body: bytes, context: Context) -> asking.Asked:
   n, sampling, seed = given.integer("n", 1, settings.max_n, 1), asking.sampling(given, model), asking.seed(given)
   given.neutral(_NEUTRAL)
   given.finish()
-  ids, ends = _encoded(messages, model)
-  asking.check_length(ids, "messages", settings)
-  return asking.Asked(model, [ids], n, max_tokens, sampling, seed, (*stop, *ends), stream, include_usage, top)
+  return asking.Asked(model, (), n, max_tokens, sampling, seed, stop, stream, include_usage, top), messages
 
 
 def _max_tokens(given: fields.Fields, most: int) -> int:
@@ -107,12 +112,19 @@ def _part(value: Any, where: str) -> dict[str, Any]:
               "messages")
 
 
-def _encoded(messages: Sequence[dict[str, Any]], model: Served) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def _has_media(messages: Sequence[dict[str, Any]]) -> bool:
+  parts = itertools.chain.from_iterable(one["content"] for one in messages if isinstance(one["content"], list))
+  return any(part["type"] != "text" for part in parts)
+
+
+def _encoded(asked: asking.Asked, messages: Sequence[dict[str, Any]], settings: Settings) -> asking.Asked:
+  """The same with the conversation for its prompt."""
   try:
-    ids, ends = model.chat(messages)
+    ids, ends = asked.model.chat(messages)
   except UserError as error:
     raise wrong(str(error), "messages") from None
-  return tuple(ids), tuple(ends)
+  asking.check_length(ids, "messages", settings)
+  return dataclasses.replace(asked, prompts=[tuple(ids)], stop=(*asked.stop, *ends))
 
 
 class _Chat:

@@ -4,8 +4,6 @@ import asyncio
 import base64
 from typing import Any
 
-import anyio
-import anyio.to_thread
 import numpy as np
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
@@ -14,25 +12,21 @@ from gpt4x.errors import UserError
 from gpt4x.serving import answers, asking, fields
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Served
-from gpt4x.serving.problems import busy, Problem, wrong
+from gpt4x.serving.problems import Problem, wrong
+from gpt4x.serving.turns import Turns
 
 
 class Embeddings:
-  """The route. A request at a time has its turn, for each takes the whole machine, and only so many wait."""
+  """The route."""
 
   def __init__(self) -> None:
-    self._turn, self._waiting = anyio.CapacityLimiter(1), 0
+    self._turns = Turns("for embeddings")
 
   async def route(self, http: HttpRequest, context: Context) -> Response:
     body = await http.body()
     model, ids, encoding = await asyncio.to_thread(_asked, body, context)
-    if self._waiting >= context.settings.max_waiting_embeddings:
-      raise busy("too many requests for embeddings wait: try again later", 1)
-    self._waiting += 1
-    try:
-      vectors = np.asarray(await anyio.to_thread.run_sync(model.embed, ids, limiter=self._turn), np.float32)
-    finally:
-      self._waiting -= 1
+    found = await self._turns.run(context.settings.max_waiting_embeddings, model.embed, ids)
+    vectors = np.asarray(found, np.float32)
     if not np.isfinite(vectors).all():
       raise Problem(500, "the model's states are not finite", code="generation_failed")
     used = sum(map(len, ids))

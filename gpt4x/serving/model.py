@@ -155,7 +155,7 @@ class ServedModel:
   def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], tuple[str, ...]]:
     if self._template is None:
       raise UserError(self.chat_refusal)
-    contents = [self._parts.encode(one["content"], f"message {number}") for number, one in enumerate(messages, 1)]
+    contents = self._parts.encode([one["content"] for one in messages])
     roles = ["system" if one["role"] == "developer" else one["role"] for one in messages]
     # A template writes what is around a content, which it does not see.
     pieces = self._template.pieces([{"role": role, "content": ""} for role in roles], generation=True)

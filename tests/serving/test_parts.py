@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import struct
 
 import jax
 import jax.numpy as jnp
@@ -44,11 +45,21 @@ def image(data=PNG, head="data:image/png;base64,"):
   return {"type": "image_url", "image_url": {"url": head + base64.b64encode(data).decode()}}
 
 
+def wav_of(samples, rate, folder):
+  sounds.write(Audio(samples, 8000), folder / "a.wav")
+  data = (folder / "a.wav").read_bytes()
+  return data[:24] + struct.pack("<I", rate) + data[28:]
+
+
 @pytest.fixture(name="wav", scope="module")
 def _wav(tmp_path_factory):
-  file = tmp_path_factory.mktemp("sounds") / "a.wav"
-  sounds.write(Audio(SAMPLES, 8000), str(file))
-  return file.read_bytes()
+  return wav_of(SAMPLES, 8000, tmp_path_factory.mktemp("sounds"))
+
+
+def encoded(content, seconds=None):
+  """The ids of one message's."""
+  found, = parts.Parts(VOCABULARY, seconds).encode([content])
+  return found
 
 
 def sound(data):
@@ -61,18 +72,17 @@ def text(words):
 
 def test_parts_are_what_a_prompt_with_marks_is(wav):
   """Of `gpt4x generate`: the same ids in the same places."""
-  found = parts.Parts(VOCABULARY, None).encode([text("a "), image(), text("b"), sound(wav), text("c")], "message 1")
+  found = encoded([text("a "), image(), text("b"), sound(wav), text("c")])
   assert found == media.encode(VOCABULARY, "a <image>b<audio>c", [Image(PIXELS), Audio(SAMPLES, 8000)]).ids
 
 
 def test_a_mark_that_somebody_writes_is_text():
-  one = parts.Parts(VOCABULARY, None)
-  assert one.encode("<image>", "") == one.encode([text("<ima"), text("ge>")], "") == VOCABULARY.encode("<image>")
-  assert one.encode([image(), text("<image>")], "")[-7:] == VOCABULARY.encode("<image>")
+  assert encoded("<image>") == encoded([text("<ima"), text("ge>")]) == VOCABULARY.encode("<image>")
+  assert encoded([image(), text("<image>")])[-7:] == VOCABULARY.encode("<image>")
 
 
 def test_a_sound_is_as_long_as_in_training(wav):
-  found = parts.Parts(VOCABULARY, 0.05).encode([sound(wav)], "")
+  found = encoded([sound(wav)], 0.05)
   assert found == VOCABULARY.encode_parts([Audio(SAMPLES[:400], 8000)]).tolist()
 
 
@@ -85,23 +95,59 @@ def test_a_sound_is_as_long_as_in_training(wav):
     (sound(b"fLaC" + b"\0" * 99), "another format"), (sound(b"RIFF\0\0\0\0WAVE"), "cannot be read as a sound")])
 def test_what_is_refused(part, words):
   with pytest.raises(UserError, match=words) as refused:
-    parts.Parts(VOCABULARY, None).encode([part], "message 3")
+    parts.Parts(VOCABULARY, None).encode(["a", [], [part]])
   assert "of message 3" in str(refused.value) and "passwd" not in str(refused.value)
 
 
-def test_a_small_file_of_many_pixels_is_not_decoded(monkeypatch):
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_a_small_file_of_many_pixels_is_not_decoded(monkeypatch, form):
   """A bomb: its head says what it would take."""
   side = 1 + int(parts.MOST_PIXELS**0.5)
-  data = written(np.zeros((side, side), np.uint8))
+  data = written(np.zeros((side, side), np.uint8), form)
   monkeypatch.setattr(images, "pixels_of", lambda _: pytest.fail("it was decoded"))
   with pytest.raises(UserError, match=f"has {side} x {side} pixels"):
-    parts.Parts(VOCABULARY, None).encode([image(data)], "message 1")
+    encoded([image(data)])
+
+
+def test_what_a_request_has_in_all_is_bounded(monkeypatch, wav):
+  """However many messages it is in: pixels, seconds of what is kept, and media."""
+  two = lambda part: parts.Parts(VOCABULARY, None).encode([[part], "a", [part]])
+  monkeypatch.setattr(parts, "MOST_PIXELS", 24)
+  monkeypatch.setattr(parts, "MOST_SECONDS", 0.2)  # A sound of this test has half of it.
+  for part in (image(), sound(wav)):
+    assert [len(ids) for ids in two(part)][1] == 1
+  monkeypatch.setattr(parts, "MOST_PIXELS", 23)
+  with pytest.raises(UserError, match="^the image of message 3 has 4 x 3 pixels, and there is room for 11: scale"):
+    two(image())
+  monkeypatch.setattr(parts, "MOST_SECONDS", 0.19)
+  with pytest.raises(UserError, match="^with the audio of message 3 there are more than 0.19 seconds of sound: cut"):
+    two(sound(wav))
+  assert parts.Parts(VOCABULARY, 0.09).encode([[sound(wav)], [sound(wav)]])
+  monkeypatch.setattr(parts, "MOST_MEDIA", 1)
+  with pytest.raises(UserError, match="^the messages have 2 images and sounds, and at most 1 are taken"):
+    two(image(b"which is not looked at"))
+
+
+def test_a_rate_for_which_a_filter_would_be_too_long_is_refused(tmp_path):
+  """Before anything is resampled."""
+  vocabulary = MediaVocabulary(MediaTokens(audio="pcm:8000", resample=True)).held()
+  assert parts.Parts(vocabulary, None).encode([[sound(wav_of(SAMPLES, parts.HIGHEST_RATE, tmp_path))]])
+  with pytest.raises(UserError, match="has 4,294,967,291 samples a second, more than 192,000"):
+    parts.Parts(vocabulary, None).encode([[sound(wav_of(SAMPLES, 2**32 - 5, tmp_path))]])
+
+
+def test_a_codec_does_not_run_over_what_has_no_sizes(monkeypatch):
+  """A larger image would take the memory of a network over all of it, and then be refused."""
+  codec = type(VOCABULARY.codecs["image"])
+  monkeypatch.setattr(codec, "encode_all", lambda *_: pytest.fail("it ran"))
+  with pytest.raises(UserError, match="the image has 65 x 2 cells, and MediaTokens.sizes = 64 allows"):
+    encoded([image(written(np.zeros((65, 2), np.uint8)))])
 
 
 def test_a_model_without_the_medium_says_so():
   for vocabulary in (MediaVocabulary(MediaTokens(audio="pcm:8000")).held(), VOCABULARY.text):
     with pytest.raises(UserError, match="knows no image"):
-      parts.Parts(vocabulary, None).encode([image()], "message 1")
+      parts.Parts(vocabulary, None).encode([[image(b"which is not looked at")]])
 
 
 def test_a_conversation_about_a_picture():

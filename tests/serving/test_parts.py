@@ -11,21 +11,29 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from gpt4x.data.chat_template import Template
+from gpt4x import run_directory
+from gpt4x.data.chat_template import DEFAULT, Template
 from gpt4x.data.dataset import DatasetConfig
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
 from gpt4x.inference import media
+from gpt4x.inference.generate import Generator
+from gpt4x.inference.sampling import Sampling
+from gpt4x.media import codec_files
 from gpt4x.media.files import images, sounds
 from gpt4x.media.medium import Audio, Image
 from gpt4x.media.vocabulary import MediaTokens, MediaVocabulary
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.language_model import LanguageModel
 from gpt4x.serving import parts
-from gpt4x.serving.model import ServedModel
+from gpt4x.serving.contract import Request
+from gpt4x.serving.model import load, ServedModel
+from tests.inference import media_model
+from tests.media import codecs
 from tests.models import tiny
 from tests.serving.asking import app_of, ask
-from tests.serving.served import answered
+from tests.serving.fake import Fake
+from tests.serving.served import answered, Collected
 
 VOCABULARY = MediaVocabulary(MediaTokens(image="grey", audio="pcm:8000")).held()
 PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4, 1) * 20
@@ -144,10 +152,67 @@ def test_a_codec_does_not_run_over_what_has_no_sizes(monkeypatch):
     encoded([image(written(np.zeros((65, 2), np.uint8)))])
 
 
+def test_media_are_decoded_in_turn_and_off_the_loop():
+  """Nobody else waits for them; one request at a time has its turn, only so many wait, and more are told to."""
+  class Slow(Fake):
+    turns = 0
+
+    def chat(self, messages):
+      with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
+      if not isinstance(messages[0]["content"], str):
+        self.turns += 1
+        self.wait_for(lambda: not self._held)
+        return [1], ()
+      return super().chat(messages)
+
+  async def many():
+    model = Slow()
+    app = app_of(model, max_waiting_media=2)
+    said = lambda content: ask(app, "POST", "/v1/chat/completions", {
+        "model": "fake", "messages": [{"role": "user", "content": content}], "max_tokens": 1})
+    model.hold()
+    waiting = [asyncio.create_task(said([text("a"), image()])) for _ in range(3)]
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    refused, = (one.result() for one in done)
+    assert refused.status == 429 and "retry-after" in refused.headers and "with media" in refused.error["message"]
+    assert (await said("unreadable")).status == 400  # It has been looked at.
+    assert model.turns == 1
+    model.hold(False)
+    assert sorted([one.status for one in await asyncio.gather(*waiting)]) == [200, 200, 429]
+    assert model.turns == 2
+
+  asyncio.run(many())
+
+
 def test_a_model_without_the_medium_says_so():
   for vocabulary in (MediaVocabulary(MediaTokens(audio="pcm:8000")).held(), VOCABULARY.text):
     with pytest.raises(UserError, match="knows no image"):
       parts.Parts(vocabulary, None).encode([[image(b"which is not looked at")]])
+
+
+def test_a_directory_that_is_served_reads_what_generate_reads(tmp_path, wav):
+  """With a codec that was trained and pictures that are resized: the same ids, and the same tokens behind them."""
+  run, files = tmp_path / "run", {"image": tmp_path / "a.png", "audio": tmp_path / "a.wav"}
+  codec_files.save(tmp_path / "codec", codecs.codec("image"))
+  run.mkdir()
+  made = media_model.write(run, MediaTokens(image=str(tmp_path / "codec"), audio="pcm:8000", image_size=4))
+  (run / run_directory.CHAT_TEMPLATE).write_text(DEFAULT)
+  files["image"].write_bytes(PNG)
+  files["audio"].write_bytes(wav)
+  experiment = Experiment(made.model, DatasetConfig(media_model.TASK, {"targets": 16}, 1, feature_converter="lm"))
+  generator = Generator(str(run), experiment, sampling=Sampling(0.0))
+  prompt = generator.prompt("<|user|>\nIs <image> loud as <audio>?\n<|assistant|>\n",
+                            [images.read(files["image"]), sounds.read(files["audio"], 0.01)])
+  served = load("mine", str(run), experiment, slots=1, seconds=0.01)
+  parts_of_it = [text("Is "), image(), text(" loud as "), sound(wav), text("?")]
+  ids, _ = served.chat([{"role": "user", "content": parts_of_it}])
+  assert ids == list(prompt.ids)
+  found = Collected()
+  served.submit(Request(tuple(ids), 8, Sampling(0.0)), found)
+  found.end()
+  served.stop()
+  assert [one.id for one in found.tokens] == next(generator.complete([prompt], max_tokens=8)).tokens
 
 
 def test_a_conversation_about_a_picture():

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from gpt4x import run_directory
-from gpt4x.data.chat_template import DEFAULT, Template
+from gpt4x.data.chat_template import Template
 from gpt4x.data.dataset import DatasetConfig
 from gpt4x.errors import UserError
 from gpt4x.experiment import Experiment
@@ -36,6 +36,7 @@ from tests.serving.fake import Fake
 from tests.serving.served import answered, Collected
 
 VOCABULARY = MediaVocabulary(MediaTokens(image="grey", audio="pcm:8000")).held()
+TEMPLATE = '{% for m in messages %}{{ m.content }}{{ eos_token if m.role == "assistant" else "" }}{% endfor %}'
 PIXELS = np.arange(12, dtype=np.uint8).reshape(3, 4, 1) * 20
 SAMPLES = np.arange(-400, 400, dtype=np.int16) * 50
 
@@ -191,19 +192,20 @@ def test_a_model_without_the_medium_says_so():
       parts.Parts(vocabulary, None).encode([[image(b"which is not looked at")]])
 
 
-def test_a_directory_that_is_served_reads_what_generate_reads(tmp_path, wav):
+def test_a_directory_that_is_served_reads_what_generate_reads(tmp_path, wav, repository):
   """With a codec that was trained and pictures that are resized: the same ids, and the same tokens behind them."""
   run, files = tmp_path / "run", {"image": tmp_path / "a.png", "audio": tmp_path / "a.wav"}
   codec_files.save(tmp_path / "codec", codecs.codec("image"))
   run.mkdir()
   made = media_model.write(run, MediaTokens(image=str(tmp_path / "codec"), audio="pcm:8000", image_size=4))
-  (run / run_directory.CHAT_TEMPLATE).write_text(DEFAULT)
+  (run / run_directory.CHAT_TEMPLATE).write_text(TEMPLATE)
   files["image"].write_bytes(PNG)
   files["audio"].write_bytes(wav)
   experiment = Experiment(made.model, DatasetConfig(media_model.TASK, {"targets": 16}, 1, feature_converter="lm"))
   generator = Generator(str(run), experiment, sampling=Sampling(0.0))
-  prompt = generator.prompt("<|user|>\nIs <image> loud as <audio>?\n<|assistant|>\n",
-                            [images.read(files["image"]), sounds.read(files["audio"], 0.01)])
+  prompt = generator.prompt("Is <image> loud as <audio>?", [images.read(files["image"]),
+                                                            sounds.read(files["audio"], 0.01)])
+  assert TEMPLATE in (repository / "docs" / "serving.md").read_text()
   served = load("mine", str(run), experiment, slots=1, seconds=0.01)
   parts_of_it = [text("Is "), image(), text(" loud as "), sound(wav), text("?")]
   ids, _ = served.chat([{"role": "user", "content": parts_of_it}])

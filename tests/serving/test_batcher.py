@@ -198,6 +198,24 @@ def test_a_failure_ends_those_that_it_hit_and_the_next_go_on(model, monkeypatch)
   same(answered(model, "abc", 9), expected)
 
 
+def test_without_slots_nothing_is_taken_any_more(monkeypatch):
+  """And nobody waits for ever."""
+  model = made(slots=1)
+  model.start()
+
+  def fails(*args):
+    raise RuntimeError("the device is gone")
+
+  for name in ("step", "empty"):
+    monkeypatch.setattr(model._engine, name, fails)
+  monkeypatch.setattr(threading, "excepthook", lambda _: None)
+  assert isinstance(answered(model, "a", 9).finished, Failed)
+  model._batcher._thread.join(60)
+  assert not model.ready()
+  with pytest.raises(Overloaded):
+    ask(model, "a")
+
+
 def test_stopping_ends_what_is_under_way():
   model = made(slots=1)
   model.start()

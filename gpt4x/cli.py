@@ -153,9 +153,10 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
   prompts.add_argument("--prompt_file", type=_path, metavar="FILE",
                        help='a file, or - for standard input, with {"prompt": "..."} on each line')
   generate.add_argument("--suffix", type=_filled_text, metavar="TEXT", help=(
-      "the text behind what is to be filled in, with the prompt before it"))
+      "the text behind what is to be filled in, with the prompt before it; with --marks it is filled in as a hidden"
+      " span is, by a model of denoising, whose mode such as [R] the prompt may begin with"))
   generate.add_argument("--marks", action="store_true", help=(
-      "names of marks in the prompt, such as <extra_id_0> and [S], are marks, and so are those that are written"))
+      "names of marks in the prompt, such as <extra_id_0> and [S], are marks; without --suffix, some may be written"))
   generate.add_argument("--num_samples", type=_number(int, 1), default=1, metavar="N",
                         help="continuations of each prompt (default: %(default)s)")
   generate.add_argument("--batch_size", type=_number(int, 1), default=16, metavar="B",

@@ -4,13 +4,16 @@ import gzip
 import json
 import types
 
+import jax
+import numpy as np
 import pytest
 
-from benchmarks import quickstart
+from benchmarks import continuations, quickstart
 from benchmarks.knowledge import facts, infilling
 from benchmarks.posttraining import fields, grpo, low_rank
 from gpt4x.data import vocabularies
 from gpt4x.data.vocabularies import MarkedVocabulary, Marks
+from tests.models import tiny
 
 STORY = """1 Mary moved to the bathroom.
 2 John went to the hallway.
@@ -80,10 +83,30 @@ def test_spans_are_inside_their_parts(tmp_path, monkeypatch):
     assert "".join((before, span, behind)) in text and 10 <= len(span) <= 60 and min(len(before), len(behind)) >= 40
   vocabulary = MarkedVocabulary(Marks(spans=2)).held()
   vocabularies.save(vocabulary, tmp_path)
-  pairs = infilling.encoded(str(tmp_path), found[:1], True)
-  (left, span), (between, same) = pairs["left"][0], pairs["between"][0]
-  assert vocabulary.decode(left) == found[0][0] and span == same and between[-1] == vocabulary.mark("<middle>")
-  assert "between" not in infilling.encoded(str(tmp_path), found, False)
+  for task, last, said in (("stdlib_infill", vocabulary.mark("<middle>"), None), ("ul2", vocabulary.span_id(0), 1)):
+    pairs = infilling.encoded(str(tmp_path), found[:1], task)
+    ((left, span),), ((between, same),) = pairs["left"][0], pairs["between"][0]
+    assert vocabulary.decode(left) == found[0][0] and span == same and between[-1] == last
+    assert pairs["left"][1] is None and pairs["between"][1] == said
+  assert "between" not in infilling.encoded(str(tmp_path), found, "stdlib_marked")
+
+
+@pytest.mark.parametrize("said", [None, 1])
+def test_likelihoods_are_those_of_rows_as_training_has_them(monkeypatch, said):
+  """Of a stream, or of examples whose inputs see each other and not what is said."""
+  model = tiny.make()
+  restored = types.SimpleNamespace(language_model=model.lm, restore_params=lambda *_: (0, model.params))
+  monkeypatch.setattr("gpt4x.commands.reading.saved_experiment", lambda directory, data: restored)
+  monkeypatch.setattr("gpt4x.data.vocabularies.load", lambda directory: None)
+  monkeypatch.setattr("gpt4x.data.vocabularies.start_id", lambda vocabulary: 0)
+  pairs = [([3, 4, 5, 9], [1, 2]), ([7, 9], [6, 6, 8])]
+  found = continuations.log_likelihoods("somewhere", pairs, said)
+  for (prompt, answer), score in zip(pairs, found):
+    row, inputs = np.array([[0, *prompt, *answer[:-1]]]), 0 if said is None else len(prompt)  # With the start.
+    logits, _ = model.lm.logits(model.params, row, model.lm.initial_memory(1, 0), np.ones_like(row),
+                                (np.arange(row.size) < inputs)[None].astype(np.int32))
+    log_probs = np.asarray(jax.nn.log_softmax(logits))[0, len(prompt):]
+    assert score == pytest.approx(log_probs[np.arange(len(answer)), answer].sum(), rel=1e-4)
 
 
 @pytest.fixture(name="source")

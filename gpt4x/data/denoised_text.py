@@ -112,12 +112,13 @@ def mask_tokens(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Fe
     raise UserError(f"mask_tokens.share = {share} must be between 0 and 1: correct it")
   vocabulary = _marked(output_features)
   length = {**_LENGTHS, **(sequence_length or {})}["targets"]
-  words, mask = np.flatnonzero(token_bytes(vocabulary)).astype(np.int32), vocabulary.mark("<mask>")
+  is_text, mask = token_bytes(vocabulary) > 0, vocabulary.mark("<mask>")
+  words = np.flatnonzero(is_text).astype(np.int32)
 
   def make(ids: Ids, names: np.ndarray, rng: np.random.Generator) -> Iterator[Any]:
     for start, stop in denoising.pieces(len(ids), itertools.repeat(length), SHORTEST):
       piece, hidden = ids[start:stop], np.zeros(stop - start, bool)
-      maskable = np.flatnonzero(piece != vocabulary.eos_id)
+      maskable = np.flatnonzero(is_text[piece])  # No end, and no mark.
       wanted = max(round(share * len(maskable)), 1)
       for first, last in denoising.whole_spans(_inside(names, start, stop), len(piece), share, len(names), rng):
         hidden[first:last] = True

@@ -19,6 +19,7 @@ import numpy as np
 from gpt4x import storage
 from gpt4x.data import objects, prepared, text_files
 from gpt4x.data.local_text import LocalText
+from gpt4x.data.scripts import WORD
 from gpt4x.data.text_files import Document, read_documents
 from gpt4x.errors import UserError
 
@@ -50,8 +51,8 @@ def package(name: str) -> Any:
 
 
 def words(text: str) -> list[str]:
-  """The words and numbers of a text, in small letters."""
-  return re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())
+  """The words and numbers of a text, in small letters; of scripts without blanks, its characters."""
+  return re.findall(WORD, unicodedata.normalize("NFKC", text).casefold())
 
 
 def documents(corpus: LocalText) -> Iterator[Document]:

@@ -1,13 +1,13 @@
 """Any text, in files or in a bucket, as a seqio source: one document a file, or one a record of JSON."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
 import os
 import random
 import sys
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, get_args, Literal, NamedTuple
 
 from gpt4x.data import tensorflow_quietly  # noqa: F401
 
@@ -17,9 +17,10 @@ import seqio
 import tensorflow as tf
 
 from gpt4x.data import named_files, objects
+from gpt4x.data.entities import Annotations, Offsets
 from gpt4x.data.objects import Stat
-from gpt4x.data.text_files import Document, read_documents, refuse, shown
-from gpt4x.errors import UserError
+from gpt4x.data.text_files import Document, read_documents, refuse, shown, text_of
+from gpt4x.errors import require, UserError
 
 READER = 2  # Raise it whenever other documents are found in the same files.
 HELD_OUT_PERCENT = 5
@@ -41,17 +42,28 @@ class LocalText:
       `files` is held out: 5% of the documents by a hash of their text where there are many, else the end of each.
     words: the file that holds the vocabulary of the task local_text_words, such as words.txt of a model.
     tokenizer: the model directory that holds the vocabulary of the task local_text_tokenizer.
+    entities: the field of JSON records that says where their entities stand, for the tasks that hide these whole: a
+      list of [start, stop] or of {"start", "end"}. None: no record says so.
+    offsets: whether `entities` count `characters` or `bytes`.
     on_bad_record: `raise` ends a run at a record or a file that cannot be read; `skip` leaves it out and counts it.
   """
   files: str | Sequence[str] = ()
   validation_files: str | Sequence[str] = ()
   words: str | None = None
   tokenizer: str | None = None
+  entities: str | None = None
+  offsets: Offsets = "characters"
   on_bad_record: Literal["raise", "skip"] = "raise"
 
   def __post_init__(self):
     if self.on_bad_record not in ("raise", "skip"):
       raise UserError(f"LocalText.on_bad_record = {self.on_bad_record!r} is unknown: use 'raise' or 'skip'")
+    require(self, f"one of {', '.join(get_args(Offsets))}", get_args(Offsets).__contains__, "offsets")
+
+  @property
+  def made_of(self) -> Callable[[Any], str]:
+    """What gives the text of a record, with its entities where these are annotated."""
+    return Annotations(self.entities, self.offsets) if self.entities else text_of
 
   def find(self) -> tuple[tuple[Stat, ...], tuple[Stat, ...]]:
     """Returns the files for training and those for validation, in order of their names."""
@@ -68,7 +80,7 @@ class _Survey(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def _survey(files: tuple[Stat, ...], skip: bool) -> _Survey:
+def _survey(files: tuple[Stat, ...], skip: bool, made_of: Callable[[Any], str]) -> _Survey:
   """Reads all documents, so that a user's mistake shows here and not inside an error of tf.data."""
   counts, bad, first = [0, 0, 0, 0], 0, ""
 
@@ -77,7 +89,7 @@ def _survey(files: tuple[Stat, ...], skip: bool) -> _Survey:
     bad, first = bad + 1, first or message
 
   for path, opened in objects.opened(files):
-    for _, text in read_documents(path, leave_out if skip else refuse, opened):
+    for _, text in read_documents(path, leave_out if skip else refuse, opened, made_of):
       where = cut(text)
       for i, counted in enumerate((True, held_out(text), where > 0, where < len(text))):
         counts[i] += counted
@@ -100,22 +112,30 @@ def cut(text: str) -> int:
   return text.rfind("\n", len(text) * (100 - 2 * HELD_OUT_PERCENT) // 100, end) + 1 or end
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[dict[str, list[Any]]]:
+def _batches(documents: Iterator[Document], beside: Mapping[str, Callable[[str], bytes]]
+             ) -> Iterator[dict[str, list[Any]]]:
   """Groups documents to about a million characters, since tf.data takes nearly a millisecond for each `yield`."""
   names, texts, size = list[bytes](), list[str](), 0
+
+  def batch() -> dict[str, list[Any]]:
+    return {"name": names, "text": texts, **{name: list(map(of, texts)) for name, of in beside.items()}}
+
   for name, text in documents:
     names.append(os.fsencode(name))  # A file's name need not be UTF-8.
     texts.append(text)
     size += len(text) + 1000
     if size > 1_000_000:
-      yield {"name": names, "text": texts}
+      yield batch()
       names, texts, size = [], [], 0
   if names:
-    yield {"name": names, "text": texts}
+    yield batch()
 
 
 class LocalTextSource(seqio.DataSource):
   """Documents {"name", "text"} of files, with the splits train and validation."""
+
+  # What else a document has, by what is made of its text.
+  beside: ClassVar[Mapping[str, Callable[[str], bytes]]] = {}
 
   def __init__(self, corpus: LocalText | None = None):
     """Takes the files to read; None means gin's `LocalText` at the time of reading."""
@@ -146,7 +166,7 @@ class LocalTextSource(seqio.DataSource):
     corpus = self.corpus
     train, validation = corpus.find()
     files, skip = list(validation if validation and split == "validation" else train), corpus.on_bad_record == "skip"
-    survey = _survey(tuple(files), skip)
+    survey = _survey(tuple(files), skip, corpus.made_of)
     whole_documents = survey.documents >= MANY_DOCUMENTS
     if not validation:
       shares = {"train": survey.documents - survey.held_out, "validation": survey.held_out} if whole_documents else {
@@ -164,7 +184,7 @@ class LocalTextSource(seqio.DataSource):
       return text[cut(text):] if split == "validation" else text[:cut(text)]
 
     documents = ((name, part(text)) for path, opened in objects.opened(files)
-                 for name, text in read_documents(path, (lambda _: None) if skip else refuse, opened))
+                 for name, text in read_documents(path, (lambda _: None) if skip else refuse, opened, corpus.made_of))
     return ((name, text) for name, text in documents if text)
 
   def get_dataset(self, split: str = "train", shuffle: bool = True, seed: int | None = None,
@@ -174,5 +194,5 @@ class LocalTextSource(seqio.DataSource):
     self.documents(split)  # Raises UserErrors here, in the caller's thread.
     strings = tf.TensorSpec([None], tf.string)
     return tf.data.Dataset.from_generator(
-        lambda: _batches(self.documents(split, seed if shuffle else None)),
-        output_signature={"name": strings, "text": strings}).unbatch()
+        lambda: _batches(self.documents(split, seed if shuffle else None), self.beside),
+        output_signature=dict.fromkeys(("name", "text", *self.beside), strings)).unbatch()

@@ -30,16 +30,32 @@ def refuse(message: str) -> None:
   raise UserError(f"{message}, or set LocalText.on_bad_record = 'skip'")
 
 
-def read_documents(path: str, bad: Callable[[str], None] = refuse, opened: io.BufferedReader | None = None
-                   ) -> Iterator[Document]:
+class WrongField(ValueError):
+  """What is wrong with a record beside its text, in words that need no others."""
+
+
+def text_of(record: Any) -> str:
+  """The text of a record; a ValueError without."""
+  if not isinstance(record, dict):
+    raise ValueError(f"but of type {type(record).__name__}")
+  if "text" not in record:
+    raise ValueError(f"it has {', '.join(repr(name[:30]) for name in list(record)[:5]) or 'nothing'}")
+  if not isinstance(record["text"], str):
+    raise ValueError(f"its \"text\" is of type {type(record['text']).__name__}")
+  record["text"].encode()  # JSON can spell half a surrogate pair, which is no text.
+  return record["text"]
+
+
+def read_documents(path: str, bad: Callable[[str], None] = refuse, opened: io.BufferedReader | None = None,
+                   made_of: Callable[[Any], str] = text_of) -> Iterator[Document]:
   """Yields (name, text) of each document in a file that is not blank.
 
   `bad` is called with a line that says what is wrong with a record, or with the file; what can be read goes on.
-  `opened` is what the path stands for, where that is no file of this machine.
+  `opened` is what the path stands for, where that is no file of this machine. `made_of` gives the text of a record.
   """
   try:
     with opened or open(path, "rb") as file:
-      yield from ((name, text) for name, text in _documents(unpacked(file), path, bad) if text.strip())
+      yield from ((name, text) for name, text in _documents(unpacked(file), path, bad, made_of) if text.strip())
   except READ_ERRORS as error:
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__  # The system's has the path inside.
     bad(f"cannot read {shown(path)} ({reason}): mend it")
@@ -90,7 +106,8 @@ class _Streams(io.RawIOBase):
     return len(found)
 
 
-def _documents(file: BinaryIO, path: str, bad: Callable[[str], None]) -> Iterator[Document]:
+def _documents(file: BinaryIO, path: str, bad: Callable[[str], None], made_of: Callable[[Any], str]
+               ) -> Iterator[Document]:
   head = file.read(_HEAD)
   head += file.readline()  # Ends where a line does.
   if kind := _not_text(head):
@@ -101,11 +118,11 @@ def _documents(file: BinaryIO, path: str, bad: Callable[[str], None]) -> Iterato
   begins = head.removeprefix(_BOM).lstrip()[:1]
   if _named_json(path):
     if begins == b"[" or not _parses(next(first_lines, b"{}")) and _begins_json(head):
-      yield from _read_whole(head + file.read(), path, bad)
+      yield from _read_whole(head + file.read(), path, bad, made_of)
     else:
-      yield from _read_lines(lines, path, bad)
-  elif begins == b"{" and any(_parses(line, _text) for line in first_lines):
-    yield from _read_lines(lines, path, bad)
+      yield from _read_lines(lines, path, bad, made_of)
+  elif begins == b"{" and any(_parses(line, text_of) for line in first_lines):
+    yield from _read_lines(lines, path, bad, made_of)
   else:
     try:
       text = _decode(head + file.read()).removeprefix("\ufeff")
@@ -151,20 +168,22 @@ def _begins_json(head: bytes) -> bool:
   return True
 
 
-def _read_lines(lines: Iterable[bytes], path: str, bad: Callable[[str], None]) -> Iterator[Document]:
+def _read_lines(lines: Iterable[bytes], path: str, bad: Callable[[str], None], made_of: Callable[[Any], str]
+                ) -> Iterator[Document]:
   offset = 0
   for number, line in enumerate(lines, 1):
     if line.strip():
       try:
-        text = _text(json.loads(_decode(line.removeprefix(_BOM), offset)))
+        text = made_of(json.loads(_decode(line.removeprefix(_BOM), offset)))
       except _ERRORS as error:
-        bad(f"{shown(path)}:{number}: {_RECORD} ({_reason(error)}): correct it")
+        bad(f"{shown(path)}:{number}: {_wrong(error)}: correct it")
       else:
         yield f"{path}:{number}", text
     offset += len(line)
 
 
-def _read_whole(data: bytes, path: str, bad: Callable[[str], None]) -> Iterator[Document]:
+def _read_whole(data: bytes, path: str, bad: Callable[[str], None], made_of: Callable[[Any], str]
+                ) -> Iterator[Document]:
   """Objects one after another, or lists of them, over any number of lines."""
   number, position, decoder, blanks = 0, 0, json.JSONDecoder(), re.compile(r"\s*")
   try:
@@ -173,9 +192,9 @@ def _read_whole(data: bytes, path: str, bad: Callable[[str], None]) -> Iterator[
       value, position = decoder.raw_decode(text, position)
       for item in value if isinstance(value, list) else [value]:
         try:
-          document = _text(item)
+          document = made_of(item)
         except ValueError as error:
-          bad(f"{shown(path)}[{number}]: {_RECORD} ({_reason(error)}): correct it")
+          bad(f"{shown(path)}[{number}]: {_wrong(error)}: correct it")
         else:
           yield f"{path}[{number}]", document
         number += 1
@@ -188,23 +207,15 @@ _RECORD = 'not a JSON object with a "text", such as {"text": "..."}'
 _ERRORS = ValueError, RecursionError  # Of JSON and UTF-8.
 
 
-def _text(record: Any) -> str:
-  """The text of a record; a ValueError without."""
-  if not isinstance(record, dict):
-    raise ValueError(f"but of type {type(record).__name__}")
-  if "text" not in record:
-    raise ValueError(f"it has {', '.join(repr(name[:30]) for name in list(record)[:5]) or 'nothing'}")
-  if not isinstance(record["text"], str):
-    raise ValueError(f"its \"text\" is of type {type(record['text']).__name__}")
-  record["text"].encode()  # JSON can spell half a surrogate pair, which is no text.
-  return record["text"]
-
-
 def _decode(data: bytes, offset: int = 0) -> str:
   try:
     return data.decode("utf-8")
   except UnicodeDecodeError as error:
     raise ValueError(f"not UTF-8 at byte {offset + error.start}") from error
+
+
+def _wrong(error: Exception) -> str:
+  return str(error) if isinstance(error, WrongField) else f"{_RECORD} ({_reason(error)})"
 
 
 def _reason(error: Exception) -> str:

@@ -117,7 +117,7 @@ class MediaSampler:
             *batch, *batch[-1:] * (min(self._batch_size, len(group)) - len(batch))]))  # One size: compiled once.
         pieces = self._engine(medium)(
             params, prompts, room, self._seed, self._bidirectional, numbers,
-            **({} if self._guidance == 1 else {"null_prompts": [()] * len(prompts)}))
+            null_prompts=None if self._guidance == 1 else [()] * len(prompts))
         rows = np.concatenate([piece.tokens for piece in pieces], 1)
         found |= {number: self._span(row) for (number, _), row in zip(batch, rows)}
     spans = [found[number] for number in range(len(examples))]

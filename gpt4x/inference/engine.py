@@ -100,7 +100,7 @@ class Engine:
       alternatives: how many of the likeliest tokens come with each, for rows that ask.
     """
     self._start_id = start_id
-    self.model, self._window, self._eos_id = model, window, -1 if eos_id is None else eos_id
+    self.model, self.window, self._eos_id = model, window, -1 if eos_id is None else eos_id
     self._segment_length, self._chunk_length = segment_length, chunk_length
     ids = np.arange(model.config.vocab_size)
     self._allowed = (ids >= first_id) & (ids < (num_ids or len(ids))) & ~np.isin(ids, never)
@@ -123,7 +123,7 @@ class Engine:
 
   def __call__(self, params: Params, prompts: Sequence[Sequence[int]], max_tokens: int, seed: int = 0,
                bidirectional: bool = False, samples: Sequence[int] | None = None,
-               null_prompts: Sequence[Sequence[int]] | None = None) -> Iterator[Piece]:
+               null_prompts: Sequence[Sequence[int]] | None = None, said: int = 0) -> Iterator[Piece]:
     """Yields continuations in pieces, n tokens at a time; a row that has ended goes on with EOS.
 
     Args:
@@ -135,8 +135,9 @@ class Engine:
       samples: a number below 2^32 for each row, whose draws depend on its prompt, the seed and this number alone.
         None: 0 to B - 1.
       null_prompts: for guidance, each row's prompt without its condition.
+      said: with `bidirectional`, so many tokens at the end of each prompt begin what is said: none before sees them.
     """
-    slots = self.start(params, self.prefill(params, prompts, bidirectional, null_prompts), seed, samples)
+    slots = self.start(params, self.prefill(params, prompts, bidirectional, null_prompts, said), seed, samples)
     ended = np.zeros(len(prompts), bool)
     for start in range(0, max_tokens, self._chunk_length):
       chunk, slots = self.step(params, slots)
@@ -149,7 +150,7 @@ class Engine:
         return
 
   def prefill(self, params: Params, prompts: Sequence[Sequence[int]], bidirectional: bool = False,
-              null_prompts: Sequence[Sequence[int]] | None = None) -> Prefilled:
+              null_prompts: Sequence[Sequence[int]] | None = None, said: int = 0) -> Prefilled:
     """Runs prompts; a UserError for one that breaks the grammar."""
     states = None
     if self._grammar is not None:
@@ -169,20 +170,21 @@ class Engine:
     for row, prompt in enumerate(prompts):
       tokens[row, total - len(prompt) - 1:] = [self._start_id, *prompt]
       segment_ids[row, total - len(prompt) - 1:] = 1
-    with self._mesh():
+    both_ways = segment_ids * (np.arange(total) < total - said)
+    with self.mesh():
       memory = self._empty_memory(len(prompts))
       if pieces > 4:  # For fewer it may take longer to compile than it saves.
         memory = self._project_positions(params, memory, step)
       for start in range(0, total, step):
         piece = slice(start, start + step)
         logits, memory = self._prefill(params, tokens[:, piece], segment_ids[:, piece], memory,
-                                       segment_ids[:, piece] if bidirectional else None)
+                                       both_ways[:, piece] if bidirectional else None)
     return Prefilled(logits, memory.replace(position_keys=None), states)
 
   def begin(self, params: Params) -> Prefilled:
     """A row of which nothing has come but the start; `extend` reads a prompt into it."""
-    with self._mesh():
-      memory = self._empty_memory(1, self._window + self._segment_length)
+    with self.mesh():
+      memory = self._empty_memory(1, self.window + self._segment_length)
     return self.extend(params, Prefilled(jnp.zeros((1, 0)), memory), [self._start_id])
 
   @property
@@ -211,7 +213,7 @@ class Engine:
       piece = tokens[place:place + self._segment_length]
       padded = np.zeros((1, next(length for length in self.piece_lengths if length >= len(piece))), np.int32)
       padded[0, :len(piece)] = piece
-      with self._mesh():
+      with self.mesh():
         prefilled, hidden = self._extend(params, padded, np.array([len(piece)], np.int32), prefilled.memory,
                                          self.position_keys(params))
       place += len(piece)
@@ -229,13 +231,13 @@ class Engine:
     """The hidden states [B, L, D] of tokens [B, L], all real unless there are `counts`, and the memory behind all."""
     counts = jnp.full(len(tokens), tokens.shape[1]) if counts is None else counts
     hidden, memory = self.model.extend(params, tokens, counts, memory.replace(position_keys=position_keys),
-                                        self._window)
+                                        self.window)
     return hidden, memory.replace(position_keys=None)
 
   def position_keys(self, params: Params) -> jax.Array | None:
     """The projected R of all pieces that `read` is given, made once for the parameters."""
     if self._positions is None or self._positions[0] is not params:
-      memory = self._empty_memory(1, self._window + self._segment_length)
+      memory = self._empty_memory(1, self.window + self._segment_length)
       self._positions = params, self._project_positions(params, memory, self._segment_length).position_keys
     return self._positions[1]
 
@@ -244,8 +246,8 @@ class Engine:
     """Slots with a row of prefilled prompts each; `seed` and `samples` as when the engine is called."""
     rows = len(prefilled.logits) // self._copies
     keys = row_keys(seed, range(rows) if samples is None else samples)
-    with self._mesh():
-      cache = self._start(params, prefilled.memory.last(self._window), 0)
+    with self.mesh():
+      cache = self._start(params, prefilled.memory.last(self.window), 0)
       tokens = Tokens.of(rows, len(self._allowed)) if self._adjusts else None
     logits, grammar = jax.tree.map(jnp.copy, (prefilled.logits, prefilled.grammar))  # Slots are used up.
     return Slots(logits, cache, keys, jnp.zeros(rows, jnp.int32), Settings.of([self._sampling] * rows), grammar, tokens,
@@ -254,13 +256,12 @@ class Engine:
   def empty(self, params: Params, rows: int) -> Slots:
     """Slots of which each has still to get its row."""
     logits = jnp.zeros((rows, len(self._allowed)))
-    with self._mesh():
+    with self.mesh():
       memory = self._empty_memory(rows)
     return self.start(params, Prefilled(logits, memory))
 
   def insert(self, params: Params, slots: Slots, row: int, prefilled: Prefilled, seed: int = 0, sample: int = 0,
-             sampling: Sampling | None = None, prompt: Sequence[int] = (), asked: bool = False,
-             drawn: Sequence[int] = ()) -> Slots:
+             sampling: Sampling | None = None, prompt: Sequence[int] = (), asked: bool = False) -> Slots:
     """Puts a prefilled prompt, alone in its batch, in the place of a row; the others go on as if nothing had happened.
 
     The ring's positions depend on (index - slot) mod W alone, so the prompt's are rolled to where the others are.
@@ -273,22 +274,17 @@ class Engine:
       sampling: the row's own; None: the engine's.
       prompt: its ids, which a repetition penalty asks for.
       asked: whether its alternatives are wanted.
-      drawn: tokens that the row has drawn elsewhere, the last of what was prefilled.
     """
     sampling = sampling or self._sampling
-    with self._mesh():
+    with self.mesh():
       return self._insert(params, slots, row, prefilled, row_keys(seed, [sample]), Settings.of([sampling]),
-                          self.tokens_of(prompt, sampling, drawn), asked, len(drawn))
-
-  def tokens_of(self, prompt: Sequence[int], sampling: Sampling, drawn: Sequence[int] = ()) -> Tokens | None:
-    """What the penalties and biases of one row ask; None if rows have none."""
-    return tokens_of(prompt, sampling, len(self._allowed), drawn) if self._adjusts else None
+                          tokens_of(prompt, sampling, len(self._allowed)) if self._adjusts else None, asked)
 
   def take(self, slots: Slots, numbers: Sequence[int]) -> Slots:
     """Slots with the rows of these numbers, fewer or more; one that comes several times may be put another in."""
     if self._copies > 1:
       raise ValueError("rows with guidance stay as many as they are")
-    with self._mesh():
+    with self.mesh():
       return self._take(slots, np.asarray(numbers, np.int32))
 
   @staticmethod
@@ -298,14 +294,14 @@ class Engine:
 
   def step(self, params: Params, slots: Slots, length: int | None = None) -> tuple[Chunk, Slots]:
     """Draws `length` tokens of every row, `chunk_length` unless it is said; each length is compiled."""
-    with self._mesh():
+    with self.mesh():
       tokens, log_probs, alternatives, slots = self._decode(params, slots, length or self._chunk_length)
     return Chunk(np.asarray(tokens), np.asarray(log_probs),
                  alternatives and (np.asarray(alternatives[0]), np.asarray(alternatives[1]))), slots
 
   def _put_row(self, params: Params, slots: Slots, row: jax.Array, prefilled: Prefilled, key: jax.Array,
-               settings: Settings, tokens: Tokens | None, asked: bool, drawn: int) -> Slots:
-    logits, cache, memory = slots.logits, slots.cache, prefilled.memory.last(self._window)
+               settings: Settings, tokens: Tokens | None, asked: bool) -> Slots:
+    logits, cache, memory = slots.logits, slots.cache, prefilled.memory.last(self.window)
     memories = [memory]
     if self._copies > 1:  # The row's own, and that of its null row.
       halves = memory.split(2)
@@ -316,7 +312,7 @@ class Engine:
       cache = cache.insert(place, self.model.start_decoding(params, one, slots.cache.index))
     grammar = jax.tree.map(lambda rows, one: rows.at[row].set(one[0]), slots.grammar, prefilled.grammar)
     changed = slots.replace(
-        logits=logits, cache=cache, keys=slots.keys.at[row].set(key[0]), drawn=slots.drawn.at[row].set(drawn),
+        logits=logits, cache=cache, keys=slots.keys.at[row].set(key[0]), drawn=slots.drawn.at[row].set(0),
         grammar=grammar, settings=slots.settings.put(row, settings))
     if slots.tokens is not None and tokens is not None:
       changed = changed.replace(tokens=slots.tokens.put(row, tokens))
@@ -325,7 +321,7 @@ class Engine:
   def _decode_chunk(self, params: Params, slots: Slots, length: int):
     """`length` tokens [B, n] in turn, their log-probabilities, their alternatives, and the slots after them."""
     def one(slots, _):
-      tokens, *others = self._draw(slots)
+      tokens, *others = self.draw(slots)
       grammar = None if self._grammar is None else jax.vmap(self._grammar.after)(slots.grammar, tokens)
       logits, cache = self.model.decode_step(params, jnp.tile(tokens, self._copies), slots.cache)
       slots = slots.replace(logits=logits, cache=cache, drawn=slots.drawn + 1, grammar=grammar,
@@ -336,10 +332,14 @@ class Engine:
     tokens, log_probs, alternatives = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
     return tokens, log_probs, alternatives, slots
 
-  def _draw(self, slots: Slots):
+  def draw(self, slots: Slots):
     """The next token of each row [B], its log-probability, and its alternatives [B, A] where there are any."""
-    tokens, log_probs = self.draw(slots.logits, slots.keys, slots.drawn, slots.settings, slots.tokens,
-                                  self._legal(slots))
+    log_probs = jax.nn.log_softmax(slots.logits[:len(slots.keys)])
+    logits = self._guided(slots.logits)
+    if slots.tokens is not None:
+      logits = slots.tokens.adjusted(logits, slots.settings)
+    keys = jax.vmap(jax.random.fold_in)(slots.keys, slots.drawn)
+    tokens = slots.settings.draw(jnp.where(self._allowed, logits, -jnp.inf), keys, self._legal(slots))
     alternatives = None
     if slots.asked is not None:
       count = self.alternatives
@@ -347,16 +347,6 @@ class Engine:
           jnp.any(slots.asked), lambda: tuple(reversed(jax.lax.top_k(log_probs, count))),
           lambda: (jnp.zeros((len(tokens), count), jnp.int32), jnp.zeros((len(tokens), count))))
     return tokens, jnp.take_along_axis(log_probs, tokens[:, None], 1)[:, 0], alternatives
-
-  def draw(self, logits: jax.Array, keys: jax.Array, drawn: jax.Array, settings: Settings, tokens: Tokens | None,
-           legal: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """The token [B] that each row draws after `drawn` others, and all log-probabilities [B, V] of the model."""
-    log_probs = jax.nn.log_softmax(logits[:len(keys)])
-    logits = self._guided(logits)
-    if tokens is not None:
-      logits = tokens.adjusted(logits, settings)
-    keys = jax.vmap(jax.random.fold_in)(keys, drawn)
-    return settings.draw(jnp.where(self._allowed, logits, -jnp.inf), keys, legal), log_probs
 
   def _guided(self, logits: jax.Array) -> jax.Array:
     """The logits [B, V] that tokens are drawn by."""
@@ -373,7 +363,7 @@ class Engine:
     return jnp.pad(legal, ((0, 0), (0, len(self._allowed) - legal.shape[1])))
 
   def _empty_memory(self, rows: int, length: int | None = None) -> Memory:
-    memory = self.model.initial_memory(rows, length or self._window, projected=True)
+    memory = self.model.initial_memory(rows, length or self.window, projected=True)
     if self._partitioner is None:
       return memory
     split = rows % self._partitioner.num_batch_shards == 0
@@ -381,7 +371,7 @@ class Engine:
         leaf, self._partitioner.sharding(*axes) if split else self._partitioner.replicated)
     return jax.tree.map(place, memory, memory.logical_axes())
 
-  def _mesh(self) -> contextlib.AbstractContextManager:
+  def mesh(self) -> contextlib.AbstractContextManager:
     return self._partitioner.activate() if self._partitioner else contextlib.nullcontext()
 
 

@@ -50,7 +50,8 @@ class Generator:
       window: latest positions that each token attends to; None: a segment and the longer of the two memories.
       output: what a continuation is to be; None: text alone.
       guidance: how often the difference that a prompt makes to the logits counts (arXiv:2207.12598); 1: once.
-      suffix: what stands behind the text that is to be filled in (`data/infilling.py`); None: nothing is known of it.
+      suffix: what stands behind the text that is to be filled in (`data/infilling.py`), or with `marks` behind a hidden
+        span (`data/denoising.py`); None: nothing is known of it.
       marks: whether names of marks in a prompt, such as <extra_id_0>, are these, and a continuation may have some.
       datastore: the directory of one whose neighbours have a part in what is drawn; None: none.
     """
@@ -65,6 +66,7 @@ class Generator:
     self._bidirectional = "prefix_lm" in [one.feature_converter for one in parts][:None if marks else 1]
     self._ids = range(vocabularies.first_text_id(self._vocabulary), model.config.vocab_size)
     self._suffix, self._marks = suffix, marks
+    self._said = int(marks and suffix is not None)  # The mark of the span, which is what targets begin with.
     num_ids, self._end_id = drawn(self._vocabulary, suffix is not None, marks)
     self._ends = None if self._end_id is None else {self._end_id}
     self._output, self._guidance = output, guidance
@@ -80,6 +82,10 @@ class Generator:
 
     With a suffix it is what stands before the text that is to be filled in.
     """
+    if self._said:
+      hidden = [self._vocabulary.span_id(0)]
+      before, behind = map(self._vocabulary.encode_marked, (text, self._suffix))
+      return Prompt(text, [*before, *hidden, *behind, *hidden])
     if self._suffix is not None:
       return Prompt(text, infilling.prompt(self._vocabulary, text, self._suffix))
     if self._marks:
@@ -131,7 +137,8 @@ class Generator:
     numbers = [zlib.crc32(f"{sample} {name}".encode()) for name, (_, sample) in zip(names, rows)]
     # Without its prompt a continuation is what it is in training where the condition was dropped.
     nothing = [()] * len(ids) if self._guidance != 1 else None
-    pieces = self._engine(self._params, ids, max_tokens, seed, self._bidirectional, numbers, null_prompts=nothing)
+    pieces = self._engine(self._params, ids, max_tokens, seed, self._bidirectional, numbers, null_prompts=nothing,
+                          said=self._said)
     return [Text(self._vocabulary, row, max_tokens, stop, self._ends) for row in ids], pieces
 
   @functools.cached_property
@@ -155,7 +162,7 @@ def drawn(vocabulary: Any, fills_in: bool, marks: bool) -> tuple[int, int | None
   if (fills_in or marks) and not isinstance(vocabulary, vocabularies.MarkedVocabulary):
     raise UserError(f"the model's vocabulary, a {type(vocabulary).__name__}, has no marks: fill in, or name marks, with"
                     " a model of tasks such as local_text_infill and local_text_spans")
-  if fills_in:
+  if fills_in and not marks:
     return vocabulary.mark("<end>") + 1, vocabulary.mark("<end>")
-  plain = isinstance(vocabulary, vocabularies.MarkedVocabulary) and not marks
+  plain = isinstance(vocabulary, vocabularies.MarkedVocabulary) and (fills_in or not marks)
   return vocabulary.text.vocab_size if plain else vocabulary.vocab_size, vocabulary.eos_id

@@ -180,10 +180,10 @@ class Tokens(flax.struct.PyTreeNode):
     return jax.lax.cond(jnp.any(asked), changed, lambda: logits)
 
 
-def tokens_of(prompt: Sequence[int], sampling: Sampling, size: int, drawn: Sequence[int] = ()) -> Tokens:
+def tokens_of(prompt: Sequence[int], sampling: Sampling, size: int) -> Tokens:
   """Those of one row, [1, V]."""
   prompted, bias = np.zeros((1, size), bool), np.zeros((1, size), np.float32)
   prompted[0, list(prompt)] = True
   for token, value in sampling.bias:
     bias[0, token] += value
-  return Tokens(np.bincount(np.asarray(drawn, int), minlength=size)[None].astype(np.int32), prompted, bias)
+  return Tokens(np.zeros((1, size), np.int32), prompted, bias)

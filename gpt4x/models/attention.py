@@ -227,6 +227,54 @@ class Attention(nn.Module):
     out = product_of_rows(mixed.reshape(len(x), c.num_heads, c.head_dim), self.out)
     return out[:, None], RingKeyValues(keys, values)
 
+  def ahead(self, x: jax.Array, ring: RingKeyValues, constants: StepConstants, mask: jax.Array, index: jax.Array,
+            biases: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, RingKeyValues]:
+    """Attends from k tokens of one row, x [1, k, D], the first at position `index`, as `step` from one to the next.
+
+    The ring stays as it is: what would come into it is returned, [G, k, K]. The mask [k, W] is of what is in it.
+    """
+    c = self.config
+    *heads, window, _ = jax.tree.leaves(ring.keys)[0].shape  # G, if it is more than one.
+    count, groups = x.shape[1], c.num_kv_heads
+    numbers, places = jnp.arange(count), jnp.arange(window)
+    slots = (index + numbers) % window
+    projected = jnp.concatenate([product(x[0], kernel) for kernel in constants.kernels], 1)
+    query, key, value = jnp.split(projected, (c.num_heads, c.num_heads + groups), 1)
+    query, key, value = self.group(self.queries(query)), self.keys(key), self.values(value)
+    by_group = lambda rows: jnp.einsum("kgrd->grkd", rows)
+
+    def new(rows):
+      return self.kept(jnp.swapaxes(rows, 0, 1).reshape(*heads, count, c.head_dim))
+
+    def scores(queries):
+      """[G, H / G, k, W + k], against what is in the ring and what comes."""
+      rows = queries.reshape(*heads, -1, c.head_dim)
+      return jnp.concatenate([dot_rows(rows, past).reshape(groups, -1, count, past_length) for past, past_length in (
+          (ring.keys, window), (keys, count))], -1)
+
+    if c.positions == "relative":
+      keys = new(key)
+      u, v = (self.group(bias) for bias in (self.biases if c.untie_biases else biases))
+      distances = dot_rows(by_group(query + v).reshape(groups, -1, c.head_dim), constants.position_keys)
+      # The column of distance d is W - 1 - d.
+      columns = jnp.concatenate([(places - slots[:, None] - 1) % window,
+                                 (window - 1 - numbers[:, None] + numbers) % window], -1)
+      found = scores(by_group(query + u)) + jnp.take_along_axis(
+          distances.reshape(groups, -1, count, window), columns[None, None], -1)
+    else:
+      keys = new(rotate(jnp.swapaxes(key, 0, 1), slots, c.rotary_base).swapaxes(0, 1))
+      # As in `step`: a key that lies ahead of the query in the ring is a whole turn behind it.
+      behind = jnp.concatenate([places, slots]) <= slots[:, None]
+      found = jnp.where(behind, *(scores(rotate(by_group(query), slots + turn, c.rotary_base))
+                                  for turn in (0, window)))
+    mask = jnp.concatenate([mask, numbers <= numbers[:, None]], -1)
+    weights = jax.nn.softmax(jnp.where(mask, found * c.head_dim**-0.5, flash.MASKED)).astype(x.dtype)
+    values, mixed = new(value), jnp.zeros((), x.dtype)
+    for part, rows in zip(jnp.split(weights, [window], -1), (ring.values, values)):
+      mixed += mixed_rows(part.reshape(*heads, -1, part.shape[-1]), rows).astype(x.dtype)
+    mixed = jnp.einsum("grkd->kgrd", mixed.reshape(groups, -1, count, c.head_dim))
+    return product_of_rows(mixed.reshape(count, c.num_heads, c.head_dim), self.out)[None], RingKeyValues(keys, values)
+
   def ring(self, past: KeyValues) -> tuple[RingKeyValues, StepConstants]:
     """Makes the ring from the KeyValues of W positions, the first of which comes to lie in slot 0."""
     groups, rows, window, _ = past.keys.shape

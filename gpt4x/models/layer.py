@@ -148,6 +148,23 @@ class Step:
 
 
 @flax.struct.dataclass
+class Ahead:
+  """Attends from some tokens of one row, x [1, k, D], to a ring of keys and values and to each other.
+
+  past: the layer's ring and its constants; new: what would come into the ring.
+  """
+
+  mask: jax.Array  # [k, W] by slot.
+  biases: tuple[jax.Array, jax.Array] | None
+  index: jax.Array  # []
+
+  def __call__(self, layer: Layer, x: jax.Array, past: tuple[RingKeyValues, StepConstants]):
+    attended, new = layer.attention.ahead(layer.before_attention(x), *past, self.mask, self.index, self.biases)
+    real = jnp.ones(x.shape[:2], bool)
+    return layer.after_attention(x, attended, real, deterministic=True)["output"], new
+
+
+@flax.struct.dataclass
 class StartRing:
   """Makes a layer's ring and constants of its KeyValues; x passes through."""
 

@@ -165,6 +165,15 @@ class Cache(flax.struct.PyTreeNode):
     return self.replace(rings=jax.tree.map(rows, self.rings), segment_ids=self.segment_ids[numbers],
                         places=None if self.places is None else self.places[numbers])
 
+  def after(self, new: Any, count: jax.Array) -> "Cache":
+    """The cache of one row behind the first `count` of the positions of which `new` has the keys and values."""
+    most = jax.tree.leaves(new)[0].shape[-2]
+    slots, comes = (self.index + jnp.arange(most)) % self.window, jnp.arange(most) < count
+    put = lambda ring, rows: ring.at[..., slots, :].set(jnp.where(comes[:, None], rows, ring[..., slots, :]))
+    return self.replace(rings=jax.tree.map(put, self.rings, new), index=self.index + count,
+                        segment_ids=self.segment_ids.at[:, slots].set(
+                            jnp.where(comes, 1, self.segment_ids[:, slots])))
+
   def insert(self, row: int | jax.Array, other: "Cache") -> "Cache":
     """Puts the only row of another cache, which must have come to the same index, in the place of a row of this one.
 

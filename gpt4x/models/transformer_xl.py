@@ -14,6 +14,7 @@ from gpt4x.errors import UserError
 from gpt4x.models import attention
 from gpt4x.models.config import TransformerConfig
 from gpt4x.models.layer import (
+  Ahead,
   Block,
   CAPTURES,
   Layer,
@@ -159,6 +160,17 @@ class TransformerXL(nn.Module):
              for name, (layer, point) in wanted.items()}
     found |= {name: one for name, one in (("embedding", embedding), ("final", x)) if name in capture}
     return x, cache.replace(rings=rings, segment_ids=slots, index=cache.index + 1, places=places), found
+
+  def ahead(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Any]:
+    """tokens [1, k] of one row, as `step` would decode one after the other: hidden [1, k, D], and what the cache would
+    get, with which `Cache.after` goes on."""
+    layers: Any = cache.rings, cache.constants
+    layers = list(zip(*layers, strict=True)) if isinstance(cache.rings, list) else layers
+    window = cache.window
+    back = 1 + (cache.index - 1 - jnp.arange(window)) % window  # Of each slot from the first of the tokens.
+    seen = (back + jnp.arange(tokens.shape[1])[:, None] < window) & (self.attended(cache.segment_ids) == 1)
+    x, new = self.run(self.embed(tokens, cache.places)[0], layers, Ahead(seen, self.shared_biases(), cache.index))
+    return self.last(x, True), new
 
   def ring(self, memory: Memory, index: int | jax.Array) -> Cache:
     """Turns a memory of KeyValues into the decoding cache of the same W positions, the next of which is `index`."""

@@ -16,15 +16,13 @@ import numpy as np
 
 from gpt4x import storage
 from gpt4x.data import json_lines, named_files, objects
+from gpt4x.data.scripts import MARKS, UNSPACED
 from gpt4x.data.text_files import READ_ERRORS, shown, unpacked
 from gpt4x.errors import nearest, refuse, require, UserError
 from gpt4x.preparation.document import Document, Dropped
 from gpt4x.preparation.duplicates import hashing
-from gpt4x.preparation.rules.words import UNSPACED
 
-# What belongs to the letter before it though it is none: accents, points of Hebrew and Arabic, vowels of India.
-_MARKS = r"\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
-_WORD = re.compile(rf"[{UNSPACED}]|(?:[^\W_{UNSPACED}]|[{_MARKS}])+")
+_WORD = re.compile(rf"[{UNSPACED}]|(?:[^\W_{UNSPACED}]|[{MARKS}])+")
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+")
 _PUNCTUATION = re.compile(r"[^\w\s]*")
 _CUTS = 16  # A text made of items in items is dropped after so many, lest it take a pass for each.

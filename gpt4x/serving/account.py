@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from starlette.types import Scope
+
 
 @dataclasses.dataclass
 class Account:
@@ -15,6 +17,11 @@ class Account:
   prompt_tokens: int = 0
   completion_tokens: int = 0
   failed: bool = False
+
+  @classmethod
+  def of(cls, scope: Scope) -> "Account":
+    """The one of a request."""
+    return scope.setdefault("gpt4x.account", cls())
 
   def set(self, prompt_tokens: int, completion_tokens: int) -> None:
     self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens

@@ -1,135 +1,116 @@
-"""Making choices and writing them down: what completions and conversations share of their answers."""
+"""Answers with what a model draws: in one piece, or as a stream of chunks."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 import json
+import math
 import time
 from typing import Any, Protocol
 import uuid
 
-from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from gpt4x.serving.account import Account
 from gpt4x.serving.asking import Asked
 from gpt4x.serving.context import Context
-from gpt4x.serving.contract import Delta, Event, Failed, Finished, Prompted
+from gpt4x.serving.contract import Delta, Event, Finished, Prompted, Token
+from gpt4x.serving.drawing import Drawing, drawing
+from gpt4x.serving.leaving import Left
 from gpt4x.serving.problems import Problem
-from gpt4x.serving.streams import failure, Left, Running
+
+LOWEST = -9999.0  # Stands for log-probabilities of what cannot be, which JSON has no number for.
 
 
 class Shape(Protocol):
-  """How the events of one kind of request are written."""
+  """How the choices of one kind of request are written; made anew for each request."""
 
-  def whole(self, choices: Sequence[Sequence[Event]]) -> list[dict[str, Any]]:
-    """The choices of an answer in one piece."""
+  prefix: str  # Of the answer's id.
+  kind: str  # Of an answer in one piece.
+  chunk_kind: str
 
-  def opening(self) -> list[dict[str, Any]]:
-    """Choices of chunks that come before all events."""
+  def whole(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
+    """A choice in one piece."""
 
-  def chunks(self, index: int, event: Event) -> list[dict[str, Any]]:
-    """Choices of the chunks for an event: each of them one choice."""
+  def opening(self, index: int) -> dict[str, Any] | None:
+    """Of the chunk that comes before all others; None: there is none."""
 
-
-def header(prefix: str, kind: str, model: str) -> dict[str, Any]:
-  return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model,
-          "system_fingerprint": None}
-
-
-def usage(asked: Asked, ends: Mapping[int, Finished]) -> dict[str, Any]:
-  """Tokens of a request; a prompt counts once, however many continuations it has."""
-  firsts = [ends[index] for index in sorted(ends) if index % asked.n == 0]
-  prompt, drawn = sum(end.prompt_tokens for end in firsts), sum(end.completion_tokens for end in ends.values())
-  return {"prompt_tokens": prompt, "completion_tokens": drawn, "total_tokens": prompt + drawn,
-          "prompt_tokens_details": {"cached_tokens": sum(end.cached_tokens for end in firsts)}}
+  def part(self, index: int, text: str, tokens: Sequence[Token], reason: str | None = None) -> dict[str, Any]:
+    """Of a chunk: what is new of a choice, or the reason that it has ended for."""
 
 
-async def answer(http: HttpRequest, context: Context, asked: Asked, shape: Shape, prefix: str, kind: str) -> Response:
-  """Draws the choices of a request: the answer, or a stream of chunks of it. Raises Problem and Left."""
-  if asked.stream:
-    return _Stream(context, asked, shape, header(prefix, kind + ".chunk" * (prefix == "chatcmpl"), asked.model.name))
-  requests = asked.requests()
-  async with Running(context.lifecycle, None) as running:
-    running.submit(asked.model, requests)
-    running.watch(http.receive)
-    choices: list[list[Event]] = [[] for _ in requests]
-    ends: dict[int, Finished] = {}
-    async for index, event in context.metrics.timed(asked.model.name, running.events(len(requests))):
-      if isinstance(event, Failed):
-        raise failure(event)
-      choices[index].append(event)
-      if isinstance(event, Finished):
-        ends[index] = event
-  used = usage(asked, ends)
-  account(http.scope).set(used["prompt_tokens"], used["completion_tokens"])
-  return JSONResponse({**header(prefix, kind, asked.model.name), "choices": shape.whole(choices), "usage": used})
-
-
-def account(scope: Scope) -> Account:
-  return scope.get("gpt4x.account") or Account()
-
-
-class _Stream(Response):
-  """Server-sent events, ended by [DONE], whatever happens but that the client leaves."""
+class Answer(Response):
+  """Has the model draw while it is sent. Raises Problem and Left as long as nothing was."""
 
   media_type = "text/event-stream"
 
-  def __init__(self, context: Context, asked: Asked, shape: Shape, head: dict[str, Any]):
+  def __init__(self, asked: Asked, shape: Shape, context: Context):
     super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
     del self.headers["content-length"]
-    self._context, self._asked, self._shape, self._head = context, asked, shape, head
+    self._asked, self._shape, self._context = asked, shape, context
+    self._head = {
+        "id": f"{shape.prefix}-{uuid.uuid4().hex}", "object": shape.chunk_kind if asked.stream else shape.kind,
+        "created": int(time.time()), "model": asked.model.name, "system_fingerprint": None}
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-    async with Running(self._context.lifecycle, self._context.settings.max_pending) as running:
-      running.submit(self._asked.model, self._asked.requests())  # Overloaded: the status can still say so.
-      running.watch(receive)
-      await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-      write = lambda text: send({"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True})
-      try:
-        async for chunk in self._chunks(running, scope):
-          await write(_json(chunk))
-      except Left:
+    async with drawing(self._asked, self._context, scope, receive) as drawn:
+      if self._asked.stream:
+        await self._stream(drawn, Account.of(scope), send)
         return
-      except Problem as problem:
-        account(scope).failed = True
-        await write(_json(problem.body()))
-      except Exception as error:  # pylint: disable=broad-exception-caught
-        account(scope).failed = True
-        self._context.log_defect(error)
-        await write(_json(Problem(500, "the server failed").body()))
-      await write("[DONE]")
-      await send({"type": "http.response.body", "body": b"", "more_body": False})
+      choices: list[list[Event]] = [[] for _ in range(self._asked.count)]
+      async for index, event in drawn.events():
+        choices[index].append(event)
+    written = [self._whole(index, events) for index, events in enumerate(choices)]
+    await JSONResponse({**self._head, "choices": written, "usage": drawn.usage})(scope, receive, send)
 
-  async def _chunks(self, running: Running, scope: Scope) -> AsyncIterator[dict[str, Any]]:
+  def _whole(self, index: int, events: Sequence[Event]) -> dict[str, Any]:
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    tokens = [token for event in events if isinstance(event, Delta | Prompted) for token in event.tokens]
+    reason = next(event.reason for event in events if isinstance(event, Finished))
+    return self._shape.whole(index, self._asked.echo(index) + text, tokens, reason)
+
+  async def _stream(self, drawn: Drawing, account: Account, send: Send) -> None:
+    """Server-sent events, ended by [DONE], whatever happens but that the client leaves."""
+    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+    write = lambda text: send({"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True})
+    try:
+      async for chunk in self._chunks(drawn):
+        await write(_json({**self._head, **chunk}))
+    except Left:
+      return
+    except Exception as error:  # pylint: disable=broad-exception-caught
+      account.failed = True
+      if not isinstance(error, Problem):
+        self._context.log_defect(error)
+        error = Problem(500, "the server failed")
+      await write(_json(error.body()))
+    await write("[DONE]")
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+  async def _chunks(self, drawn: Drawing) -> AsyncIterator[dict[str, Any]]:
     extra = {"usage": None} if self._asked.include_usage else {}
-    count = len(self._asked.prompts) * self._asked.n
-    ends: dict[int, Finished] = {}
-    for choice in self._shape.opening():
-      yield {**self._head, "choices": [choice], **extra}
-    async for index, event in self._context.metrics.timed(self._asked.model.name, running.events(count)):
-      if isinstance(event, Failed):
-        raise failure(event)
-      if isinstance(event, Finished):
-        ends[index] = event
-      for choice in self._shape.chunks(index, event):
-        yield {**self._head, "choices": [choice], **extra}
-    used = usage(self._asked, ends)
-    account(scope).set(used["prompt_tokens"], used["completion_tokens"])
+    for index in range(self._asked.count):
+      if choice := self._shape.opening(index):
+        yield {"choices": [choice], **extra}
+    async for index, event in drawn.events():
+      if choice := self._part(index, event):
+        yield {"choices": [choice], **extra}
     if self._asked.include_usage:
-      yield {**self._head, "choices": [], "usage": used}
+      yield {"choices": [], "usage": drawn.usage}
+
+  def _part(self, index: int, event: Event) -> dict[str, Any] | None:
+    match event:
+      case Prompted(tokens):
+        return self._shape.part(index, self._asked.echo(index), tokens)
+      case Delta(text, tokens) if text or (tokens and self._asked.top is not None):
+        return self._shape.part(index, text, tokens)
+      case Finished(reason):
+        return self._shape.part(index, "", (), reason)
+    return None
 
 
 def _json(value: Any) -> str:
   return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def text_of(events: Sequence[Event]) -> str:
-  return "".join(event.text for event in events if isinstance(event, Delta))
-
-
-def tokens_of(events: Sequence[Event]) -> list[Any]:
-  return [token for event in events if isinstance(event, Delta | Prompted) for token in event.tokens]
-
-
-def reason_of(events: Sequence[Event]) -> str | None:
-  return next((event.reason for event in events if isinstance(event, Finished)), None)
+def log_prob(value: float) -> float:
+  return max(float(value), LOWEST) if math.isfinite(value) else LOWEST

@@ -5,16 +5,16 @@ import sys
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from gpt4x.serving import catalog, chat, completions, page
+from gpt4x.serving import chat, completions, page, status
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Served
 from gpt4x.serving.embeddings import Embeddings
 from gpt4x.serving.lifecycle import Lifecycle
 from gpt4x.serving.limits import Gate
-from gpt4x.serving.metrics import CONTENT_TYPE, Metrics
+from gpt4x.serving.metrics import Metrics
 from gpt4x.serving.settings import Settings
 
 
@@ -34,9 +34,9 @@ class App(Gate):
     at = lambda path, method, endpoint: Route(path, _bound(endpoint, context), methods=[method])
     routes = [
         at("/v1/completions", "POST", completions.route), at("/v1/chat/completions", "POST", chat.route),
-        at("/v1/embeddings", "POST", Embeddings().route), at("/v1/models", "GET", catalog.every),
-        at("/v1/models/{model:path}", "GET", catalog.one), at("/metrics", "GET", _metrics),
-        at("/health", "GET", _health), at("/ready", "GET", _ready), at("/", "GET", page.route)]
+        at("/v1/embeddings", "POST", Embeddings().route), at("/v1/models", "GET", status.models),
+        at("/v1/models/{model:path}", "GET", status.model), at("/metrics", "GET", status.metrics),
+        at("/health", "GET", status.health), at("/ready", "GET", status.ready), at("/", "GET", page.route)]
     router = Router(routes, redirect_slashes=False)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -50,18 +50,3 @@ def _bound(endpoint: Callable[..., Any], context: Context) -> Callable[..., Any]
   async def bound(http: HttpRequest) -> Response:
     return await endpoint(http, context)
   return bound
-
-
-async def _health(_: HttpRequest, __: Context) -> Response:
-  """The process answers."""
-  return JSONResponse({"status": "ok"})
-
-
-async def _ready(_: HttpRequest, context: Context) -> Response:
-  """Requests are taken; not while models are compiled, nor from SIGTERM on."""
-  ready = context.ready()
-  return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
-
-
-async def _metrics(_: HttpRequest, context: Context) -> Response:
-  return Response(context.metrics.text(), media_type=None, headers={"content-type": CONTENT_TYPE})

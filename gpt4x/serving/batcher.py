@@ -85,12 +85,7 @@ class Batcher:
 
   def _free(self) -> int:
     """Slots that nobody has."""
-    return self._rows.most - len(self._rows) - (self._reading is not None) - (self._alone is not None)
-
-  @property
-  def _alone(self) -> Job | None:
-    """Whose tokens are guessed."""
-    return self._guessing.job if self._guessing else None
+    return self._rows.most - len(self._rows) - (self._reading is not None)
 
   # The thread.
 
@@ -109,23 +104,17 @@ class Batcher:
     self._fail("the server is stopping")
 
   def _busy(self) -> bool:
-    return self._reading is not None or self._alone is not None or len(self._rows) > 0
+    return self._reading is not None or len(self._rows) > 0
 
   def _turn(self) -> None:
     """A piece of a prompt, and a chunk of what is decoded."""
-    self._forget_cancelled()
-    came = self._read()
-    if self._alone:
-      came = self._guess()
-    if len(self._rows):
-      self._rows.decode(1 if came else CHUNK)
-
-  def _forget_cancelled(self) -> None:
     self._rows.tidy()
     if self._reading and self._reading[0].cancelled:
       self._reading = None
-    if self._guessing and self._guessing.job and self._guessing.job.cancelled:
-      self._guessing.job = None
+    came = self._read()
+    if len(self._rows) and not (not came and self._reading is None and self._guessing
+                                and self._guessing.step(self._rows)):
+      self._rows.decode(1 if came else CHUNK)
 
   def _read(self) -> bool:
     """Reads a piece of a prompt; whether a row came, which waits for its first token."""
@@ -155,30 +144,14 @@ class Batcher:
     if job.request.max_tokens == 0:
       job.finish("length")
       return False
-    if self._guessing and not self._busy() and not self._waiting and not job.request.top:
-      self._guessing.begin(job, prefilled)
-      return False
     self._rows.insert(job, prefilled)
     return True
-
-  def _guess(self) -> bool:
-    """Some tokens of the job that is alone; or a slot for it if others came or guesses do not pay. Whether it got one.
-    """
-    assert self._guessing
-    if self._guessing.slow or self._reading or self._waiting or len(self._rows):
-      job, prefilled = self._guessing.leave()
-      self._rows.insert(job, prefilled, job.text.tokens)
-      return True
-    self._guessing.step()
-    return False
 
   def _fail(self, message: str) -> None:
     """Ends all requests."""
     with self._changed:
-      jobs = [*self._rows.clear(), *(self._reading or ())[:1], *filter(None, [self._alone]), *self._waiting]
+      jobs = [*self._rows.clear(), *(self._reading or ())[:1], *self._waiting]
       self._reading = None
-      if self._guessing:
-        self._guessing.job = None
       self._waiting.clear()
     for job in jobs:
       job.tell(Failed(message))

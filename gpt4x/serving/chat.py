@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import Sequence
 import dataclasses
-import itertools
+import functools
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from gpt4x.errors import UserError
-from gpt4x.serving import answers, asking, fields, writing
+from gpt4x.serving import asking
+from gpt4x.serving.answers import Answer, log_prob, LOWEST
+from gpt4x.serving.asking import Asked
 from gpt4x.serving.context import Context
-from gpt4x.serving.contract import Delta, Event, Finished, Token
+from gpt4x.serving.contract import Served, Token
+from gpt4x.serving.fields import Fields
 from gpt4x.serving.problems import wrong
 from gpt4x.serving.settings import Settings
 
@@ -29,38 +31,42 @@ _NEUTRAL = asking.NEUTRAL | {
 
 
 async def route(http: HttpRequest, context: Context) -> Response:
-  body = await http.body()
-  asked, messages = await asyncio.to_thread(_asked, body, context)
-  if _has_media(messages):
-    asked = await context.media.run(context.settings.max_waiting_media, _encoded, asked, messages, context.settings)
+  asked, messages = await asking.received(http, context, _asked)
+  encoded = functools.partial(_encoded, asked, messages, context.settings)
+  if any(part["type"] != "text" for one in messages if isinstance(one["content"], list) for part in one["content"]):
+    asked, = await context.media.run([encoded], http.receive, context.settings.max_waiting_media)
   else:
-    asked = await asyncio.to_thread(_encoded, asked, messages, context.settings)
-  return await answers.answer(http, context, asked, _Chat(asked), "chatcmpl", "chat.completion")
+    asked = await asyncio.to_thread(encoded)
+  return Answer(asked, _Chat(asked), context)
 
 
-def _asked(body: bytes, context: Context) -> tuple[asking.Asked, list[dict[str, Any]]]:
-  """Reads a request, whose prompt is still to be encoded, and its messages; raises Problem."""
-  given, settings = fields.read(body, context.settings.max_depth), context.settings
-  model = context.model(given)
+def _asked(given: Fields, model: Served, settings: Settings) -> tuple[Asked, list[dict[str, Any]]]:
+  """Reads a request, whose prompt is still to come, and its messages."""
   if model.chat_refusal is not None:
     raise wrong(model.chat_refusal, "model", "chat_not_supported")
   messages = _messages(given.take("messages"), settings.max_prompts * 8)
-  stream, include_usage = asking.streaming(given)
-  max_tokens, stop, top = _max_tokens(given, settings.max_tokens), asking.stop(given), _top(given)
-  n, sampling, seed = given.integer("n", 1, settings.max_n, 1), asking.sampling(given, model), asking.seed(given)
-  given.neutral(_NEUTRAL)
-  given.finish()
-  return asking.Asked(model, (), n, max_tokens, sampling, seed, stop, stream, include_usage, top), messages
+  asked = asking.asked(given, model, settings)
+  max_tokens, top = _max_tokens(given, settings.max_tokens), _top(given)
+  given.finish(_NEUTRAL)
+  return dataclasses.replace(asked, max_tokens=max_tokens, top=top), messages
 
 
-def _max_tokens(given: fields.Fields, most: int) -> int:
+def _encoded(asked: Asked, messages: Sequence[dict[str, Any]], settings: Settings) -> Asked:
+  """The same with the conversation for its prompt."""
+  with asking.mistakes_in("messages"):
+    ids, ends = asked.model.chat(messages)
+  asking.check_length(ids, "messages", settings)
+  return dataclasses.replace(asked, prompts=[tuple(ids)], stop=(*asked.stop, *ends))
+
+
+def _max_tokens(given: Fields, most: int) -> int:
   old, new = (given.optional_integer(name, 0, most) for name in ("max_tokens", "max_completion_tokens"))
   if None not in (old, new) and old != new:
     raise wrong("max_tokens and max_completion_tokens are two names of one number", "max_tokens")
   return next((one for one in (new, old) if one is not None), min(_DEFAULT_TOKENS, most))
 
 
-def _top(given: fields.Fields) -> int | None:
+def _top(given: Fields) -> int | None:
   wanted, top = given.flag("logprobs"), given.optional_integer("top_logprobs", 0, 20)
   if top and not wanted:
     raise wrong("top_logprobs is for logprobs: true", "top_logprobs")
@@ -77,7 +83,7 @@ def _message(value: Any, where: str) -> dict[str, Any]:
   """A message with `role` and `content` alone."""
   if not isinstance(value, dict):
     raise wrong(f"{where} must be an object", "messages")
-  given = fields.Fields(value, f"{where}.")
+  given = Fields(value, f"{where}.")
   role, content = given.take("role"), given.take("content")
   if role not in _ROLES:
     raise wrong(f"{where}.role must be one of {', '.join(_ROLES)}", "messages")
@@ -86,9 +92,8 @@ def _message(value: Any, where: str) -> dict[str, Any]:
   elif not isinstance(content, str):
     raise wrong(f"{where}.content must be a text or a list of parts", "messages")
   # What an answer of this server brings along when it becomes a part of the next request.
-  given.neutral({"name": lambda value: isinstance(value, str), "refusal": lambda _: False, "tool_calls": _empty,
-                 "annotations": _empty, "audio": lambda _: False, "function_call": lambda _: False})
-  given.finish()
+  given.finish({"name": lambda value: isinstance(value, str), "refusal": lambda _: False, "tool_calls": _empty,
+                "annotations": _empty, "audio": lambda _: False, "function_call": lambda _: False})
   return {"role": role, "content": content}
 
 
@@ -112,47 +117,24 @@ def _part(value: Any, where: str) -> dict[str, Any]:
               "messages")
 
 
-def _has_media(messages: Sequence[dict[str, Any]]) -> bool:
-  parts = itertools.chain.from_iterable(one["content"] for one in messages if isinstance(one["content"], list))
-  return any(part["type"] != "text" for part in parts)
-
-
-def _encoded(asked: asking.Asked, messages: Sequence[dict[str, Any]], settings: Settings) -> asking.Asked:
-  """The same with the conversation for its prompt."""
-  try:
-    ids, ends = asked.model.chat(messages)
-  except UserError as error:
-    raise wrong(str(error), "messages") from None
-  asking.check_length(ids, "messages", settings)
-  return dataclasses.replace(asked, prompts=[tuple(ids)], stop=(*asked.stop, *ends))
-
-
 class _Chat:
   """Choices with a message, or parts of one."""
 
-  def __init__(self, asked: asking.Asked):
+  prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+  def __init__(self, asked: Asked):
     self._asked, self._model = asked, asked.model
 
-  def whole(self, choices: Sequence[Sequence[Event]]) -> list[dict[str, Any]]:
-    return [{"index": index, "message": {"role": "assistant", "content": answers.text_of(events), "refusal": None},
-             "logprobs": self._log_probs(answers.tokens_of(events)), "finish_reason": answers.reason_of(events)}
-            for index, events in enumerate(choices)]
+  def whole(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
+    return {"index": index, "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": self._log_probs(tokens), "finish_reason": reason}
 
-  def opening(self) -> list[dict[str, Any]]:
-    return [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(self._asked.n)]
+  def opening(self, index: int) -> dict[str, Any]:
+    return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
-  def chunks(self, index: int, event: Event) -> list[dict[str, Any]]:
-    match event:
-      case Delta(text, tokens) if text or (tokens and self._asked.top is not None):
-        return [self._chunk(index, {"content": text}, tokens)]
-      case Finished(reason):
-        return [self._chunk(index, {}, reason=reason)]
-    return []
-
-  def _chunk(self, index: int, delta: dict[str, str], tokens: Sequence[Token] = (),
-             reason: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": self._log_probs(tokens) if tokens else None,
-            "finish_reason": reason}
+  def part(self, index: int, text: str, tokens: Sequence[Token], reason: str | None = None) -> dict[str, Any]:
+    return {"index": index, "delta": {} if reason else {"content": text},
+            "logprobs": self._log_probs(tokens) if tokens else None, "finish_reason": reason}
 
   def _log_probs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
     if self._asked.top is None:
@@ -163,5 +145,5 @@ class _Chat:
             "refusal": None}
 
   def _token(self, token: int, value: float | None) -> dict[str, Any]:
-    return {"token": self._model.text(token), "logprob": writing.log_prob(writing.LOWEST if value is None else value),
+    return {"token": self._model.text(token), "logprob": log_prob(LOWEST if value is None else value),
             "bytes": list(self._model.raw(token))}

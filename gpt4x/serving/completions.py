@@ -1,6 +1,5 @@
 """`POST /v1/completions`: texts continued."""
 
-import asyncio
 from collections.abc import Sequence
 import dataclasses
 from typing import Any
@@ -8,10 +7,13 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from gpt4x.errors import UserError
-from gpt4x.serving import answers, asking, fields, writing
+from gpt4x.serving import asking
+from gpt4x.serving.answers import Answer, log_prob
+from gpt4x.serving.asking import Asked
 from gpt4x.serving.context import Context
-from gpt4x.serving.contract import Delta, Event, Finished, Prompted, Served, Token
+from gpt4x.serving.contract import Served, Token
+from gpt4x.serving.fields import Fields
+from gpt4x.serving.offsets import Offsets
 from gpt4x.serving.problems import wrong
 from gpt4x.serving.settings import Settings
 
@@ -20,107 +22,55 @@ _NEUTRAL = asking.NEUTRAL | {"suffix": lambda value: value == ""}
 
 
 async def route(http: HttpRequest, context: Context) -> Response:
-  body = await http.body()
-  asked = await asyncio.to_thread(_asked, body, context)
-  return await answers.answer(http, context, asked, _Completion(asked), "cmpl", "text_completion")
+  asked = await asking.received(http, context, _asked)
+  return Answer(asked, _Completion(asked), context)
 
 
-def _asked(body: bytes, context: Context) -> asking.Asked:
-  """Reads a request and encodes its prompts; raises Problem."""
-  given, settings = fields.read(body, context.settings.max_depth), context.settings
-  model = context.model(given)
-  prompts = _prompts(given.take("prompt"), model, settings.max_prompts)
-  n = given.integer("n", 1, settings.max_n, 1)
-  best_of = given.optional_integer("best_of", 1, settings.max_n)
-  if best_of not in (None, n):
+def _asked(given: Fields, model: Served, settings: Settings) -> Asked:
+  """Reads a request, and encodes its prompts once all else is right."""
+  value = given.take("prompt")
+  prompts = asking.texts("" if value is None else value, "prompt", model, settings.max_prompts,
+                         "a text or a list of ids", "prompts")
+  asked = asking.asked(given, model, settings)
+  if given.optional_integer("best_of", 1, settings.max_n) not in (None, asked.n):
     raise wrong("best_of is not supported: ask for n, and choose by logprobs", "best_of", "unsupported_value")
-  stream, include_usage = asking.streaming(given)
-  asked = asking.Asked(
-      model, (), n, given.integer("max_tokens", 0, settings.max_tokens, _DEFAULT_TOKENS),
-      asking.sampling(given, model), asking.seed(given), asking.stop(given), stream, include_usage,
-      given.optional_integer("logprobs", 0, 5), given.flag("echo"),
-      [one if isinstance(one, str) else None for one in prompts])
-  given.neutral(_NEUTRAL)
-  given.finish()
-  return dataclasses.replace(asked, prompts=[_encoded(one, model, settings) for one in prompts])  # All else is right.
+  max_tokens = given.integer("max_tokens", 0, settings.max_tokens, _DEFAULT_TOKENS)
+  top, echo = given.optional_integer("logprobs", 0, 5), given.flag("echo")
+  given.finish(_NEUTRAL)
+  ids = [asking.encoded(one, "prompt", model, settings) for one in prompts]
+  echoes = [one if isinstance(one, str) else _joined(model, one) for one in prompts] if echo else []
+  return dataclasses.replace(asked, max_tokens=max_tokens, top=top, prompts=ids, echoes=echoes)
 
 
-def _prompts(value: Any, model: Served, most: int) -> list[str | tuple[int, ...]]:
-  """A text, texts, ids or lists of ids."""
-  if value is None or isinstance(value, str):
-    return [value or ""]
-  if not isinstance(value, list) or not value:
-    raise wrong("prompt must be a text, texts, ids, or lists of ids", "prompt")
-  if (ids := asking.ids_of(value, "prompt", model)) is not None:
-    return [ids]
-  if len(value) > most:
-    raise wrong(f"prompt has more than {most} prompts", "prompt")
-  return [_prompt(one, model) for one in value]
-
-
-def _prompt(value: Any, model: Served) -> str | tuple[int, ...]:
-  if isinstance(value, str):
-    return value
-  if (ids := asking.ids_of(value, "prompt", model)) is None:
-    raise wrong("each prompt must be a text or a list of ids", "prompt")
-  return ids
-
-
-def _encoded(prompt: str | tuple[int, ...], model: Served, settings: Settings) -> tuple[int, ...]:
-  try:
-    ids = tuple(model.encode(prompt)) if isinstance(prompt, str) else prompt
-  except UserError as error:
-    raise wrong(str(error), "prompt") from None
-  asking.check_length(ids, "prompt", settings)
-  return ids
+def _joined(model: Served, ids: Sequence[int]) -> str:
+  return b"".join(map(model.raw, ids)).decode("utf-8", "replace")
 
 
 class _Completion:
   """Choices with `text`, and log-probabilities as four lists."""
 
-  def __init__(self, asked: asking.Asked):
+  prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+
+  def __init__(self, asked: Asked):
     self._asked, self._model = asked, asked.model
-    self._echoes = [self._echoed(index) for index in range(len(asked.prompts))] if asked.echo else []
-    self._offsets: dict[int, writing.Offsets] = {}
+    self._offsets = [Offsets(asked.model) for _ in range(asked.count)]
 
-  def _echoed(self, prompt: int) -> str:
-    given = self._asked.prompt_texts[prompt]
-    return writing.joined(self._model, self._asked.prompts[prompt]) if given is None else given
+  def opening(self, index: int) -> dict[str, Any] | None:
+    """What is echoed; with log-probabilities it comes with those of the prompt."""
+    return self.part(index, self._asked.echo(index), ()) if self._asked.echoes and self._asked.top is None else None
 
-  def _echo(self, index: int) -> str:
-    return self._echoes[index // self._asked.n] if self._asked.echo else ""
+  def part(self, index: int, text: str, tokens: Sequence[Token], reason: str | None = None) -> dict[str, Any]:
+    log_probs = None if self._asked.top is None else self._log_probs(index, tokens, text)  # Offsets need all texts.
+    return {"index": index, "text": text, "logprobs": log_probs if tokens or reason else None, "finish_reason": reason}
 
-  def whole(self, choices: Sequence[Sequence[Event]]) -> list[dict[str, Any]]:
-    return [self._choice(index, self._echo(index) + answers.text_of(events), answers.tokens_of(events),
-                         answers.reason_of(events)) for index, events in enumerate(choices)]
-
-  def opening(self) -> list[dict[str, Any]]:
-    if not self._asked.echo or self._asked.top is not None:  # With log-probabilities, they come with the prompt.
-      return []
-    return [self._choice(index, self._echo(index), (), None)
-            for index in range(len(self._asked.prompts) * self._asked.n)]
-
-  def chunks(self, index: int, event: Event) -> list[dict[str, Any]]:
-    match event:
-      case Prompted(tokens):
-        return [self._choice(index, self._echo(index), tokens, None)]
-      case Delta(text, tokens) if text or (tokens and self._asked.top is not None):
-        return [self._choice(index, text, tokens, None)]
-      case Finished(reason):
-        return [self._choice(index, "", (), reason)]
-    return []
-
-  def _choice(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
-    log_probs = self._log_probs(index, tokens, text) if self._asked.top is not None and (tokens or reason) else None
-    return {"index": index, "text": text, "logprobs": log_probs, "finish_reason": reason}
+  whole = part
 
   def _log_probs(self, index: int, tokens: Sequence[Token], text: str) -> dict[str, Any]:
-    offsets = self._offsets.setdefault(index, writing.Offsets(self._model, text))
     return {
-        "tokens": [writing.label(self._model, token.id) for token in tokens],
-        "token_logprobs": [None if token.log_prob is None else writing.log_prob(token.log_prob) for token in tokens],
+        "tokens": [self._label(token.id) for token in tokens],
+        "token_logprobs": [None if token.log_prob is None else log_prob(token.log_prob) for token in tokens],
         "top_logprobs": [self._top(token) for token in tokens] if self._asked.top else None,
-        "text_offset": offsets([token.id for token in tokens]),
+        "text_offset": self._offsets[index](text, [token.id for token in tokens]),
     }
 
   def _top(self, token: Token) -> dict[str, float] | None:
@@ -129,5 +79,13 @@ class _Completion:
       return None
     found: dict[str, float] = {}
     for one, value in [*token.top[:self._asked.top], (token.id, token.log_prob)]:
-      found.setdefault(writing.label(self._model, one), writing.log_prob(value))
+      found.setdefault(self._label(one), log_prob(value))
     return found
+
+  def _label(self, token: int) -> str:
+    """A token as a text that is its own: parts of characters as `bytes:` and their values."""
+    raw = self._model.raw(token)
+    try:
+      return raw.decode()
+    except UnicodeDecodeError:
+      return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

@@ -1,4 +1,4 @@
-"""Bodies of requests: JSON within limits, and fields of the kinds and sizes that they must have."""
+"""Strict reading of bodies: as JSON within limits, by fields of the kinds and sizes that they must have."""
 
 from collections.abc import Callable, Mapping
 import json
@@ -105,10 +105,10 @@ class Fields:
       raise self._wrong(name, f"must be a whole number from {low} to {high}")
     return value
 
-  def flag(self, name: str, default: bool = False) -> bool:
+  def flag(self, name: str) -> bool:
     value = self.take(name)
     if value is None:
-      return default
+      return False
     if not isinstance(value, bool):
       raise self._wrong(name, "must be true or false")
     return value
@@ -121,13 +121,11 @@ class Fields:
       raise self._wrong(name, "must be a text")
     return value
 
-  def neutral(self, allowed: Mapping[str, Callable[[Any], bool]]) -> None:
-    """Takes fields that this server has nothing for, with values that ask for nothing; refuses others."""
-    for name, fits in allowed.items():
+  def finish(self, neutral: Mapping[str, Callable[[Any], bool]]) -> None:
+    """Takes fields that this server has nothing for, with values that ask for nothing; refuses all others."""
+    for name, fits in neutral.items():
       value = self.take(name)
       if value is not None and not fits(value):
         raise self._wrong(name, "is not supported here with this value: leave it out", "unsupported_value")
-
-  def finish(self) -> None:
     for name in self._left:
       raise self._wrong(name, "is no field that is known here", "unknown_parameter")

@@ -1,53 +1,45 @@
-"""A job that is alone, whose tokens are guessed."""
+"""The tokens of a job that is alone, guessed."""
 
 import time
 
 from gpt4x.inference.engine import Engine, Prefilled
-from gpt4x.inference.speculation import Alone, Proposer, Speculation
+from gpt4x.inference.speculation import Proposer, Speculation
 from gpt4x.models.language_model import Params
 from gpt4x.serving.job import Job
-from gpt4x.serving.rows import CHUNK
+from gpt4x.serving.rows import Rows
 
-_TRIED = 8  # Steps after which guesses must pay.
+_TRIED = 4  # Guesses after which they must have paid.
+_REST = 64  # Tokens for which nothing is guessed where they have not.
 
 
 class Guessing:
-  """Lets the model judge guesses, as long as that is faster than drawing one token after the other."""
+  """Lets the model judge guesses, as long as that is faster than to draw one token after the other."""
 
   def __init__(self, engine: Engine, params: Params, propose: Proposer):
     self._engine, self._params, self._propose = engine, params, propose
     self._speculation = Speculation(engine)
-    self._row: Alone
-    self._steps = 0  # Since the job came.
-    self.pays = 1.0  # Tokens of a step, from which on it is faster than the slots are.
-    self.job: Job | None = None
+    self._job: Job | None = None  # Whose guesses are counted:
+    self._guesses = self._right = 0  # how many, and how many tokens were gained;
+    self._from = 0  # and from which token on it is guessed again.
+    self.pays = 1.0  # Tokens of a guess, from which on it is faster.
 
-  def begin(self, job: Job, prefilled: Prefilled) -> None:
-    """Takes a job that is alone, and tells its first token."""
-    request = job.request
-    chunk, self._row = self._speculation.start(prefilled, request.seed, request.sample, request.sampling, request.ids)
-    self.job, self._steps = job if job.take(chunk, 0) else None, 0
-
-  def step(self) -> None:
-    """Some tokens of the job."""
-    assert self.job
-    guess = self._propose([*self.job.request.ids, *self.job.text.tokens], self._speculation.count)
-    chunk, self._row = self._speculation.step(self._params, self._row, guess)
-    self._steps += 1
-    self.job.counts["guessed_tokens"] += chunk.tokens.shape[1] - 1
-    if not self.job.take(chunk, 0):
-      self.job = None
-
-  @property
-  def slow(self) -> bool:
-    """Whether the job would be faster in a slot."""
-    return self.job is not None and self._steps >= _TRIED and len(self.job.text.tokens) < self.pays * self._steps
-
-  def leave(self) -> tuple[Job, Prefilled]:
-    """Gives the job away, and what its tokens leave."""
-    assert self.job
-    job, self.job = self.job, None
-    return job, self._speculation.leave(self._params, self._row)
+  def step(self, rows: Rows) -> bool:
+    """Some tokens of the job that has the only slot; whether there was a guess for it."""
+    if (job := rows.alone) is None:
+      return False
+    if job is not self._job:
+      self._job, self._guesses, self._right, self._from = job, 0, 0, 0
+    if len(job.text.tokens) < self._from:
+      return False
+    guess = self._propose([*job.request.ids, *job.text.tokens], self._speculation.count)
+    if not guess:
+      return False
+    count = rows.judge(self._speculation, guess)
+    job.counts["guessed_tokens"] += count - 1
+    self._guesses, self._right = self._guesses + 1, self._right + count
+    if self._guesses >= _TRIED and self._right < self.pays * self._guesses:
+      self._guesses, self._right, self._from = 0, 0, len(job.text.tokens) + _REST
+    return True
 
   def warm_up(self, row: Prefilled) -> None:
     """Compiles what guesses need, and sees how many of their tokens must be right for them to pay."""
@@ -55,12 +47,11 @@ class Guessing:
     for length in (len(text), *self._engine.piece_lengths, 1):  # What guesses may have to read of a text.
       self._propose(text := [*text, *[1] * length], self._speculation.count)
     slots = self._engine.insert(self._params, self._engine.empty(self._params, 1), 0, row)
-    _, alone = self._speculation.start(row)
+    length = self._speculation.count
     for _ in range(2):
       start = time.perf_counter()
-      guess = self._propose(text := [*text, 1], self._speculation.count)
-      _, alone = self._speculation.step(self._params, alone, guess)
+      guess = self._propose(text := [*text, 1], length)
+      _, slots = self._speculation.step(self._params, slots, guess or [1])
       judged, start = time.perf_counter() - start, time.perf_counter()
-      _, slots = self._engine.step(self._params, slots, CHUNK)
-      self.pays = judged * CHUNK / (time.perf_counter() - start)
-    self._speculation.leave(self._params, alone)
+      _, slots = self._engine.step(self._params, slots, length)
+      self.pays = judged * length / (time.perf_counter() - start)

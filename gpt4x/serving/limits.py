@@ -1,4 +1,4 @@
-"""What stands before every route: who may ask, from where, and how much; all is refused that is not allowed."""
+"""The gate before every route, which refuses all that is not allowed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt4x.serving.account import Account
 from gpt4x.serving.context import Context
+from gpt4x.serving.leaving import Left
 from gpt4x.serving.problems import busy, Problem
 from gpt4x.serving.settings import Settings
-from gpt4x.serving.streams import Left
 
 PROBES = ("/health", "/ready")  # Asked for by address, without a key, at any time.
 OPEN = (*PROBES, "/")  # The page is the same for all, and a browser has no key to bring until it is there.
@@ -49,7 +49,7 @@ class Gate:
     if scope["type"] != "http":
       return
     started, sent = time.monotonic(), _Sent(send)
-    account = scope["gpt4x.account"] = Account()
+    account = Account.of(scope)
     route = self._template(scope)
     try:
       await self._answer(scope, route, receive, sent)
@@ -133,7 +133,7 @@ class _Sent:
 def _headers(scope: Scope, settings: Settings) -> dict[bytes, list[bytes]]:
   """All values of each header, by its name in lower case."""
   length = sum(len(name) + len(value) for name, value in scope["headers"])
-  length += len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
+  length += len(scope["method"]) + len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
   if len(scope["headers"]) > settings.max_header_count or length > settings.max_headers:
     raise _last(431, "the request's headers are too many or too long")
   found: dict[bytes, list[bytes]] = {}

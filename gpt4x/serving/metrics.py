@@ -1,6 +1,6 @@
 """Figures for Prometheus, in a registry of their own; the labels are routes, statuses and names of models alone."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import time
 from typing import Any
 
@@ -35,10 +35,11 @@ class Metrics:
     self._requests.labels(route, str(status)).inc()
     self._seconds.labels(route).observe(seconds)
 
-  async def timed(self, model: str, events: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[tuple[int, Event]]:
-    """Passes events on, and measures when tokens come."""
+  def timing(self, model: str) -> Callable[[int, Event], None]:
+    """What is to see the events of a request from now on, and measures when tokens come."""
     start, last = time.monotonic(), dict[int, float]()
-    async for index, event in events:
+
+    def see(index: int, event: Event) -> None:
       if isinstance(event, Delta) and event.tokens:
         now = time.monotonic()
         if index in last:
@@ -46,7 +47,7 @@ class Metrics:
         else:
           self._first.labels(model).observe(now - start)
         last[index] = now
-      yield index, event
+    return see
 
   def text(self) -> bytes:
     return prometheus_client.generate_latest(self._registry)

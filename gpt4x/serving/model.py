@@ -26,6 +26,7 @@ from gpt4x.serving.parts import Parts
 from gpt4x.serving.prefixes import Prefixes
 from gpt4x.serving.rows import CHUNK
 
+_ROLES = ("system", "developer", "user", "assistant")
 ALTERNATIVES = 20  # The most that a request may ask for.
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -155,6 +156,9 @@ class ServedModel:
   def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[int], tuple[str, ...]]:
     if self._template is None:
       raise UserError(self.chat_refusal)
+    for number, one in enumerate(messages, 1):
+      if one["role"] not in _ROLES:
+        raise UserError(f"message {number} has the role {one['role']!r}: use {', '.join(_ROLES)}")
     contents = self._parts.encode([one["content"] for one in messages])
     roles = ["system" if one["role"] == "developer" else one["role"] for one in messages]
     # A template writes what is around a content, which it does not see.

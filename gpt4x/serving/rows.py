@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 import itertools
 
-from gpt4x.inference.engine import Engine, Prefilled, Slots
+from gpt4x.inference.engine import Chunk, Engine, Prefilled, Slots
+from gpt4x.inference.speculation import Speculation
 from gpt4x.models.language_model import Params
 from gpt4x.serving.job import Job
 
@@ -25,19 +26,33 @@ class Rows:
     """How many slots are taken."""
     return sum(job is not None for job in self._jobs)
 
-  def insert(self, job: Job, prefilled: Prefilled, drawn: Sequence[int] = ()) -> None:
-    """Gives a job a slot; `drawn` are tokens that it has drawn elsewhere."""
+  def insert(self, job: Job, prefilled: Prefilled) -> None:
+    """Gives a job a slot."""
     if None not in self._jobs:
       self._resize(next(size for size in self._sizes if size > len(self._jobs)))
     request, row = job.request, self._jobs.index(None)
     self._slots = self._engine.insert(
         self._params, self._slots, row, prefilled, request.seed, request.sample, request.sampling, request.ids,
-        bool(request.top), drawn)
+        bool(request.top))
     self._jobs[row] = job
+
+  @property
+  def alone(self) -> Job | None:
+    """Who has the only slot there is."""
+    return self._jobs[0] if len(self._jobs) == 1 else None
 
   def decode(self, length: int) -> None:
     """So many tokens of each job; those that end give their slots back."""
     chunk, self._slots = self._engine.step(self._params, self._slots, length)
+    self._tell(chunk)
+
+  def judge(self, speculation: Speculation, guess: Sequence[int]) -> int:
+    """The tokens of the only job, as far as a guess is right and one more; how many."""
+    chunk, self._slots = speculation.step(self._params, self._slots, guess)
+    self._tell(chunk)
+    return chunk.tokens.shape[1]
+
+  def _tell(self, chunk: Chunk) -> None:
     for row, job in enumerate(self._jobs):
       if job and not job.take(chunk, row):
         self._jobs[row] = None

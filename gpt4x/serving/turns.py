@@ -1,27 +1,49 @@
 """Work that takes the whole machine, one request after the other."""
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
+from starlette.types import Receive
 
+from gpt4x.serving.leaving import Left, left
 from gpt4x.serving.problems import busy
+
+T = TypeVar("T")
 
 
 class Turns:
-  """One request at a time has its turn, in a thread, while the loop goes on; only so many wait for theirs."""
+  """One request at a time has its turn, in threads, while the loop goes on; only so many wait for theirs."""
 
   def __init__(self, what: str):
-    """`what` is what the requests have or ask for, in the message to those that are refused."""
+    """`what` the requests have or ask for, in the words to those that are refused."""
     self._what, self._turn, self._waiting = what, anyio.CapacityLimiter(1), 0
 
-  async def run(self, most: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function gives; a Problem, 429, if `most` have their turn or wait for it."""
+  async def run(self, pieces: Sequence[Callable[[], T]], receive: Receive, most: int) -> list[T]:
+    """What each piece of a request's work gives, one after the other.
+
+    Raises a Problem if `most` requests have their turn or wait for it; Left, after the piece that is at work, if the
+    client leaves.
+    """
     if self._waiting >= most:
       raise busy(f"too many requests {self._what} wait: try again later", 1)
     self._waiting += 1
     try:
-      return await anyio.to_thread.run_sync(function, *arguments, limiter=self._turn)
+      return await self._done(pieces, receive)
     finally:
       self._waiting -= 1
+
+  async def _done(self, pieces: Sequence[Callable[[], T]], receive: Receive) -> list[T]:
+    with anyio.CancelScope() as scope:
+      async def watch() -> None:
+        await left(receive)
+        scope.cancel()
+      watching = asyncio.create_task(watch())
+      try:
+        async with self._turn:
+          return [await anyio.to_thread.run_sync(piece) for piece in pieces]
+      finally:
+        watching.cancel()
+    raise Left

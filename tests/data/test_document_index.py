@@ -71,6 +71,13 @@ def test_no_word_in_common_finds_nothing(index, question):
   assert index.search(question, 3, by="words") == []
 
 
+@pytest.mark.parametrize("question, number", [("猫在哪里", 0), ("कहाँ है दिल्ली", 1), ("ไทย", 2)])
+def test_scripts_without_blanks_and_with_marks_have_words(tmp_path, question, number):
+  texts = ["这只猫很小。", "दिल्ली एक शहर है", "ประเทศไทยสวย", "no more"]
+  found = write(tmp_path / "made", [(str(i), text) for i, text in enumerate(texts)]).search(question, 1, by="words")
+  assert [one.number for one in found] == [number]
+
+
 def test_by_vectors_and_by_both(index, monkeypatch):
   import faiss
   question, query = "John has milk", VECTORS[0] + 0.1

@@ -1,11 +1,12 @@
-"""Names in texts, against a search that tries every name at every place."""
+"""Names in texts, against a search that tries every name at every place; and those that records annotate."""
 
 import random
 import re
 
 import pytest
 
-from gpt4x.data.entities import Matcher
+from gpt4x.data.entities import Annotated, Annotations, apart, joined, Matcher
+from gpt4x.data.text_files import WrongField
 
 
 def found(names, text, **options):
@@ -22,6 +23,11 @@ def found(names, text, **options):
     (["U.S.", "C++"], "The U.S. has C++, not C.", ["U.S.", "C++"]),
     (["Zu"], "Zu\u0308rich Zu", ["Zu"]),
     (["東京", "東京大学"], "私は東京大学と東京にいる", ["東京大学", "東京"]),
+    (["ไทย", "ประเทศไทย"], "ในประเทศไทยคนไทย", ["ประเทศไทย", "ไทย"]),
+    (["กร", "กรุง"], "กรุณา กร กรุงเทพ", ["กร", "กรุง"]),  # A vowel above or below is its letter's.
+    (["カタ", "が"], "ｶﾀｶﾅ カタカナ か\u3099", ["カタ"]),
+    (["नम", "नमः"], "नमः नमस्ते", ["नमः"]),
+    (["မြန်မာ"], "မြန်မာ။", ["မြန်မာ"]),
     (["Paris"], "paris PARIS Paris", ["Paris"]),
     (["", " ", "x"], "x", ["x"]), ([], "x", []), (["x"], "", [])])
 def test_names_are_found(names, text, expected):
@@ -52,3 +58,54 @@ def test_what_is_found_is_what_a_slow_search_finds():
     names = {words(rng.randint(1, 3)) for _ in range(rng.randint(1, 6))}
     text = words(rng.randint(1, 20))
     assert Matcher(names).spans(text) == slowly(names, text), (names, text)
+
+
+# What records annotate.
+
+TEXT = "Zoë saw Ada in Köln."
+
+
+@pytest.mark.parametrize("offsets, entities, expected", [
+    ("characters", [[0, 3], [15, 19]], ["Zoë", "Köln"]),
+    ("bytes", [[0, 4], [16, 21]], ["Zoë", "Köln"]),
+    ("characters", [{"start": 15, "end": 19, "label": "GPE"}, [8, 11, "PER"]], ["Ada", "Köln"]),
+    ("characters", [[8, 11], [8, 19], [0, 3], [15, 19], [0, 3]], ["Zoë", "Ada in Köln"]),  # As nested ones are told.
+    ("characters", [], []),
+    ("characters", [[0, 20]], [TEXT]),
+])
+def test_entities_stand_where_a_record_says(offsets, entities, expected):
+  found = Annotations("ents", offsets)({"text": TEXT, "ents": entities})
+  assert found == TEXT and [found[start:stop] for start, stop in found.spans] == expected
+
+
+@pytest.mark.parametrize("offsets, entities, words", [
+    ("characters", None, "no list 'ents' of entities"), ("characters", "0-3", "no list 'ents' of entities"),
+    ("characters", [[0, 21]], r"\[0, 21\], which is no \[start, stop\] of a text of 20 characters"),
+    ("characters", [[-3, 3]], "-3, 3"), ("characters", [[3, 3]], "3, 3"), ("characters", [[0.0, 3]], "0.0, 3"),
+    ("characters", [[True, 3]], "True, 3"), ("characters", [{"start": 0, "stop": 3}], "'stop': 3"),
+    ("characters", ["Ada"], "'Ada'"), ("characters", [[3]], "3"),
+    ("bytes", [[0, 3]], r"\[0, 3\], .* of 22 bytes"),  # Inside of a character.
+])
+def test_a_wrong_entity_is_told(offsets, entities, words):
+  record = {"text": TEXT} if entities is None else {"text": TEXT, "ents": entities}
+  with pytest.raises(WrongField, match=words):
+    Annotations("ents", offsets)(record)
+
+
+def test_a_part_has_the_entities_that_are_whole_in_it():
+  text = Annotated.of(TEXT, [(0, 3), (8, 11), (15, 19)])
+  for start in range(len(TEXT) + 1):
+    for stop in range(start, len(TEXT) + 1):
+      part = text[start:stop]
+      assert part == TEXT[start:stop] and [part[first:last] for first, last in part.spans] == [
+          TEXT[first:last] for first, last in text.spans if start <= first and last <= stop]
+
+
+def test_spans_are_joined_without_overlaps():
+  rng = random.Random(0)
+  for _ in range(300):
+    draw = lambda: apart((start, start + rng.randint(1, 4)) for start in rng.sample(range(20), rng.randint(0, 6)))
+    spans, others = draw(), draw()
+    free = [one for one in others if not {*range(*one)} & {i for span in spans for i in range(*span)}]
+    assert joined(spans, others) == sorted([*spans, *free])
+    assert all(stop <= start for (_, stop), (start, _) in zip(spans, spans[1:]))

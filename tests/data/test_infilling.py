@@ -48,6 +48,18 @@ def test_as_many_are_told_so_as_gin_says():
   np.testing.assert_allclose(shares, [0.5, 0.375, 0.125], atol=0.04)
 
 
+def test_cuts_are_between_any_characters():
+  """Not between words or tokens: what is typed ends in the middle of them (arXiv:2207.14255, section 4.4)."""
+  rng, text, places = np.random.default_rng(0), "whole words été", set()
+  for _ in range(400):
+    ids = infilling.rearranged(text, VOCABULARY, rng, 1.0, 0.0, None)
+    before, behind = (VOCABULARY.text.decode(ids[start + 1:stop]) for start, stop in (
+        (0, ids.index(SUFFIX)), (ids.index(SUFFIX), ids.index(MIDDLE))))
+    assert text.startswith(before) and text.endswith(behind)
+    places |= {len(before), len(text) - len(behind)}
+  assert places == set(range(len(text) + 1))
+
+
 @pytest.mark.parametrize("suffix_first", [False, True])
 def test_a_prompt_is_what_comes_before_a_middle(suffix_first):
   rng, text = np.random.default_rng(0), "abcdefgh"

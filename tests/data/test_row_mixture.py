@@ -170,6 +170,23 @@ def test_what_is_masked_is_predicted_where_it_stands():
   assert all(any(text in whole for whole in TEXTS["train"]) for text in texts)
 
 
+def test_neither_ends_nor_marks_are_masked():
+  """Whatever a document has of them: they are no text. What stands in for text is the mask, or text."""
+  vocabulary = MarkedVocabulary(MARKS).held()
+  specials = [vocabulary.eos_id, *vocabulary.special_tokens]
+  ids = np.resize([*vocabulary.encode("the quick brown fox"), vocabulary.eos_id, vocabulary.span_id(0)], 600)
+  documents = tf.data.Dataset.from_tensors({"targets": ids.astype(np.int32)})
+  feature = {"targets": seqio.Feature(vocabulary, add_eos=False)}
+  for share in (0.15, 0.95):
+    with seqio.utils.map_seed_manager(initial_seed=3):
+      found, = mask_tokens(documents, feature, {"targets": 600}, share=share).as_numpy_iterator()
+    hidden, inputs = found["weights"] > 0, found["inputs"]
+    assert not np.isin(ids[hidden], specials).any()
+    assert hidden.sum() == pytest.approx(share * (~np.isin(ids, specials)).sum(), abs=1)
+    shown = np.setdiff1d(inputs[hidden], [vocabulary.mark("<mask>")])
+    assert len(shown) > 3 and not np.isin(shown, specials).any() and shown.min() >= 3
+
+
 def test_masks_differ_from_epoch_to_epoch():
   stream = config("masked", 4, "masked_lm").open().train()
   seen = {}

@@ -61,14 +61,15 @@ def test_pieces_have_few_lengths(plain):
 
 
 def alone(engine, params, prompt, count, guesses, sampling=HOT, seed=3, sample=5):
-  """`count` tokens and log-probabilities of a row that is alone, and how many steps they took."""
-  speculation = Speculation(engine, 7)
-  chunk, row = speculation.start(engine.extend(params, engine.begin(params), prompt), seed, sample, sampling, prompt)
-  tokens, log_probs, steps = chunk.tokens[0].tolist(), chunk.log_probs[0].tolist(), 1
+  """`count` tokens and log-probabilities of a row that is alone, how many steps they took, and the slots."""
+  speculation, tokens, log_probs, steps = Speculation(engine), [], [], 0
+  slots = engine.insert(params, engine.empty(params, 1), 0, engine.extend(params, engine.begin(params), prompt), seed,
+                        sample, sampling, prompt, asked=True)
   while len(tokens) < count:
-    chunk, row = speculation.step(params, row, guesses([*prompt, *tokens]))
+    chunk, slots = speculation.step(params, slots, guesses([*prompt, *tokens]))
+    assert chunk.alternatives[0].shape == (1, chunk.tokens.shape[1], 3)
     tokens, log_probs, steps = tokens + chunk.tokens[0].tolist(), log_probs + chunk.log_probs[0].tolist(), steps + 1
-  return tokens[:count], log_probs[:count], steps, speculation, row
+  return tokens[:count], log_probs[:count], steps, slots
 
 
 def in_slots(engine, params, prompt, count, sampling=HOT, seed=3, sample=5):
@@ -87,15 +88,15 @@ def test_guesses_change_nothing_but_the_number_of_steps(plain, sampling):
   expected, log_probs = in_slots(engine, params, TEXT[:20], 50, sampling)
 
   def right(text):
-    return expected[len(text) - 20:][:7]
+    return expected[len(text) - 20:][:WINDOW]
 
   def half(text):
     return [token if number % 5 else token + 1 for number, token in enumerate(right(text))]
 
   draw = np.random.default_rng(1)
-  for guesses, most in ((right, 9), (half, 51), (lambda text: [], 51), (lambda text: PromptLookup(1, 1)(text, 7), 51),
-                        (lambda text: draw.integers(2, VOCAB, draw.integers(8)).tolist(), 51)):
-    found, found_log_probs, steps, *_ = alone(engine, params, TEXT[:20], 50, guesses, sampling)
+  for guesses, most in ((right, 8), (half, 50), (lambda text: [], 50), (lambda text: PromptLookup(1, 1)(text, 7), 50),
+                        (lambda text: draw.integers(2, VOCAB, draw.integers(8)).tolist(), 50)):
+    found, found_log_probs, steps, _ = alone(engine, params, TEXT[:20], 50, guesses, sampling)
     assert found == expected and steps <= most
     np.testing.assert_allclose(found_log_probs, log_probs, atol=1e-4)
 
@@ -103,11 +104,10 @@ def test_guesses_change_nothing_but_the_number_of_steps(plain, sampling):
 def test_a_row_that_was_alone_goes_on_among_others(plain):
   engine, params = plain
   expected, _ = in_slots(engine, params, TEXT[:20], 40)
-  tokens, _, _, speculation, row = alone(engine, params, TEXT[:20], 12, lambda text: expected[len(text) - 20:][:3])
-  drawn = expected[:int(row.drawn[0])]
+  tokens, _, _, slots = alone(engine, params, TEXT[:20], 12, lambda text: expected[len(text) - 20:][:3])
+  drawn = expected[:int(slots.drawn[0])]
   assert drawn[:12] == tokens
-  slots = engine.insert(params, engine.empty(params, 2), 0, speculation.leave(params, row), 3, 5, HOT, TEXT[:20],
-                        drawn=drawn)
+  slots = engine.take(slots, [0, 0])
   while len(drawn) < 40:
     chunk, slots = engine.step(params, slots)
     drawn = drawn + chunk.tokens[0].tolist()
@@ -120,7 +120,7 @@ def test_what_stood_there_before_is_guessed():
   assert lookup([7, 2, 3, 4, 8, 2, 3, 5, 2, 3], 1) == [5]  # The last place.
   assert lookup([1, 2, 3, 8, 2, 3, 9, 1, 2, 3], 2) == [8, 2]  # The longer end counts more.
   assert lookup([1, 2, 3, 4], 3) == [] and lookup([5], 3) == [] and lookup([], 3) == []
-  assert lookup([4, 4, 4], 5) == [4]
+  assert lookup([4, 4, 4], 5) == [4] * 5 and lookup([1, 2, 3, 1, 2, 3, 1], 4) == [2, 3, 1, 2]
 
 
 def test_another_model_s_guesses_are_its_likeliest_tokens(plain):
@@ -131,8 +131,8 @@ def test_another_model_s_guesses_are_its_likeliest_tokens(plain):
   for text in (TEXT[:20], TEXT[:21], TEXT[:29], TEXT[:29], TEXT[5:15], [3]):
     assert drafts(text, 6) == in_slots(engine, params, text, 6, Sampling(0.0))[0]
   expected, _ = in_slots(engine, params, TEXT[:20], 40, Sampling(0.0))
-  found, _, steps, *_ = alone(engine, params, TEXT[:20], 40, lambda text: drafts(text, 7), Sampling(0.0))
-  assert found == expected and steps == 6  # The first, and eight at a time.
+  found, _, steps, _ = alone(engine, params, TEXT[:20], 40, lambda text: drafts(text, 7), Sampling(0.0))
+  assert found == expected and steps == 6  # Seven at a time.
 
 
 # Rows, each with sampling of its own.

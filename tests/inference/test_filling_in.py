@@ -37,7 +37,7 @@ def _model_dir(tmp_path_factory):
   return str(model_dir)
 
 
-MODEL = LanguageModel(TransformerConfig(vocab_size=288, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=16,
+MODEL = LanguageModel(TransformerConfig(vocab_size=288, num_layers=2, embed_dim=8, num_heads=2, mlp_dim=16,
                                         memory_length=8, tie_embeddings=False))
 MIXTURE = RowMixture({"text": TEXT, "spans": SPANS})
 
@@ -68,6 +68,23 @@ def test_marks_are_drawn_where_they_are_asked_for(model_dir):
   tokens = np.concatenate([one.tokens for one in found])
   assert (tokens > END).any() and tokens.max() < VOCABULARY.vocab_size
   assert any("<" in one.text for one in found)
+
+
+def test_a_hidden_span_is_said_as_training_has_it(model_dir):
+  """Inputs that see each other and not the mark of the span, which the text comes behind; against one forward pass."""
+  hidden = VOCABULARY.span_id(0)
+  generator, found = drawn(model_dir, dataset=SPANS, prompt="[R]ab", suffix="yz", marks=True, count=40)
+  ids = generator.prompt("[R]ab").ids
+  assert ids == [VOCABULARY.mark("[R]"), *VOCABULARY.encode("ab"), hidden, *VOCABULARY.encode("yz"), hidden]
+  for one in found:
+    assert max(one.tokens) < VOCABULARY.text.vocab_size and VOCABULARY.mark("[R]") not in one.tokens
+    text = [0, *ids, *one.tokens]
+    both_ways = np.arange(len(text)) < len(ids)  # The start, and all but the last mark.
+    logits, _ = MODEL.logits(tiny.random_params(MODEL), np.array([text]), MODEL.initial_memory(1, 0),
+                             np.ones((1, len(text)), np.int32), both_ways[None].astype(np.int32))
+    expected = jax.nn.log_softmax(logits[0, len(ids):-1])
+    np.testing.assert_allclose(one.log_probs[:5], [expected[i, token] for i, token in enumerate(one.tokens[:5])],
+                               rtol=1e-4)
 
 
 def test_prompts_are_read_as_their_part_was(model_dir):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from gpt4x import cli
+from gpt4x.checkpoints.manager import Checkpoints
 from gpt4x.configuration import SHIPPED
 from tests.integration import corpus
 
@@ -70,6 +71,10 @@ def test_it_fills_in_and_says_what_marks_stand_for(folder, lines, capsys):
   assert filled["prompt"] == "sentence " and len(filled["tokens"]) <= 5 and max(filled["tokens"]) <= 259
   assert cli.main([*flags, "--prompt=[R]sentence <extra_id_0>", "--marks"]) == 0
   assert json.loads(capsys.readouterr().out)["prompt"] == "[R]sentence <extra_id_0>"
+  assert cli.main([*flags, "--prompt=[R]sentence ", "--suffix= of a text.", "--marks"]) == 0
+  assert max(json.loads(capsys.readouterr().out)["tokens"]) < 259, "text alone, by UL2's part"
+  assert cli.main([*flags, "--prompt=sentence "]) == 0
+  assert max(json.loads(capsys.readouterr().out)["tokens"]) < 259, "and the same model goes on with text"
   assert cli.main([*flags[:-1], "--prompt=a", "--suffix=z"]) == 0
   printed = capsys.readouterr().out
   assert printed.startswith("a") and printed.endswith("z\n")
@@ -79,6 +84,15 @@ def test_eval_reads_the_mixture_again(folder, lines, capsys):
   assert cli.main(["eval", f"--model_dir={folder / 'whole'}"]) == 0
   names = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
   assert {f"bits_per_byte_{name}" for name in PARTS} <= names
+
+
+def test_eval_of_documents_alone(folder, lines, capsys):
+  """What the model needs a byte of text as it is, beside models that have nothing else."""
+  assert cli.main(["eval", f"--model_dir={folder / 'whole'}", "--gin.DATASET=@DatasetConfig()",
+                   "--gin.DatasetConfig.mixture_or_task_name='local_text_marked'", "--gin.DatasetConfig.batch_size=2",
+                   "--gin.DatasetConfig.task_feature_lengths={'targets': 32}"]) == 0
+  found = dict(line.split() for line in capsys.readouterr().out.splitlines())
+  assert float(found["bits_per_byte"]) > 0 and "bits_per_byte_text" not in found
 
 
 def test_facts_beside_text(folder, lines):
@@ -94,12 +108,27 @@ def test_facts_beside_text(folder, lines):
   assert all(line["embedding_loss"] > 0 for line in steps) and steps[-1]["loss_text"] < steps[0]["loss_text"]
 
 
+def test_adapters_hold_facts_beside_a_model_that_stays(folder, lines):
+  """Low-rank kernels learn triples: they alone are saved, and their base is what it was."""
+  (folder / "triples.tsv").write_text("".join(f"thing {i}\tis near\tthing {i + 1}\n" for i in range(60)))
+  before = Checkpoints(str(folder / "whole")).params_checksum()
+  found = train(folder, "adapters", TRAIN_STEPS=8, LocalGraph__files=str(folder / "triples.tsv"), **{
+      "LanguageModel.form": corpus.Reference("@LowRank()"), "LowRank.base": str(folder / "whole"), "LowRank.rank": 2,
+      "spans/DatasetConfig.mixture_or_task_name": "local_triples_marked",
+      "spans/DatasetConfig.feature_converter": "stream", "spans/DatasetConfig.task_feature_lengths": {"targets": 32}})
+  losses = [line["loss_spans"] for line in found if line["split"] == "train"]
+  assert losses[-1] < losses[0] and Checkpoints(str(folder / "whole")).params_checksum() == before
+  shapes = Checkpoints(str(folder / "adapters")).param_shapes()
+  assert shapes and all(2 in shape for shape in shapes.values())
+
+
 @pytest.mark.parametrize("bindings, message", [
     ({"OBJECTIVE": corpus.Reference("@JointEmbedding()")}, "has one text a record: name a task such as"),
     ({"spans/DatasetConfig.task_feature_lengths": {"inputs": 8, "targets": 8}}, "positions: give all of them one"),
     ({"RowMixture.weights": {"other": 1.0}}, "RowMixture.weights has 'other'"),
     ({"hide_spans.denoisers": "t6"}, "hide_spans.denoisers = 't6' is unknown"),
     ({"infill.rate": 2.0}, "infill.rate = 2.0"),
+    ({"TransformerConfig.vocab_size": 366}, "vocab_size = 366 is smaller than the 367 ids"),  # The last mark's.
 ])
 def test_what_does_not_fit_is_told(folder, capsys, bindings, message):
   command = ["train", f"--gin_file={SHIPPED / 'experiments/denoising_tiny.gin'}", f"--model_dir={folder / 'no'}"]

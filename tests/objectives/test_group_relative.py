@@ -11,32 +11,16 @@ from gpt4x.models.sums import metrics, weighted_mean
 from gpt4x.objectives.group_relative import GroupRelative, policy_loss
 from gpt4x.training.gradients import microbatched, whole
 from tests.models import tiny
+from tests.objectives.answers import drawn
 
-ROWS, LENGTH = 4, 9
-
-
-def batch_of(made, seed=0, shift=0.0):
-  """Prompts of three tokens and answers of several lengths, drawn with probabilities that are `shift` off."""
-  rng = np.random.default_rng(seed)
-  tokens = rng.integers(1, 11, (ROWS, LENGTH)).astype(np.int32)
-  inputs = np.pad(tokens[:, :-1], ((0, 0), (1, 0)))
-  lengths = rng.integers(4, LENGTH + 1, ROWS)
-  places = np.arange(LENGTH)
-  log_probs = np.take_along_axis(np.asarray(made.log_probs(made.params, inputs, made.lm.initial_memory(ROWS, 0))[0]),
-                                 tokens[..., None], -1)[..., 0]
-  return {"decoder_input_tokens": inputs, "decoder_target_tokens": tokens,
-          "decoder_segment_ids": (places < lengths[:, None]).astype(np.int32),
-          "decoder_loss_weights": ((places >= 3) & (places < lengths[:, None])).astype(np.float32),
-          "sampled_log_probs": (log_probs + shift * rng.normal(size=log_probs.shape)).astype(np.float32),
-          "advantages": rng.normal(size=ROWS).astype(np.float32), "rewards": rng.normal(size=ROWS).astype(np.float32),
-          "ended": np.ones(ROWS, np.float32)}
+ROWS = 4
 
 
 @pytest.mark.parametrize("mean", ["answers", "tokens"])
 def test_the_loss_is_that_of_the_paper(mean):
   """In NumPy, with ratios some of which are cut off."""
   made = tiny.make()
-  batch = batch_of(made, shift=0.5)
+  batch = drawn(made, shift=0.5)
   one = GroupRelative(object(), clip=(0.2, 0.3), mean=mean)
   found = metrics(one(made.lm, made.params, {}, batch, one.initial_memory(made.lm, ROWS, 0), None)[0])
   log_probs = np.take_along_axis(np.asarray(made.log_probs(
@@ -64,7 +48,7 @@ def test_clipping_cuts_the_gradient_that_would_go_further():
 def test_what_the_model_drew_itself_has_the_plain_policy_gradient():
   """Advantage times the gradient of the log-likelihood: REINFORCE."""
   made = tiny.make()
-  batch, one = batch_of(made), GroupRelative(object(), mean="tokens")
+  batch, one = drawn(made), GroupRelative(object(), mean="tokens")
   memory = one.initial_memory(made.lm, ROWS, 0)
   weights = batch["decoder_loss_weights"]
 
@@ -83,7 +67,7 @@ def test_what_the_model_drew_itself_has_the_plain_policy_gradient():
 def test_the_divergence_from_the_reference():
   made = tiny.make()
   one = GroupRelative(object(), kl=0.1, reference="there", saved=SavedModel("reference", "there", made.lm))
-  batch, memory = batch_of(made), one.initial_memory(made.lm, ROWS, 0)
+  batch, memory = drawn(made), one.initial_memory(made.lm, ROWS, 0)
   same = one(made.lm, made.params, {"reference": made.params}, batch, memory, None)[0]
   np.testing.assert_allclose(same["kl"].mean, 0, atol=1e-7)
   other = jax.tree.map(lambda leaf: leaf * 0.9, made.params)
@@ -94,7 +78,7 @@ def test_the_divergence_from_the_reference():
 @pytest.mark.parametrize("mean", ["answers", "tokens"])
 def test_microbatches_with_unequal_weights_give_the_same_gradient(mean):
   made = tiny.make()
-  batch, one = batch_of(made, shift=0.3), GroupRelative(object(), mean=mean)
+  batch, one = drawn(made, shift=0.3), GroupRelative(object(), mean=mean)
   loss = lambda params, batch, memory, rng: one(made.lm, params, {}, batch, memory, rng)
   memory = one.initial_memory(made.lm, ROWS, 0)
   found = [tiny.jit(lambda params, take=take: take(

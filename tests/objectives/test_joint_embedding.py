@@ -37,6 +37,10 @@ def test_the_loss_is_the_paper_s():
   np.testing.assert_allclose(found["embedding_accuracy"].value, (near < far).sum())
 
 
+def test_its_margin_is_the_paper_s():
+  assert JointEmbedding().margin == 4.0
+
+
 def test_likelihood_is_as_without_it():
   expected, found = (sums_of(one, graph()) for one in (NextToken(), OBJECTIVE))
   for name, one in expected.items():

@@ -13,8 +13,7 @@ from gpt4x.models.sums import metrics, weighted_mean
 from gpt4x.objectives.preference import Preference, preference_loss
 from gpt4x.training.gradients import microbatched, whole
 from tests.models import tiny
-
-LENGTH = 12
+from tests.objectives.answers import pairs
 
 
 def test_golden_values():
@@ -27,23 +26,6 @@ def test_golden_values():
   margin = jnp.asarray(rewards[:4] - rewards[4:], jnp.float32)
   np.testing.assert_allclose(preference_loss(margin).mean(), 0.753059, atol=1e-5)
   np.testing.assert_allclose(preference_loss(margin, 0.3).mean(), 0.925447, atol=1e-5)
-
-
-def pairs(rows=4, seed=0):
-  """Rows with a chosen and a rejected sequence of unequal lengths, of which the ends count."""
-  rng = np.random.default_rng(seed)
-  batch = {name: np.zeros((rows, LENGTH), np.int32) for name in (
-      "decoder_target_tokens", "decoder_input_tokens", "decoder_segment_ids")}
-  batch["decoder_loss_weights"] = np.zeros((rows, LENGTH), np.float32)
-  for row in range(rows):
-    place = 0
-    for segment, length in ((1, rng.integers(3, 7)), (2, rng.integers(3, 6))):
-      part, tokens = (row, slice(place, place + length)), rng.integers(1, 11, length)
-      batch["decoder_target_tokens"][part], batch["decoder_segment_ids"][part] = tokens, segment
-      batch["decoder_input_tokens"][part] = [0, *tokens[:-1]]
-      batch["decoder_loss_weights"][row, place + length - rng.integers(1, length):place + length] = 1
-      place += length
-  return batch
 
 
 def objective(model, **options) -> Preference:

@@ -109,6 +109,38 @@ def test_offsets_lead_to_tokens(stream, echo):
   assert offsets == sorted(offsets)
 
 
+@pytest.mark.parametrize("stop", [None, "bcd"])  # Of which two are held back.
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_of_bytes_that_are_no_text(stream, stop):
+  """They have no place in the text that is sent: what comes behind them begins where they are."""
+  model = Fake(answer=lambda _: b"a\xc3b\xff\xe2\x82c\x80\xc3\xa9\xc3\xa9!\xf0\x9f")
+  text, offsets = "abcéé!", [0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 6]
+  assert offsets_of(complete(model, prompt="", max_tokens=50, logprobs=0, stop=stop, stream=stream)) == (text, offsets)
+
+
+class Replacing(Fake):
+  """Makes a replacement character of each byte that is no text, once it is sure."""
+
+  def _events(self, request):
+    tokens = zip([97, 0xe2, 0x82, 98, 0xff, 99, 0xff], ["a", "", "", "\ufffd\ufffdb", "", "\ufffdc", ""])
+    yield from (Delta(text, [Token(token, -0.5)]) for token, text in tokens)
+    yield Finished("stop", 0, 6, 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_in_a_text_with_replacement_characters(stream):
+  found = complete(Replacing(), prompt="", logprobs=0, stream=stream)
+  assert offsets_of(found) == ("a\ufffd\ufffdb\ufffdc", [0, 1, 1, 3, 4, 5, 6])
+
+
+def offsets_of(found):
+  """(text, offsets) of an answer or a stream."""
+  choices = [event["choices"][0] for event in found.events] if "event-stream" in found.headers[
+      "content-type"] else found.json["choices"]
+  lists = [choice["logprobs"]["text_offset"] for choice in choices if choice["logprobs"]]
+  return "".join(choice["text"] for choice in choices), sum(lists, [])
+
+
 def test_logprobs_of_zero_have_no_others():
   lists = complete(prompt="a", max_tokens=2, logprobs=0).json["choices"][0]["logprobs"]
   assert lists["top_logprobs"] is None and lists["token_logprobs"] == [-0.5, -0.5]

@@ -252,7 +252,9 @@ def test_conversations(model):
                           {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "!"}]}])
   text = model._vocabulary.decode(ids)
   assert "Be brief." in text and "Hi!" in text
-  with pytest.raises(UserError, match="^the model knows no image, only text: leave the image out"):
+  with pytest.raises(UserError, match="^message 1 has the role 'robot': use system"):
+    model.chat([{"role": "robot", "content": ""}])
+  with pytest.raises(UserError, match="^message 1 has a part of the type 'image_url', and the model reads text: leave"):
     model.chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc"}}]}])
   without = made(template=None)
   assert without.chat_refusal and model.chat_refusal is None

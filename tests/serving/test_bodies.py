@@ -50,6 +50,23 @@ def test_no_number_and_one_out_of_range(path, name):
   assert not model.submitted
 
 
+@pytest.mark.parametrize("path, name, inside", [
+    *((path, "logit_bias", '{"3": %s}') for path in (COMPLETION, CHAT)), (COMPLETION, "prompt", "[97, %s]"),
+    (COMPLETION, "prompt", '["a", [%s]]'), (EMBEDDING, "input", "[97, %s]"), (EMBEDDING, "input", '["a", [%s]]')])
+def test_no_number_inside_of_a_field(path, name, inside):
+  model = Fake()
+  app = app_of(model)
+
+  async def all_of_them():
+    for value in [*NO_NUMBERS, "-101", "1e9", "null" if name != "logit_bias" else "101", "256.5"]:
+      if (name, value) == ("prompt", '"1"') and inside.startswith("[97"):
+        value = '{"1": 1}'
+      found = await ask(app, "POST", path, raw(path, name, inside % value))
+      assert found.status == 400 and found.error["param"] in (name, None), (value, found)
+  asyncio.run(all_of_them())
+  assert not model.submitted
+
+
 @pytest.mark.parametrize("path, name", EVERY_NUMBER)
 def test_both_ends_of_a_range_are_taken(path, name):
   model, ends = Fake(slots=16, max_queue=64), NUMBERS[path][name]

@@ -41,6 +41,39 @@ def test_one_that_leaves_in_the_queue(stream):
   assert model.drawn == 1
 
 
+class Vectors(Fake):
+  """Remembers which texts it was asked for."""
+
+  def embed(self, ids):
+    with self._condition:
+      self.submitted += ids
+      self._condition.notify_all()
+    return super().embed(ids)
+
+
+@pytest.mark.parametrize("place", [0, 1])  # Of two requests: the one at work, and the one that waits for its turn.
+def test_one_that_leaves_before_its_vectors_are_there(place):
+  """What it has not got yet is not made: of the one at work all but its first text."""
+  model, lines = Vectors(), []
+  app = app_of(model, log=lines.append)
+
+  async def run():
+    model.hold()
+    leave, tasks = [asyncio.Event(), asyncio.Event()], []
+    for number in (0, 1):
+      body = {"model": "fake", "input": [[number], [number], [number]]}
+      tasks.append(asyncio.create_task(ask(app, "POST", "/v1/embeddings", body, leave=leave[number])))
+      await asyncio.to_thread(model.wait_for, lambda: len(model.submitted) == 1)
+    leave[place].set()
+    if place:
+      await tasks[1]  # While the first is still at work.
+    model.hold(False)
+    return [one.status for one in await asyncio.gather(*tasks)]
+  assert asyncio.run(run()) == ([200, 0] if place else [0, 200])
+  assert model.submitted == ([(0,)] * 3 if place else [(0,), *[(1,)] * 3])
+  assert sorted(line.split()[2] for line in lines) == ["200", "499"]
+
+
 def test_one_that_leaves_before_its_body_is_there():
   model = Fake()
 

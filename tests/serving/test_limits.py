@@ -2,6 +2,9 @@
 
 import asyncio
 import hmac
+import pathlib
+import pickle
+import re
 
 import pytest
 
@@ -28,6 +31,13 @@ def test_every_route_denies_by_default():
     else:
       assert found.status == 401 and found.headers["www-authenticate"] == "Bearer", (method, path)
       assert found.error["code"] == "invalid_api_key" or method == "HEAD"
+
+
+@pytest.mark.parametrize("path", [
+    "//", "//v1/models", "/health/", "/ready/..", "/health/../v1/models", "/../v1/models", "/./v1/models", "/HEALTH",
+    "/health?", "/health;/v1/models", "/v1/models/../../health", "/v1/models/health", "/v1/models//", "*", ""])
+def test_no_path_leads_past_the_key(path):
+  assert get(app_of(Fake(), keys=KEYS), path).status == 401
 
 
 @pytest.mark.parametrize("value", [
@@ -99,6 +109,16 @@ def test_requests_of_other_sites(name, value, status):
     ("application/x-www-form-urlencoded", 415), ("multipart/form-data; boundary=application/json", 415)])
 def test_kinds_of_content(value, status):
   assert post(app_of(Fake()), "/v1/completions", BODY, {"host": "localhost", "content-type": value}).status == status
+
+
+def test_nothing_that_comes_is_run():
+  """No pickle, no source, no YAML: bodies are JSON, and the code that reads them has no other reader."""
+  for file in pathlib.Path(limits.__file__).parent.glob("*.py"):
+    assert not re.search(r"\b(pickle|marshal|shelve|dill|yaml|eval|exec|__import__)\b", file.read_text("utf-8")), file
+  for kind in ("application/octet-stream", "application/x-pickle", "application/yaml"):
+    headers = JSON | {"content-type": kind}
+    assert post(app_of(Fake()), "/v1/completions", pickle.dumps(BODY), headers).status == 415
+  assert post(app_of(Fake()), "/v1/completions", pickle.dumps(BODY)).status == 400
 
 
 def test_a_compressed_body_is_not_unpacked():

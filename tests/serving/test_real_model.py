@@ -85,6 +85,14 @@ def test_characters_of_several_tokens_come_whole(client):
   assert text == choice.text and not any("\ufffd" in part for part in parts)
 
 
+def test_offsets_do_not_pass_the_end_of_the_text(client):
+  """Though bytes are drawn that make no character."""
+  choice, = complete(client, logprobs=0, max_tokens=24, logit_bias={name: bias for name, bias in BIAS.items()
+                                                                    if bias < 0}).choices
+  offsets = choice.logprobs.text_offset
+  assert len(choice.text) < 24 == len(offsets) and offsets == sorted(offsets) and offsets[-1] <= len(choice.text)
+
+
 @pytest.mark.parametrize("prompt", ["naïve 𝄞 €", "🙂"])
 def test_prompts_of_other_scripts(client, prompt):
   found = complete(client, prompt, echo=True, max_tokens=0, logprobs=2)

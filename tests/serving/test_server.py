@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import pathlib
+import queue
 import select
 import signal
 import socket
@@ -14,6 +15,7 @@ import threading
 import pytest
 
 from gpt4x.errors import UserError
+from gpt4x.serving.contract import Delta, Finished, Token
 from gpt4x.serving.server import Server
 from tests.serving.asking import app_of, connect, JSON, serving
 from tests.serving.fake import Fake, SECONDS
@@ -109,6 +111,27 @@ def test_one_huge_header():
     completed(port)
 
 
+@pytest.mark.parametrize("line", [
+    b"GET /%b HTTP/1.1" % (b"x" * 20_000), b"GET /health?%b HTTP/1.1" % (b"x" * 20_000),
+    b"%b /health HTTP/1.1" % (b"X" * 20_000),
+    b"GET /health HTTP/1.1\r\n" + b"\r\n".join(b"x%d: y" % number for number in range(2000))])
+def test_a_long_line_or_many_headers(line):
+  with serving(app_of(Fake())) as (_, port):
+    found = until_closed(port, line + b"\r\nhost: localhost\r\n\r\n")
+    assert found == b"" or found.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400"))  # Or it was still being sent.
+    completed(port)
+
+
+@pytest.mark.parametrize("target", [
+    b"http://localhost/v1/models", b"//localhost/v1/models", b"/%76%31/models", b"/v1%2fmodels",
+    b"/health/%2e%2e/v1/models", b"/health%00/v1/models", b"/health#/v1/models", b"localhost:80", b"*",
+    b"/v1/models?/health", b"\\v1\\models"])
+def test_no_target_leads_past_the_key(target):
+  with serving(app_of(Fake(), keys=(b"k" * 20,))) as (_, port):
+    found = until_closed(port, b"GET " + target + b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+    assert found.startswith((b"HTTP/1.1 401", b"HTTP/1.1 400")) and b'"fake"' not in found
+
+
 def test_a_chunked_body_without_a_length():
   data = json.dumps(BODY).encode()
   chunked = REQUEST.replace(b"content-length: %d", b"transfer-encoding: chunked\r\nconnection: close")
@@ -182,6 +205,26 @@ def test_a_client_that_never_reads_loses_its_slot():
       assert model.drawn < 10**6
     model.answer = lambda _: b"y"
     completed(port)
+
+
+class Long(Fake):
+  """All at once, and more than a connection holds that nobody reads."""
+
+  def _events(self, request):
+    yield Delta("x" * 10**7, [Token(1, -0.5)])
+    yield Finished("stop", 1, 1, 0)
+
+
+def test_a_client_that_never_reads_a_whole_answer_is_given_up():
+  """The log has its line once nothing of the request is left."""
+  lines = queue.Queue()
+  app = app_of(Long(), send_seconds=0.05, log=lines.put)
+  with serving(app) as (_, port), socket.socket() as client:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    client.connect(("127.0.0.1", port))
+    client.sendall(request(BODY))
+    assert lines.get(timeout=SECONDS).startswith("POST /v1/completions 200 ")
+    assert app.context.lifecycle.requests == 0
 
 
 def test_the_end_waits_for_streams_and_refuses_others():

@@ -13,9 +13,9 @@ import gin
 import numpy as np
 
 from gpt4x import storage
+from gpt4x.data.scripts import UNSPACED
 from gpt4x.errors import one_line, require, UserError
 from gpt4x.preparation.document import Document, Dropped
-from gpt4x.preparation.rules.words import UNSPACED
 
 _KIND = "gpt4x quality"
 _VERSION = 1

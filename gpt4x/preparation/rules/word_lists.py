@@ -9,12 +9,11 @@ import re
 import gin
 
 from gpt4x import storage
+from gpt4x.data.scripts import MARKS, UNSPACED
 from gpt4x.errors import one_line, require, UserError
 from gpt4x.preparation.document import Document, Dropped
-from gpt4x.preparation.rules.words import UNSPACED
 
-# A letter, and the marks that stand within words, of European and Indic scripts: Python's \w has no marks.
-_LETTER = r"(?:[^\W\d_]|[\u0300-\u036f\u0900-\u0dff])"
+_LETTER = rf"(?:[^\W\d_]|[{MARKS}])"
 _LETTERS = re.compile(rf"{_LETTER}+")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _SHOWN = 10  # Words in the reason of a document that is dropped.

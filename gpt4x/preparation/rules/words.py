@@ -4,9 +4,8 @@ import functools
 import re
 from typing import NamedTuple
 
-# Thai, Lao; Tibetan; Burmese; Khmer; marks of repetition, kana; Han; narrow kana; rare Han.
-UNSPACED = (r"\u0e00-\u0eff\u0f00\u0f3e-\u0fbc\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
-            r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff")
+from gpt4x.data.scripts import UNSPACED
+
 # The marks and the punctuation behind a character belong to it: Python's \w has no combining marks.
 _CHARACTER = re.compile(rf"[{UNSPACED}][^\w\s]*")
 

@@ -1,22 +1,26 @@
 """Answers with what a model draws: in one piece, or as a stream of chunks."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import json
 import math
 import time
 from typing import Any, Protocol
 import uuid
 
+from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from gpt4x.serving import asking
 from gpt4x.serving.account import Account
 from gpt4x.serving.asking import Asked
 from gpt4x.serving.context import Context
-from gpt4x.serving.contract import Delta, Event, Finished, Prompted, Token
+from gpt4x.serving.contract import Delta, Event, Finished, Prompted, Served, Token
 from gpt4x.serving.drawing import Drawing, drawing
+from gpt4x.serving.fields import Fields
 from gpt4x.serving.leaving import Left
 from gpt4x.serving.problems import Problem
+from gpt4x.serving.settings import Settings
 
 LOWEST = -9999.0  # Stands for log-probabilities of what cannot be, which JSON has no number for.
 
@@ -38,7 +42,17 @@ class Shape(Protocol):
     """Of a chunk: what is new of a choice, or the reason that it has ended for."""
 
 
-class Answer(Response):
+async def answer(http: HttpRequest, context: Context, read: Callable[[Fields, Served, Settings], Asked],
+                 shape: Callable[[Asked], Shape],
+                 complete: Callable[[Asked, Context], Awaitable[Asked]] | None = None) -> Response:
+  """An answer to what `read` makes of a request, and `complete` of that if there is more to be done for it."""
+  asked = await asking.received(http, context, read)
+  if complete is not None:
+    asked = await complete(asked, context)
+  return _Answer(asked, shape(asked), context)
+
+
+class _Answer(Response):
   """Has the model draw while it is sent. Raises Problem and Left as long as nothing was."""
 
   media_type = "text/event-stream"

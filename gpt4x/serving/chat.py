@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 import dataclasses
-import functools
+import itertools
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gpt4x.serving import asking
-from gpt4x.serving.answers import Answer, log_prob, LOWEST
+from gpt4x.serving.answers import answer, log_prob, LOWEST
 from gpt4x.serving.asking import Asked
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Served, Token
@@ -31,32 +31,18 @@ _NEUTRAL = asking.NEUTRAL | {
 
 
 async def route(http: HttpRequest, context: Context) -> Response:
-  asked, messages = await asking.received(http, context, _asked)
-  encoded = functools.partial(_encoded, asked, messages, context.settings)
-  if any(part["type"] != "text" for one in messages if isinstance(one["content"], list) for part in one["content"]):
-    asked, = await context.media.run([encoded], http.receive, context.settings.max_waiting_media)
-  else:
-    asked = await asyncio.to_thread(encoded)
-  return Answer(asked, _Chat(asked), context)
+  return await answer(http, context, _asked, _Chat, _encoded)
 
 
-def _asked(given: Fields, model: Served, settings: Settings) -> tuple[Asked, list[dict[str, Any]]]:
-  """Reads a request, whose prompt is still to come, and its messages."""
+def _asked(given: Fields, model: Served, settings: Settings) -> Asked:
+  """Reads a request, whose conversation is still to be encoded."""
   if model.chat_refusal is not None:
     raise wrong(model.chat_refusal, "model", "chat_not_supported")
   messages = _messages(given.take("messages"), settings.max_prompts * 8)
   asked = asking.asked(given, model, settings)
   max_tokens, top = _max_tokens(given, settings.max_tokens), _top(given)
   given.finish(_NEUTRAL)
-  return dataclasses.replace(asked, max_tokens=max_tokens, top=top), messages
-
-
-def _encoded(asked: Asked, messages: Sequence[dict[str, Any]], settings: Settings) -> Asked:
-  """The same with the conversation for its prompt."""
-  with asking.mistakes_in("messages"):
-    ids, ends = asked.model.chat(messages)
-  asking.check_length(ids, "messages", settings)
-  return dataclasses.replace(asked, prompts=[tuple(ids)], stop=(*asked.stop, *ends))
+  return dataclasses.replace(asked, max_tokens=max_tokens, top=top, messages=messages)
 
 
 def _max_tokens(given: Fields, most: int) -> int:
@@ -115,6 +101,21 @@ def _part(value: Any, where: str) -> dict[str, Any]:
       return {"type": "input_audio", "input_audio": {"data": data, "format": name}}
   raise wrong(f"{where} must be a part of type text, image_url or input_audio, with what belongs to it alone",
               "messages")
+
+
+async def _encoded(asked: Asked, context: Context) -> Asked:
+  """With the conversation for its prompt. Media are decoded in turn, and nobody else waits for them."""
+  def work() -> Asked:
+    with asking.mistakes_in("messages"):
+      ids, ends = asked.model.chat(asked.messages)
+    asking.check_length(ids, "messages", context.settings)
+    return dataclasses.replace(asked, prompts=[tuple(ids)], stop=(*asked.stop, *ends))
+
+  parts = itertools.chain.from_iterable(one["content"] for one in asked.messages if isinstance(one["content"], list))
+  if all(part["type"] == "text" for part in parts):
+    return await asyncio.to_thread(work)
+  async with context.media.turn(context.settings.max_waiting_media):
+    return await asyncio.to_thread(work)
 
 
 class _Chat:

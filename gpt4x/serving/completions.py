@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from gpt4x.serving import asking
-from gpt4x.serving.answers import Answer, log_prob
+from gpt4x.serving.answers import answer, log_prob
 from gpt4x.serving.asking import Asked
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Served, Token
@@ -22,8 +22,7 @@ _NEUTRAL = asking.NEUTRAL | {"suffix": lambda value: value == ""}
 
 
 async def route(http: HttpRequest, context: Context) -> Response:
-  asked = await asking.received(http, context, _asked)
-  return Answer(asked, _Completion(asked), context)
+  return await answer(http, context, _asked, _Completion)
 
 
 def _asked(given: Fields, model: Served, settings: Settings) -> Asked:

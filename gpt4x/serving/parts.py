@@ -34,23 +34,15 @@ class Parts:
   def encode(self, contents: Sequence[str | Sequence[Mapping[str, Any]]]) -> list[list[int]]:
     """The ids of each message's content, a text or parts in their order; a UserError for what is not taken."""
     messages = [[{"type": "text", "text": one}] if isinstance(one, str) else one for one in contents]
-    self._check(messages)
-    room = _Room()
-    return [self._ids([self._read(part, f"message {number}", room) for part in parts])
-            for number, parts in enumerate(messages, 1)]
-
-  def _check(self, messages: Sequence[Sequence[Mapping[str, Any]]]) -> None:
-    """Raises a UserError, before anything is decoded, for media that the model has not, or for too many."""
-    kinds = [(number, part["type"]) for number, parts in enumerate(messages, 1) for part in parts
-             if part["type"] != "text"]
-    known = media.known(self._vocabulary)
-    for number, kind in kinds:
-      if _MEDIUM[kind] not in known:
-        raise UserError(f"message {number} has a part of the type {kind!r}, and the model reads"
-                        f" {' and '.join(('text', *known))}: leave it out")
+    kinds = [_MEDIUM[part["type"]] for parts in messages for part in parts if part["type"] != "text"]
+    for medium in sorted(set(kinds)):
+      media.codec_of(self._vocabulary, medium)
     if len(kinds) > MOST_MEDIA:
       raise UserError(f"the messages have {len(kinds)} images and sounds, and at most {MOST_MEDIA} are taken: leave"
                       " some out")
+    room = _Room()
+    return [self._ids([self._read(part, f"message {number}", room) for part in parts])
+            for number, parts in enumerate(messages, 1)]
 
   def _ids(self, parts: Sequence[str | Medium]) -> list[int]:
     if any(not isinstance(part, str) for part in parts):

@@ -254,7 +254,7 @@ def test_conversations(model):
   assert "Be brief." in text and "Hi!" in text
   with pytest.raises(UserError, match="^message 1 has the role 'robot': use system"):
     model.chat([{"role": "robot", "content": ""}])
-  with pytest.raises(UserError, match="^message 1 has a part of the type 'image_url', and the model reads text: leave"):
+  with pytest.raises(UserError, match="^the model knows no image, only text: leave the image out"):
     model.chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc"}}]}])
   without = made(template=None)
   assert without.chat_refusal and model.chat_refusal is None

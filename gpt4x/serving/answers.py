@@ -44,11 +44,11 @@ class Shape(Protocol):
 
 async def answer(http: HttpRequest, context: Context, read: Callable[[Fields, Served, Settings], Asked],
                  shape: Callable[[Asked], Shape],
-                 complete: Callable[[Asked, Context], Awaitable[Asked]] | None = None) -> Response:
+                 complete: Callable[[Asked, HttpRequest, Context], Awaitable[Asked]] | None = None) -> Response:
   """An answer to what `read` makes of a request, and `complete` of that if there is more to be done for it."""
   asked = await asking.received(http, context, read)
   if complete is not None:
-    asked = await complete(asked, context)
+    asked = await complete(asked, http, context)
   return _Answer(asked, shape(asked), context)
 
 

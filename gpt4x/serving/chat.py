@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+import anyio.to_thread
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -15,6 +16,7 @@ from gpt4x.serving.asking import Asked
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Served, Token
 from gpt4x.serving.fields import Fields
+from gpt4x.serving.leaving import while_there
 from gpt4x.serving.problems import wrong
 from gpt4x.serving.settings import Settings
 
@@ -103,7 +105,7 @@ def _part(value: Any, where: str) -> dict[str, Any]:
               "messages")
 
 
-async def _encoded(asked: Asked, context: Context) -> Asked:
+async def _encoded(asked: Asked, http: HttpRequest, context: Context) -> Asked:
   """With the conversation for its prompt. Media are decoded in turn, and nobody else waits for them."""
   def work() -> Asked:
     with asking.mistakes_in("messages"):
@@ -114,8 +116,8 @@ async def _encoded(asked: Asked, context: Context) -> Asked:
   parts = itertools.chain.from_iterable(one["content"] for one in asked.messages if isinstance(one["content"], list))
   if all(part["type"] == "text" for part in parts):
     return await asyncio.to_thread(work)
-  async with context.media.turn(context.settings.max_waiting_media):
-    return await asyncio.to_thread(work)
+  async with while_there(http.receive), context.media.turn(context.settings.max_waiting_media):
+    return await anyio.to_thread.run_sync(work)
 
 
 class _Chat:

@@ -1,23 +1,19 @@
 """`POST /v1/embeddings`: texts as vectors."""
 
-import asyncio
 import base64
-from collections.abc import Sequence
 from typing import Any
 
-import anyio
 import anyio.to_thread
 import numpy as np
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive
 
 from gpt4x.serving import asking
 from gpt4x.serving.account import Account
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Served
 from gpt4x.serving.fields import Fields
-from gpt4x.serving.leaving import Left, left
+from gpt4x.serving.leaving import while_there
 from gpt4x.serving.problems import Problem, wrong
 from gpt4x.serving.settings import Settings
 from gpt4x.serving.turns import Turns
@@ -33,7 +29,8 @@ class Embeddings:
 
   async def route(self, http: HttpRequest, context: Context) -> Response:
     model, ids, encoding = await asking.received(http, context, _asked)
-    found = await self._embedded(http.receive, model, ids, context.settings.max_waiting_embeddings)
+    async with while_there(http.receive), self._turns.turn(context.settings.max_waiting_embeddings):
+      found = [await anyio.to_thread.run_sync(model.embed, [one]) for one in ids]
     vectors = np.concatenate(found, dtype=np.float32)
     if not np.isfinite(vectors).all():
       raise Problem(500, "the model's states are not finite", code="generation_failed")
@@ -43,21 +40,6 @@ class Embeddings:
             for index, vector in enumerate(vectors)]
     return JSONResponse({"object": "list", "data": data, "model": model.name,
                          "usage": {"prompt_tokens": used, "total_tokens": used}})
-
-  async def _embedded(self, receive: Receive, model: Served, ids: Sequence[Sequence[int]],
-                      most: int) -> list[np.ndarray]:
-    """The vectors [1, D] of each text; raises Left, after the text that is at work, if any."""
-    with anyio.CancelScope() as scope:
-      async def watch() -> None:
-        await left(receive)
-        scope.cancel()
-      watching = asyncio.create_task(watch())
-      try:
-        async with self._turns.turn(most):
-          return [await anyio.to_thread.run_sync(model.embed, [one]) for one in ids]
-      finally:
-        watching.cancel()
-    raise Left
 
 
 def _written(vector: np.ndarray, encoding: str) -> Any:

@@ -170,18 +170,20 @@ def test_media_are_decoded_in_turn_and_off_the_loop():
   async def many():
     model = Slow()
     app = app_of(model, max_waiting_media=2)
-    said = lambda content: ask(app, "POST", "/v1/chat/completions", {
-        "model": "fake", "messages": [{"role": "user", "content": content}], "max_tokens": 1})
+    said = lambda content, leave=None: ask(app, "POST", "/v1/chat/completions", {
+        "model": "fake", "messages": [{"role": "user", "content": content}], "max_tokens": 1}, leave=leave)
     model.hold()
-    waiting = [asyncio.create_task(said([text("a"), image()])) for _ in range(3)]
+    leave, content = asyncio.Event(), [text("a"), image()]
+    waiting = [asyncio.create_task(said(content, one)) for one in (None, leave, None)]
     done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     refused, = (one.result() for one in done)
     assert refused.status == 429 and "retry-after" in refused.headers and "with media" in refused.error["message"]
     assert (await said("unreadable")).status == 400  # It has been looked at.
-    assert model.turns == 1
+    leave.set()
+    assert (await waiting[1]).status == 0  # It left while it waited, and is never decoded.
     model.hold(False)
-    assert sorted([one.status for one in await asyncio.gather(*waiting)]) == [200, 200, 429]
-    assert model.turns == 2
+    assert [one.status for one in await asyncio.gather(*waiting)] == [200, 0, 429]
+    assert model.turns == 1
 
   asyncio.run(many())
 

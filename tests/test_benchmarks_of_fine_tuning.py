@@ -142,7 +142,7 @@ def test_gains_and_taxes_are_against_text_alone(monkeypatch, tmp_path):
   monkeypatch.setattr(facts, "write", lambda *_: None)
   one = {"text_cloze": 0.1, "mixed_cloze": 0.3, "adapter_cloze": 0.2, "text_bits": 2.0, "mixed_bits": 2.01}
   bench = types.SimpleNamespace(source=".", folder=tmp_path, gpt4x=lambda *_, **__: "",
-                                each_seed=lambda measure: [one, one, one])
+                                each_seed=lambda measure, kept: [one, one, one])
   gain, adapter, tax = facts.rows(bench)
   assert (gain.value, adapter.value, tax.value) == (pytest.approx(20), pytest.approx(10), pytest.approx(0.5))
   assert gain.met and tax.met

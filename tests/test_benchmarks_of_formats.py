@@ -58,3 +58,15 @@ def test_an_exported_model_decodes():
 
   assert decoding.greedy(decoder := Decoder(), [7, 8], 3)()["tokens"] > 0
   assert decoder.fed == [1, 2, 2]
+
+
+def test_seeds_that_are_done_stay_done(tmp_path):
+  asked = []
+  bench = runs.Bench(".", 2, tmp_path)
+  for _ in range(2):
+    assert bench.each_seed(lambda seed: asked.append(seed) or {"bits": 2.0 + seed}, "measured") == [
+        {"bits": 2.0}, {"bits": 3.0}]
+  assert sorted(asked) == [0, 1]
+  (tmp_path / "measured1.json").unlink()
+  bench.each_seed(lambda seed: asked.append(seed) or {}, "measured")
+  assert sorted(asked) == [0, 1, 1] and bench.each_seed(lambda seed: seed) == [0, 1]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import itertools
 import math
 
 import flax.linen as nn
@@ -141,8 +142,8 @@ class Attention(nn.Module):
       query, position_query = query + u, query + v
     else:
       query = rotate(query, jnp.arange(total - length, total), c.rotary_base)
-      places = jnp.split(jnp.arange(total), [total - length] if len(keys) > 1 else [])
-      keys = [rotate(part, place, c.rotary_base) for part, place in zip(keys, places)]
+      ends = itertools.accumulate(part.shape[2] for part in keys)
+      keys = [rotate(part, jnp.arange(end - part.shape[2], end), c.rotary_base) for part, end in zip(keys, ends)]
     if c.memory_dtype == "int8" and isinstance(memory, KeyValues):  # As decoding sees them.
       keys, values, position_keys = jax.tree.map(lambda x: rounded(x).dense(x.dtype), (keys, values, position_keys))
     if isinstance(mask, Mask):
@@ -169,8 +170,9 @@ class Attention(nn.Module):
     """
     kv_heads, batch, heads_per_key, length, dim = query.shape
     rows = lambda x: x.reshape(kv_heads, batch, heads_per_key * length, dim)  # Q = H / G * C rows meet the same keys.
-    scores = jnp.concatenate([jnp.einsum("gbqk,gbtk->gbqt", rows(query), part, preferred_element_type=jnp.float32)
-                              for part in keys], -1)
+    join = lambda parts: parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)
+    scores = join([jnp.einsum("gbqk,gbtk->gbqt", rows(query), part, preferred_element_type=jnp.float32)
+                   for part in keys])
     if position_query is not None:
       # All rows as one axis, of which the gradients are sums.
       by_distance = jnp.einsum("gnk,gsk->gns", position_query.reshape(kv_heads, -1, dim), position_keys,
@@ -183,9 +185,10 @@ class Attention(nn.Module):
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
     norm = jnp.sum(weights, -1, keepdims=True)
     weights = self.dropout(weights.astype(values[0].dtype), deterministic=deterministic, rng=rng)
-    parts = jnp.split(weights, [keys[0].shape[2]] if len(keys) > 1 else [], -1)
-    mixed = sum(jnp.einsum("gbqt,gbtk->gbqk", part, seen, preferred_element_type=jnp.float32)
-                for part, seen in zip(parts, values))
+    parts = [weights] if len(values) == 1 else jnp.split(weights, [values[0].shape[2]], -1)
+    mixed = functools.reduce(jnp.add, [
+        jnp.einsum("gbqt,gbtk->gbqk", part, seen, preferred_element_type=jnp.float32)
+        for part, seen in zip(parts, values)])
     return (mixed / norm).astype(values[0].dtype).reshape(query.shape)
 
   def step(self, x: jax.Array, ring: RingKeyValues, constants: StepConstants, mask: jax.Array, index: jax.Array,

@@ -166,7 +166,10 @@ class Cache(flax.struct.PyTreeNode):
                         places=None if self.places is None else self.places[numbers])
 
   def after(self, new: Any, count: jax.Array) -> "Cache":
-    """The cache of one row behind the first `count` of the positions of which `new` has the keys and values."""
+    """The cache of one row behind the first `count` of the positions of which `new` has the keys and values.
+
+    They are text, which leaves the places of pictures as they are.
+    """
     most = jax.tree.leaves(new)[0].shape[-2]
     slots, comes = (self.index + jnp.arange(most)) % self.window, jnp.arange(most) < count
     put = lambda ring, rows: ring.at[..., slots, :].set(jnp.where(comes[:, None], rows, ring[..., slots, :]))

@@ -100,8 +100,7 @@ def test_a_step_down_the_gradient_tells_the_answers_apart():
   step = tiny.jit(jax.value_and_grad(loss, has_aux=True))
   (_, before), gradient = step(made.params)
   (_, after), _ = step(jax.tree.map(lambda leaf, slope: leaf - 0.05 * slope, made.params, gradient))
-  assert before["reward_margin"] == pytest.approx(0, abs=1e-6)  # Both models are one, but not rounded alike.
-  assert after["reward_margin"] > 1e-4 and after["loss"] < before["loss"]
+  assert after["reward_margin"] > before["reward_margin"] == 0 and after["loss"] < before["loss"]
 
 
 def test_adapters_compare_with_their_base():

@@ -36,7 +36,8 @@ class Text:
     """Takes what was before, and what ends the text: tokens (None: the end of its document), texts, a length."""
     self._vocabulary, self._max_tokens, self._stop = vocabulary, max_tokens, stop
     self._ends = {vocabulary.eos_id} if ends is None else ends
-    self._ids = list(prompt_ids)  # And what is written.
+    # And what is written. Decoding stops at the first end of a document, of which a conversation has several.
+    self._ids = list(prompt_ids)[_behind_last(vocabulary.eos_id, prompt_ids):]
     self._context, self._known, self._prompt_length = 0, len(self._ids), len(self._ids)
     self._settled, self._shown = "", 0  # The text of the first `_known` ids, and how much of the text is shown.
     self.tokens: list[int] = []
@@ -88,3 +89,9 @@ class Text:
     """How many characters at the end of the text may turn out to begin a stop."""
     return max((length for stop in self._stop for length in range(1, len(stop)) if self.text.endswith(stop[:length])),
                default=0)
+
+
+def _behind_last(token: int | None, ids: Sequence[int]) -> int:
+  """The place behind the last of a token; 0 if there is none."""
+  backwards = list(reversed(ids))
+  return len(ids) - (backwards.index(token) if token in backwards else len(ids))

@@ -122,7 +122,7 @@ class Layout:
     frames = self._ids(span.medium, span.codes, 3 if span.medium == "image" else 4)
     frames = frames[None] if span.medium == "image" else frames
     count, h, w, k = frames.shape
-    self._check_size(h, w, span.medium)
+    self.check_size(h, w, span.medium)
     rows = np.pad(frames.reshape(count, h, w * k), ((0, 0), (0, 0), (0, 1)), constant_values=self.special("ROW_END"))
     pieces = [begin, self.ranges["size"].start - 1 + np.array([h, w])]
     if span.medium == "image":
@@ -145,7 +145,8 @@ class Layout:
       raise ValueError(f"a code of {medium} is outside its {[len(ids) for ids in ranges]} values")
     return codes + [ids.start for ids in ranges]
 
-  def _check_size(self, h: int, w: int, medium: str) -> None:
+  def check_size(self, h: int, w: int, medium: str) -> None:
+    """A UserError if the vocabulary has no ids for so many rows of cells, or cells of a row."""
     if not 1 <= min(h, w) or max(h, w) > self.num_sizes:
       raise UserError(f"the {medium} has {h} x {w} cells, and MediaTokens.sizes = {self.num_sizes} allows 1 to"
                       f" {self.num_sizes}: set MediaTokens.image_size, or max_side, to a smaller image, or raise"

@@ -195,7 +195,13 @@ class MediaVocabulary(composed.ExtendedVocabulary):
     if not media:
       return []
     codec = self._codec(medium)
-    return codec.encode_all([fitting.fit(one, codec, self.settings) for one in media])
+    fitted = [fitting.fit(one, codec, self.settings) for one in media]
+    for one in fitted:
+      if not isinstance(one, Audio):  # Told before a codec has run over what may be any size.
+        shape, patch = (one.pixels if isinstance(one, Image) else one.frames).shape, getattr(codec, "patch", 1)
+        height, width = (max(1, -(-side // patch)) for side in shape[-3:-1])
+        self.layout.check_size(height, width, medium)
+    return codec.encode_all(fitted)
 
   def _codec(self, medium: str) -> Codec:
     if medium not in self.codecs:

@@ -1,6 +1,6 @@
 """Answers with what a model draws: in one piece, or as a stream of chunks."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import json
 import math
 import time
@@ -43,8 +43,12 @@ class Shape(Protocol):
 
 
 async def answer(http: HttpRequest, context: Context, read: Callable[[Fields, Served, Settings], Asked],
-                 shape: Callable[[Asked], Shape]) -> Response:
+                 shape: Callable[[Asked], Shape],
+                 complete: Callable[[Asked, HttpRequest, Context], Awaitable[Asked]] | None = None) -> Response:
+  """An answer to what `read` makes of a request, and `complete` of that if there is more to be done for it."""
   asked = await asking.received(http, context, read)
+  if complete is not None:
+    asked = await complete(asked, http, context)
   return _Answer(asked, shape(asked), context)
 
 

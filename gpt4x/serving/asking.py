@@ -47,6 +47,7 @@ class Asked:
   max_tokens: int = 0
   top: int | None = None  # Likeliest tokens with each; None: no log-probabilities at all.
   prompts: Sequence[tuple[int, ...]] = ()
+  messages: Sequence[dict[str, Any]] = ()  # Of a conversation, whose prompt is still to be made of them.
   echoes: Sequence[str] = ()  # The prompts as texts, if they stand ahead of what is drawn.
 
   @property

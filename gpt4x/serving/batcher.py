@@ -90,18 +90,25 @@ class Batcher:
   # The thread.
 
   def _run(self) -> None:
-    while True:
+    try:
+      while self._goes_on():
+        try:
+          self._turn()
+        except Exception:  # Whatever it is, the next requests have slots of their own.
+          _LOG.exception("decoding failed")
+          self._fail("the model failed: see the server's log")
+          self._rows.renew()
+    finally:  # Also where there are no slots any more, as without a device.
       with self._changed:
-        while not (self._stopped or self._waiting or self._busy()):
-          self._changed.wait()
-        if self._stopped:
-          break
-      try:
-        self._turn()
-      except Exception:  # Whatever it is, the next requests have slots of their own.
-        _LOG.exception("decoding failed")
-        self._fail("the model failed: see the server's log")
-    self._fail("the server is stopping")
+        self._stopped, self.ready = True, False
+      self._fail("the server is stopping")
+
+  def _goes_on(self) -> bool:
+    """Waits until there is something to do; False at the end."""
+    with self._changed:
+      while not (self._stopped or self._waiting or self._busy()):
+        self._changed.wait()
+      return not self._stopped
 
   def _busy(self) -> bool:
     return self._reading is not None or len(self._rows) > 0

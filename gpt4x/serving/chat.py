@@ -1,9 +1,12 @@
 """`POST /v1/chat/completions`: the next message of a conversation."""
 
+import asyncio
 from collections.abc import Sequence
 import dataclasses
+import itertools
 from typing import Any
 
+import anyio.to_thread
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -13,6 +16,7 @@ from gpt4x.serving.asking import Asked
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Served, Token
 from gpt4x.serving.fields import Fields
+from gpt4x.serving.leaving import while_there
 from gpt4x.serving.problems import wrong
 from gpt4x.serving.settings import Settings
 
@@ -29,21 +33,18 @@ _NEUTRAL = asking.NEUTRAL | {
 
 
 async def route(http: HttpRequest, context: Context) -> Response:
-  return await answer(http, context, _asked, _Chat)
+  return await answer(http, context, _asked, _Chat, _encoded)
 
 
 def _asked(given: Fields, model: Served, settings: Settings) -> Asked:
-  """Reads a request, and encodes its conversation once all else is right."""
+  """Reads a request, whose conversation is still to be encoded."""
   if model.chat_refusal is not None:
     raise wrong(model.chat_refusal, "model", "chat_not_supported")
   messages = _messages(given.take("messages"), settings.max_prompts * 8)
   asked = asking.asked(given, model, settings)
   max_tokens, top = _max_tokens(given, settings.max_tokens), _top(given)
   given.finish(_NEUTRAL)
-  with asking.mistakes_in("messages"):
-    ids, ends = model.chat(messages)
-  asking.check_length(ids, "messages", settings)
-  return dataclasses.replace(asked, max_tokens=max_tokens, top=top, prompts=[tuple(ids)], stop=(*asked.stop, *ends))
+  return dataclasses.replace(asked, max_tokens=max_tokens, top=top, messages=messages)
 
 
 def _max_tokens(given: Fields, most: int) -> int:
@@ -102,6 +103,21 @@ def _part(value: Any, where: str) -> dict[str, Any]:
       return {"type": "input_audio", "input_audio": {"data": data, "format": name}}
   raise wrong(f"{where} must be a part of type text, image_url or input_audio, with what belongs to it alone",
               "messages")
+
+
+async def _encoded(asked: Asked, http: HttpRequest, context: Context) -> Asked:
+  """With the conversation for its prompt. Media are decoded in turn, and nobody else waits for them."""
+  def work() -> Asked:
+    with asking.mistakes_in("messages"):
+      ids, ends = asked.model.chat(asked.messages)
+    asking.check_length(ids, "messages", context.settings)
+    return dataclasses.replace(asked, prompts=[tuple(ids)], stop=(*asked.stop, *ends))
+
+  parts = itertools.chain.from_iterable(one["content"] for one in asked.messages if isinstance(one["content"], list))
+  if all(part["type"] == "text" for part in parts):
+    return await asyncio.to_thread(work)
+  async with while_there(http.receive), context.media.turn(context.settings.max_waiting_media):
+    return await anyio.to_thread.run_sync(work)
 
 
 class _Chat:

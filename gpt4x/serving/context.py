@@ -11,6 +11,7 @@ from gpt4x.serving.lifecycle import Lifecycle
 from gpt4x.serving.metrics import Metrics
 from gpt4x.serving.problems import Problem, wrong
 from gpt4x.serving.settings import Settings
+from gpt4x.serving.turns import Turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Context:
   settings: Settings
   lifecycle: Lifecycle
   metrics: Metrics
+  media: Turns = dataclasses.field(default_factory=lambda: Turns("with media"))  # To decode what comes with them.
 
   def model(self, fields: Fields) -> Served:
     """The model that a request names, which must be one of the list."""

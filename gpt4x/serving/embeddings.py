@@ -1,44 +1,37 @@
 """`POST /v1/embeddings`: texts as vectors."""
 
-import asyncio
 import base64
-from collections.abc import Sequence
 from typing import Any
 
-import anyio
 import anyio.to_thread
 import numpy as np
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive
 
 from gpt4x.serving import asking
 from gpt4x.serving.account import Account
 from gpt4x.serving.context import Context
 from gpt4x.serving.contract import Served
 from gpt4x.serving.fields import Fields
-from gpt4x.serving.leaving import Left, left
-from gpt4x.serving.problems import busy, Problem, wrong
+from gpt4x.serving.leaving import while_there
+from gpt4x.serving.problems import Problem, wrong
 from gpt4x.serving.settings import Settings
+from gpt4x.serving.turns import Turns
 
 _EACH = "a text or a list of ids, and none may be empty"
 
 
 class Embeddings:
-  """The route. A request at a time has its turn, for each takes the whole machine, and only so many wait."""
+  """The route."""
 
   def __init__(self) -> None:
-    self._turn, self._waiting = anyio.CapacityLimiter(1), 0
+    self._turns = Turns("for embeddings")
 
   async def route(self, http: HttpRequest, context: Context) -> Response:
     model, ids, encoding = await asking.received(http, context, _asked)
-    if self._waiting >= context.settings.max_waiting_embeddings:
-      raise busy("too many requests for embeddings wait: try again later", 1)
-    self._waiting += 1
-    try:
-      vectors = np.concatenate(await self._embedded(http.receive, model, ids), dtype=np.float32)
-    finally:
-      self._waiting -= 1
+    async with while_there(http.receive), self._turns.turn(context.settings.max_waiting_embeddings):
+      found = [await anyio.to_thread.run_sync(model.embed, [one]) for one in ids]
+    vectors = np.concatenate(found, dtype=np.float32)
     if not np.isfinite(vectors).all():
       raise Problem(500, "the model's states are not finite", code="generation_failed")
     used = sum(map(len, ids))
@@ -47,20 +40,6 @@ class Embeddings:
             for index, vector in enumerate(vectors)]
     return JSONResponse({"object": "list", "data": data, "model": model.name,
                          "usage": {"prompt_tokens": used, "total_tokens": used}})
-
-  async def _embedded(self, receive: Receive, model: Served, ids: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """The vectors [1, D] of each text; raises Left, after the text that is at work, if any."""
-    with anyio.CancelScope() as scope:
-      async def watch() -> None:
-        await left(receive)
-        scope.cancel()
-      watching = asyncio.create_task(watch())
-      try:
-        async with self._turn:
-          return [await anyio.to_thread.run_sync(model.embed, [one]) for one in ids]
-      finally:
-        watching.cancel()
-    raise Left
 
 
 def _written(vector: np.ndarray, encoding: str) -> Any:

@@ -159,7 +159,7 @@ class ServedModel:
     for number, one in enumerate(messages, 1):
       if one["role"] not in _ROLES:
         raise UserError(f"message {number} has the role {one['role']!r}: use {', '.join(_ROLES)}")
-    contents = [self._parts.encode(one["content"], f"message {number}") for number, one in enumerate(messages, 1)]
+    contents = self._parts.encode([one["content"] for one in messages])
     roles = ["system" if one["role"] == "developer" else one["role"] for one in messages]
     # A template writes what is around a content, which it does not see.
     pieces = self._template.pieces([{"role": role, "content": ""} for role in roles], generation=True)

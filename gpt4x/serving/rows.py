@@ -70,8 +70,11 @@ class Rows:
     """Takes all slots; returns whose they were."""
     jobs = [job for job in self._jobs if job]
     self._jobs = [None] * len(self._jobs)
-    self._slots = self._engine.empty(self._params, len(self._jobs))
     return jobs
+
+  def renew(self) -> None:
+    """Makes slots anew, where those that were may be lost."""
+    self._slots = self._engine.empty(self._params, len(self._jobs))
 
   def _resize(self, size: int) -> None:
     """So many slots, with the rows that are taken in the first of them."""

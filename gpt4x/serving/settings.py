@@ -22,6 +22,7 @@ class Settings:
     max_connections: that are open at a time; more are answered 503 and closed.
     max_requests: that are worked on at a time.
     max_waiting_embeddings: requests for embeddings that wait for their turn.
+    max_waiting_media: conversations with images or sounds that wait for theirs.
     max_pending: events of a stream that wait for a client to read; more, and it is cancelled.
     header_seconds: from a connection, or from the last answer on it, to the whole of the next request's headers.
     body_seconds: for a body.
@@ -43,6 +44,7 @@ class Settings:
   max_connections: int = 1024
   max_requests: int = 512
   max_waiting_embeddings: int = 64
+  max_waiting_media: int = 64
   max_pending: int = 4096
   header_seconds: float = 15.0
   body_seconds: float = 30.0

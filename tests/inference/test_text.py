@@ -56,6 +56,17 @@ def reference(vocabulary, prompt, tokens, stop):
   return decode(tokens), "length", len(tokens)
 
 
+@pytest.mark.parametrize("sizes", [[1], [4], [40]], ids=str)
+@pytest.mark.parametrize("last", ["", "memö"])
+def test_a_prompt_of_several_documents_loses_nothing(vocabulary, sizes, last):
+  """As a conversation is, with an end behind each answer, at which decoding would stop."""
+  tokens = vocabulary.encode("ab a ünï bc")
+  expected, pieces = write(vocabulary, last, tokens, sizes)
+  text = Text(vocabulary, [*vocabulary.encode("a b"), vocabulary.eos_id, *vocabulary.encode(last)], len(tokens))
+  shown = [text.add(tokens[i:i + sizes[0]], [0.0] * sizes[0]) for i in range(0, len(tokens), sizes[0])]
+  assert shown == pieces and text.text == expected.text and expected.text
+
+
 @settings(deadline=None, max_examples=150)
 @given(data=st.data(), prompt=st.sampled_from(["", "a", "a b", "memö", "x \ufffd"]),
        stop=st.lists(st.text("ab \nü", min_size=1, max_size=4), max_size=3),

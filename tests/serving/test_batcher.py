@@ -198,6 +198,24 @@ def test_a_failure_ends_those_that_it_hit_and_the_next_go_on(model, monkeypatch)
   same(answered(model, "abc", 9), expected)
 
 
+def test_without_slots_nothing_is_taken_any_more(monkeypatch):
+  """And nobody waits for ever."""
+  model = made(slots=1)
+  model.start()
+
+  def fails(*args):
+    raise RuntimeError("the device is gone")
+
+  for name in ("step", "empty"):
+    monkeypatch.setattr(model._engine, name, fails)
+  monkeypatch.setattr(threading, "excepthook", lambda _: None)
+  assert isinstance(answered(model, "a", 9).finished, Failed)
+  model._batcher._thread.join(60)
+  assert not model.ready()
+  with pytest.raises(Overloaded):
+    ask(model, "a")
+
+
 def test_stopping_ends_what_is_under_way():
   model = made(slots=1)
   model.start()
@@ -254,7 +272,7 @@ def test_conversations(model):
   assert "Be brief." in text and "Hi!" in text
   with pytest.raises(UserError, match="^message 1 has the role 'robot': use system"):
     model.chat([{"role": "robot", "content": ""}])
-  with pytest.raises(UserError, match="^message 1 has a part of the type 'image_url', and the model reads text: leave"):
+  with pytest.raises(UserError, match="^the model knows no image, only text: leave the image out"):
     model.chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc"}}]}])
   without = made(template=None)
   assert without.chat_refusal and model.chat_refusal is None

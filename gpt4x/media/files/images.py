@@ -35,9 +35,9 @@ def decode(data: bytes, name: str, most_pixels: int | None = None) -> Image:
   import PIL.ImageOps
 
   with content.decoding(name, "image"), PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
-    if most_pixels and opened.width * opened.height > most_pixels:
-      raise UserError(f"{shown(name)} has {opened.width} x {opened.height} pixels, and at most {most_pixels:,} are"
-                      " taken: scale it down")
+    if most_pixels is not None and opened.width * opened.height > most_pixels:
+      raise UserError(f"{shown(name)} has {opened.width} x {opened.height} pixels, and there is room for"
+                      f" {most_pixels:,}: scale it down")
     return Image(pixels_of(PIL.ImageOps.exif_transpose(opened)))
 
 

@@ -164,6 +164,20 @@ def test_a_field_that_is_refused(path, field, value, param):
 
 
 @pytest.mark.parametrize("path", [COMPLETION, CHAT])
+def test_continuations_are_limited_wherever_there_is_room(path):
+  assert "from 1 to 16" in post(app_of(Fake(slots=100)), path, GOOD[path] | {"n": 17}).error["message"]
+
+
+@pytest.mark.parametrize("url", ["http://localhost/", "HTTPS://localhost/", "//localhost/", "file:///etc/passwd",
+                                 " data:,", "/etc/passwd", "ftp://localhost/a", "blob:data:,", ""])
+def test_no_model_sees_what_would_have_to_be_fetched(url):
+  model = Fake()
+  part = {"type": "image_url", "image_url": {"url": url}}
+  found = post(app_of(model), CHAT, GOOD[CHAT] | {"messages": [{"role": "user", "content": [part]}]})
+  assert found.error["code"] == "unsupported_value" and not model.conversations
+
+
+@pytest.mark.parametrize("path", [COMPLETION, CHAT])
 def test_fields_that_ask_for_nothing(path):
   neutral = {"user": "x", "store": False, "metadata": {"a": "b"}, "service_tier": "auto", "n": None, "stop": [],
              "logit_bias": {}, "seed": 7.0, "safety_identifier": "x", "prompt_cache_key": "x", "stream_options": None}

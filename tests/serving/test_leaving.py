@@ -142,7 +142,8 @@ def test_a_stream_that_fails_before_its_first_event_says_so():
         one.fail("the server is shutting down")
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     model.hold()
-    await app({"type": "http", "method": "POST", "path": COMPLETION, "root_path": "", "headers": headers}, receive, send)
+    scope = {"type": "http", "method": "POST", "path": COMPLETION, "root_path": "", "headers": headers}
+    await app(scope, receive, send)
   asyncio.run(run())
   model.wait_idle()
   assert b"shutting down" in sent[1]["body"] and sent[2]["body"] == b"data: [DONE]\n\n"

@@ -6,6 +6,8 @@ waiting. Overload, which says so, is no fault. It prints the first request of ea
 
   fuzz_crashes  faults of so many requests
   left          slots and places in the queue that are not free after 1,000 clients have left, each at any moment
+  stuck         connections and slots that are not free a minute after 56 clients whose headers come a byte at a time,
+                and 8 that never read their streams; one that reads is answered meanwhile
   fuzz_growth   MiB that the process has more at the end than after the first tenth
 
     python -m benchmarks.serving.fuzz [--requests=20000] [--seed=1] [--dry_run]
@@ -29,6 +31,7 @@ from benchmarks.harness import Row
 from benchmarks.serving import server
 
 SECONDS, PATIENCE, CLIENTS, LEAVING = 20.0, 0.5, 8, 1000
+SLOW, SILENT, STUCK = 56, 8, 60.0
 COMMAND = "python -m benchmarks.serving.fuzz"
 GOOD = {
     "/v1/completions": {"model": "model", "prompt": "ab", "max_tokens": 3, "temperature": 1.0, "n": 1, "stream": False,
@@ -96,6 +99,7 @@ def rows(one: server.Server, requests: int, seed: int) -> Iterator[Row]:
     yield Row("serving/fuzz_growth", one.memory - before, "MiB", goal="value <= 64")
     list(pool.map(lambda number: leave(one.port, random.Random(f"{seed} leaves {number}")), range(LEAVING)))
   yield Row("serving/left", left(one), f"of {LEAVING:,} clients", goal="value <= 0")
+  yield Row("serving/stuck", stuck(one), f"of {SLOW + SILENT} clients", goal="value <= 0")
 
 
 def is_fault(outcome: str) -> bool:
@@ -128,11 +132,9 @@ def asked(port: int, data: bytes, leaves: bool = False) -> str:
 
 def leave(port: int, rng: random.Random) -> None:
   """A client of a good request that goes: at once, while it waits, or while it reads."""
-  body = json.dumps({"model": "model", "prompt": "a" * rng.randrange(300), "max_tokens": rng.randrange(1, 500),
-                     "n": rng.randrange(1, 4), "stream": rng.random() < 0.5, "logit_bias": {"1": -100}}).encode()
-  head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d"
+  data = posted({"model": "model", "prompt": "a" * rng.randrange(300), "max_tokens": rng.randrange(1, 500),
+                 "n": rng.randrange(1, 4), "stream": rng.random() < 0.5, "logit_bias": {"1": -100}})
   with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), SECONDS) as one:
-    data = head % len(body) + b"\r\n\r\n" + body
     one.sendall(data[:rng.choice([len(data), rng.randrange(len(data))])])
     one.settimeout(max(1e-3, rng.expovariate(5)))
     while one.recv(rng.choice([1, 100, 10_000])):
@@ -145,6 +147,39 @@ def left(one: server.Server) -> float:
   while (count := one.metric("gpt4x_running") + one.metric("gpt4x_waiting")) and time.monotonic() < deadline:
     time.sleep(0.1)
   return count
+
+
+def stuck(one: server.Server) -> float:
+  """Connections and slots that clients still have who have had their time, and who did not close."""
+  with contextlib.ExitStack() as clients:
+    slow = [clients.enter_context(socket.create_connection(("127.0.0.1", one.port))) for _ in range(SLOW)]
+    for each in slow:
+      each.sendall(b"GET /health HTTP/1.1\r\nx: ")
+    for _ in range(SILENT):
+      silent(clients.enter_context(socket.socket()), one.port)
+    if (status := one.ask("ab", 3).status) != 200:
+      raise RuntimeError(f"while others read nothing, a good request has {status}")
+    deadline = time.monotonic() + STUCK
+    while one.connections and time.monotonic() < deadline:
+      for each in slow:
+        with contextlib.suppress(OSError):  # It was closed.
+          each.sendall(b"x")
+      time.sleep(0.5)
+    return one.connections + left(one)
+
+
+def silent(client: socket.socket, port: int) -> None:
+  """Asks for a longer stream than connections hold that nobody reads."""
+  client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+  client.connect(("127.0.0.1", port))
+  client.sendall(posted({"model": "model", "prompt": "", "max_tokens": 16_384, "stream": True, "logprobs": 5,
+                         "logit_bias": {"1": -100}}))
+
+
+def posted(body: dict[str, Any]) -> bytes:
+  data = json.dumps(body).encode()
+  head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d"
+  return head % len(data) + b"\r\n\r\n" + data
 
 
 def main() -> None:

@@ -64,6 +64,13 @@ class Server:
     status = pathlib.Path(f"/proc/{self.process}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
+  @property
+  def connections(self) -> int:
+    """That the server has not closed: they are established, or its client has closed its own end."""
+    _, *lines = pathlib.Path("/proc/net/tcp").read_text().splitlines()
+    ends = [line.split()[1:4:2] for line in lines]  # The address here, and the state.
+    return sum(address.endswith(f":{self.port:04X}") and state in ("01", "08") for address, state in ends)
+
   def ask(self, prompt: str, max_tokens: int, **fields: Any) -> "Answer":
     """A streamed completion, timed at the client."""
     body = json.dumps({"model": "model", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True,

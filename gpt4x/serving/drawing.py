@@ -48,12 +48,12 @@ class Drawing:
 
   def submit(self) -> None:
     """Takes in all choices or, where there is no room, raises Problem; the context's end cancels the first."""
-    model, requests = self._asked.model, self._asked.requests()
-    if len(requests) > model.capacity:  # However often it came again.
-      raise wrong(f"the request has {len(requests)} continuations, and the server takes {model.capacity} at a time:"
-                  " ask for fewer", "n")
+    model, count = self._asked.model, self._asked.count
+    if count > model.capacity:  # However often it came again.
+      raise wrong(f"the request has {count} continuations, and the server takes {model.capacity} at a time: ask for"
+                  " fewer", "n")
     try:
-      for index, request in enumerate(requests):
+      for index, request in enumerate(self._asked.requests()):
         self._tickets[index] = model.submit(request, self._deliverer(index))
     except Overloaded as error:
       raise busy(str(error), error.retry_after) from None

@@ -78,6 +78,14 @@ def test_no_tokens_and_echo(stream):
     assert found.json["choices"] == [{"index": 0, "text": "hé", "logprobs": None, "finish_reason": "length"}]
 
 
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"logprobs": 0}, {"stream": True, "logprobs": 0}])
+def test_each_choice_echoes_its_own_prompt(more):
+  found = complete(prompt=["a", "b"], n=2, max_tokens=0, echo=True, **more)
+  texts = [joined(found.events, index) for index in range(4)] if "stream" in more else [
+      choice["text"] for choice in found.json["choices"]]
+  assert texts == ["a", "a", "b", "b"]
+
+
 def test_echo_of_ids_is_their_text():
   assert complete(prompt=list("hé".encode()), max_tokens=1, echo=True).json["choices"][0]["text"] == "hé<"
 

@@ -88,6 +88,22 @@ def test_what_is_no_object_of_json(path, body):
   assert post(app_of(model), path, body).error["type"] == "invalid_request_error" and not model.submitted
 
 
+@pytest.mark.parametrize("flaw, words", [
+    (b'"prompt": "a\xc3"', "UTF-8"), (b'"prompt": "\\ud800"', "surrogate"),
+    (b'"metadata": {"\\udfff": 1}', "surrogate"),
+    (b'"metadata": {"a": NaN}', "not JSON"), (b'"metadata": {"a": -Infinity}', "not JSON"),
+    (b'"metadata": {"a": %b}' % (b"9" * 5000), "not JSON"), (b'"prompt": "a", "prompt": "a"', "a name twice"),
+    (b'"metadata": {"a": {"b": 1, "b": 1}}', "a name twice"),
+    (b'"metadata": {"a": %b%b}' % (b"[" * 40, b"]" * 40), "deep"),
+    (b'"metadata": {"a": "%b"}' % (b"x" * 2**22), "longer than")], ids=lambda value: repr(value)[:40])
+def test_one_flaw_in_a_good_body(flaw, words):
+  """Wherever it is, in what is not used too."""
+  model, body = Fake(), b'{"model": "fake", "max_tokens": 1, %b}'
+  assert post(app_of(model), COMPLETION, body % b'"metadata": {"a": {"b": [[1]]}}').status == 200
+  found = post(app_of(model), COMPLETION, body % flaw)
+  assert found.status in (400, 413) and words in found.error["message"] and len(model.submitted) == 1
+
+
 def test_brackets_in_a_text_are_no_depth():
   body = {"model": "fake", "prompt": '[' * 1000 + '\\"' + '{' * 1000, "max_tokens": 1}
   assert post(app_of(Fake()), COMPLETION, body).status == 200
@@ -145,6 +161,20 @@ def test_a_field_that_is_refused(path, field, value, param):
   found = post(app_of(model), path, GOOD[path] | {field: value})
   assert found.status == 400 and found.error["param"].partition("[")[0] == param, found
   assert not model.submitted
+
+
+@pytest.mark.parametrize("path", [COMPLETION, CHAT])
+def test_continuations_are_limited_wherever_there_is_room(path):
+  assert "from 1 to 16" in post(app_of(Fake(slots=100)), path, GOOD[path] | {"n": 17}).error["message"]
+
+
+@pytest.mark.parametrize("url", ["http://localhost/", "HTTPS://localhost/", "//localhost/", "file:///etc/passwd",
+                                 " data:,", "/etc/passwd", "ftp://localhost/a", "blob:data:,", ""])
+def test_no_model_sees_what_would_have_to_be_fetched(url):
+  model = Fake()
+  part = {"type": "image_url", "image_url": {"url": url}}
+  found = post(app_of(model), CHAT, GOOD[CHAT] | {"messages": [{"role": "user", "content": [part]}]})
+  assert found.error["code"] == "unsupported_value" and not model.conversations
 
 
 @pytest.mark.parametrize("path", [COMPLETION, CHAT])

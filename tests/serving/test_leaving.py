@@ -126,6 +126,29 @@ def test_many_that_leave_at_random_give_every_slot_back(seed):
   assert app.context.lifecycle.requests == 0 and not app.context.lifecycle.running
 
 
+def test_a_stream_that_fails_before_its_first_event_says_so():
+  """Its status is being sent when the server ends."""
+  model, sent = Fake(), []
+  app = app_of(model)
+
+  async def run():
+    body = json.dumps({"model": "fake", "prompt": "a", "stream": True}).encode()
+    pending = [{"type": "http.request", "body": body}]
+    async def receive():
+      return pending.pop() if pending else await asyncio.Event().wait()
+    async def send(message):
+      sent.append(message)
+      for one in list(app.context.lifecycle.running) if len(sent) == 1 else ():
+        one.fail("the server is shutting down")
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    model.hold()
+    scope = {"type": "http", "method": "POST", "path": COMPLETION, "root_path": "", "headers": headers}
+    await app(scope, receive, send)
+  asyncio.run(run())
+  model.wait_idle()
+  assert b"shutting down" in sent[1]["body"] and sent[2]["body"] == b"data: [DONE]\n\n"
+
+
 def test_a_stream_that_is_not_read_is_cancelled():
   """What waits for a client is bounded; at the bound its slot is freed, and the stream ends with an error."""
   model = Fake(answer=lambda _: b"x" * 10_000)

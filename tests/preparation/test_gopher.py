@@ -41,6 +41,7 @@ def test_prose_passes_both():
     ("• some\n\n  • more\n- three\n-four", {}, "bullet_lines", 1.0),
     ("some more...\nword\nanother…  \nwords", {"max_symbols_per_word": 1}, "ellipsis_lines", 0.5),
     ("word 1234 5678 other", {}, "words_with_letter", 0.5),
+    ("word ½½½½ ¹²³⁴ other", {}, "words_with_letter", 0.5),
     ("The THE the with? words", {"min_stop_words": 2}, "stop_words", 1),  # Different ones are counted.
 ])
 def test_quality_drops_by_reason_and_value(text, parameters, reason, value):

@@ -11,7 +11,7 @@ from gpt4x.errors import require
 from gpt4x.preparation.document import Document, Dropped
 from gpt4x.preparation.rules.words import words_of
 
-_PARAGRAPHS = re.compile(r"\n(?:[ \t]*\n)+")
+_PARAGRAPHS = re.compile(r"\n(?:[^\S\n]*\n)+")
 _ELLIPSES = ("...", "\N{HORIZONTAL ELLIPSIS}")
 _BULLETS = ("\N{BULLET}", "-")
 

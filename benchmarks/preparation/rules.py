@@ -6,8 +6,8 @@ by Gopher's first rule. Scripts without blanks are left out.
   rules_agree            the share of equal decisions of Gopher's two rules, C4 by the paper and with the numbers of
                          TensorFlow Datasets, and FineWeb, where both take what stands between blanks for words
   rules_agree/own_words  the same, where datatrove takes spaCy's words; for information
-  rules_agree/minhash    the share of equal decisions about pairs that are more alike than 0.9, or less than 0.3; between
-                         them both depend on chance, and ours on the similarity itself as well
+  rules_agree/minhash    the share of equal decisions about pairs that are more alike than 0.9, or less than 0.3; what
+                         lies between is chance for both, and ours looks at the similarity itself as well
 
     python -m benchmarks.preparation.rules --data=DIR --peer=PYTHON [--dry_run]
 """

@@ -49,6 +49,12 @@ def test_a_document_of_repeated_lines_alone_is_dropped(tmp_path):
                                         "value": None, "match": "a.jsonl:1"}
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_newlines_end_lines(tmp_path, separator):
+  text = separator.join(["one", "two", "one"])
+  assert prepared(tmp_path, [[text, f"{text}\nnew"]], RepeatedLines()).kept == {"a.jsonl:1": text, "a.jsonl:2": "new"}
+
+
 def test_short_lines_may_stay(tmp_path):
   found = prepared(tmp_path, [["--\na longer line", "--\na longer line\nnew"]], RepeatedLines("c4", least_chars=5))
   assert found.kept["a.jsonl:2"] == "--\nnew"
@@ -160,6 +166,18 @@ def test_documents_of_the_same_boilerplate_are_compared_with_few(tmp_path):
   assert 4_000 < len(pairs) <= 33 * 4_000
   met = {(0, 0)} | {(shard, row) for shard, row in pairs[["shard", "other"]].tolist()}
   assert len(met) == 4_000
+
+
+def test_no_document_is_like_itself(tmp_path):
+  """Though it has the same key at several places; another document with that key is."""
+  entries = np.zeros(3, shard_files.ENTRY)
+  entries["row"], entries["place"] = [0, 0, 1], [0, 1, 0]
+  shard_files.write_entries(tmp_path / "keys", entries)
+  matching.write_matches([tmp_path / "keys"], (0, shard_files.GROUPS), tmp_path / "pairs", pairs=True)
+  pairs = shard_files.Groups(tmp_path / "pairs").read(0, 1, shard_files.MATCH)
+  assert pairs[["row", "shard", "other"]].tolist() == [(0, 0, 1)]
+  again = ["la la la la la la la la", "one\none"]
+  assert list(prepared(tmp_path, [again], NearDuplicates(ngram=1), ExactDuplicates()).kept.values()) == again
 
 
 def test_boilerplate_in_every_document_is_taken_out_of_all_but_the_first(tmp_path):

@@ -11,12 +11,13 @@ import pytest
 from gpt4x.errors import UserError
 from gpt4x.preparation import shard_files
 from gpt4x.preparation.document import Document, Dropped
-from gpt4x.preparation.duplicates import hashing, matching
+from gpt4x.preparation.duplicates import hashing, matching, substrings
 from gpt4x.preparation.duplicates.exact import ExactDuplicates
 from gpt4x.preparation.duplicates.join import Match
 from gpt4x.preparation.duplicates.lines import RepeatedLines
 from gpt4x.preparation.duplicates.near import NearDuplicates
 from gpt4x.preparation.duplicates.substrings import RepeatedSubstrings
+from gpt4x.preparation.rules import words
 from tests.preparation.preparing import prepared, run, write
 
 WORDS = ["".join(letters) for letters in itertools.product("abcdefgh", repeat=3)]  # No digits, which are all alike.
@@ -166,6 +167,24 @@ def test_documents_of_the_same_boilerplate_are_compared_with_few(tmp_path):
   assert 4_000 < len(pairs) <= 33 * 4_000
   met = {(0, 0)} | {(shard, row) for shard, row in pairs[["shard", "other"]].tolist()}
   assert len(met) == 4_000
+
+
+@pytest.mark.parametrize("letters", ["的一是了我不人在他有这个上们来到时大地为子中你说生", "กขคงจชซญดตถทธนบปผฝพฟภมยรลว",
+                                     "あいうえおかきくけこさしすせそたちつてと"])
+def test_scripts_without_blanks_are_compared_by_characters(tmp_path, letters):
+  draw = random.Random(0)
+  one, other = ("".join(draw.choices(letters, k=400)) for _ in range(2))
+  found = prepared(tmp_path, [[one, other, one[:200] + other[:3] + one[203:]]], NearDuplicates())
+  assert list(found.dropped) == ["a.jsonl:3"] and found.dropped["a.jsonl:3"]["value"] > 0.9
+  pattern = write(tmp_path / "input", [one, other[:20] + one[100:300] + other[-20:]])
+  assert run(pattern, tmp_path / "cut", RepeatedSubstrings()).kept == {
+      "a.jsonl:1": one, "a.jsonl:2": other[:20] + other[-20:]}
+
+
+@given(strategies.text(alphabet="ab .,\n北京。ที่รัé\u0301\u2028", max_size=30))
+def test_words_of_runs_are_those_of_the_rules(text):
+  """So that no cut parts a character from its marks."""
+  assert substrings._word(text).findall(text) == words.split(text).words
 
 
 def test_no_document_is_like_itself(tmp_path):

@@ -349,7 +349,7 @@ def test_files_are_dealt_to_shards_whole_and_in_order(tmp_path, sizes, most):
       (f"{number:02}", size) for number, size in enumerate(sizes)]
   total = lambda shard: sum(file.size for file in shard)
   assert all(total(shard) <= most or len(shard) == 1 for shard in shards)
-  assert all(total(one) + other[0].size > most for one, other in itertools.pairwise(shards))  # None is a shard too many.
+  assert all(total(one) + other[0].size > most for one, other in itertools.pairwise(shards))  # No shard too many.
 
 
 def half(document):

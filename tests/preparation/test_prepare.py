@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -168,6 +169,23 @@ def test_other_versions_of_what_decides_are_refused(tmp_path, monkeypatch, chang
   change(monkeypatch)
   with pytest.raises(UserError, match=f"was begun with other {what}: give the same command to go on with it, or"):
     run(pattern, tmp_path / "output", shout)
+
+
+def test_a_function_of_one_s_own_has_its_parameters_in_other_processes(tmp_path, monkeypatch, capsys):
+  """The one that the page shows; another parameter is another step."""
+  page = (pathlib.Path(__file__).parents[2] / "docs" / "preparing-data.md").read_text()
+  shown = re.search(r"^```python\n(# my_rules.py\n.*?)^```", page, re.DOTALL | re.MULTILINE)
+  (tmp_path / "my_rules.py").write_text(shown[1])
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / "steps.gin").write_text("import my_rules\nPreparation.steps = [@no_shouting]\n")
+  command = ["prepare", f"--gin_file={tmp_path}/steps.gin", "--workers=1", f"--output={tmp_path}/output",
+             f"--input={write(tmp_path / 'input', ['LOUD', 'LOUd', 'LOud', 'loud'])}"]
+  assert cli.main([*command, "--gin.no_shouting.most=0.8"]) == 0
+  assert list(read(tmp_path / "output").dropped) == ["a.jsonl:1"]
+  assert cli.main([*command, "--gin.no_shouting.most=0.7"]) == 1
+  assert "was begun with other steps" in capsys.readouterr().err
+  assert cli.main([*command, "--gin.Preparation.steps=[@loud/no_shouting]"]) == 2
+  assert "@no_shouting has a scope" in capsys.readouterr().err
 
 
 def test_a_list_that_a_step_reads_is_part_of_it(tmp_path):

@@ -22,11 +22,9 @@ import json
 import pathlib
 import random
 import socket
-import tempfile
 import time
 from typing import Any
 
-from benchmarks import harness, run
 from benchmarks.harness import Row
 from benchmarks.serving import server
 
@@ -82,7 +80,12 @@ def request(rng: random.Random) -> bytes:
   return mutated(whole, rng) if kind > 0.75 else whole
 
 
-def rows(one: server.Server, requests: int, seed: int) -> Iterator[Row]:
+def rows(directory: pathlib.Path, arguments: argparse.Namespace) -> Iterator[Row]:
+  with server.serving(directory, "--max_queue=1000") as one:
+    yield from rows_of(one, arguments.requests, arguments.seed)
+
+
+def rows_of(one: server.Server, requests: int, seed: int) -> Iterator[Row]:
   counts, before = collections.Counter[str](), 0.0
   draws = [random.Random(f"{seed} {number}") for number in range(requests)]
   with futures.ThreadPoolExecutor(CLIENTS) as pool:
@@ -182,22 +185,6 @@ def posted(body: dict[str, Any]) -> bytes:
   return head % len(data) + b"\r\n\r\n" + data
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(prog=COMMAND)
-  parser.add_argument("--requests", type=int, default=20_000, help="(default: %(default)s)")
-  parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
-  parser.add_argument("--dry_run", action="store_true", help="keep no rows")
-  arguments = parser.parse_args()
-  with tempfile.TemporaryDirectory(prefix="serving-") as folder:
-    directory = pathlib.Path(folder, "model")
-    harness.in_a_process(tiny, directory)
-    with server.serving(directory, "--max_queue=1000") as one:
-      for row in rows(one, arguments.requests, arguments.seed):
-        print(row, row.met, flush=True)
-        if not arguments.dry_run:
-          run.keep([row], run.described(run.machine(), 1) | {"command": COMMAND})
-
-
 def tiny(directory: pathlib.Path) -> None:
   """A small model directory, with the template of conversations."""
   from gpt4x import run_directory
@@ -207,4 +194,4 @@ def tiny(directory: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  server.main(COMMAND, rows, tiny, requests=20_000, seed=1)

@@ -15,11 +15,10 @@ import argparse
 from collections.abc import Callable, Iterator
 import os
 import pathlib
-import tempfile
 import time
 import warnings
 
-from benchmarks import harness, peer, run
+from benchmarks import harness, peer
 from benchmarks.harness import Round, Row
 from benchmarks.serving import server
 
@@ -27,11 +26,11 @@ NEW, SLOTS, PROMPT, RECURRENT_NEW = 128, 16, 64, 8
 COMMAND = "python -m benchmarks.serving.huggingface"
 
 
-def rows(directory: pathlib.Path, rounds: int) -> Iterator[Row]:
+def rows(directory: pathlib.Path, arguments: argparse.Namespace) -> Iterator[Row]:
   sides = {"huggingface": harness.Side(transformer_xl, None), "huggingface/llama": harness.Side(llama, None)}
   found: dict[str, list[Round]] = {"ours": [], **{name: [] for name in sides}}
   with server.serving(directory) as one:
-    for number in range(1 + rounds):
+    for number in range(1 + arguments.rounds):
       tokens, _ = one.ask_all(server.texts(SLOTS, PROMPT, seed=number), NEW)
       found["ours"].append({"tokens": tokens})
       for name, side in sides.items():
@@ -88,19 +87,5 @@ def _prompts():
   return torch.tensor([list(text.encode()) for text in server.texts(SLOTS, PROMPT)])
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(prog=COMMAND)
-  parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
-  parser.add_argument("--dry_run", action="store_true", help="keep no rows")
-  arguments = parser.parse_args()
-  with tempfile.TemporaryDirectory(prefix="serving-") as folder:
-    directory = pathlib.Path(folder, "model")
-    harness.in_a_process(server.write_model, directory)
-    for row in rows(directory, arguments.rounds):
-      print(row, row.met, flush=True)
-      if not arguments.dry_run:
-        run.keep([row], run.described(run.machine(), arguments.rounds) | {"command": COMMAND})
-
-
 if __name__ == "__main__":
-  main()
+  server.main(COMMAND, rows, server.write_model, rounds=3)

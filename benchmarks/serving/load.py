@@ -19,12 +19,11 @@ import http.client
 import json
 import pathlib
 import random
-import tempfile
 import threading
 import time
 from typing import Any
 
-from benchmarks import harness, run
+from benchmarks import harness
 from benchmarks.harness import Row
 from benchmarks.serving import fuzz, server
 
@@ -32,8 +31,8 @@ CLIENTS, SLOTS, COMPARED = 8, 8, 10
 COMMAND = "python -m benchmarks.serving.load"
 
 
-def rows(directory: pathlib.Path, minutes: float) -> Iterator[Row]:
-  seconds, answers, counts = 60 * minutes, list[tuple[dict[str, Any], str]](), collections.Counter[str]()
+def rows(directory: pathlib.Path, arguments: argparse.Namespace) -> Iterator[Row]:
+  seconds, answers, counts = 60 * arguments.minutes, list[tuple[dict[str, Any], str]](), collections.Counter[str]()
   flags = f"--slots={SLOTS}", "--max_queue=64", "--prefix_cache_mib=16"
   with server.serving(directory, *flags) as one, futures.ThreadPoolExecutor(CLIENTS) as pool:
     end = threading.Event()
@@ -120,20 +119,5 @@ def differences(directory: str, answers: list[tuple[dict[str, Any], str]]) -> in
   return count
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(prog=COMMAND)
-  parser.add_argument("--minutes", type=float, default=60, help="(default: %(default)s)")
-  parser.add_argument("--dry_run", action="store_true", help="keep no rows")
-  arguments = parser.parse_args()
-  with tempfile.TemporaryDirectory(prefix="serving-") as folder:
-    directory = pathlib.Path(folder, "model")
-    harness.in_a_process(fuzz.tiny, directory)
-    for row in rows(directory, arguments.minutes):
-      print(row, row.met, flush=True)
-      if not arguments.dry_run:
-        command = f"{COMMAND} --minutes={arguments.minutes:g}"
-        run.keep([row], run.described(run.machine(), 1) | {"command": command})
-
-
 if __name__ == "__main__":
-  main()
+  server.main(COMMAND, rows, fuzz.tiny, minutes=60.0)

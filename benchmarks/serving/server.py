@@ -1,6 +1,7 @@
 """A server of a model with random parameters, and clients that time what they get."""
 
-from collections.abc import Iterator, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import contextlib
 import dataclasses
@@ -13,10 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
 from benchmarks import harness, run
+from benchmarks.harness import Row
 
 LAYERS, WIDTH, HEADS, MLP, WINDOW = 12, 512, 8, 2048, 640  # 38M parameters, bytes.
 
@@ -143,6 +146,29 @@ def serving(directory: pathlib.Path, *flags: str) -> Iterator[Server]:
   finally:
     process.send_signal(signal.SIGTERM)
     process.wait()
+
+
+def main(command: str, rows: Callable[[pathlib.Path, Any], Iterator[Row]],
+         write: Callable[[pathlib.Path], None], **options: Any) -> None:
+  """A script: its options by their defaults. Makes a model directory and its rows, and keeps each as it comes.
+
+  `rounds`, if that is an option, are kept with the rows, and others in their command where they are not the defaults.
+  """
+  parser = argparse.ArgumentParser(prog=command)
+  for name, default in options.items():
+    parser.add_argument(f"--{name}", type=type(default), default=default, help="(default: %(default)s)")
+  parser.add_argument("--dry_run", action="store_true", help="keep no rows")
+  arguments = parser.parse_args()
+  changed = [f" --{name}={getattr(arguments, name):g}" for name, default in options.items()
+             if name != "rounds" and getattr(arguments, name) != default]
+  described = run.described(run.machine(), getattr(arguments, "rounds", 1)) | {"command": command + "".join(changed)}
+  with tempfile.TemporaryDirectory(prefix="serving-") as folder:
+    directory = pathlib.Path(folder, "model")
+    harness.in_a_process(write, directory)
+    for row in rows(directory, arguments):
+      print(row, row.met, flush=True)
+      if not arguments.dry_run:
+        run.keep([row], described)
 
 
 def _ready(port: int) -> bool:

@@ -22,14 +22,13 @@ from collections.abc import Iterator
 from concurrent import futures
 import pathlib
 import statistics
-import tempfile
 import threading
 import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks import harness, run
+from benchmarks import harness
 from benchmarks.harness import Row
 from benchmarks.serving import server
 
@@ -37,13 +36,13 @@ NEW, SLOTS, LONG = 128, 16, 512
 COMMAND = "python -m benchmarks.serving.streams"
 
 
-def rows(directory: pathlib.Path, rounds: int) -> Iterator[Row]:
+def rows(directory: pathlib.Path, arguments: argparse.Namespace) -> Iterator[Row]:
   offline = harness.Side(engine_alone, str(directory))
   offline.round()
   with server.serving(directory, "--max_queue=16") as one:
     one.ask_all(server.texts(SLOTS, 64, seed=99), 16)
     found = []
-    for number in range(rounds):
+    for number in range(arguments.rounds):
       sixteen, _ = one.ask_all(server.texts(SLOTS, 64, seed=number), NEW)
       alone, _ = one.ask_all(server.texts(1, 64, seed=1000 + number), NEW)
       engine = offline.round()
@@ -61,7 +60,7 @@ def rows(directory: pathlib.Path, rounds: int) -> Iterator[Row]:
     yield Row("serving/overload_ms", 1000 * overloaded(one), "ms", goal="value <= 50")
     yield Row("serving/recompilations", one.metric("gpt4x_compilations_total"), "programs", goal="value <= 0")
   offline.close()
-  yield speculation(directory, rounds)
+  yield speculation(directory, arguments.rounds)
 
 
 def _compared(name: str, unit: str, found: list[dict[str, float]], ours: str, peer: str, goal: str) -> Row:
@@ -130,19 +129,5 @@ def speculation(directory: pathlib.Path, rounds: int) -> Row:
   return _compared("speculation", "tokens/s", found[1:], "guessing", "plain", "ratio >= 1")
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(prog=COMMAND)
-  parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
-  parser.add_argument("--dry_run", action="store_true", help="keep no rows")
-  arguments = parser.parse_args()
-  with tempfile.TemporaryDirectory(prefix="serving-") as folder:
-    directory = pathlib.Path(folder, "model")
-    harness.in_a_process(server.write_model, directory)
-    for row in rows(directory, arguments.rounds):
-      print(row, row.met, flush=True)
-      if not arguments.dry_run:
-        run.keep([row], run.described(run.machine(), arguments.rounds) | {"command": COMMAND})
-
-
 if __name__ == "__main__":
-  main()
+  server.main(COMMAND, rows, server.write_model, rounds=5)

@@ -1,6 +1,8 @@
 """`gpt4x prepare`: from crawls, dumps and folders to documents that train, by the steps of a gin file."""
 
 import argparse
+import dataclasses
+import inspect
 
 from gpt4x import configuration, storage
 from gpt4x.errors import CommandError
@@ -20,7 +22,8 @@ def run(arguments: argparse.Namespace) -> None:
     preparation = configuration.build(Preparation)
     if not preparation.steps:
       raise CommandError("Preparation.steps is not set: give a --gin_file that does so, such as data/web.gin")
-    work = preparation.work(arguments.input, arguments.output)
+    steps = [configuration.bound(step) if inspect.isfunction(step) else step for step in preparation.steps]
+    work = dataclasses.replace(preparation, steps=steps).work(arguments.input, arguments.output)
     if pipeline.begin(work):
       print(f"{arguments.output} is whole already: nothing to do")
       return

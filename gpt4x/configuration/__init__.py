@@ -16,7 +16,9 @@ statement, remembers where each binding stands, and checks the whole before anyt
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 import contextlib
+import functools
 import importlib
+import inspect
 import pathlib
 from typing import Any, TypeVar
 
@@ -29,8 +31,8 @@ from gpt4x.configuration.files import find, read, SHIPPED
 from gpt4x.configuration.reader import Reader
 from gpt4x.errors import CommandError, UserError
 
-__all__ = ["build", "build_of", "config_text", "files_read", "find", "load", "load_run", "modules_imported", "placing",
-           "read", "SHIPPED", "text_of"]
+__all__ = ["bound", "build", "build_of", "config_text", "files_read", "find", "load", "load_run", "modules_imported",
+           "placing", "read", "SHIPPED", "text_of"]
 
 T = TypeVar("T")
 
@@ -126,6 +128,18 @@ def build(configurable: Callable[..., T]) -> T:
       return configurable()
   except RecursionError:
     raise CommandError(f"the arguments of {registered.name} need themselves: give one of them a value") from None
+
+
+def bound(function: Callable) -> Callable:
+  """A function with the parameters that gin has for it, for processes that have no configuration."""
+  if getattr(inspect.getmodule(function), function.__qualname__, function) is not function:
+    raise CommandError(f"@{function.__name__} has a scope, which other processes do not know: write a class, or another"
+                       " function")
+  try:
+    parameters = gin.get_bindings(function)
+  except ValueError:  # It is none of gin's.
+    return function
+  return functools.partial(function, **parameters) if parameters else function
 
 
 def build_of(model_dir: str, name: str) -> Any:

@@ -10,7 +10,7 @@ joins (duplicates) compare it with all others, and the shard is written with wha
     media_rules.py    images and sounds with their captions
     personal_data/    what is found of persons, and the tags that take its place
     contamination.py  what documents have of evaluations
-    duplicates/       among all documents: exact, lines, near, substrings
+    duplicates/       among all documents: exact, lines, near, substrings, pictures
     pipeline.py       the steps that gin puts together
     work.py           the steps as stages, each a list of tasks from files to files
     engines.py        runs the tasks of a stage: a pool of this machine's, or Apache Beam

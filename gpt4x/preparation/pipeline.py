@@ -1,7 +1,8 @@
 """`Preparation`, the steps that gin puts together, and what tells one preparation from another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import glob
 import hashlib
 from importlib import metadata
@@ -55,7 +56,8 @@ class Preparation:
     """The steps with the names that the report has for them."""
     found = list[work.Step]()
     for step in self.steps:
-      name = step.__name__ if inspect.isfunction(step) else type(step).__name__
+      function, _ = _function(step)
+      name = function.__name__ if inspect.isfunction(function) else type(step).__name__
       count = sum(one.rpartition("_")[0] == name or one == name for one, _ in found)
       found.append((f"{name}_{count + 1}" if count else name, step))
     return tuple(found)
@@ -98,28 +100,39 @@ def begin(of: work.Work) -> bool:
   return (folder / REPORT).exists()
 
 
+def _function(step: Any) -> tuple[Any, Mapping[str, Any]]:
+  """A step, and the parameters that it is bound to where it is a function with some."""
+  return (step.func, step.keywords) if isinstance(step, functools.partial) else (step, {})
+
+
 def _described(step: Any) -> Any:
   """A step by its parameters, and by what is in the files that it reads."""
-  if inspect.isfunction(step):
-    return [f"{step.__module__}.{step.__qualname__}", hashlib.sha256(inspect.getsource(step).encode()).hexdigest()[:16]]
-  files = step.files_read() if hasattr(step, "files_read") else _named_files(step)
-  return [repr(step), *([os.fspath(path), _content(step, path)] for path in sorted(files))]
+  function, bound = _function(step)
+  if inspect.isfunction(function):
+    source = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
+    found, name = [f"{function.__module__}.{function.__qualname__}", source, *map(repr, sorted(bound.items()))], (
+        function.__name__)
+    files = _named_files(bound)
+  else:
+    found, name = [repr(step)], type(step).__name__
+    files = step.files_read() if hasattr(step, "files_read") else _named_files(vars(step))
+  return [*found, *([os.fspath(path), _content(name, path)] for path in sorted(files))]
 
 
-def _named_files(step: Any) -> set[pathlib.Path]:
+def _named_files(parameters: Mapping[str, Any]) -> set[pathlib.Path]:
   """The files of this machine that the parameters of a step name or match."""
-  named = [name for value in vars(step).values() for name in ([value] if isinstance(value, str) else value or ()
+  named = [name for value in parameters.values() for name in ([value] if isinstance(value, str) else value or ()
            if isinstance(value, (list, tuple)) else ()) if isinstance(name, str)]
   return {pathlib.Path(path) for name in named for path in glob.glob(name, recursive=True) if os.path.isfile(path)}
 
 
-def _content(step: Any, path: pathlib.Path) -> list[int]:
+def _content(step: str, path: pathlib.Path) -> list[int]:
   try:
     with storage.errors(path):
       return storage.size_and_crc(path)
   except OSError as error:
-    raise UserError(f"{type(step).__name__} reads {path}, which cannot be read ({error.strerror or one_line(error)}):"
-                    " correct its name") from error
+    raise UserError(f"{step} reads {path}, which cannot be read ({error.strerror or one_line(error)}): correct its name"
+                    ) from error
 
 
 def _version(name: str) -> str:

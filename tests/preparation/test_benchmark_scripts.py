@@ -63,7 +63,8 @@ def test_what_a_script_does_not_take_is_refused(monkeypatch, kept, capsys, flag)
 
 
 @pytest.mark.parametrize("name", [
-    "extraction", "filters", "kills", "memory", "near_duplicates", "personal_data", "warc", "workers"])
+    "extraction", "filters", "kills", "memory", "near_duplicates", "personal_data", "rules", "warc",
+    "workers"])
 def test_a_script_takes_the_flags_that_its_first_lines_show(monkeypatch, capsys, name):
   if name == "personal_data":
     pytest.importorskip("re2")

@@ -1,13 +1,15 @@
 """C4's rules in both readings: what goes of a page, and pages that go."""
 
 import pickle
+import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
 from gpt4x.errors import UserError
 from gpt4x.preparation.document import Document, Dropped
+from gpt4x.preparation.rules import c4
 from gpt4x.preparation.rules.c4 import C4
 
 LINES = [f"This is the sentence of number {n}." for n in range(5)]
@@ -60,6 +62,26 @@ def test_pages_that_go(line, reason):
   # Where a line goes anyway, only the paper's reading drops the page for it.
   assert cleaned(*LINES, line[:-1], reading="tfds") == LINES
   assert cleaned(*LINES, line[:-1], reading="paper") == Dropped(reason)
+
+
+PARTS = ["Lorem ipsum", "JavaScript", "{", "use cookies", "one two", "[1]", "[edit]", "w" * 1001, "Words"]
+LINE = st.tuples(st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map(" ".join),
+                 st.sampled_from([".", "?", '"', "...", "'", ".[2]"])).map("".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.one_of(LINE, st.sampled_from(LINES)), max_size=4), st.integers(0, 4), st.integers(0, 5))
+def test_pages_are_those_of_tensorflow_datasets(lines, words, sentences):
+  """With one way to count sentences, which is a learned one there."""
+  from tensorflow_datasets.text import c4_utils
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(c4_utils, "_get_sentences", lambda line: [*c4._SENTENCE_END.finditer(line), "the last"])
+    found = list(c4_utils.clean_page(
+        c4_utils.PageFeatures(text="\n".join(lines)), re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]"),
+        lambda *_: None, words, sentences))
+  result = cleaned(*lines, min_words_per_line=words, min_sentences=sentences)
+  expected = [line.strip() for page in found if page.text for line in page.text.split("\n")]  # "[1] It is" has a blank.
+  assert result == expected if expected else isinstance(result, Dropped)
 
 
 def test_bad_words_stand_between_letters_of_no_word(tmp_path):

@@ -164,7 +164,9 @@ def test_hits_are_those_of_a_slow_search(items, found, n, shortest):
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(st.sampled_from(["a", "b", "c", "d", " ", "\n", ".", "(", "É", "😀"]), max_size=40).map("".join))
+@given(st.lists(st.sampled_from([
+    "a b a", " c c ", "a", "b", "c", "d", " ", "\n", "\r\n", "\u2028", ".", "(", "É", "e\u0301", "İ", "ß", "😀"]),
+                max_size=30).map("".join))
 def test_a_cut_text_has_no_hits_and_other_words_stay(text):
   index = Index([Item("1", "a b a"), Item("2", "c c"), Item("3", "d a b c")], n=3)
   if hits := index.hits(words(text)):

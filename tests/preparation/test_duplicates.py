@@ -11,12 +11,13 @@ import pytest
 from gpt4x.errors import UserError
 from gpt4x.preparation import shard_files
 from gpt4x.preparation.document import Document, Dropped
-from gpt4x.preparation.duplicates import hashing, matching
+from gpt4x.preparation.duplicates import hashing, matching, substrings
 from gpt4x.preparation.duplicates.exact import ExactDuplicates
 from gpt4x.preparation.duplicates.join import Match
 from gpt4x.preparation.duplicates.lines import RepeatedLines
 from gpt4x.preparation.duplicates.near import NearDuplicates
 from gpt4x.preparation.duplicates.substrings import RepeatedSubstrings
+from gpt4x.preparation.rules import words
 from tests.preparation.preparing import prepared, run, write
 
 WORDS = ["".join(letters) for letters in itertools.product("abcdefgh", repeat=3)]  # No digits, which are all alike.
@@ -47,6 +48,12 @@ def test_a_document_of_repeated_lines_alone_is_dropped(tmp_path):
   found = prepared(tmp_path, [["one\ntwo", "Two\n\nONE"]], RepeatedLines(alike="c4"))
   assert found.dropped["a.jsonl:2"] == {"id": "a.jsonl:2", "step": "RepeatedLines", "reason": "repeated_lines",
                                         "value": None, "match": "a.jsonl:1"}
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_newlines_end_lines(tmp_path, separator):
+  text = separator.join(["one", "two", "one"])
+  assert prepared(tmp_path, [[text, f"{text}\nnew"]], RepeatedLines()).kept == {"a.jsonl:1": text, "a.jsonl:2": "new"}
 
 
 def test_short_lines_may_stay(tmp_path):
@@ -160,6 +167,36 @@ def test_documents_of_the_same_boilerplate_are_compared_with_few(tmp_path):
   assert 4_000 < len(pairs) <= 33 * 4_000
   met = {(0, 0)} | {(shard, row) for shard, row in pairs[["shard", "other"]].tolist()}
   assert len(met) == 4_000
+
+
+@pytest.mark.parametrize("letters", ["的一是了我不人在他有这个上们来到时大地为子中你说生", "กขคงจชซญดตถทธนบปผฝพฟภมยรลว",
+                                     "あいうえおかきくけこさしすせそたちつてと"])
+def test_scripts_without_blanks_are_compared_by_characters(tmp_path, letters):
+  draw = random.Random(0)
+  one, other = ("".join(draw.choices(letters, k=400)) for _ in range(2))
+  found = prepared(tmp_path, [[one, other, one[:200] + other[:3] + one[203:]]], NearDuplicates())
+  assert list(found.dropped) == ["a.jsonl:3"] and found.dropped["a.jsonl:3"]["value"] > 0.9
+  pattern = write(tmp_path / "input", [one, other[:20] + one[100:300] + other[-20:]])
+  assert run(pattern, tmp_path / "cut", RepeatedSubstrings()).kept == {
+      "a.jsonl:1": one, "a.jsonl:2": other[:20] + other[-20:]}
+
+
+@given(strategies.text(alphabet="ab .,\n北京。ที่รัé\u0301\u2028", max_size=30))
+def test_words_of_runs_are_those_of_the_rules(text):
+  """So that no cut parts a character from its marks."""
+  assert substrings._word(text).findall(text) == words.split(text).words
+
+
+def test_no_document_is_like_itself(tmp_path):
+  """Though it has the same key at several places; another document with that key is."""
+  entries = np.zeros(3, shard_files.ENTRY)
+  entries["row"], entries["place"] = [0, 0, 1], [0, 1, 0]
+  shard_files.write_entries(tmp_path / "keys", entries)
+  matching.write_matches([tmp_path / "keys"], (0, shard_files.GROUPS), tmp_path / "pairs", pairs=True)
+  pairs = shard_files.Groups(tmp_path / "pairs").read(0, 1, shard_files.MATCH)
+  assert pairs[["row", "shard", "other"]].tolist() == [(0, 0, 1)]
+  again = ["la la la la la la la la", "one\none"]
+  assert list(prepared(tmp_path, [again], NearDuplicates(ngram=1), ExactDuplicates()).kept.values()) == again
 
 
 def test_boilerplate_in_every_document_is_taken_out_of_all_but_the_first(tmp_path):

@@ -1,4 +1,4 @@
-"""A megabyte of one thing goes through every step, in a process that is ended if it does not come to its end."""
+"""A megabyte of one thing, which is ended if it does not come to its end, and next to nothing go through every step."""
 
 import inspect
 import json
@@ -73,8 +73,19 @@ def test_a_megabyte_of_one_thing(folder, name, piece):
   assert killable.child().call(passed, STEPS[name](folder), document, timeout=60, modules=[__name__])
 
 
+@pytest.mark.parametrize("text", ["", " ", "\n\n", "word", "?", "北", "\ud800"])
+@pytest.mark.parametrize("name", STEPS)
+def test_little_or_nothing(folder, name, text):
+  """A share has nothing to divide by, and there are fewer words than a run has."""
+  pytest.importorskip(LIBRARIES.get(name, "re"))
+  fields = {"content_type": "text/html", "url": "u"}
+  content = text.encode(errors="replace")
+  document = Document("a", "", content, fields) if name == "Extract" else Document("a", text, fields=fields)
+  assert passed(STEPS[name](folder), document)
+
+
 def passed(step, document):
-  """Whether a step takes a document as it should; called in another process."""
+  """Whether a step takes a document as it should; also called in another process."""
   if isinstance(step, Statistics):
     step.add(document)
     return True

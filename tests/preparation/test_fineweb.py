@@ -30,10 +30,10 @@ def test_paragraphs_pass():
   assert isinstance(judged("One."), Dropped) and isinstance(judged(LINE), Document)
 
 
-def test_blank_lines_are_lines_but_no_duplicates():
-  lines = [line for n in range(6) for line in (LINE.format(n), "")]
-  assert isinstance(judged(*lines), Document)  # Half of the lines are short and without an end.
-  assert judged(*lines, min_line_ends=0.6) == Dropped("line_ends", 0.5)
+def test_blank_lines_are_no_lines_but_newlines():
+  lines = [line for n in range(6) for line in (LINE.format(n), "", " \t")]
+  assert isinstance(judged(*lines, min_line_ends=1, max_short_lines=0, max_duplicate_line_characters=0), Document)
+  assert judged(*lines, max_newlines_per_word=0.1) == Dropped("newlines_per_word", 17 / (6 * 14))
 
 
 def test_only_newlines_end_lines():

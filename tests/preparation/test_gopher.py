@@ -41,6 +41,7 @@ def test_prose_passes_both():
     ("• some\n\n  • more\n- three\n-four", {}, "bullet_lines", 1.0),
     ("some more...\nword\nanother…  \nwords", {"max_symbols_per_word": 1}, "ellipsis_lines", 0.5),
     ("word 1234 5678 other", {}, "words_with_letter", 0.5),
+    ("word ½½½½ ¹²³⁴ other", {}, "words_with_letter", 0.5),
     ("The THE the with? words", {"min_stop_words": 2}, "stop_words", 1),  # Different ones are counted.
 ])
 def test_quality_drops_by_reason_and_value(text, parameters, reason, value):
@@ -88,7 +89,7 @@ def test_scripts_without_blanks_are_not_judged_by_english_words(text, fields):
     ("a\nb\n \n a\na", {"max_lines": 0.3}, "duplicate_lines", 0.5),  # Blank lines are none.
     ("long line\nb\nlong line", {"max_line_characters": 0.2}, "duplicate_line_characters", 9 / 19),
     ("a\nb\n\nc\n\na\nb", {"max_paragraphs": 0.3}, "duplicate_paragraphs", 1 / 3),
-    ("aaa\n \t\nb\n\n\naaa", {"max_paragraph_characters": 0.2}, "duplicate_paragraph_characters", 3 / 7),
+    ("aaa\n \t\xa0\u3000\nb\n\n\naaa", {"max_paragraph_characters": 0.2}, "duplicate_paragraph_characters", 3 / 7),
     ("x y q x y r x y s", {"top_grams": ((2, 0.2),)}, "top_2_gram", 6 / 9),
     ("ha ha ha ha", {"top_grams": ((2, 0.2),)}, "top_2_gram", 1.0),  # Characters of overlaps count once.
     ("a b c d e f a b c d e g", {"duplicate_grams": ((5, 0.15),)}, "duplicate_5_grams", 5 / 12),

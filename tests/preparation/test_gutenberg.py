@@ -93,6 +93,12 @@ def test_a_file_of_several_books_keeps_them():
   assert "Produced" not in stripped(PRESENT + PRESENT)
 
 
+def test_only_newlines_end_lines():
+  """A border behind another separator is no line, and the separators of the book stay."""
+  body = "It was\u2028*** END OF THE PROJECT GUTENBERG EBOOK, he said.\x0bThen\x85it rained."
+  assert book(body) == body
+
+
 @pytest.mark.parametrize("text", [
     "", "word", "An essay on Project Gutenberg.\n[Illustration] {12} [Pg 3]",
     "See *** START OF THE PROJECT GUTENBERG x",

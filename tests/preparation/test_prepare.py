@@ -1,19 +1,25 @@
 """Preparations: the same bytes however they run and wherever they are stopped, and what is counted."""
 
 import errno
+import gzip
+import inspect
+import itertools
 import json
 import os
 import pathlib
 import random
+import re
 import subprocess
 import sys
+import tempfile
 
 import gin
+from hypothesis import given, HealthCheck, settings, strategies
 import pytest
 
 from gpt4x import cli, storage
 from gpt4x.errors import UserError
-from gpt4x.preparation import engines, pipeline, shard_files
+from gpt4x.preparation import engines, inputs, pipeline, shard_files
 from gpt4x.preparation.contamination import Decontaminate
 from gpt4x.preparation.counts import Counts
 from gpt4x.preparation.document import Dropped
@@ -27,7 +33,7 @@ from gpt4x.preparation.rules.where import Where
 from gpt4x.preparation.rules.word_lists import WordList
 from gpt4x.preparation.statistics import Statistics
 from tests import buckets
-from tests.preparation.preparing import Here, prepared, run, write
+from tests.preparation.preparing import Here, prepared, read, run, write
 
 FILES = [["a text of some words", "short", "a text of some words"], ["", "a text of some more words\nshort line"],
          ["short line", "a text of some words and more", "ends here with a text of some more words"]]
@@ -101,7 +107,8 @@ class Killed(BaseException):
 def test_a_preparation_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch):
   """Stopped before and after each file that is given its name, and after each that is removed."""
   pattern, steps = write(tmp_path / "input", *FILES[:2]), (no_short, RepeatedLines(), STEPS[3])
-  run(pattern, tmp_path / "whole", *steps)
+  statistics = Statistics({"lengths": ("short", "more")})  # Nothing is counted twice.
+  run(pattern, tmp_path / "whole", *steps, statistics=statistics)
   whole, stops = content(tmp_path / "whole"), 0
   for stop in range(1, 1000):
     left = stop
@@ -119,11 +126,11 @@ def test_a_preparation_goes_on_wherever_it_was_stopped(tmp_path, monkeypatch):
         patched.setattr(pathlib.Path, name, counted(getattr(pathlib.Path, name)))
       output = tmp_path / f"stopped{stop}"
       try:
-        run(pattern, output, *steps)
+        run(pattern, output, *steps, statistics=statistics)
         break
       except Killed:
         stops += 1
-    run(pattern, output, *steps)
+    run(pattern, output, *steps, statistics=statistics)
     assert content(output) == whole, f"stopped at {stop}"
   assert stops > 50
 
@@ -148,6 +155,37 @@ def test_other_steps_or_inputs_are_refused(tmp_path, change, what):
   more = change(tmp_path / "input")
   with pytest.raises(UserError, match=f"was begun with other {what}: give the same command to go on with it, or"):
     run(pattern, tmp_path / "output", *more.pop("steps", (shout,)), **more)
+
+
+@pytest.mark.parametrize("change, what", [
+    (lambda patched: patched.setattr(pipeline, "__version__", "0"), "gpt4x"),
+    (lambda patched: patched.setattr(pipeline, "_version", {"ftfy": "0"}.get), "libraries"),
+    (lambda patched: patched.setattr(inspect, "getsource", "def {0.__name__}(document): return document".format),
+     "steps")])
+def test_other_versions_of_what_decides_are_refused(tmp_path, monkeypatch, change, what):
+  """Also of a function of the same name."""
+  pattern = write(tmp_path / "input", ["a text of some words"])
+  run(pattern, tmp_path / "output", shout)
+  change(monkeypatch)
+  with pytest.raises(UserError, match=f"was begun with other {what}: give the same command to go on with it, or"):
+    run(pattern, tmp_path / "output", shout)
+
+
+def test_a_function_of_one_s_own_has_its_parameters_in_other_processes(tmp_path, monkeypatch, capsys):
+  """The one that the page shows; another parameter is another step."""
+  page = (pathlib.Path(__file__).parents[2] / "docs" / "preparing-data.md").read_text()
+  shown = re.search(r"^```python\n(# my_rules.py\n.*?)^```", page, re.DOTALL | re.MULTILINE)
+  (tmp_path / "my_rules.py").write_text(shown[1])
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / "steps.gin").write_text("import my_rules\nPreparation.steps = [@no_shouting]\n")
+  command = ["prepare", f"--gin_file={tmp_path}/steps.gin", "--workers=1", f"--output={tmp_path}/output",
+             f"--input={write(tmp_path / 'input', ['LOUD', 'LOUd', 'LOud', 'loud'])}"]
+  assert cli.main([*command, "--gin.no_shouting.most=0.8"]) == 0
+  assert list(read(tmp_path / "output").dropped) == ["a.jsonl:1"]
+  assert cli.main([*command, "--gin.no_shouting.most=0.7"]) == 1
+  assert "was begun with other steps" in capsys.readouterr().err
+  assert cli.main([*command, "--gin.Preparation.steps=[@loud/no_shouting]"]) == 2
+  assert "@no_shouting has a scope" in capsys.readouterr().err
 
 
 def test_a_list_that_a_step_reads_is_part_of_it(tmp_path):
@@ -299,6 +337,37 @@ def test_text_that_is_no_text_is_counted_or_replaced(tmp_path):
   (tmp_path / "input" / "a.jsonl").write_text('{"text": "half \\ud800 a pair"}\n{"text": "whole"}\n')
   found = run(str(tmp_path / "input" / "*"), tmp_path / "output", half, ExactDuplicates())
   assert found.kept == {"a.jsonl:2": "half ? a pair"} and found.counts.unreadable[0] == 1
+
+
+def test_a_shard_that_is_cut_off_is_told_and_what_is_whole_is_kept(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(engines, "Pool", lambda workers: Here())
+  pattern = write(tmp_path / "input", ["first"], ["second"])
+  lines = "".join(json.dumps({"text": f"{number} " * 20}) + "\n" for number in range(9_000)).encode()
+  (tmp_path / "input" / "c.jsonl.gz").write_bytes(gzip.compress(lines)[:-20_000])
+  (tmp_path / "input" / "d.warc.gz").write_bytes(gzip.compress(b"WARC/1.0\r\n")[:-9])
+  output = tmp_path / "output"
+  assert cli.main(["prepare", "--gin.Preparation.steps=[@ExactDuplicates()]", f"--input={pattern}*",
+                   f"--input={tmp_path}/input/*.gz", f"--output={output}", "--gin.Preparation.shard_bytes=1"]) == 0
+  kept, dropped, counts = read(output)
+  assert not dropped and 1_000 < len(kept) < 9_000 and counts.unreadable[0] == 2
+  assert list(kept)[-1] == f"c.jsonl.gz:{len(kept) - 2}" and counts.kept == counts.read
+  for said in capsys.readouterr().out, (output / "report.html").read_text():
+    assert "2 records could not be read" in said
+  assert all(name in (output / "report.html").read_text() for name in ("c.jsonl.gz cannot be read", "d.warc.gz"))
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(strategies.lists(strategies.integers(0, 9), min_size=1, max_size=12), strategies.integers(1, 20))
+def test_files_are_dealt_to_shards_whole_and_in_order(tmp_path, sizes, most):
+  with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+    for number, size in enumerate(sizes):
+      (pathlib.Path(folder) / f"{number:02}").write_bytes(bytes(size))
+    shards = inputs.find([f"{folder}/{len(sizes) - 1:02}", f"{folder}/*"], most)
+  assert [(file.name, file.size) for shard in shards for file in shard] == [
+      (f"{number:02}", size) for number, size in enumerate(sizes)]
+  total = lambda shard: sum(file.size for file in shard)
+  assert all(total(shard) <= most or len(shard) == 1 for shard in shards)
+  assert all(total(one) + other[0].size > most for one, other in itertools.pairwise(shards))  # No shard too many.
 
 
 def half(document):

@@ -4,6 +4,8 @@
     exact.py        whole texts
     lines.py        lines and paragraphs
     substrings.py   runs of words
-    near.py         texts that have most of their n-grams in common, and pictures that look alike
+    near.py         texts that have most of their n-grams in common
+    pictures.py     pictures that look alike
+    hashing.py      hashes of texts, words and runs of words
     matching.py     equal keys, and pairs, among the documents of all shards
 """

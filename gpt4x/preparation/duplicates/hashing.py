@@ -6,11 +6,14 @@ import unicodedata
 
 import numpy as np
 
+from gpt4x.data.scripts import UNSPACED
 from gpt4x.preparation.libraries import library
 
 _BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 _WORDS = re.compile(r"\w+")
+_UNSPACED = re.compile(rf"[{UNSPACED}]")
+_WORDS_AND_CHARACTERS = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 
 def of_text(text: str) -> int:
@@ -26,16 +29,22 @@ def of_words(words: Sequence[str]) -> np.ndarray:
 
 
 def normal_words(text: str) -> list[str]:
-  """Words without case, punctuation and diacritics, and with 0 for each digit."""
-  text = text.lower()
+  """Words without case, punctuation and diacritics, and with 0 for each digit.
+
+  A character of a script without blanks between words is a word.
+  """
+  text, pattern = text.lower(), _WORDS
   if not text.isascii():
     text = unicodedata.normalize("NFD", text)
-    for one in set(text):  # A replacement is much faster than a pattern or a table.
+    characters = set(text)
+    if _UNSPACED.search("".join(characters)):  # The other pattern is faster.
+      pattern = _WORDS_AND_CHARACTERS
+    for one in characters:  # A replacement is much faster than a pattern or a table.
       if one > "\x7f" and (unicodedata.combining(one) or one.isdecimal()):
         text = text.replace(one, "0" if one.isdecimal() else "")
   for digit in "123456789":
     text = text.replace(digit, "0")
-  return _WORDS.findall(text)
+  return pattern.findall(text)
 
 
 def runs(words: np.ndarray, length: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Documents that are nearly equal, by MinHash, and pictures that look alike."""
+"""Documents that are nearly equal, by MinHash."""
 
 from collections.abc import Sequence
 import dataclasses

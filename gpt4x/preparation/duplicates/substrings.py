@@ -7,12 +7,14 @@ import re
 import gin
 import numpy as np
 
+from gpt4x.data.scripts import UNSPACED
 from gpt4x.errors import require
 from gpt4x.preparation.document import Document, Dropped
 from gpt4x.preparation.duplicates import hashing
 from gpt4x.preparation.duplicates.join import Join, Match
 
-_WORD = re.compile(r"\S+")
+_ASCII_WORD = re.compile(r"\S+")
+_WORD = re.compile(rf"[{UNSPACED}][^\w\s]*|[^\s{UNSPACED}]+")  # As in `words.split`.
 
 
 @gin.configurable
@@ -23,7 +25,7 @@ class RepeatedSubstrings(Join):
   The first copy stays, words are not cut in two, and no run goes over the end of a document.
 
   Attributes:
-    words: how long a run is; blanks part words.
+    words: how long a run is; blanks part words, and a character of a script without blanks is one.
   """
 
   words: int = 50
@@ -32,14 +34,14 @@ class RepeatedSubstrings(Join):
     require(self, "at least 2", lambda value: value >= 2, "words")
 
   def keys(self, document: Document) -> tuple[np.ndarray, np.ndarray]:
-    words = _WORD.findall(document.text)
+    words = _word(document.text).findall(document.text)
     if len(words) < self.words:
       return np.zeros(0, np.uint64), np.zeros(0, np.uint32)
     keys = hashing.runs(hashing.of_words(words), self.words)
     return keys, np.arange(len(keys), dtype=np.uint32)
 
   def apply(self, document: Document, matches: Sequence[Match]) -> Document | Dropped:
-    spans = [found.span() for found in _WORD.finditer(document.text)]
+    spans = [found.span() for found in _word(document.text).finditer(document.text)]
     repeated = np.zeros(len(spans), bool)
     for match in matches:
       start = max(match.place, match.other_place + self.words) if match.own else match.place
@@ -51,3 +53,8 @@ class RepeatedSubstrings(Join):
       end = spans[last][0] if last < len(spans) else len(document.text)
     left = "".join([*pieces, document.text[end:]])
     return document.with_text(left) if left.strip() else Dropped("repeated_substrings", match=matches[0].name)
+
+
+def _word(text: str) -> re.Pattern[str]:
+  """What finds the words of a text."""
+  return _ASCII_WORD if text.isascii() else _WORD

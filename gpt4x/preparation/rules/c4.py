@@ -14,6 +14,7 @@ _READINGS = {"tfds": (5, 3), "paper": (3, 5)}  # Words a line, sentences a page.
 _ENDS = (".", "?", "!", '"')
 _ELLIPSIS = "..."
 _CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
+_SCRIPT = re.compile("javascript")
 _POLICY = re.compile("terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
 _SENTENCE_END = re.compile(r"""[.?!]["')\]]*\s+(?=[^\sa-z])""")
 
@@ -28,8 +29,9 @@ class C4:
   sentences in the lines left. Marks of citations, such as "[1]" and "[edit]", are cut out.
 
   The two readings differ in the words of a line (5 or 3), in the sentences of a page (3 or 5), and in where "lorem
-  ipsum", "{" and bad words are looked for: "tfds" looks in the lines that are kept, "paper" in the whole page. Keeping
-  one copy of each line is a join of all documents, and none of this.
+  ipsum", "{" and bad words are looked for: "paper" looks in the whole page; "tfds" in lines that end and are as long as
+  they must, for "{" without those of JavaScript, for bad words in the lines that are kept. Keeping one copy of each
+  line is a join of all documents, and none of this.
 
   A sentence ends at `. ? !` before a blank and no small letter, and with its line. TensorFlow Datasets takes a learned
   splitter, which knows abbreviations and so counts fewer. A document written mostly without blanks (see
@@ -63,12 +65,13 @@ class C4:
     text = document.text
     if len(text) > self.max_characters:
       return Dropped("too_long", len(text))
-    if self.reading == "paper" and (dropped := self._dropped(text)):
-      return dropped
     unspaced = words_of(text).unspaced
-    kept = self._lines(text, unspaced)
+    lines, lower = self._lines(text, unspaced), text.lower()
+    scriptless = _without(_SCRIPT, lines, lower)
+    kept = _without(_POLICY, scriptless, lower)
     left = "\n".join(kept)
-    if self.reading == "tfds" and (dropped := self._dropped(left)):
+    if dropped := self._dropped(text, text, text) if self.reading == "paper" else self._dropped(
+        "\n".join(lines), "\n".join(scriptless), left):
       return dropped
     least = _READINGS[self.reading][1] if self.min_sentences is None else self.min_sentences
     if not unspaced and len(kept) < least:  # A line is a sentence or more.
@@ -80,11 +83,9 @@ class C4:
     return document if left == text else document.with_text(left)
 
   def _lines(self, text: str, unspaced: bool) -> list[str]:
-    """The lines that are kept, without citations."""
+    """The lines that end as sentences do and have enough words, none too long; without citations."""
     least = _READINGS[self.reading][0] if self.min_words_per_line is None else self.min_words_per_line
     ends = self.terminal_punctuation and not unspaced
-    lower = text.lower()
-    script, policy = "javascript" in lower, _POLICY.search(lower) is not None  # Few pages have them.
     kept = []
     for line in text.split("\n"):
       if "[" in line:
@@ -97,19 +98,22 @@ class C4:
         continue
       if len(line) > self.max_word_length and max(map(len, words)) > self.max_word_length:
         continue
-      if script and "javascript" in line.lower() or policy and _POLICY.search(line.lower()):
-        continue
       kept.append(line)
     return kept
 
-  def _dropped(self, text: str) -> Dropped | None:
-    """Why a page with this text is dropped, if it is."""
-    if "lorem ipsum" in text.lower():
+  def _dropped(self, filler: str, code: str, words: str) -> Dropped | None:
+    """Why a page is dropped that has these texts to look for filler, code and bad words in, if it is."""
+    if "lorem ipsum" in filler.lower():
       return Dropped("lorem_ipsum")
-    if "{" in text:
+    if "{" in code:
       return Dropped("curly_bracket")
     if self.bad_words is not None:
-      counts = listed_words(self.bad_words).counts(text)
+      counts = listed_words(self.bad_words).counts(words)
       if counts:
         return Dropped("bad_word", max(counts, key=lambda word: counts[word]))
     return None
+
+
+def _without(pattern: re.Pattern[str], lines: list[str], page: str) -> list[str]:
+  """The lines without those that have a pattern in small letters, which few pages have anywhere."""
+  return [line for line in lines if not pattern.search(line.lower())] if pattern.search(page) else lines

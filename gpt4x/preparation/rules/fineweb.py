@@ -14,8 +14,9 @@ from gpt4x.preparation.rules.words import words_of
 class FineWeb:
   """Drops lists, menus and what repeats its lines; the defaults are FineWeb's.
 
-  Blank lines are lines here, as they are there. In a document written mostly without blanks (see `words.split`) the
-  ends and lengths of lines are not asked for, and words are characters.
+  Blank lines are none, as FineWeb's texts had no blank ones; only the newlines per word count them. In a document
+  written mostly without blanks (see `words.split`) the ends and lengths of lines are not asked for, and words are
+  characters.
 
   Attributes:
     min_line_ends: share of the lines that end in one of `ends`.
@@ -41,22 +42,23 @@ class FineWeb:
 
   def __call__(self, document: Document) -> Document | Dropped:
     text = document.text
-    lines = text.split("\n")
+    lines = [line for line in text.split("\n") if line and not line.isspace()]
+    count = max(1, len(lines))  # A document without text has no line that ends as it should.
     words, unspaced = words_of(text)
     if not unspaced:
       ends = tuple(self.ends)
       ended = sum([line.endswith(ends) for line in lines])
-      if ended < self.min_line_ends * len(lines):
-        return Dropped("line_ends", ended / len(lines))
+      if ended < self.min_line_ends * count:
+        return Dropped("line_ends", ended / count)
       short = sum([length <= self.short_line for length in map(len, lines)])
-      if short > self.max_short_lines * len(lines):
-        return Dropped("short_lines", short / len(lines))
-    with_text = [line for line in lines if line and not line.isspace()]
-    distinct = set(with_text)
-    if len(distinct) < len(with_text):
-      share = 1 - sum(map(len, distinct)) / sum(map(len, with_text))
+      if short > self.max_short_lines * count:
+        return Dropped("short_lines", short / count)
+    distinct = set(lines)
+    if len(distinct) < len(lines):
+      share = 1 - sum(map(len, distinct)) / sum(map(len, lines))
       if share > self.max_duplicate_line_characters:
         return Dropped("duplicate_line_characters", share)
-    if len(lines) - 1 > self.max_newlines_per_word * len(words):
-      return Dropped("newlines_per_word", (len(lines) - 1) / max(1, len(words)))
+    newlines = text.count("\n")
+    if newlines > self.max_newlines_per_word * len(words):
+      return Dropped("newlines_per_word", newlines / max(1, len(words)))
     return document

@@ -11,8 +11,7 @@ from gpt4x.errors import require
 from gpt4x.preparation.document import Document, Dropped
 from gpt4x.preparation.rules.words import words_of
 
-_LETTER = re.compile(r"[^\W\d_]")
-_PARAGRAPHS = re.compile(r"\n(?:[ \t]*\n)+")
+_PARAGRAPHS = re.compile(r"\n(?:[^\S\n]*\n)+")
 _ELLIPSES = ("...", "\N{HORIZONTAL ELLIPSIS}")
 _BULLETS = ("\N{BULLET}", "-")
 
@@ -87,7 +86,7 @@ class GopherQuality:
     ellipses = sum([line.endswith(_ELLIPSES) for line in lines])
     if ellipses > self.max_ellipsis_lines * len(lines):
       return Dropped("ellipsis_lines", ellipses / len(lines))
-    without = sum([not word.isalpha() and _LETTER.search(word) is None for word in words])
+    without = sum([not word.isalpha() and not any(map(str.isalpha, word)) for word in words])
     if count - without < self.min_words_with_letter * count:
       return Dropped("words_with_letter", 1 - without / count)
     if self.min_stop_words and not unspaced:
